@@ -1,0 +1,149 @@
+"""The one configuration of a Drafthouse: the same model checks a laptop's file and a cluster's.
+
+Promises: unknown keys and values out of range are refused with the path of the key; the file's
+model paths may be absolute, relative to the working directory, a hub id, or `demo:target` and
+`demo:draft` for the pair in the package.
+"""
+
+import pathlib
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from drafthouse.errors import ConfigError
+
+DEMO_MODELS = pathlib.Path(__file__).parent / "demo_models"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class PacedConfig(_Section):
+    """Device `paced`: tokens from the real model, time from a curve in `drafthouse/engine/curves/`, or a path to one."""
+
+    curve: str
+    time_scale: float = Field(1.0, gt=0, le=1000, description="stretches the curve where this CPU is slower than it")
+
+
+class ModelConfig(_Section):
+    path: str = Field(description="folder, hub id, demo:target or demo:draft")
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
+    device: Literal["cpu", "cuda", "paced"] = "cpu"
+    paced: PacedConfig | None = None
+    threads: int = Field(1, ge=1, le=512, description="torch threads of one replica, CPU only")
+    compile: bool = Field(False, description="torch.compile the model; takes a C++ compiler and up to minutes at start")
+    kv_tokens: int = Field(16384, ge=64, description="KV slots of one replica, in tokens")
+
+    @model_validator(mode="after")
+    def _paced_has_curve(self) -> "ModelConfig":
+        if (self.device == "paced") != (self.paced is not None):
+            raise ValueError("device: paced and the section paced: {curve: ...} go together")
+        return self
+
+
+class PoolConfig(_Section):
+    replicas: int = Field(1, ge=0, le=10000)
+    num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves for one replica")
+    num_gpus: float = Field(0, ge=0)
+    port: int = Field(0, ge=0, le=65535, description="data-plane port of a replica; 0 picks a free one")
+
+
+class VerifierConfig(PoolConfig):
+    replicas: int = Field(1, ge=1, le=10000)
+    max_sequences: int = Field(32, ge=1, le=4096, description="sequences in one step")
+    max_queue: int = Field(256, ge=0, description="requests waiting for KV slots before new ones are refused")
+    step_tokens: int = Field(512, ge=16, description="tokens of one step, prompt chunks included")
+
+
+class DrafterConfig(PoolConfig):
+    max_sessions: int = Field(64, ge=1)
+    pass_nodes: int = Field(16, ge=1, le=1024, description="frontier nodes of all sessions in one draft pass")
+    prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass")
+
+
+class GatewayConfig(_Section):
+    replicas: int = Field(1, ge=1, le=1000)
+    num_cpus: float = Field(0.1, ge=0)
+    max_ongoing_requests: int = Field(256, ge=1)
+
+
+class ControllerConfig(_Section):
+    num_cpus: float = Field(0.1, ge=0)
+    heartbeat_s: float = Field(0.5, gt=0, le=60)
+    expire_heartbeats: int = Field(6, ge=2, description="heartbeats missed before a replica is taken out")
+
+
+class TreeConfig(_Section):
+    max_nodes: int = Field(48, ge=1, le=1024)
+    max_depth: int = Field(16, ge=1, le=256)
+    width: int = Field(4, ge=1, le=64, description="children drafted below one node")
+
+
+class ServerConfig(_Section):
+    host: str = "127.0.0.1"
+    http_port: int = Field(8000, ge=1, le=65535)
+    grpc_port: int = Field(9000, ge=1, le=65535)
+    dashboard_port: int = Field(8265, ge=1, le=65535)
+
+
+class ServingConfig(_Section):
+    """Everything `drafthouse serve --config FILE` and `deployments.app:build_app` take."""
+
+    model: str = Field("demo", min_length=1, description="model name in the API")
+    target: ModelConfig = ModelConfig(path="demo:target")
+    draft: ModelConfig = ModelConfig(path="demo:draft")
+    gateway: GatewayConfig = GatewayConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    drafter: DrafterConfig = DrafterConfig()
+    controller: ControllerConfig = ControllerConfig()
+    tree: TreeConfig = TreeConfig()
+    server: ServerConfig = ServerConfig()
+
+
+def load_config(path: pathlib.Path | None) -> ServingConfig:
+    """Reads a YAML file (None: all defaults). Raises ConfigError naming the file and each key at fault.
+
+    A Ray Serve config file is accepted too: the arguments of its one application are taken.
+    """
+    if path is None:
+        return ServingConfig()
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: the top level must be a mapping")
+    if "applications" in data:
+        applications = data["applications"]
+        if not (isinstance(applications, list) and len(applications) == 1 and isinstance(applications[0], dict)):
+            raise ConfigError(f"{path}: applications must be a list of one application")
+        data = applications[0].get("args") or {}
+    try:
+        return ServingConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in describe(error))) from error
+
+
+def describe(error: ValidationError) -> list[str]:
+    """One line for each fault: the key's path and what is wrong with it."""
+    return [f"{'.'.join(str(part) for part in e['loc']) or 'config'}: {e['msg']}" for e in error.errors()]
+
+
+def model_path(path: str) -> str:
+    """The folder or hub id behind a config path. Raises ConfigError for a folder that is missing."""
+    if path.startswith("demo:"):
+        folder = DEMO_MODELS / path.removeprefix("demo:")
+        if not (folder / "config.json").exists():
+            raise ConfigError(f"{path}: no such demo model; there are demo:target and demo:draft")
+        return str(folder)
+    looks_local = path.startswith(("/", ".", "~")) or pathlib.Path(path).exists() or path.count("/") > 1
+    if looks_local:
+        folder = pathlib.Path(path).expanduser()
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{path}: no model folder here (config.json is missing)")
+        return str(folder)
+    return path

@@ -1,0 +1,33 @@
+"""Typed errors of the system's edges. Each message names the field, file or peer at fault."""
+
+
+class DrafthouseError(Exception):
+    """Base of all errors that a user or a peer can cause."""
+
+
+class ConfigError(DrafthouseError):
+    """The configuration, or a file it names, cannot be used."""
+
+
+class ModelError(DrafthouseError):
+    """A model cannot be loaded, failed the self-check, or does not match its pair."""
+
+
+class RequestError(DrafthouseError):
+    """A request cannot be served as asked; `param` names the field, `code` is OpenAI's error code."""
+
+    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value", status: int = 400):
+        super().__init__(message)
+        self.param, self.code, self.status = param, code, status
+
+
+class OverloadError(DrafthouseError):
+    """No room for this request now; it may be sent again later."""
+
+
+class WireError(DrafthouseError):
+    """A data-plane message that is malformed or breaks the protocol; it fails its own session only."""
+
+
+class OutOfKvSlots(DrafthouseError):
+    """The KV cache has fewer free slots than were asked for."""

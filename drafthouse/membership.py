@@ -1,0 +1,55 @@
+"""What replicas report to the controller and what it answers: the whole of the control plane.
+
+Promises: reports and directives are complete each time, so that the controller's state can be
+rebuilt from one round of heartbeats, and everyone can go on with the last directive.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["gateway", "verifier", "drafter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One heartbeat. `fingerprint` is the target's for verifiers, the draft's for drafters and empty for gateways.
+
+    `load` counts requests (gateway, verifier: running and waiting) or sessions (drafter).
+    `totals` only ever grow while the process lives; `gauges` are of the moment.
+    """
+
+    role: Role
+    replica: str
+    address: str
+    pid: int
+    node: str
+    fingerprint: str
+    load: int
+    capacity: int
+    totals: dict[str, float] = field(default_factory=dict)
+    gauges: dict[str, float] = field(default_factory=dict)
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a peer's data plane listens (`host:port`) and how loaded it said it was."""
+
+    replica: str
+    address: str
+    fingerprint: str
+    load: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """The answer to a heartbeat: gateways route to `verifiers`, a verifier opens sessions on `drafters`.
+
+    `interval_s` is when to report next; replicas keep their last directive when no answer comes.
+    """
+
+    interval_s: float
+    verifiers: tuple[Route, ...] = ()
+    drafters: tuple[Route, ...] = ()
+    price_floor: float = 0.0

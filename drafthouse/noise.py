@@ -1,0 +1,55 @@
+"""Counter-based Gumbel noise shared by draft and target: `noise(seed, position, token)`.
+
+Promises: the value depends on these three integers and on `NOISE_VERSION` alone, on every device
+and in every batch. Version 1 hashes with the finaliser of SplitMix64 (Steele, Lea, Flood,
+OOPSLA 2014, figure 17), keeps 53 bits, and takes `g = -log(-log1p(-v))` in float64, rounded to
+float32. `v` lies strictly between 0 and 1, so `g` is finite: it spans about -3.6 to 36.7.
+"""
+
+import torch
+
+NOISE_VERSION = 1
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def _signed(x: int) -> int:
+    """The two's-complement int64 of a 64-bit pattern, as torch holds it."""
+    x &= _MASK
+    return x - (1 << 64) if x >> 63 else x
+
+
+def mix64(x: int) -> int:
+    """SplitMix64's finaliser on one 64-bit word."""
+    x &= _MASK
+    x = ((x ^ (x >> 30)) * _MIX_1) & _MASK
+    x = ((x ^ (x >> 27)) * _MIX_2) & _MASK
+    return x ^ (x >> 31)
+
+
+def position_key(seed: int, position: int) -> int:
+    """The 64-bit key of one position, as a signed int64 for `gumbel`."""
+    return _signed(mix64(mix64(seed + _GOLDEN) + (position + 1) * _GOLDEN))
+
+
+def derive_seed(seed: int, index: int) -> int:
+    """The seed of choice `index` of a request with `n` choices or several prompts; below 2**63."""
+    return mix64(mix64(seed) ^ mix64(index + _GOLDEN)) >> 1
+
+
+def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical shift; torch's `>>` on int64 copies the sign bit."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def gumbel(keys: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """Noise for each key and token id: keys int64 `[N]` to float32 `[N, vocab_size]`, on the keys' device."""
+    tokens = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=keys.device) * _signed(_GOLDEN)
+    x = keys[:, None] + tokens[None, :]
+    x = (x ^ _shift_right(x, 30)) * _signed(_MIX_1)
+    x = (x ^ _shift_right(x, 27)) * _signed(_MIX_2)
+    x = x ^ _shift_right(x, 31)
+    v = (_shift_right(x, 11).double() + 0.5) * 2.0**-53
+    return -torch.log(-torch.log1p(-v)).float()
