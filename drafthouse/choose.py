@@ -92,7 +92,7 @@ def _filter(scaled: torch.Tensor, sampling: Sequence[SamplingParams]) -> torch.T
     top_k = torch.tensor([s.top_k or scaled.shape[1] for s in sampling], device=device)[:, None]
     top_p = torch.tensor([s.top_p for s in sampling], device=device)[:, None]
     min_p = torch.tensor([s.min_p for s in sampling], device=device)[:, None]
-    ordered, index = scaled.sort(-1, descending=True, stable=True)
+    ordered, index = scaled.sort(dim=-1, descending=True, stable=True)
     keep = torch.arange(scaled.shape[1], device=device)[None, :] < top_k
     probabilities = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
     before = probabilities.cumsum(-1) - probabilities

@@ -1,0 +1,59 @@
+# Every target makes .venv and installs the pinned dependencies first where they are missing or stale.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+CONFIG ?= deployments/serve_config.yaml
+CODE := drafthouse drafter verifier controller deployments benchmarks tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install lint format test test-cluster serve stop protos clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed and was not found; set PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+$(DEV): requirements-dev.txt $(RUNTIME)
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+install: $(DEV)  ## make .venv with everything that serving, tests and checks need
+
+lint: $(DEV)  ## ruff, mypy and import-linter
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(DEV)  ## let ruff rewrite the code in the house's style
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+test: $(DEV)  ## unit and engine tests and one short real cluster; under 12 minutes on two cores
+	$(BIN)/python -m pytest tests/unit tests/engine tests/cluster -m "not cluster_long and not gpu"
+
+test-cluster: $(DEV)  ## the longer tests on real Ray clusters; up to 45 minutes
+	$(BIN)/python -m pytest tests -m cluster_long || { code=$$?; test $$code -eq 5 && echo "no cluster_long tests exist yet" || exit $$code; }
+
+serve: $(RUNTIME)  ## start Ray and the Serve application with the demo pair (CONFIG=FILE for another one)
+	exec $(BIN)/drafthouse serve --config $(CONFIG)
+
+stop:  ## stop what `make serve` started, from another shell
+	@if test -x $(BIN)/drafthouse; then $(BIN)/drafthouse stop; else echo "nothing is installed here, so nothing runs"; fi
+
+protos: $(DEV)  ## compile protos/*.proto into the stubs beside them
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/dataplane.proto protos/inference.proto
+
+clean:  ## remove .venv and everything that tools left behind
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

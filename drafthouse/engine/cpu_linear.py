@@ -1,0 +1,42 @@
+"""Linears packed once for few rows: on CPUs, float32 `nn.Linear` re-orders its weight at every call.
+
+Promises: same values as `nn.Linear` up to the order of summation. Packing is oneDNN's blocked
+layout for `PACKED_ROWS` rows; measured in `benchmarks/reports`.
+"""
+
+import torch
+
+PACKED_ROWS = 16
+"""Rows that the packed layout is made for: a plain token up to a typical tree."""
+
+MAX_ROWS = 64
+"""Above it the stock kernel wins: prompt chunks go there."""
+
+
+class PackedLinear(torch.nn.Module):
+    """Takes the weight of an `nn.Linear`; holds it in both layouts."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_ROWS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.numel() // self.in_features > MAX_ROWS:
+            return torch.nn.functional.linear(x, self.weight, self.bias)
+        out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return out
+
+
+def pack_linears(model: torch.nn.Module) -> int:
+    """Replaces every float32 CPU `nn.Linear` below `model`; returns how many. Subclasses are left alone."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return 0
+    packed = 0
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is torch.nn.Linear and child.weight.dtype == torch.float32 and child.weight.device.type == "cpu":
+                setattr(module, name, PackedLinear(child))
+                packed += 1
+    return packed

@@ -1,0 +1,63 @@
+"""Runs a causal language model on segments: the only place that touches the device.
+
+Promises: `run` writes the KV of all new tokens and returns the logits asked for, rows in the order
+of segments and outputs. A segment's result does not depend on the segments beside it, up to
+rounding. Weights and KV are in the model's dtype; logits too.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from drafthouse.engine.attention import StepContext
+from drafthouse.engine.kv_cache import KvCache
+from drafthouse.engine.segment import Segment
+
+
+@dataclass(slots=True)
+class RunResult:
+    """Logits `[sum of outputs, vocab]`, and how long the device worked."""
+
+    logits: torch.Tensor
+    seconds: float
+
+
+@dataclass(frozen=True)
+class KvShape:
+    """What one layer's attention stores, as the model itself showed it."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+
+class ModelRunner:
+    def __init__(self, model: PreTrainedModel, cache: KvCache):
+        self.model = model
+        self.cache = cache
+        self.vocab_size: int = model.config.get_text_config().vocab_size
+        self.attention_calls = 0
+
+    @torch.inference_mode()
+    def run(self, segments: list[Segment]) -> RunResult:
+        started = time.perf_counter()
+        device = self.cache.data.device
+        context = StepContext(self.cache, segments)
+        tokens = torch.tensor([[t for s in segments for t in s.tokens]], device=device)
+        positions = torch.tensor([[p for s in segments for p in s.positions]], device=device)
+        wanted, first = [], 0
+        for segment in segments:
+            wanted += [first + i for i in segment.outputs]
+            first += len(segment)
+        keep = torch.tensor(wanted, dtype=torch.int64, device=device)
+        output = self.model(
+            input_ids=tokens, position_ids=positions, use_cache=False, past_key_values=None,
+            logits_to_keep=keep, drafthouse_step=context,
+        )  # fmt: skip
+        self.attention_calls = context.calls
+        logits = output.logits[0]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return RunResult(logits, time.perf_counter() - started)

@@ -1,0 +1,37 @@
+"""Device `paced`: tokens from the real small model, time from the curve of a large one (DESIGN 7).
+
+Promises: a step never returns before the curve's time; one that the CPU could not compute in
+time counts as an overrun, and a run with more than 1 % of them is void.
+"""
+
+import time
+
+from transformers import PreTrainedModel
+
+from drafthouse.engine.kv_cache import KvCache
+from drafthouse.engine.model_runner import ModelRunner, RunResult
+from drafthouse.engine.segment import Segment
+from drafthouse.policy.latency import Curve, ScaledCurve
+
+_TIMER_SLACK_S = 0.0002
+"""The kernel wakes sleepers late by about so much; the rest is waited for awake."""
+
+
+class PacedRunner(ModelRunner):
+    def __init__(self, model: PreTrainedModel, cache: KvCache, curve: Curve, time_scale: float):
+        super().__init__(model, cache)
+        self.latency = ScaledCurve(curve, time_scale)
+        self.steps = 0
+        self.overruns = 0
+
+    def run(self, segments: list[Segment]) -> RunResult:
+        started = time.perf_counter()
+        result = super().run(segments)
+        tokens = sum(len(s) for s in segments)
+        kv_tokens = sum(len(s.kv) for s in segments)
+        deadline = started + self.latency.seconds(tokens, kv_tokens)
+        self.steps += 1
+        self.overruns += time.perf_counter() > deadline
+        while (left := deadline - time.perf_counter()) > 0:
+            time.sleep(max(0.0, left - _TIMER_SLACK_S))
+        return RunResult(result.logits, time.perf_counter() - started)

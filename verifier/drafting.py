@@ -1,0 +1,128 @@
+"""The verifier's side of drafting: which sequence has a session on which drafter, and what arrived of it.
+
+Promises: `epoch` rises with every pairing of a request, and messages of an older epoch are ignored,
+so an old drafter that wakes up does no harm. A message that breaks the protocol ends its own
+session; the sequence goes on without drafts and is paired again later.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from drafthouse.config import TreeConfig
+from drafthouse.errors import WireError
+from drafthouse.messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
+from drafthouse.noise import NOISE_VERSION
+from verifier.sequence import DraftLink, Sequence
+
+RETRY_S = 1.0
+"""A sequence whose session was refused or dropped waits so long before it is paired again."""
+
+
+class Drafting:
+    def __init__(self, tree: TreeConfig, vocab_size: int, fingerprint: str):
+        self.tree, self.vocab_size, self.fingerprint = tree, vocab_size, fingerprint
+        self.drafters: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.events: Counter[str] = Counter()
+        self._epochs: Counter[str] = Counter()
+        self._retry_at: dict[str, float] = {}
+        self._outbox: defaultdict[str, list[ToDrafterMessage]] = defaultdict(list)
+
+    def set_drafters(self, drafters: Iterable[str]) -> None:
+        self.drafters = list(drafters)
+
+    def take_outbox(self) -> dict[str, list[ToDrafterMessage]]:
+        out, self._outbox = dict(self._outbox), defaultdict(list)
+        return out
+
+    def open(self, sequence: Sequence, price: float, now: float) -> None:
+        """Pairs the sequence with the drafter that has fewest of our sessions, if there is one."""
+        if not self.drafters or not sequence.speculates or self._retry_at.get(sequence.id, 0.0) > now:
+            return
+        drafter = min(self.drafters, key=lambda d: self.counts[d])
+        self._epochs[sequence.id] += 1
+        link = DraftLink(drafter, self._epochs[sequence.id], base_len=len(sequence.tokens), committed_at=now)
+        sequence.link = link
+        self.counts[drafter] += 1
+        self.events["opened"] += 1
+        r, fixed = sequence.request, sequence.request.speculation.mode == "fixed"
+        self._outbox[drafter].append(
+            Open(
+                session=sequence.id, epoch=link.epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
+                noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint,
+                max_nodes=r.speculation.nodes if fixed else self.tree.max_nodes,
+                max_depth=r.speculation.depth if fixed else self.tree.max_depth,
+                price=0.0 if fixed else price, vocab_size=self.vocab_size,
+            )
+        )  # fmt: skip
+
+    def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:
+        """Tells the drafter what the last step committed; `sequence.tokens` holds them already."""
+        link = sequence.link
+        if link is None:
+            return
+        base_len = link.base_len
+        link.commit(tokens, now)
+        fixed = sequence.request.speculation.mode == "fixed"
+        message = Commit(sequence.id, link.epoch, base_len, tuple(tokens), 0.0 if fixed else price)
+        self._outbox[link.drafter].append(message)
+
+    def close(self, sequence: Sequence) -> None:
+        """The request is over: ends its session and forgets its epochs."""
+        if sequence.link is not None:
+            self._outbox[sequence.link.drafter].append(Close(sequence.id, sequence.link.epoch))
+            self._unlink(sequence)
+        self._epochs.pop(sequence.id, None)
+        self._retry_at.pop(sequence.id, None)
+
+    def _unlink(self, sequence: Sequence) -> None:
+        assert sequence.link is not None
+        self.counts[sequence.link.drafter] -= 1
+        sequence.link = None
+
+    def receive(self, drafter: str, sequence: Sequence | None, message: ToVerifierMessage, now: float) -> None:
+        link = sequence.link if sequence is not None else None
+        if sequence is None or link is None or link.drafter != drafter or link.epoch != message.epoch:
+            self.events["stale"] += 1
+            return
+        match message:
+            case Opened():
+                link.opened = True
+            case Refused() | Dropped():
+                self.events["refused" if isinstance(message, Refused) else "dropped"] += 1
+                self._retry_at[sequence.id] = now + RETRY_S
+                self._unlink(sequence)
+            case Grow():
+                self._grow(sequence, link, message, now)
+
+    def _grow(self, sequence: Sequence, link: DraftLink, message: Grow, now: float) -> None:
+        try:
+            if message.first_index == 0:
+                message.nodes.check(self.vocab_size, 4 * self.tree.max_nodes)
+            new = link.graft(message, sequence.tokens, now)
+            if message.first_index:
+                link.tree.check(self.vocab_size, 4 * self.tree.max_nodes)
+        except (ValueError, WireError) as error:
+            self.fail(sequence, str(error), now)
+            return
+        sequence.count(drafted=new)
+        self.events["drafted"] += new
+
+    def fail(self, sequence: Sequence, reason: str, now: float) -> None:
+        """A malformed message: its session ends, the sequence goes on."""
+        link = sequence.link
+        if link is not None:
+            self.events["malformed"] += 1
+            self._outbox[link.drafter].append(Close(sequence.id, link.epoch))
+            self._retry_at[sequence.id] = now + RETRY_S
+            self._unlink(sequence)
+
+    def lost(self, drafter: str, sequences: Iterable[Sequence]) -> None:
+        """The drafter's stream is gone: its sequences go on at N = 0 and are paired anew."""
+        self._outbox.pop(drafter, None)
+        if drafter in self.drafters:
+            self.drafters.remove(drafter)
+        for sequence in sequences:
+            if sequence.link is not None and sequence.link.drafter == drafter:
+                self._unlink(sequence)
+                self.events["lost"] += 1
