@@ -59,13 +59,14 @@ def rank(logits: torch.Tensor, rows: Sequence[Row], width: int) -> tuple[list[li
     The margin of the first is its lead over the second; that of any other is its distance below
     the one above it, as a negative number. Tokens filtered out are left out.
     """
-    top = scores(logits, rows).topk(min(width, logits.shape[1]), sorted=True)
+    top = scores(logits, rows).topk(min(max(width, 2), logits.shape[1]), sorted=True)
     tokens, values = top.indices.tolist(), top.values.tolist()
     ranked, margins = [], []
     for ids, row in zip(tokens, values, strict=True):
         count = sum(value > float("-inf") for value in row)
-        ranked.append(ids[:count])
         lead = row[0] - row[1] if count > 1 else float("inf")
+        count = min(count, width)
+        ranked.append(ids[:count])
         margins.append([lead] + [row[i] - row[i - 1] for i in range(1, count)])
     return ranked, margins
 

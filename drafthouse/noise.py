@@ -2,7 +2,7 @@
 
 Promises: the value depends on these three integers and on `NOISE_VERSION` alone, on every device
 and in every batch. Version 1 hashes with the finaliser of SplitMix64 (Steele, Lea, Flood,
-OOPSLA 2014, figure 17), keeps 53 bits, and takes `g = -log(-log1p(-v))` in float64, rounded to
+OOPSLA 2014, figure 17), keeps 52 bits, and takes `g = -log(-log1p(-v))` in float64, rounded to
 float32. `v` lies strictly between 0 and 1, so `g` is finite: it spans about -3.6 to 36.7.
 """
 
@@ -51,5 +51,5 @@ def gumbel(keys: torch.Tensor, vocab_size: int) -> torch.Tensor:
     x = (x ^ _shift_right(x, 30)) * _signed(_MIX_1)
     x = (x ^ _shift_right(x, 27)) * _signed(_MIX_2)
     x = x ^ _shift_right(x, 31)
-    v = (_shift_right(x, 11).double() + 0.5) * 2.0**-53
+    v = (_shift_right(x, 12).double() + 0.5) * 2.0**-52  # 52 bits and a half are exact; one more would round up to 1
     return -torch.log(-torch.log1p(-v)).float()

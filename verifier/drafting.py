@@ -31,6 +31,10 @@ class Drafting:
     def set_drafters(self, drafters: Iterable[str]) -> None:
         self.drafters = list(drafters)
 
+    def add_drafter(self, drafter: str) -> None:
+        if drafter not in self.drafters:
+            self.drafters.append(drafter)
+
     def take_outbox(self) -> dict[str, list[ToDrafterMessage]]:
         out, self._outbox = dict(self._outbox), defaultdict(list)
         return out

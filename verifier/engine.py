@@ -113,6 +113,14 @@ class VerifierEngine:
     def lose_drafter(self, drafter: str) -> None:
         self.drafting.lost(drafter, self.sequences.values())
 
+    def fail_running(self, reason: str) -> list[GenerateReply]:
+        """After a step that raised: ends every running request with an error reply."""
+        replies = []
+        for s in list(self.scheduler.running):
+            replies.append(GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage))
+            self.cancel(s.id)
+        return replies
+
     def step(self) -> StepOutcome:
         now = self.clock()
         plan = self.scheduler.plan()

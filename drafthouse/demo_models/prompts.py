@@ -7,6 +7,7 @@ Promises: every prompt is whole lines of a file that no training row came from, 
 import json
 import pathlib
 import random
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,11 @@ from drafthouse.demo_models.corpus import PACKAGES, SourceFile
 FILE_NAME = "held_out_prompts.json"
 PROMPTS = 60
 MIN_TOKENS, MAX_TOKENS = 120, 200
+FILES_PER_FOLDER = 3
+"""At most so many files of one folder: the codecs in `encodings` are one text with other tables."""
+VENDORED = "thirdparty"
+"""Folders in which a package carries another one's files, under that one's licence."""
+
 STANDARD_LIBRARY, STANDARD_LIBRARY_LICENCE = "python", "PSF-2.0"
 
 NOTE = (
@@ -61,8 +67,14 @@ def excerpt(tokenizer: PreTrainedTokenizerFast, file: SourceFile, rng: random.Ra
 def pick_prompts(tokenizer: PreTrainedTokenizerFast, held_out: list[SourceFile], count: int = PROMPTS, seed: int = 4) -> list[HeldOutPrompt]:
     """`count` prompts, half of them from the standard library where it has as many."""
     rng = random.Random(seed)
-    files = sorted(held_out, key=lambda file: file.name)
-    rng.shuffle(files)
+    shuffled = sorted(held_out, key=lambda file: file.name)
+    rng.shuffle(shuffled)
+    files, folders = [], Counter[str]()
+    for file in shuffled:
+        folder = file.name.rpartition("/")[0]
+        folders[folder] += folder != STANDARD_LIBRARY
+        if folders[folder] <= FILES_PER_FOLDER and VENDORED not in file.name.split("/"):
+            files.append(file)
     drawn = [prompt for file in files if (prompt := excerpt(tokenizer, file, rng)) is not None]
     library = [prompt for prompt in drawn if prompt.licence == STANDARD_LIBRARY_LICENCE][: count // 2]
     others = [prompt for prompt in drawn if prompt.licence != STANDARD_LIBRARY_LICENCE]

@@ -18,12 +18,10 @@ from drafthouse.sampling import SamplingParams
 def greedy(model: PreTrainedModel, prompt_ids: Sequence[int], n: int) -> list[int]:
     """The `n` tokens that transformers' `generate` puts after the prompt. The model keeps its own settings."""
     twin = copy.copy(model)  # shares the weights; its generation settings (end-of-text, penalties) start empty
-    twin.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    twin.generation_config = GenerationConfig()
     prompt = torch.tensor([list(prompt_ids)], device=model.device)
     with torch.inference_mode():
-        output = twin.generate(  # type: ignore[operator]
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, do_sample=False
-        )
+        output = twin.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, do_sample=False)
     tokens: list[int] = output[0, prompt.shape[1] :].tolist()
     assert len(tokens) == n
     return tokens

@@ -74,7 +74,7 @@ def tiny(name: str, seed: int = 0, dtype: torch.dtype = torch.float64, layers: i
     """A fresh model of an architecture in `ATTENTION_MODELS` or "mamba". Leaves torch's random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(_CONFIGS[name](layers))  # type: ignore[no-untyped-call]
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(_CONFIGS[name](layers))
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.data += NORM_STD * torch.randn_like(parameter)

@@ -119,7 +119,8 @@ def test_keeps_dtype_files_and_label(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "big" / "config.json").read_text())
     assert config[LABEL] == "small"
     card = (tmp_path / "big" / "README.md").read_text()
-    assert card.startswith("**Inflated model**") and card.endswith("Apache-2.0")
+    assert card.startswith("**Inflated model**")
+    assert card.endswith("Apache-2.0")
     model = LlamaForCausalLM.from_pretrained(tmp_path / "big")
     assert model.dtype == torch.float16
     assert model.lm_head.weight is model.model.embed_tokens.weight

@@ -1,0 +1,49 @@
+"""gRPC channels to peers, one for each address.
+
+Promises: messages as long as the longest context pass; a peer that comes back at its old address is
+found within a second; a peer whose machine is gone is noticed by keepalive; channels of addresses no
+longer in use are closed.
+"""
+
+import asyncio
+from collections.abc import Set
+
+import grpc
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""A token takes at most 5 bytes on the wire, and messages.MAX_TOKENS is 4 Mi."""
+
+OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+
+class Channels:
+    """Opens on first use; connecting happens in the background."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, grpc.aio.Channel] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def to(self, address: str) -> grpc.aio.Channel:
+        channel = self._open.get(address)
+        if channel is None:
+            channel = self._open[address] = grpc.aio.insecure_channel(address, options=OPTIONS)
+        return channel
+
+    def keep(self, addresses: Set[str]) -> None:
+        """Closes the channels to all other addresses."""
+        for address in self._open.keys() - addresses:
+            task = asyncio.ensure_future(self._open.pop(address).close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        self.keep(set())
+        await asyncio.gather(*self._closing, return_exceptions=True)

@@ -1,0 +1,39 @@
+"""The command line: `drafthouse`. Each command lives in a module of its own and imports what is heavy when it runs."""
+
+from typing import Annotated
+
+import typer
+
+from benchmarks.commands import bench_app
+from deployments import client_commands, model_commands, serve_command
+from drafthouse import __version__
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"drafthouse {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Serve language models with speculative decoding, drafts and targets in separate pools on Ray Serve."""
+
+
+def build_cli() -> typer.Typer:
+    """The whole command tree."""
+    cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+    cli.callback()(_root)
+    cli.command()(serve_command.serve)
+    cli.command()(serve_command.stop)
+    cli.command()(client_commands.generate)
+    cli.command()(client_commands.status)
+    cli.command("train-demo")(model_commands.train_demo)
+    cli.command()(model_commands.inflate)
+    cli.add_typer(bench_app, name="bench")
+    return cli
+
+
+def main() -> None:
+    build_cli()()

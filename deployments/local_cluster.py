@@ -1,0 +1,150 @@
+"""Ray and the Serve application on this machine, for as long as one process wants them.
+
+Promises: `close` ends every process that `start` began, also after a start that failed half-way. An
+application that cannot be deployed is reported by its cause, not by Serve's stack of frames.
+"""
+
+import logging
+import math
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+
+import httpx
+
+from deployments import ray_environment
+from drafthouse.config import ServingConfig
+from drafthouse.errors import ConfigError, DrafthouseError
+
+APPLICATION = "drafthouse"
+SERVICER = "protos.inference_pb2_grpc.add_InferenceServicer_to_server"
+OBJECT_STORE_BYTES = 128 << 20
+"""Nothing of Drafthouse travels through Ray's object store; this is what Ray itself is content with."""
+
+POLL_S = 0.25
+HEALTH_TIMEOUT_S = 60.0
+
+_EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Exit|Slots): ", re.MULTILINE)
+
+
+class DeployError(DrafthouseError):
+    """The application could not be brought up; the message is the cause."""
+
+
+def root_cause(message: str) -> str:
+    """The last exception of a traceback in `message` with its text; `message` itself where there is none."""
+    starts = [match.start() for match in _EXCEPTION_LINE.finditer(message)]
+    return message[starts[-1] :].strip() if starts else message.strip()
+
+
+def needed_cpus(config: ServingConfig) -> float:
+    """CPUs that all replicas reserve together."""
+    pools = [config.gateway, config.verifier, config.drafter]
+    return sum(pool.replicas * pool.num_cpus for pool in pools) + config.controller.num_cpus
+
+
+class LocalCluster:
+    """`address` below is the host to call: the bound one, or the loopback where all interfaces are bound."""
+
+    def __init__(self, config: ServingConfig):
+        self.config = config
+        self.address = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host
+        self.http_url = f"http://{self.address}:{config.server.http_port}"
+        self.grpc_address = f"{self.address}:{config.server.grpc_port}"
+        self.dashboard_url = ""
+        self._scratch: pathlib.Path | None = None
+        self._session: pathlib.Path | None = None
+
+    def start(self) -> None:
+        """Starts Ray and Serve's proxies. Raises ConfigError where the machine has fewer GPUs than the config asks for."""
+        self._scratch = pathlib.Path(tempfile.mkdtemp(prefix="drafthouse-"))
+        ray_environment.prepare(self._scratch)
+        import ray
+        from ray import serve
+        from ray.serve.config import HTTPOptions, gRPCOptions
+
+        server = self.config.server
+        context = ray.init(
+            address="local",
+            # Ray's own ports need no other machine, and are open without a password.
+            _node_ip_address="127.0.0.1",
+            # CPUs only count places here; a small machine may share its cores among replicas.
+            num_cpus=max(os.cpu_count() or 1, math.ceil(needed_cpus(self.config))),
+            object_store_memory=OBJECT_STORE_BYTES,
+            dashboard_host=server.host,
+            dashboard_port=server.dashboard_port,
+            include_dashboard=True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        self.dashboard_url = f"http://{self.address}:{server.dashboard_port}"
+        self._session = pathlib.Path(context.address_info["session_dir"])
+        self._check_gpus(ray.cluster_resources())
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(
+            http_options=HTTPOptions(host=server.host, port=server.http_port),
+            grpc_options=gRPCOptions(port=server.grpc_port, grpc_servicer_functions=[SERVICER], enable_reflection=True),
+        )
+
+    def _check_gpus(self, resources: Mapping[str, float]) -> None:
+        needed = sum(pool.replicas * pool.num_gpus for pool in (self.config.verifier, self.config.drafter))
+        present = resources.get("GPU", 0.0)
+        if needed > present:
+            raise ConfigError(f"verifier.num_gpus, drafter.num_gpus: all replicas need {needed:g} GPUs together, this machine has {present:g}")
+
+    def deploy(self, progress: Callable[[str], None]) -> None:
+        """Deploys and returns when every replica runs and `/health` answers 200; `progress` gets a line now and then.
+
+        Raises ConfigError or ModelError from the checks before, DeployError with the cause afterwards.
+        """
+        from ray import serve
+
+        from deployments.app import build_app
+
+        target = serve.RunTarget(build_app(self.config), name=APPLICATION, route_prefix="/")
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        while True:
+            application = serve.status().applications.get(APPLICATION)
+            if application is not None:
+                if application.status == "RUNNING":
+                    break
+                if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    failed = [f"{name}: {root_cause(d.message)}" for name, d in application.deployments.items() if "Error" in d.message]
+                    raise DeployError("\n".join(failed) or root_cause(application.message))
+                counts = (f"{name} {d.replica_states.get('RUNNING', 0)}" for name, d in application.deployments.items())
+                progress("replicas running: " + ", ".join(counts))
+            time.sleep(POLL_S)
+        progress(f"waiting for {self.http_url}/health")
+        self._wait_healthy()
+
+    def _wait_healthy(self) -> None:
+        deadline, seen = time.monotonic() + HEALTH_TIMEOUT_S, "no answer"
+        while time.monotonic() < deadline:
+            try:
+                answer = httpx.get(f"{self.http_url}/health", timeout=5.0, trust_env=False)
+                if answer.status_code == 200:
+                    return
+                seen = f"{answer.status_code}: {answer.text[:500]}"
+            except httpx.TransportError as error:
+                seen = str(error)
+            time.sleep(POLL_S)
+        raise DeployError(f"{self.http_url}/health is not 200 after {HEALTH_TIMEOUT_S:.0f} s; last: {seen}")
+
+    def close(self, keep_logs: bool = False) -> pathlib.Path | None:
+        """Ends the application, Serve and Ray. Removes Ray's session folder, or returns it when its logs are to be kept."""
+        if self._session is not None:
+            import ray
+            from ray import serve
+
+            serve.shutdown()
+            ray.shutdown()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._session is not None and not keep_logs:
+            shutil.rmtree(self._session, ignore_errors=True)
+            return None
+        return self._session

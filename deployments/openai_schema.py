@@ -1,0 +1,241 @@
+"""What a client may send to /v1/completions and /v1/chat/completions.
+
+Promises: unknown fields are refused, and so is a known field that this system does not serve,
+unless it has the value that asks for nothing; types are not coerced. `speculation` and the sampling
+fields top_k, min_p and repetition_penalty are extensions.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from drafthouse.errors import RequestError
+from drafthouse.sampling import MAX_SEED, SamplingParams, Speculation
+
+MAX_STOPS = 4
+MAX_STOP_CHARS = 1024
+MAX_CHOICES = 16
+
+
+def only(*neutral: object) -> AfterValidator:
+    """For a field that is not served: passes null and the values that ask for nothing."""
+
+    def check(value: object) -> object:
+        if value is None or any(value == n and isinstance(value, bool) == isinstance(n, bool) for n in neutral):
+            return value
+        raise PydanticCustomError("unsupported", "not supported; leave it out")
+
+    return AfterValidator(check)
+
+
+def shaped(wanted: str, good: Callable[[Any], bool]) -> BeforeValidator:
+    """One message for a field of several forms, instead of one for each form."""
+
+    def check(value: Any) -> Any:
+        if not good(value):
+            raise PydanticCustomError("shape", "must be {wanted}", {"wanted": wanted})
+        return value
+
+    return BeforeValidator(check)
+
+
+def is_prompt(value: Any) -> bool:
+    return isinstance(value, str) or is_ids(value) or (isinstance(value, list) and (_all(value, str) or all(map(is_ids, value))))
+
+
+def is_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int for item in value)
+
+
+def is_stop(value: Any) -> bool:
+    if value is None or isinstance(value, str):
+        return True
+    return isinstance(value, list) and _all(value, str) and len(value) <= MAX_STOPS
+
+
+def _all(values: list[Any], kind: type) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+Prompt = Annotated[
+    str | list[str] | list[int] | list[list[int]],
+    shaped("a string, a list of strings, a list of token ids or a list of lists of token ids", is_prompt),
+]
+Stop = Annotated[str | list[str] | None, shaped(f"a string or a list of at most {MAX_STOPS} strings", is_stop)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SpeculationOptions(_Body):
+    mode: Literal["auto", "off", "fixed"] = "auto"
+    nodes: int = 16
+    depth: int = 8
+
+
+class StreamOptions(_Body):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # padding against traffic analysis; none is sent either way
+
+
+class _GenerationBody(_Body):
+    """What both endpoints share. The second half is not served: each field passes at its neutral value."""
+
+    model: str
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: Stop = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    speculation: SpeculationOptions | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+
+    presence_penalty: Annotated[object, only(0)] = None
+    frequency_penalty: Annotated[object, only(0)] = None
+    logit_bias: Annotated[object, only({})] = None
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options is only allowed with stream: true", "stream_options")
+        return self
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def stops(self) -> tuple[str, ...]:
+        """Raises RequestError for a stop string that is empty or too long."""
+        return checked_stops([self.stop] if isinstance(self.stop, str) else self.stop or [])
+
+    def sampling(self) -> SamplingParams:
+        """Raises RequestError naming the field out of range."""
+        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        sampling = SamplingParams(**given)
+        sampling.check()
+        return sampling
+
+    def speculation_wish(self) -> Speculation:
+        """Raises RequestError naming the field out of range."""
+        options = self.speculation or SpeculationOptions()
+        wish = Speculation(options.mode, options.nodes, options.depth)
+        wish.check()
+        return wish
+
+
+class CompletionRequest(_GenerationBody):
+    prompt: Prompt
+
+    suffix: Annotated[object, only("")] = None
+    echo: Annotated[object, only(False)] = None
+    best_of: Annotated[object, only(1)] = None
+    logprobs: Annotated[object, only(False)] = None
+
+
+class TextPart(_Body):
+    type: Literal["text"]
+    text: str
+
+
+def is_content(value: Any) -> bool:
+    return value is None or isinstance(value, str | list)
+
+
+class ChatMessage(_Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str | list[TextPart] | None, shaped("a string or a list of text parts", is_content)] = None
+    name: str | None = None
+
+    refusal: Annotated[object, only()] = None
+    tool_calls: Annotated[object, only([])] = None
+    function_call: Annotated[object, only()] = None
+    annotations: Annotated[object, only([])] = None
+    audio: Annotated[object, only()] = None
+
+    def plain(self) -> dict[str, str]:
+        """As chat templates take it: templates know no developer, which is OpenAI's newer name for system."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatRequest(_GenerationBody):
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    parallel_tool_calls: bool | None = None  # says nothing where there are no tools
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    logprobs: Annotated[object, only(False)] = None
+    top_logprobs: Annotated[object, only()] = None
+    tools: Annotated[object, only([])] = None
+    tool_choice: Annotated[object, only("none", "auto")] = None
+    functions: Annotated[object, only([])] = None
+    function_call: Annotated[object, only("none", "auto")] = None
+    response_format: Annotated[object, only({"type": "text"})] = None
+    modalities: Annotated[object, only(["text"])] = None
+    audio: Annotated[object, only()] = None
+    prediction: Annotated[object, only()] = None
+    reasoning_effort: Annotated[object, only()] = None
+    verbosity: Annotated[object, only()] = None
+    web_search_options: Annotated[object, only()] = None
+    store: Annotated[object, only(False)] = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """max_completion_tokens is OpenAI's newer name of max_tokens. Raises RequestError when both differ."""
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise RequestError("max_tokens and max_completion_tokens differ; send one", "max_completion_tokens")
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+def checked_stops(stops: Sequence[str]) -> tuple[str, ...]:
+    """Raises RequestError for too many stop strings, or one that is empty or too long."""
+    if len(stops) > MAX_STOPS:
+        raise RequestError(f"stop has {len(stops)} strings, the limit is {MAX_STOPS}", "stop")
+    for stop in stops:
+        if not 1 <= len(stop) <= MAX_STOP_CHARS:
+            raise RequestError(f"a stop string has 1 to {MAX_STOP_CHARS} characters, not {len(stop)}", "stop")
+    return tuple(stops)
+
+
+Body = TypeVar("Body", bound=_GenerationBody)
+
+
+def parse_body(kind: type[Body], body: object) -> Body:
+    """Raises RequestError for the first fault, `param` its dotted path."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        param = field_path(first["loc"], body, missing=first["type"] == "missing")
+        code = "unsupported_value" if first["type"] == "unsupported" else "invalid_value"
+        raise RequestError(f"{param or 'body'}: {first['msg']}", param or None, code) from error
+
+
+def field_path(loc: Sequence[str | int], body: object, missing: bool) -> str:
+    """The path in the client's own JSON: pydantic's `loc` without the tags of union members."""
+    path: list[str] = []
+    for part in loc:
+        here = isinstance(body, dict) and part in body or isinstance(body, list) and isinstance(part, int) and part < len(body)
+        if here:
+            body = body[part]  # type: ignore[index]
+            path.append(str(part))
+    if missing:
+        path.append(str(loc[-1]))
+    return ".".join(path)

@@ -1,0 +1,90 @@
+"""Cross-checks before anything is deployed: model folders, vocabularies, ports.
+
+Promises: each check passes silently or raises a typed error whose message names the config key,
+the file or the port at fault. Nothing here loads weights or starts a process.
+"""
+
+import socket
+from collections.abc import Mapping
+
+from drafthouse.config import PoolConfig, ServerConfig, ServingConfig, model_path
+from drafthouse.errors import ConfigError, ModelError
+
+
+def check_models(config: ServingConfig) -> None:
+    """Both models are there and share one vocabulary. Raises ConfigError or ModelError."""
+    paths = {}
+    for role, model in (("target", config.target), ("draft", config.draft)):
+        try:
+            paths[role] = model_path(model.path)
+        except ConfigError as error:
+            raise ConfigError(f"{role}.path: {error}") from error
+    if paths["target"] == paths["draft"]:
+        return
+    target, draft = (_vocabulary(f"{role}.path", paths[role]) for role in ("target", "draft"))
+    if difference := first_difference(target, draft):
+        raise ModelError(
+            f"draft.path and target.path have different vocabularies, so no draft token could be trusted: {difference} "
+            f"(target: {config.target.path}, draft: {config.draft.path})"
+        )
+
+
+def _vocabulary(key: str, path: str) -> Mapping[str, int]:
+    from transformers import AutoTokenizer
+
+    try:
+        vocabulary: Mapping[str, int] = AutoTokenizer.from_pretrained(path).get_vocab()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {path}: no tokenizer could be read: {str(error).splitlines()[0]}") from error
+    return vocabulary
+
+
+def first_difference(target: Mapping[str, int], draft: Mapping[str, int]) -> str | None:
+    """The lowest id that the two vocabularies read differently, in words; None when they are equal."""
+    if target == draft:
+        return None
+    by_id = [{i: token for token, i in vocabulary.items()} for vocabulary in (target, draft)]
+    for i in sorted(by_id[0].keys() | by_id[1].keys()):
+        of_target, of_draft = by_id[0].get(i), by_id[1].get(i)
+        if of_target != of_draft:
+            return f"id {i} is {_shown(of_target)} in the target and {_shown(of_draft)} in the draft"
+    return f"the target names {len(target)} tokens and the draft {len(draft)}, with some ids under two names"
+
+
+def _shown(token: str | None) -> str:
+    return "missing" if token is None else repr(token)
+
+
+def check_ports(config: ServingConfig) -> None:
+    """All ports of a server on this machine are free and distinct. Raises ConfigError naming the key and the port."""
+    server = config.server
+    ports = {"server.http_port": server.http_port, "server.grpc_port": server.grpc_port, "server.dashboard_port": server.dashboard_port}
+    for key, pool in (("verifier", config.verifier), ("drafter", config.drafter)):
+        if pool.port:
+            _check_pool_port(key, pool)
+            ports[f"{key}.port"] = pool.port
+    taken: dict[int, str] = {}
+    for key, port in ports.items():
+        if port in taken:
+            raise ConfigError(f"{key}: {taken[port]} has port {port} too")
+        taken[port] = key
+        _check_free(key, port, server)
+
+
+def _check_pool_port(key: str, pool: PoolConfig) -> None:
+    if pool.replicas > 1:
+        raise ConfigError(f"{key}.port: {pool.replicas} replicas on one machine cannot share port {pool.port}; 0 gives each a free one")
+
+
+def _check_free(key: str, port: int, server: ServerConfig) -> None:
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers do: without it, connections that a former server closed would count as in use.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((server.host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"{key}: port {port} on {server.host} cannot be used: {error.strerror}. "
+                "`drafthouse stop` ends a server started here; or choose another port in the config"
+            ) from error

@@ -1,0 +1,50 @@
+"""The environment that Ray reads when it is imported, for a cluster started on this machine by `drafthouse serve`.
+
+Promises: a variable that the user has set is left as it is. On a cluster that others run, these
+belong into the head's and the workers' environment instead.
+"""
+
+import os
+import pathlib
+import socket
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def local_environment(scratch: pathlib.Path) -> dict[str, str]:
+    """Variables for a local cluster whose HAProxy keeps its files in `scratch`.
+
+    Authentication is off because the cluster listens on the loopback interface alone. Streams are
+    fastest through HAProxy with Serve in throughput mode, where user code shares the replica's event
+    loop. The draining periods are for load balancers in front, of which there is none here.
+    """
+    return {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ROTATION_MAX_BYTES": str(8 << 20),
+        "RAY_ROTATION_BACKUP_COUNT": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+    }
+
+
+def prepare(scratch: pathlib.Path) -> None:
+    """Puts what is missing into this process's environment. Must run before Ray is imported."""
+    for name, value in local_environment(scratch).items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,143 @@
+"""`drafthouse serve` and `drafthouse stop`.
+
+Promises: what `serve` started is gone when it returns, whether by Ctrl-C, SIGTERM or an error. An
+error is one message that names the key, the file or the port, and exit status 1.
+"""
+
+import pathlib
+import signal
+import threading
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deployments import pid_file
+from drafthouse.config import ServingConfig, load_config
+from drafthouse.errors import DrafthouseError
+
+
+def serve(
+    config: Annotated[
+        pathlib.Path | None, typer.Option(help="YAML file: our keys alone, or a Ray Serve config whose one application has them as args.")
+    ] = None,
+) -> None:
+    """Start Ray on this machine and serve the application until Ctrl-C.
+
+    Without --config it serves the demo pair that comes with the package. For a Ray cluster that already runs, use Ray's own
+    `serve deploy deployments/serve_config.yaml`.
+    """
+    from deployments.preflight import check_models, check_ports
+
+    console = Console(stderr=True)
+    try:
+        serving = load_config(config)
+        check_ports(serving)
+        check_models(serving)
+    except DrafthouseError as error:
+        _fail(console, str(error))
+    _run(serving, console)
+
+
+def _fail(console: Console, message: str) -> None:
+    console.print("error:", style="bold red", end=" ")
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _run(config: ServingConfig, console: Console) -> None:
+    from deployments.local_cluster import LocalCluster
+
+    cluster = LocalCluster(config)
+    stop = _StopSignal()
+    failure: str | None = None
+    file = pid_file.write(config.server.http_port)
+    try:
+        with console.status("starting Ray") as status:
+            show = _Progress(console, status.update)
+            show("starting Ray")
+            cluster.start()
+            stop.install()
+            show("deploying")
+            cluster.deploy(show)
+        _print_ready(cluster.http_url, cluster.grpc_address, cluster.dashboard_url, config)
+        stop.wait()
+    except DrafthouseError as error:
+        failure = str(error)
+    except (KeyboardInterrupt, SystemExit):
+        pass
+    finally:
+        stop.ignore()
+        console.print("stopping", highlight=False)
+        logs = cluster.close(keep_logs=failure is not None)
+        file.unlink(missing_ok=True)
+    if failure is not None:
+        _fail(console, failure + (f"\nlogs: {logs}/logs" if logs else ""))
+    console.print("stopped", highlight=False)
+
+
+class _Progress:
+    """Shows each line once: in place on a terminal, one below the other in a log."""
+
+    def __init__(self, console: Console, update: object):
+        self._console = console
+        self._update = update
+        self._last = ""
+
+    def __call__(self, line: str) -> None:
+        if line == self._last:
+            return
+        self._last = line
+        if self._console.is_terminal and callable(self._update):
+            self._update(line)
+        else:
+            self._console.print(line, highlight=False)
+
+
+class _StopSignal:
+    """SIGINT and SIGTERM end the wait; before `install` they interrupt whatever runs."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        signal.signal(signal.SIGTERM, self._interrupt)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._event.set()
+        raise KeyboardInterrupt
+
+    def install(self) -> None:
+        """Again after Ray has started, which puts its own handler there."""
+        signal.signal(signal.SIGTERM, self._interrupt)
+
+    def wait(self) -> None:
+        while not self._event.wait(1.0):
+            pass
+
+    def ignore(self) -> None:
+        """A second Ctrl-C must not cut the shutdown short and leave processes behind."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _print_ready(http_url: str, grpc_address: str, dashboard_url: str, config: ServingConfig) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("HTTP API", f"{http_url}/v1")
+    table.add_row("gRPC", grpc_address)
+    table.add_row("cluster", f"{http_url}/v1/cluster")
+    table.add_row("dashboard", dashboard_url)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold green]ready[/]: model {config.model!r}; Ctrl-C stops everything")
+    console.print(table)
+
+
+def stop() -> None:
+    """Stop every `drafthouse serve` of this user on this machine."""
+    console = Console(highlight=False)
+    servers = pid_file.running()
+    if not servers:
+        console.print("no server runs")
+    for server in servers:
+        went = pid_file.stop(server)
+        console.print(f"server on port {server.http_port} (pid {server.pid}) " + ("stopped" if went else "did not stop and was killed"))

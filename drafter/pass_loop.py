@@ -1,0 +1,70 @@
+"""The drafter's thread: takes messages, runs passes, hands answers to the event loop.
+
+Promises: the engine is touched by this thread alone. A pass is never begun while messages wait,
+so what a commit pruned is not run. An exception in a pass drops the sessions of that pass, not
+the thread: it is the one fault boundary here.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from drafter.engine import DrafterEngine, Outgoing
+
+logger = logging.getLogger(__name__)
+
+Command = Callable[[DrafterEngine], list[Outgoing]]
+
+
+class PassLoop:
+    def __init__(self, engine: DrafterEngine, send: Callable[[list[Outgoing]], None]):
+        """`send` is called from the loop's thread with everything that one round has to say."""
+        self.engine, self._send = engine, send
+        self._inbox: deque[Command] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self.faults = 0
+        self._thread = threading.Thread(target=self._run, name="draft-passes", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def post(self, command: Command) -> None:
+        """Runs `command` on the loop's thread before the next pass. From any thread."""
+        self._inbox.append(command)
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            out: list[Outgoing] = []
+            while self._inbox:
+                out += self._inbox.popleft()(self.engine)
+            if out:
+                self._send(out)
+            if self._inbox:
+                continue
+            if self.engine.has_work():
+                self._pass()
+            else:
+                self._wake.wait()
+
+    def _pass(self) -> None:
+        try:
+            out = self.engine.run_pass()
+        except Exception:
+            logger.exception("draft pass failed; all sessions are dropped")
+            self.faults += 1
+            out = [(key[0], self.engine.drop(key, "the draft pass failed")) for key in list(self.engine.sessions)]
+        if out:
+            self._send(out)

@@ -1,0 +1,58 @@
+"""The drafter as a Ray Serve deployment: a thin shell around `DrafterServer`. Knows Ray, and nothing of tokens."""
+
+import os
+from dataclasses import asdict
+
+import ray
+from ray import serve
+
+from drafter.engine import DrafterEngine
+from drafter.server import DrafterServer
+from drafthouse.config import ServingConfig
+from drafthouse.engine.loader import load
+from drafthouse.engine.paced_runner import PacedRunner
+from drafthouse.engine.profiling import latency_of
+from drafthouse.heartbeat import Heartbeat
+from drafthouse.membership import Report
+
+
+@serve.deployment
+class DrafterReplica:
+    """Serve starts it; verifiers dial its data plane directly."""
+
+    async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle):
+        self.name = serve.get_replica_context().replica_id.unique_id
+        self.max_sessions = config.drafter.max_sessions
+        model = load(config.draft)
+        self.fingerprint = model.fingerprint
+        self.engine = DrafterEngine(model, config.drafter, config.tree)
+        self.engine.pass_s = latency_of(model.runner, model.context).seconds(config.drafter.pass_nodes, 0)
+        self.server = DrafterServer(self.engine, self.name)
+        port = await self.server.start("0.0.0.0", config.drafter.port)
+        self.address = f"{ray.util.get_node_ip_address()}:{port}"
+        self.heartbeat = Heartbeat(controller, self.report, config.controller.heartbeat_s)
+        self.heartbeat.start()
+
+    def report(self) -> Report:
+        engine, allocator = self.engine, self.engine.runner.cache.allocator
+        totals = {name: float(value) for name, value in asdict(engine.totals).items()}
+        totals |= {"malformed": float(self.server.malformed), "pass_faults": float(self.server.loop.faults)}
+        if isinstance(engine.runner, PacedRunner):
+            totals |= {"paced_steps": float(engine.runner.steps), "paced_overruns": float(engine.runner.overruns)}
+        gauges = {
+            "pass_ms": 1e3 * engine.pass_s,
+            "kv_slots_used": float(allocator.count - allocator.free_count),
+            "kv_slots": float(allocator.count),
+        }
+        return Report(
+            role="drafter", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
+            fingerprint=self.fingerprint, load=len(engine.sessions), capacity=self.max_sessions, totals=totals, gauges=gauges,
+        )  # fmt: skip
+
+    def check_health(self) -> None:
+        if not self.server.loop.alive:
+            raise RuntimeError("the drafting thread has died")
+
+    async def __del__(self) -> None:
+        await self.heartbeat.stop()
+        await self.server.stop()

@@ -1,0 +1,122 @@
+"""The drafter's data plane: one bidirectional stream per verifier carries all its sessions.
+
+Promises: what is ready at one moment goes out as one message. A message that cannot be read drops
+its own session; the stream and its other sessions go on.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from drafter.engine import DrafterEngine, Outgoing
+from drafter.pass_loop import PassLoop
+from drafthouse.errors import WireError
+from drafthouse.messages import Dropped, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
+from drafthouse.wire import CHANNEL_OPTIONS
+from protos import dataplane_pb2 as pb
+from protos import dataplane_pb2_grpc as rpc
+
+logger = logging.getLogger(__name__)
+
+
+class _Stream:
+    """What is to be said on one stream, and the round-trip probe to echo."""
+
+    def __init__(self) -> None:
+        self.messages: list[ToVerifierMessage] = []
+        self.echo_us, self.echo_at = 0, 0.0
+        self.ready = asyncio.Event()
+
+
+class DrafterServer(rpc.DrafterServicer):
+    def __init__(self, engine: DrafterEngine, name: str):
+        self.name = name
+        self.loop = PassLoop(engine, self._send_from_thread)
+        self._streams: dict[str, _Stream] = {}
+        self._count = 0
+        self.malformed = 0
+
+    async def start(self, host: str, port: int) -> int:
+        """Starts the thread and the server; returns the port."""
+        self._asyncio = asyncio.get_running_loop()
+        self.loop.start()
+        self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
+        rpc.add_DrafterServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        bound: int = self._server.add_insecure_port(f"{host}:{port}")
+        await self._server.start()
+        return bound
+
+    async def stop(self) -> None:
+        await self._server.stop(grace=0.2)
+        self.loop.stop()
+
+    async def Connect(self, request_iterator: AsyncIterator[pb.ToDrafter], context: Any) -> AsyncIterator[pb.ToVerifier]:
+        self._count += 1
+        peer, stream = f"{context.peer()}#{self._count}", _Stream()
+        self._streams[peer] = stream
+        reader = asyncio.create_task(self._read(peer, stream, request_iterator))
+        try:
+            while not reader.done() or stream.messages:
+                await stream.ready.wait()
+                stream.ready.clear()
+                if batch := self._batch(stream):
+                    yield batch
+        finally:
+            reader.cancel()
+            self._streams.pop(peer, None)
+            self.loop.post(lambda engine: _forget(engine, peer))
+
+    def _batch(self, stream: _Stream) -> pb.ToVerifier | None:
+        if not stream.messages and not stream.echo_us:
+            return None
+        batch = pb.ToVerifier(drafter=self.name, messages=[to_verifier_proto(m) for m in stream.messages])
+        stream.messages = []
+        if stream.echo_us:
+            batch.echo_us = stream.echo_us
+            batch.held_us = int((time.perf_counter() - stream.echo_at) * 1e6)
+            stream.echo_us = 0
+        return batch
+
+    async def _read(self, peer: str, stream: _Stream, requests: AsyncIterator[pb.ToDrafter]) -> None:
+        try:
+            async for batch in requests:
+                if batch.echo_us:
+                    stream.echo_us, stream.echo_at = batch.echo_us, time.perf_counter()
+                    stream.ready.set()
+                self._take(peer, stream, batch)
+        except grpc.RpcError:
+            pass  # the peer is gone; Connect's `finally` forgets its sessions
+        finally:
+            stream.ready.set()
+
+    def _take(self, peer: str, stream: _Stream, batch: pb.ToDrafter) -> None:
+        good = []
+        for proto in batch.messages:
+            try:
+                good.append(from_drafter_proto(proto))
+            except WireError as error:
+                self.malformed += 1
+                logger.warning("malformed message from %s: %s", batch.verifier, error)
+                if (named := session_of(proto)) is not None:
+                    stream.messages.append(Dropped(*named, f"malformed: {error}"))
+                    stream.ready.set()
+        if good:
+            self.loop.post(lambda engine: [out for message in good for out in engine.handle(peer, message)])
+
+    def _send_from_thread(self, out: list[Outgoing]) -> None:
+        self._asyncio.call_soon_threadsafe(self._enqueue, out)
+
+    def _enqueue(self, out: list[Outgoing]) -> None:
+        for peer, message in out:
+            if (stream := self._streams.get(peer)) is not None:
+                stream.messages.append(message)
+                stream.ready.set()
+
+
+def _forget(engine: DrafterEngine, peer: str) -> list[Outgoing]:
+    engine.forget_peer(peer)
+    return []

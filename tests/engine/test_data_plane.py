@@ -1,0 +1,176 @@
+"""Both servers over real gRPC on loopback, in one process: what replicas run, without Ray."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import grpc
+import pytest
+
+from drafter.engine import DrafterEngine
+from drafter.server import DrafterServer
+from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.membership import Route
+from drafthouse.messages import GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.sampling import SamplingParams
+from protos import dataplane_pb2 as pb
+from protos import dataplane_pb2_grpc as rpc
+from tests.engine.oracle import greedy, sampled
+from tests.engine.pairs import FLAT, loaded, noisy_copy, prompts, request
+from tests.engine.tiny_models import tiny
+from verifier.engine import VerifierEngine
+from verifier.server import VerifierServer
+
+HOST = "127.0.0.1"
+SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
+
+
+async def start_drafter(noise: float, name: str) -> tuple[DrafterServer, Route]:
+    server = DrafterServer(DrafterEngine(loaded(noisy_copy("llama", 0, noise)), DrafterConfig(), TreeConfig()), name)
+    port = await server.start(HOST, 0)
+    return server, Route(name, f"{HOST}:{port}", "", 0, 64)
+
+
+async def start_verifier() -> tuple[VerifierServer, rpc.VerifierStub, grpc.aio.Channel]:
+    server = VerifierServer(VerifierEngine(loaded(tiny("llama")), FLAT, VerifierConfig(), TreeConfig()), "verifier")
+    port = await server.start(HOST, 0)
+    channel = grpc.aio.insecure_channel(f"{HOST}:{port}")
+    return server, rpc.VerifierStub(channel), channel
+
+
+async def collect(stub: rpc.VerifierStub, r: GenerateRequest) -> list[int]:
+    tokens: list[int] = []
+    async for proto in stub.Generate(to_request_proto(r)):
+        reply = from_reply_proto(proto)
+        assert reply.first_index == len(tokens)
+        tokens += reply.tokens
+    assert reply.finish_reason in ("stop", "length"), reply.error
+    return tokens
+
+
+async def until(condition: Callable[[], bool], what: str, seconds: float = 5.0) -> None:
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"waited {seconds} s for: {what}")
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
+
+
+def test_two_drafters_serve_one_verifier_and_one_dies() -> None:
+    async def test() -> None:
+        first, first_route = await start_drafter(0.01, "first")
+        second, second_route = await start_drafter(0.01, "second")
+        verifier, stub, channel = await start_verifier()
+        verifier.set_drafters([first_route, second_route])
+        await until(lambda: len(verifier.loop.engine.drafting.drafters) == 2, "both drafters connected")
+        texts = prompts(6)
+        running = [asyncio.create_task(collect(stub, request(str(i), p, 120))) for i, p in enumerate(texts)]
+        await until(lambda: len(first.loop.engine.sessions) > 0 and len(second.loop.engine.sessions) > 0, "sessions on both")
+        await until(lambda: verifier.loop.engine.totals.accepted > 5, "accepted drafts")
+        await first.stop()
+        oracle = tiny("llama")
+        for i, task in enumerate(running):
+            assert await task == greedy(oracle, texts[i], 120)
+        assert verifier.loop.engine.drafting.events["lost"] > 0
+        await until(lambda: not second.loop.engine.sessions, "all sessions closed")
+        await channel.close()
+        await verifier.stop()
+        await second.stop()
+
+    run(test)
+
+
+def test_one_drafter_serves_two_verifiers() -> None:
+    async def test() -> None:
+        drafter, route = await start_drafter(0.01, "drafter")
+        verifiers = [await start_verifier() for _ in range(2)]
+        for server, _, _ in verifiers:
+            server.set_drafters([route])
+            await until(lambda server=server: bool(server.loop.engine.drafting.drafters), "connected")  # type: ignore[misc]
+        texts = prompts(4)
+        jobs = [collect(verifiers[i % 2][1], request(str(i), p, 40, SAMPLED, i)) for i, p in enumerate(texts)]
+        got = await asyncio.gather(*jobs)
+        oracle = tiny("llama")
+        for i, text in enumerate(texts):
+            assert got[i] == sampled(oracle, text, SAMPLED, i, 40), f"prompt {i}"
+        assert all(server.loop.engine.totals.accepted > 0 for server, _, _ in verifiers)
+        for server, _, channel in verifiers:
+            await channel.close()
+            await server.stop()
+        await drafter.stop()
+
+    run(test)
+
+
+def test_cancelling_frees_kv_and_session() -> None:
+    async def test() -> None:
+        drafter, route = await start_drafter(0.01, "drafter")
+        verifier, stub, channel = await start_verifier()
+        verifier.set_drafters([route])
+        engine = verifier.loop.engine
+        await until(lambda: bool(engine.drafting.drafters), "connected")
+        call = stub.Generate(to_request_proto(request("a", prompts(1)[0], 400)))
+        await call.read()
+        await until(lambda: len(drafter.loop.engine.sessions) == 1, "a session")
+        call.cancel()
+        allocator = engine.scheduler.allocator
+        await until(lambda: not engine.sequences and allocator.free_count == allocator.count, "KV freed")
+        await until(lambda: not drafter.loop.engine.sessions, "session closed")
+        await channel.close()
+        await verifier.stop()
+        await drafter.stop()
+
+    run(test)
+
+
+def test_malformed_message_ends_its_session_only() -> None:
+    """A raw client sends a broken Open beside a good one: Dropped for the first, a tree for the second."""
+
+    async def test() -> None:
+        drafter, route = await start_drafter(0.01, "drafter")
+        sampling = pb.Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
+        good = pb.Open(session="good", epoch=1, tokens=[1, 2, 3], sampling=sampling, noise_version=1, max_nodes=8, max_depth=4, vocab_size=256)
+        bad = pb.Open(session="bad", epoch=1, tokens=[1, 999], sampling=sampling, noise_version=1, max_nodes=8, max_depth=4, vocab_size=256)
+        late = pb.Commit(session="good", epoch=1, base_len=77, tokens=[5])
+        channel = grpc.aio.insecure_channel(route.address)
+
+        async def say() -> AsyncIterator[pb.ToDrafter]:
+            yield pb.ToDrafter(verifier="raw", messages=[pb.DrafterMessage(open=bad), pb.DrafterMessage(), pb.DrafterMessage(open=good)])
+            await asyncio.sleep(0.5)
+            yield pb.ToDrafter(verifier="raw", messages=[pb.DrafterMessage(commit=late)])
+            await asyncio.sleep(5)
+
+        seen: dict[str, set[str]] = {"good": set(), "bad": set()}
+        async for batch in rpc.DrafterStub(channel).Connect(say()):
+            for message in batch.messages:
+                kind = message.WhichOneof("kind")
+                seen[getattr(message, kind).session].add(kind)
+            if "dropped" in seen["good"]:
+                break
+        assert seen["bad"] == {"dropped"}
+        assert seen["good"] == {"opened", "grow", "dropped"}
+        await channel.close()
+        await drafter.stop()
+
+    run(test)
+
+
+def test_refused_requests_name_the_fault() -> None:
+    async def test() -> None:
+        verifier, stub, channel = await start_verifier()
+        for bad, words in (
+            (request("a", [1, 2], 600), "600"),
+            (request("b", [1, 900], 5), "vocabulary"),
+            (request("c", [], 5), "empty"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await collect(stub, bad)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert words in caught.value.details()
+        await channel.close()
+        await verifier.stop()
+
+    run(test)

@@ -1,0 +1,182 @@
+"""Choice of tokens: against transformers' own processors, exact probabilities, and the rows beside it."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from drafthouse.choose import Row, choose, rank, scores
+from drafthouse.noise import gumbel, position_key
+from drafthouse.sampling import SamplingParams
+
+VOCAB = 50
+SEEN = (3, 7, 7, 20)
+
+SAMPLINGS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.3, 0.7, 1.0, 1.9]),
+    top_k=st.sampled_from([0, 1, 5, 49, 50, 1000]),
+    top_p=st.sampled_from([0.05, 0.5, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+    repetition_penalty=st.sampled_from([0.7, 1.0, 1.5]),
+)
+
+
+def random_logits(seed: int, rows: int = 1) -> torch.Tensor:
+    return 3 * torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed))
+
+
+def seen_mask(tokens: tuple[int, ...]) -> torch.Tensor:
+    mask = torch.zeros(VOCAB, dtype=torch.bool)
+    mask[list(tokens)] = True
+    return mask
+
+
+def make_row(sampling: SamplingParams, seed: int = 5, position: int = 11, path: tuple[int, ...] = (), seen: tuple[int, ...] = SEEN) -> Row:
+    return Row(sampling, seed, position, path, seen_mask(seen))
+
+
+def by_transformers(logits: torch.Tensor, sampling: SamplingParams, seen: tuple[int, ...]) -> torch.Tensor:
+    """What `generate` would sample from, in its order."""
+    steps = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)])
+    if sampling.temperature > 0:
+        steps.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.top_k:
+            steps.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            steps.append(TopPLogitsWarper(sampling.top_p))
+        if sampling.min_p > 0:
+            steps.append(MinPLogitsWarper(sampling.min_p))
+    return steps(torch.tensor([seen]), logits.clone())
+
+
+@settings(max_examples=200, deadline=None)
+@given(SAMPLINGS, st.integers(0, 10_000))
+def test_equals_transformers_plus_noise(sampling: SamplingParams, seed: int) -> None:
+    logits = random_logits(seed)
+    row = make_row(sampling, seed=seed)
+    expected = by_transformers(logits, sampling, SEEN)
+    if sampling.temperature > 0:
+        expected = expected + gumbel(torch.tensor([position_key(row.seed, row.position)]), VOCAB)
+    ours = scores(logits, [row])
+    assert torch.equal(ours.isfinite(), expected.isfinite())
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+    assert choose(logits, [row]) == expected.argmax(-1).tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(SAMPLINGS, min_size=1, max_size=6), st.integers(0, 10_000))
+def test_row_does_not_depend_on_its_neighbours(samplings: list[SamplingParams], seed: int) -> None:
+    logits = random_logits(seed, len(samplings))
+    rows = [make_row(sampling, seed + i, 2 * i, path=(i,)) for i, sampling in enumerate(samplings)]
+    together = scores(logits, rows)
+    order = list(reversed(range(len(rows))))
+    turned = scores(logits[order], [rows[i] for i in order])
+    for i, row in enumerate(rows):
+        alone = scores(logits[i : i + 1], [row])[0]
+        assert torch.equal(together[i], turned[order.index(i)])
+        assert together[i].argmax() == alone.argmax()
+        if not row.sampling.greedy:
+            assert torch.equal(together[i], alone)
+
+
+def test_leaves_its_arguments_alone() -> None:
+    logits, seen = random_logits(1), seen_mask(SEEN)
+    before = logits.clone()
+    for sampling in (SamplingParams(0.0, repetition_penalty=2.0), SamplingParams(0.5, top_k=3, repetition_penalty=2.0)):
+        scores(logits, [Row(sampling, 0, 0, (1, 2), seen)])
+    assert torch.equal(logits, before)
+    assert torch.equal(seen, seen_mask(SEEN))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_penalty_counts_the_path(temperature: float) -> None:
+    sampling = SamplingParams(temperature, repetition_penalty=3.0)
+    logits = random_logits(2)
+    split = scores(logits, [make_row(sampling, path=(30, 31), seen=(3,))])
+    assert torch.equal(split, scores(logits, [make_row(sampling, seen=(3, 30, 31))]))
+    assert not torch.equal(split, scores(logits, [make_row(sampling, seen=(3,))]))
+
+
+def test_siblings_of_different_paths_differ() -> None:
+    logits = torch.zeros(2, VOCAB)
+    logits[:, 4], logits[:, 9] = 2.0, 1.9
+    sampling = SamplingParams(0.0, repetition_penalty=2.0)
+    assert choose(logits, [make_row(sampling, path=(4,), seen=()), make_row(sampling, path=(9,), seen=())]) == [9, 4]
+
+
+def test_temperature_zero_has_no_noise() -> None:
+    logits = random_logits(3, 8)
+    sampling = SamplingParams(0.0, top_k=2, top_p=0.5, min_p=0.9)
+    rows = [make_row(sampling, seed=i, position=i) for i in range(8)]
+    assert choose(logits, rows) == logits.argmax(-1).tolist()
+    with_others = [make_row(SamplingParams(1.0)) if i % 2 else row for i, row in enumerate(rows)]
+    assert choose(logits, with_others)[::2] == logits.argmax(-1).tolist()[::2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_ties_go_to_the_lowest_id(dtype: torch.dtype) -> None:
+    logits = torch.zeros(2, VOCAB, dtype=dtype)
+    logits[:, [11, 12, 40]] = 2.5
+    top_one = make_row(SamplingParams(1.0, top_k=1))
+    assert choose(logits, [make_row(SamplingParams(0.0)), top_one]) == [11, 11]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(1.0),
+        SamplingParams(0.6, top_k=6),
+        SamplingParams(1.3, top_p=0.8),
+        SamplingParams(1.0, min_p=0.1, repetition_penalty=1.4),
+        SamplingParams(0.9, top_k=9, top_p=0.9, min_p=0.02),
+    ],
+)
+@pytest.mark.parametrize("axis", ["seed", "position"])
+def test_distribution(sampling: SamplingParams, axis: str) -> None:
+    """Chi-square of the chosen tokens against the exact probabilities, pooled where few are expected."""
+    n, logits = 6000, random_logits(4)
+    rows = [make_row(sampling, seed=i, position=9) if axis == "seed" else make_row(sampling, seed=1, position=i) for i in range(n)]
+    counts = np.bincount(choose(logits.expand(n, -1), rows), minlength=VOCAB)
+    exact = by_transformers(logits, sampling, SEEN)[0].double().softmax(-1).numpy()
+    assert not counts[exact == 0].any()
+    many = exact * n >= 5
+    observed, expected = [*counts[many]], [*(exact[many] * n)]
+    if exact[~many].sum() > 0:
+        observed.append(counts[~many].sum())
+        expected.append(exact[~many].sum() * n)
+    assert stats.chisquare(observed, np.array(expected) * sum(observed) / sum(expected)).pvalue > 0.001
+
+
+@settings(max_examples=100, deadline=None)
+@given(SAMPLINGS, st.integers(0, 10_000), st.integers(1, VOCAB + 3))
+def test_rank(sampling: SamplingParams, seed: int, width: int) -> None:
+    logits, rows = random_logits(seed), [make_row(sampling, seed)]
+    (tokens,), (margins,) = rank(logits, rows, width)
+    values = scores(logits, rows)[0]
+    order = [i for i in values.argsort(descending=True).tolist() if values[i] > -math.inf]
+    assert tokens == order[:width]
+    assert tokens[0] == choose(logits, rows)[0]
+    lead = values[order[0]] - values[order[1]] if len(order) > 1 else math.inf
+    assert margins[0] == pytest.approx(float(lead), abs=1e-5)
+    assert margins[1:] == pytest.approx([float(values[b] - values[a]) for a, b in pairwise(tokens)], abs=1e-5)
+
+
+def test_rank_rows_of_different_length() -> None:
+    rows = [make_row(SamplingParams(1.0, top_k=1)), make_row(SamplingParams(1.0, top_k=3)), make_row(SamplingParams(0.0))]
+    tokens, margins = rank(random_logits(6, 3), rows, 4)
+    assert [len(ids) for ids in tokens] == [len(m) for m in margins] == [1, 3, 4]
+    assert margins[0] == [math.inf]

@@ -1,0 +1,220 @@
+"""Messages survive the wire, and what is malformed is refused by name."""
+
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from google.protobuf.message import DecodeError, Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drafthouse import messages as m
+from drafthouse.errors import WireError
+from drafthouse.sampling import MAX_SEED, SPECULATION_MODES, SamplingParams, Speculation
+from drafthouse.token_tree import TokenTree
+from protos import dataplane_pb2 as pb
+
+UINT32 = st.integers(0, (1 << 32) - 1)
+IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+TOKENS = st.lists(UINT32, min_size=1, max_size=6).map(tuple)
+PRICES = st.floats(0, 1e8, width=32)  # float32 on the wire, like edges
+SAMPLINGS = st.builds(
+    SamplingParams,
+    temperature=st.floats(0, 100),
+    top_k=st.integers(0, (1 << 31) - 1),
+    top_p=st.floats(0, 1, exclude_min=True),
+    min_p=st.floats(0, 1),
+    repetition_penalty=st.floats(0.01, 100),
+)
+OPENS = st.builds(
+    m.Open, session=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
+    target_fingerprint=TEXT, max_nodes=UINT32, max_depth=UINT32, price=PRICES, vocab_size=st.sampled_from([0, (1 << 32) - 1]),
+).filter(lambda o: o.vocab_size == 0 or max(o.tokens) < o.vocab_size)  # fmt: skip
+COMMITS = st.builds(m.Commit, session=IDS, epoch=UINT32, base_len=st.integers(0, m.MAX_TOKENS - 6), tokens=TOKENS, price=PRICES)
+NODES = st.lists(st.tuples(UINT32, st.integers(-(1 << 31), (1 << 31) - 1), st.floats(width=32, allow_nan=False), UINT32), max_size=6)
+GROWS = st.builds(
+    m.Grow, session=IDS, epoch=UINT32, base_len=UINT32, first_index=UINT32,
+    nodes=NODES.map(lambda nodes: TokenTree(*(list(column) for column in zip(*nodes, strict=True))) if nodes else TokenTree()),
+    eta_us=UINT32, expected_tokens=st.floats(0, 999_999, width=32),
+)  # fmt: skip
+TO_DRAFTER = st.one_of(OPENS, COMMITS, st.builds(m.Close, IDS, UINT32))
+TO_VERIFIER = st.one_of(
+    st.builds(m.Opened, IDS, UINT32), st.builds(m.Refused, IDS, UINT32, TEXT), GROWS, st.builds(m.Dropped, IDS, UINT32, TEXT)
+)
+SPECULATIONS = st.builds(Speculation, st.sampled_from(SPECULATION_MODES), st.integers(1, 1024), st.integers(1, 256))
+REQUESTS = st.builds(
+    m.GenerateRequest, request=IDS, attempt=UINT32, prompt=TOKENS, emitted=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
+    seed=st.integers(0, MAX_SEED), max_tokens=st.integers(5, (1 << 32) - 1), stop_tokens=TOKENS, speculation=SPECULATIONS,
+)  # fmt: skip
+USAGES = st.builds(m.SpeculationUsage, UINT32, UINT32, UINT32, UINT32)
+REPLIES = st.one_of(
+    st.builds(m.GenerateReply, IDS, UINT32, UINT32, TOKENS),
+    st.builds(m.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(["stop", "length", "error"]), TEXT, USAGES),
+)
+
+FORMS: dict[type[Message], Callable[[Message], object]] = {
+    pb.DrafterMessage: m.from_drafter_proto,
+    pb.VerifierMessage: m.from_verifier_proto,
+    pb.GenerateRequest: m.from_request_proto,
+    pb.GenerateReply: m.from_reply_proto,
+}
+
+
+def over_the_wire(message: Message) -> object:
+    form = type(message)
+    return FORMS[form](form.FromString(message.SerializeToString()))
+
+
+@given(TO_DRAFTER)
+def test_round_trip_to_drafter(message: m.ToDrafterMessage) -> None:
+    assert over_the_wire(m.to_drafter_proto(message)) == message
+    assert m.session_of(m.to_drafter_proto(message)) == (message.session, message.epoch)
+
+
+@given(TO_VERIFIER)
+def test_round_trip_to_verifier(message: m.ToVerifierMessage) -> None:
+    assert over_the_wire(m.to_verifier_proto(message)) == message
+    assert m.session_of(m.to_verifier_proto(message)) == (message.session, message.epoch)
+
+
+@given(REQUESTS)
+def test_round_trip_request(message: m.GenerateRequest) -> None:
+    assert over_the_wire(m.to_request_proto(message)) == message
+
+
+@given(REPLIES)
+def test_round_trip_reply(message: m.GenerateReply) -> None:
+    assert over_the_wire(m.to_reply_proto(message)) == message
+
+
+@given(st.floats(0, 1))
+def test_edges_and_prices_arrive_as_float32(value: float) -> None:
+    nearest = struct.unpack("f", struct.pack("f", value))[0]
+    grow = over_the_wire(m.to_verifier_proto(m.Grow("s", 1, 1, 0, TokenTree([1], [-1], [value], [0]), 0, 0.0)))
+    assert isinstance(grow, m.Grow)
+    assert grow.nodes.edges == [nearest]
+    grow.nodes.check(2, 1)  # rounding does not lead out of 0 to 1
+    assert over_the_wire(m.to_drafter_proto(m.Commit("s", 1, 1, (1,), value))) == m.Commit("s", 1, 1, (1,), nearest)
+
+
+def test_session_of_nothing() -> None:
+    assert m.session_of(pb.DrafterMessage()) is None
+    assert m.session_of(pb.VerifierMessage(grow=pb.Grow(epoch=3))) is None
+
+
+OPEN = m.Open("s", 1, (1, 2), SamplingParams(), 0, 1, "f", 8, 4, 0.0, 10)
+COMMIT = m.Commit("s", 1, 2, (3,), 0.5)
+GROW = m.Grow("s", 1, 2, 0, TokenTree([1, 2], [-1, 0], [0.5, 0.5], [0, 0]), 0, 0.0)
+REQUEST = m.GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, 4, (), Speculation())
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (replace(OPEN, session=""), "session"),
+        (replace(OPEN, session="s" * 257), "session"),
+        (replace(OPEN, tokens=()), r"open\.tokens is empty"),
+        (replace(OPEN, tokens=(1, 10)), r"open\.tokens holds 10"),
+        (replace(OPEN, tokens=(0,) * (m.MAX_TOKENS + 1)), r"open\.tokens has"),
+        (replace(OPEN, sampling=SamplingParams(temperature=-1.0)), "temperature"),
+        (replace(OPEN, sampling=SamplingParams(top_k=1 << 31)), "top_k"),
+        (replace(OPEN, sampling=SamplingParams(top_p=0.0)), "top_p"),
+        (replace(OPEN, sampling=SamplingParams(min_p=NAN)), "min_p"),
+        (replace(OPEN, sampling=SamplingParams(repetition_penalty=0.0)), "repetition_penalty"),
+        (replace(OPEN, seed=MAX_SEED + 1), "seed"),
+        (replace(OPEN, price=NAN), "price"),
+        (replace(OPEN, price=-1.0), "price"),
+        (m.Close("", 1), "session"),
+        (replace(COMMIT, session=""), "session"),
+        (replace(COMMIT, tokens=()), r"commit\.tokens is empty"),
+        (replace(COMMIT, base_len=m.MAX_TOKENS), r"commit\.tokens has"),
+        (replace(COMMIT, price=float("inf")), "price"),
+    ],
+)
+def test_refuses_to_drafter(message: m.ToDrafterMessage, field: str) -> None:
+    with pytest.raises(WireError, match=field):
+        over_the_wire(m.to_drafter_proto(message))
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (replace(GROW, session=""), "session"),
+        (replace(GROW, nodes=TokenTree([1, 2], [-1], [0.5, 0.5], [0, 0])), "grow: tokens, parents, edges and sources"),
+        (replace(GROW, nodes=TokenTree([1], [-1], [0.5], [])), "grow: tokens, parents, edges and sources"),
+        (replace(GROW, expected_tokens=NAN), r"grow\.next_pass_expected_tokens"),
+        (replace(GROW, expected_tokens=-1.0), r"grow\.next_pass_expected_tokens"),
+        (m.Opened("", 1), "session"),
+        (m.Refused("", 1, "full"), "session"),
+        (m.Dropped("", 1, "gone"), "session"),
+    ],
+)
+def test_refuses_to_verifier(message: m.ToVerifierMessage, field: str) -> None:
+    with pytest.raises(WireError, match=field):
+        over_the_wire(m.to_verifier_proto(message))
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (replace(REQUEST, request=""), "request id"),
+        (replace(REQUEST, prompt=()), "prompt is empty"),
+        (replace(REQUEST, prompt=(0,) * m.MAX_TOKENS, emitted=(0,)), "prompt has"),
+        (replace(REQUEST, emitted=(1, 2, 3, 4)), "max_tokens"),
+        (replace(REQUEST, max_tokens=0), "max_tokens"),
+        (replace(REQUEST, sampling=SamplingParams(temperature=NAN)), "temperature"),
+        (replace(REQUEST, seed=MAX_SEED + 1), "seed"),
+        (replace(REQUEST, speculation=Speculation("maybe")), r"speculation\.mode"),
+        (replace(REQUEST, speculation=Speculation(nodes=0)), r"speculation\.nodes"),
+        (replace(REQUEST, speculation=Speculation(depth=257)), r"speculation\.depth"),
+    ],
+)
+def test_refuses_requests(message: m.GenerateRequest, field: str) -> None:
+    with pytest.raises(WireError, match=field):
+        over_the_wire(m.to_request_proto(message))
+
+
+@pytest.mark.parametrize("form", [pb.DrafterMessage, pb.VerifierMessage])
+def test_refuses_a_message_without_a_kind(form: type[Message]) -> None:
+    with pytest.raises(WireError, match="without a kind"):
+        over_the_wire(form())
+
+
+SERIALISED = st.one_of(
+    TO_DRAFTER.map(m.to_drafter_proto),
+    TO_VERIFIER.map(m.to_verifier_proto),
+    REQUESTS.map(m.to_request_proto),
+    REPLIES.map(m.to_reply_proto),
+).map(lambda message: message.SerializeToString())
+
+
+def parse_all(data: bytes) -> None:
+    for form, convert in FORMS.items():
+        try:
+            message = form.FromString(data)
+        except DecodeError:
+            continue
+        if isinstance(message, (pb.DrafterMessage, pb.VerifierMessage)):
+            m.session_of(message)
+        try:
+            convert(message)
+        except WireError as error:
+            assert str(error)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_raise_wire_errors_only(data: bytes) -> None:
+    parse_all(data)
+
+
+@settings(max_examples=200)
+@given(SERIALISED, st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4), st.integers(0, 10_000))
+def test_damaged_messages_raise_wire_errors_only(data: bytes, flips: list[tuple[int, int]], cut: int) -> None:
+    damaged = bytearray(data[: cut % (2 * len(data)) or None])
+    for position, value in flips:
+        if damaged:
+            damaged[position % len(damaged)] = value
+    parse_all(bytes(damaged))

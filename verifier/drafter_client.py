@@ -1,0 +1,105 @@
+"""The verifier's end of the stream to one drafter: dials, re-dials, coalesces.
+
+Promises: what is to be said at one moment goes out as one message. When the stream breaks, `lost`
+is called once and the client dials again with growing pauses until it is closed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+
+from drafthouse.errors import WireError
+from drafthouse.messages import ToDrafterMessage, ToVerifierMessage, from_verifier_proto, session_of, to_drafter_proto
+from drafthouse.wire import CHANNEL_OPTIONS
+from protos import dataplane_pb2 as pb
+from protos import dataplane_pb2_grpc as rpc
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+PROBE_S = 1.0
+"""A round trip is measured this often; an idle stream costs one small message a second."""
+
+
+class DrafterClient:
+    def __init__(
+        self,
+        drafter: str,
+        address: str,
+        verifier: str,
+        connected: Callable[[str], None],
+        lost: Callable[[str], None],
+        received: Callable[[str, list[ToVerifierMessage]], None],
+        malformed: Callable[[str, int, str], None],
+    ):
+        self.drafter, self.address, self.verifier = drafter, address, verifier
+        self._connected, self._lost, self._received, self._malformed = connected, lost, received, malformed
+        self._messages: list[ToDrafterMessage] = []
+        self._ready = asyncio.Event()
+        self._probe_at = 0.0
+        self.round_trip_s: float | None = None
+        self.task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    def send(self, messages: list[ToDrafterMessage]) -> None:
+        self._messages += messages
+        self._ready.set()
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE_S
+        while True:
+            async with grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
+                connected = False
+                try:
+                    await asyncio.wait_for(channel.channel_ready(), timeout=2.0)
+                    self._messages = []
+                    connected, pause = True, FIRST_PAUSE_S
+                    self._connected(self.drafter)
+                    await self._talk(channel)
+                except (grpc.RpcError, TimeoutError) as error:
+                    logger.info("drafter %s at %s: %s", self.drafter, self.address, type(error).__name__)
+                finally:
+                    if connected:
+                        self._lost(self.drafter)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def _talk(self, channel: grpc.aio.Channel) -> None:
+        stub = rpc.DrafterStub(channel)  # type: ignore[no-untyped-call]
+        async for batch in stub.Connect(self._outgoing()):
+            if batch.echo_us:
+                trip = time.perf_counter() - batch.echo_us / 1e6 - batch.held_us / 1e6
+                self.round_trip_s = trip if self.round_trip_s is None else 0.8 * self.round_trip_s + 0.2 * trip
+            self._take(batch)
+
+    async def _outgoing(self) -> AsyncIterator[pb.ToDrafter]:
+        while True:
+            try:
+                await asyncio.wait_for(self._ready.wait(), timeout=PROBE_S)
+            except TimeoutError:
+                pass  # nothing to say: only the probe goes out
+            self._ready.clear()
+            messages, self._messages = self._messages, []
+            batch = pb.ToDrafter(verifier=self.verifier, messages=[to_drafter_proto(m) for m in messages])
+            now = time.perf_counter()
+            if now - self._probe_at >= PROBE_S:
+                batch.echo_us, self._probe_at = int(now * 1e6), now
+            yield batch
+
+    def _take(self, batch: pb.ToVerifier) -> None:
+        good: list[ToVerifierMessage] = []
+        for proto in batch.messages:
+            try:
+                good.append(from_verifier_proto(proto))
+            except WireError as error:
+                logger.warning("malformed message from drafter %s: %s", self.drafter, error)
+                if (named := session_of(proto)) is not None:
+                    self._malformed(*named, str(error))
+        if good:
+            self._received(self.drafter, good)

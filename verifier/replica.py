@@ -1,0 +1,70 @@
+"""The verifier as a Ray Serve deployment: a thin shell around `VerifierServer`. Knows Ray, and nothing of tokens."""
+
+import os
+from dataclasses import asdict
+
+import ray
+from ray import serve
+
+from drafthouse.config import ServingConfig
+from drafthouse.engine.loader import load
+from drafthouse.engine.paced_runner import PacedRunner
+from drafthouse.engine.profiling import latency_of
+from drafthouse.heartbeat import Heartbeat
+from drafthouse.membership import Directive, Report
+from verifier.engine import VerifierEngine
+from verifier.server import VerifierServer
+
+
+@serve.deployment
+class VerifierReplica:
+    """Serve starts it; requests come over its own data plane, never through a Serve handle."""
+
+    async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle):
+        self.name = serve.get_replica_context().replica_id.unique_id
+        model = load(config.target)
+        self.fingerprint = model.fingerprint
+        self.engine = VerifierEngine(model, latency_of(model.runner, model.context), config.verifier, config.tree)
+        self.server = VerifierServer(self.engine, self.name)
+        port = await self.server.start("0.0.0.0", config.verifier.port)
+        self.address = f"{ray.util.get_node_ip_address()}:{port}"
+        self.heartbeat = Heartbeat(controller, self.report, config.controller.heartbeat_s, self.follow)
+        self.heartbeat.start()
+
+    def report(self) -> Report:
+        engine, scheduler = self.engine, self.engine.scheduler
+        allocator = scheduler.allocator
+        gauges = {
+            "running": float(len(scheduler.running)),
+            "waiting": float(len(scheduler.waiting)),
+            "kv_slots_used": float(allocator.count - allocator.free_count),
+            "kv_slots": float(allocator.count),
+            "goodput": engine.goodput.rate,
+            "price": engine.price,
+            "drafters": float(len(engine.drafting.drafters)),
+        }
+        for name, client in self.server.clients.items():
+            if client.round_trip_s is not None:
+                gauges[f"round_trip_ms.{name}"] = 1e3 * client.round_trip_s
+        totals = {name: float(value) for name, value in asdict(engine.totals).items()}
+        totals |= {f"sessions_{name}": float(count) for name, count in engine.drafting.events.items() if name != "drafted"}
+        totals["preemptions"] = float(scheduler.preemptions)
+        totals["step_faults"] = float(self.server.loop.faults)
+        if isinstance(engine.runner, PacedRunner):
+            totals |= {"paced_steps": float(engine.runner.steps), "paced_overruns": float(engine.runner.overruns)}
+        return Report(
+            role="verifier", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
+            fingerprint=self.fingerprint, load=len(scheduler.running) + len(scheduler.waiting),
+            capacity=scheduler.config.max_sequences + scheduler.config.max_queue, totals=totals, gauges=gauges,
+        )  # fmt: skip
+
+    def follow(self, directive: Directive) -> None:
+        self.server.set_drafters(directive.drafters)
+
+    def check_health(self) -> None:
+        if not self.server.loop.alive:
+            raise RuntimeError("the verification thread has died")
+
+    async def __del__(self) -> None:
+        await self.heartbeat.stop()
+        await self.server.stop()

@@ -1,0 +1,70 @@
+"""The verifier's thread: takes commands, steps, hands replies and drafter messages to the event loop.
+
+Promises: the engine is touched by this thread alone. An exception in a step fails the requests
+that were running, each with one error reply, not the thread: it is the one fault boundary here.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from drafthouse.messages import GenerateReply, ToDrafterMessage
+from verifier.engine import VerifierEngine
+
+logger = logging.getLogger(__name__)
+
+Command = Callable[[VerifierEngine], None]
+Deliver = Callable[[list[GenerateReply], dict[str, list[ToDrafterMessage]]], None]
+
+
+class StepLoop:
+    def __init__(self, engine: VerifierEngine, deliver: Deliver):
+        """`deliver` is called from the loop's thread with all that one round has to say."""
+        self.engine, self._deliver = engine, deliver
+        self._inbox: deque[Command] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self.faults = 0
+        self._thread = threading.Thread(target=self._run, name="verify-steps", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def post(self, command: Command) -> None:
+        """Runs `command` on the loop's thread before the next step. From any thread."""
+        self._inbox.append(command)
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            while self._inbox:
+                self._inbox.popleft()(self.engine)
+            self._flush([])
+            try:
+                outcome = self.engine.step()
+            except Exception as error:
+                logger.exception("verification step failed; its requests are failed")
+                self.faults += 1
+                self._flush(self.engine.fail_running(f"{type(error).__name__}: {error}"))
+                continue
+            self._flush(outcome.replies)
+            if outcome.idle:
+                self._wake.wait()
+            elif outcome.wait_until is not None:
+                self._wake.wait(max(0.0, outcome.wait_until - self.engine.clock()))
+
+    def _flush(self, replies: list[GenerateReply]) -> None:
+        messages = self.engine.drafting.take_outbox()
+        if replies or messages:
+            self._deliver(replies, messages)
