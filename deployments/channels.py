@@ -13,6 +13,11 @@ import grpc
 MAX_MESSAGE_BYTES = 64 << 20
 """A token takes at most 5 bytes on the wire, and messages.MAX_TOKENS is 4 Mi."""
 
+CONNECT_S = 2.0
+"""An address that swallows packets is given up after so long; one that refuses, at once."""
+
+FAILED = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
+
 OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -25,16 +30,25 @@ OPTIONS = (
 
 
 class Channels:
-    """Opens on first use; connecting happens in the background."""
+    """Connects on first use."""
 
     def __init__(self) -> None:
         self._open: dict[str, grpc.aio.Channel] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def to(self, address: str) -> grpc.aio.Channel:
+    async def connected(self, address: str) -> grpc.aio.Channel:
+        """Raises ConnectionError when nobody answers there."""
         channel = self._open.get(address)
         if channel is None:
             channel = self._open[address] = grpc.aio.insecure_channel(address, options=OPTIONS)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                    if state in FAILED:
+                        raise ConnectionError(f"{address} cannot be reached")
+                    await channel.wait_for_state_change(state)
+        except TimeoutError:
+            raise ConnectionError(f"{address} does not answer") from None
         return channel
 
     def keep(self, addresses: Set[str]) -> None:

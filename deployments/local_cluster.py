@@ -94,7 +94,9 @@ class LocalCluster:
         needed = sum(pool.replicas * pool.num_gpus for pool in (self.config.verifier, self.config.drafter))
         present = resources.get("GPU", 0.0)
         if needed > present:
-            raise ConfigError(f"verifier.num_gpus, drafter.num_gpus: all replicas need {needed:g} GPUs together, this machine has {present:g}")
+            raise ConfigError(
+                f"verifier.num_gpus, drafter.num_gpus: all replicas need {needed:g} GPUs together, this machine has {present:g}"
+            )
 
     def deploy(self, progress: Callable[[str], None]) -> None:
         """Deploys and returns when every replica runs and `/health` answers 200; `progress` gets a line now and then.

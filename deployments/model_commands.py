@@ -9,9 +9,9 @@ from drafthouse.errors import DrafthouseError
 
 
 def train_demo(
-    output: Annotated[pathlib.Path, typer.Option(help="Folder to write target/, draft/, the model card and the prompts to.")] = pathlib.Path(
-        "demo-models"
-    ),
+    output: Annotated[
+        pathlib.Path, typer.Option(help="Folder to write target/, draft/, the model card and the prompts to.")
+    ] = pathlib.Path("demo-models"),
     target_steps: Annotated[int, typer.Option(help="Optimiser steps of the target.", min=3)] = 1400,
     draft_steps: Annotated[int, typer.Option(help="Optimiser steps of the draft's distillation.", min=3)] = 1200,
     threads: Annotated[int | None, typer.Option(help="torch threads; by default one for each core.", min=1)] = None,

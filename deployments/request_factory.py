@@ -58,16 +58,12 @@ class RequestFactory:
         self.model, self.codec, self.limits = model, codec, limits
 
     def completion(self, body: CompletionRequest) -> Plan:
-        settings = Settings(
-            body.model, body.sampling(), body.speculation_wish(), body.max_tokens or DEFAULT_MAX_TOKENS, body.seed, body.stops(), body.choices
-        )
+        settings = _settings(body, body.max_tokens or DEFAULT_MAX_TOKENS)
         prompts = [body.prompt] if isinstance(body.prompt, str) or (body.prompt and is_ids(body.prompt)) else body.prompt
         return self.plan("cmpl", prompts, settings)  # type: ignore[arg-type]  # is_prompt has checked the forms
 
     def chat(self, body: ChatRequest) -> Plan:
-        settings = Settings(
-            body.model, body.sampling(), body.speculation_wish(), body.token_limit, body.seed, body.stops(), body.choices
-        )  # fmt: skip
+        settings = _settings(body, body.token_limit)
         self._check_model(body.model)
         prompt = self.codec.encode_chat([message.plain() for message in body.messages])
         return self.plan("chatcmpl", [prompt], settings, field="messages")
@@ -103,8 +99,8 @@ class RequestFactory:
         ids = tuple(self.codec.encode(text)) if isinstance(text, str) else tuple(text)
         if not ids:
             raise RequestError(f"{field} is empty: there must be at least one token to go on from", field)
-        if not (0 <= min(ids) and max(ids) < self.limits.vocab_size):
-            bad = min(ids) if min(ids) < 0 else max(ids)
+        bad = min(ids) if min(ids) < 0 else max(ids)
+        if not 0 <= bad < self.limits.vocab_size:
             raise RequestError(f"{field} has token id {bad}, outside the vocabulary of {self.limits.vocab_size}", field)
         return ids
 
@@ -121,3 +117,7 @@ class RequestFactory:
             request=request, attempt=1, prompt=prompt, emitted=(), sampling=settings.sampling, seed=seed, max_tokens=max_tokens,
             stop_tokens=self.limits.stop_tokens, speculation=settings.speculation,
         )  # fmt: skip
+
+
+def _settings(body: CompletionRequest | ChatRequest, max_tokens: int | None) -> Settings:
+    return Settings(body.model, body.sampling(), body.speculation_wish(), max_tokens, body.seed, body.stops(), body.choices)

@@ -8,6 +8,7 @@ generator, or cancelling the task that reads it, cancels the gRPC call and so fr
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -25,8 +26,8 @@ from protos import dataplane_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
-MAX_FRUITLESS_ATTEMPTS = 5
-"""Attempts in a row without a token: beyond that it is more likely the request than the verifiers."""
+MAX_FRUITLESS_ATTEMPTS = 4
+"""Streams in a row that broke without a token: beyond that, it is the request that breaks verifiers."""
 
 PATIENCE_S = 30.0
 """How long a request waits for a verifier: enough for Serve to restart a replica of a small model."""
@@ -52,6 +53,10 @@ class _Refused(_Broken):
     """The verifier has no room."""
 
 
+class _Unreachable(_Broken):
+    """The verifier cannot have seen this attempt."""
+
+
 @dataclass(slots=True, eq=False)
 class _Progress:
     """What a request has so far. `emitted` grows only by what has been yielded to the caller."""
@@ -63,6 +68,7 @@ class _Progress:
     avoid: set[str] = field(default_factory=set)  # replicas that failed or refused since the last new token
     fruitless: int = 0
     refused: bool = False
+    last_failure: str = "none was tried"
 
     def next_request(self) -> GenerateRequest:
         return replace(self.request, emitted=tuple(self.emitted))
@@ -138,7 +144,7 @@ class VerifierLink:
         """The next verifier to try, as soon as there is one."""
         while True:
             if progress.fruitless >= MAX_FRUITLESS_ATTEMPTS:
-                raise NoVerifierError(f"{progress.fruitless} attempts on verifiers failed in a row; the last was on {max(progress.avoid)}")
+                raise NoVerifierError(f"{progress.fruitless} attempts in a row broke off; the last: {progress.last_failure}")
             route = self.routes.pick(progress.fingerprint, progress.avoid)
             if route is not None:
                 return route
@@ -147,19 +153,22 @@ class VerifierLink:
             if time.monotonic() > progress.deadline:
                 raise self._gone(progress)
             self._changed.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), RETRY_S)
-            except TimeoutError:
-                progress.avoid.clear()
+            progress.avoid.clear()
 
     def _gone(self, progress: _Progress) -> DrafthouseError:
         if progress.refused:
             return OverloadError("all verifiers are full; try again later")
-        return NoVerifierError(f"no verifier can be reached ({len(self.routes)} known)")
+        return NoVerifierError(f"no verifier to be had ({len(self.routes)} are known); the last failure: {progress.last_failure}")
 
     async def _attempt(self, progress: _Progress, route: Route) -> AsyncGenerator[GenerateReply, None]:
         """One stream from one verifier. Raises _Broken when another should go on, RequestError when none should."""
-        stub = dataplane_pb2_grpc.VerifierStub(self._channels.to(route.address))
+        try:
+            channel = await self._channels.connected(route.address)
+        except ConnectionError as error:
+            raise _Unreachable(str(error)) from error
+        stub = dataplane_pb2_grpc.VerifierStub(channel)  # type: ignore[no-untyped-call]  # generated
         stream = stub.Generate(to_request_proto(progress.next_request()))
         call = _Call(route, stream, time.monotonic())
         self._calls.add(call)
@@ -172,11 +181,12 @@ class VerifierLink:
                     self._advance(progress, route, reply)
                     yield reply
         except grpc.aio.AioRpcError as error:
-            raise _translated(error, route) from error
+            raise _translated(error) from error
         except WireError as error:
             raise _Broken(str(error)) from error
         except asyncio.CancelledError:
-            if not call.given_up:
+            task = asyncio.current_task()
+            if not call.given_up or (task is not None and task.cancelling()):
                 raise
             raise _Broken(f"{route.replica} was taken out and fell silent") from None
         finally:
@@ -194,13 +204,13 @@ class VerifierLink:
 
     def _failed(self, progress: _Progress, route: Route, error: _Broken) -> None:
         progress.avoid.add(route.replica)
+        progress.last_failure = f"{route.replica}: {error}"
         if isinstance(error, _Refused):
             progress.refused = True
-            return
-        progress.fruitless += 1
-        self.failovers += 1
-        request = progress.request
-        logger.warning("request %s, attempt %d on %s broke off: %s", request.request, request.attempt, route.replica, error)
+        elif not isinstance(error, _Unreachable):
+            progress.fruitless += 1
+            self.failovers += 1
+            logger.warning("request %s, attempt %d on %s", progress.request.request, progress.request.attempt, progress.last_failure)
 
 
 def _fresh(reply: GenerateReply, progress: _Progress) -> GenerateReply | None:
@@ -216,10 +226,10 @@ def _fresh(reply: GenerateReply, progress: _Progress) -> GenerateReply | None:
     return replace(reply, first_index=done, tokens=tokens)
 
 
-def _translated(error: grpc.aio.AioRpcError, route: Route) -> Exception:
+def _translated(error: grpc.aio.AioRpcError) -> Exception:
     details = error.details() or error.code().name
     if error.code() in BAD_REQUEST:
         return RequestError(details)
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return _Refused(f"{route.replica}: {details}")
+        return _Refused(details)
     return _Broken(f"{error.code().name}: {details}")

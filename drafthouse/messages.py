@@ -5,7 +5,6 @@ kinds), naming the field; what passes has the types and limits stated here. Ever
 what the receiver needs to see that it is stale: (session, epoch, base_len) or (request, attempt).
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from drafthouse.errors import RequestError, WireError
@@ -282,10 +281,8 @@ def _length(name: str, length: int) -> None:
 
 def session_of(message: pb.DrafterMessage | pb.VerifierMessage) -> tuple[str, int] | None:
     """(session, epoch) of a message whose content may be malformed, or None if it has none."""
-    kind = message.WhichOneof("kind")  # type: ignore[arg-type]
+    kind = message.WhichOneof("kind")
     if kind is None:
         return None
     content = getattr(message, kind)
     return (content.session, content.epoch) if content.session else None
-
-

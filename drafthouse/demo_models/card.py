@@ -71,7 +71,9 @@ generated (greedy and at temperatures 0.5 to 1), one in four on the corpus.
 
 
 def _results(result: Evaluation) -> str:
-    loss = "\n".join(f"| held-out loss, {name} | {result.target_loss[name]:.3f} | {result.draft_loss[name]:.3f} |" for name in result.target_loss)
+    loss = "\n".join(
+        f"| held-out loss, {name} | {result.target_loss[name]:.3f} | {result.draft_loss[name]:.3f} |" for name in result.target_loss
+    )
     return f"""## Results
 
 On held-out files alone, with the half-precision weights computed in float32. Loss is in nats per token over at most {LOSS_ROWS} rows

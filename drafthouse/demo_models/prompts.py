@@ -64,7 +64,9 @@ def excerpt(tokenizer: PreTrainedTokenizerFast, file: SourceFile, rng: random.Ra
     return None
 
 
-def pick_prompts(tokenizer: PreTrainedTokenizerFast, held_out: list[SourceFile], count: int = PROMPTS, seed: int = 4) -> list[HeldOutPrompt]:
+def pick_prompts(
+    tokenizer: PreTrainedTokenizerFast, held_out: list[SourceFile], count: int = PROMPTS, seed: int = 4
+) -> list[HeldOutPrompt]:
     """`count` prompts, half of them from the standard library where it has as many."""
     rng = random.Random(seed)
     shuffled = sorted(held_out, key=lambda file: file.name)

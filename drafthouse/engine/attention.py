@@ -40,6 +40,7 @@ class StepContext:
         slots = [slot for s in segments for slot in s.kv.slots[len(s.kv) - len(s) :]]
         contiguous = slots[-1] - slots[0] == len(slots) - 1 and all(b - a == 1 for a, b in zip(slots, slots[1:], strict=False))
         self.write = slice(slots[0], slots[-1] + 1) if contiguous else torch.tensor(slots, device=device)
+        self.tokens = len(slots)
         self.parts, first = [], 0
         for segment in segments:
             self.parts.append(_part(segment, first, device))
@@ -104,16 +105,31 @@ def attend(
     sliding_window: int | None = None,
     softcap: float | None = None,
     drafthouse_step: StepContext | None = None,
+    drafthouse_model: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query `[1, heads, T, D]`, key and value `[1, kv_heads, T, D]` to output `[1, T, heads, D]`."""
-    step = drafthouse_step
-    if step is None:
-        raise ValueError("a model with drafthouse attention was called without a step")
-    step.calls += 1
+    """query `[1, heads, T, D]`, key and value `[1, kv_heads, T, D]` to output `[1, T, heads, D]`.
+
+    The step is given itself, or inside a compiled graph as the number of its model.
+    """
     layer: int = module.layer_idx  # type: ignore[assignment]
-    step.store(layer, 0, key[0])
-    step.store(layer, 1, value[0])
+    if drafthouse_model is not None:
+        from drafthouse.engine.compiled import attend_in_graph
+
+        return attend_in_graph(drafthouse_model, layer, query, key, value, scaling, sliding_window, softcap), None
+    if drafthouse_step is None:
+        raise ValueError("a model with drafthouse attention was called without a step")
+    return attend_parts(drafthouse_step, layer, query, key, value, scaling, sliding_window, softcap), None
+
+
+def attend_parts(
+    step: StepContext, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None,
+    window: int | None, softcap: float | None,
+) -> torch.Tensor:  # fmt: skip
+    """Stores the step's keys and values, then attends segment by segment; tokens beyond the step's are padding."""
+    step.calls += 1
+    step.store(layer, 0, key[0, :, : step.tokens])
+    step.store(layer, 1, value[0, :, : step.tokens])
     _, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
     groups = heads // kv_heads
@@ -122,11 +138,13 @@ def attend(
     for part in step.parts:
         q = query[0, :, part.first : part.end].reshape(kv_heads, groups * (part.end - part.first), dim)
         pair = stored[:, :, part.keys] if isinstance(part.keys, slice) else stored.index_select(2, part.keys)
-        bias = _bias(part, sliding_window, groups, q.dtype)
+        bias = _bias(part, window, groups, q.dtype)
         out = _attention(q, pair[0], pair[1], bias, scaling, softcap)
         outputs.append(out.view(heads, part.end - part.first, dim))
+    if tokens > step.tokens:
+        outputs.append(query.new_zeros(heads, tokens - step.tokens, dim))
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
-    return joined.transpose(0, 1)[None], None
+    return joined.transpose(0, 1)[None]
 
 
 def _attention(

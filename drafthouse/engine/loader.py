@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from drafthouse.config import ModelConfig, model_path
 from drafthouse.engine import attention
+from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.model_runner import KvShape, ModelRunner
@@ -68,9 +69,12 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str)
         self_check(runner, reference_of(model), context)
     except ModelError as error:
         raise ModelError(f"{config.path}: {error}") from error
-    pack_linears(model)
+    if config.compile:
+        runner = ModelRunner(model, cache, CompiledModel(model))
+    else:
+        pack_linears(model)
     if config.paced is not None:
-        runner = PacedRunner(runner.model, cache, load_curve(config.paced.curve), config.paced.time_scale)
+        runner = PacedRunner(model, cache, load_curve(config.paced.curve), config.paced.time_scale)
     return LoadedModel(runner, context, model_fingerprint)
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from drafthouse.engine.attention import StepContext
+from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.segment import Segment
 
@@ -34,8 +35,8 @@ class KvShape:
 
 
 class ModelRunner:
-    def __init__(self, model: PreTrainedModel, cache: KvCache):
-        self.model = model
+    def __init__(self, model: PreTrainedModel, cache: KvCache, compiled: CompiledModel | None = None):
+        self.model, self.compiled = model, compiled
         self.cache = cache
         self.vocab_size: int = model.config.get_text_config().vocab_size
         self.attention_calls = 0
@@ -52,12 +53,14 @@ class ModelRunner:
             wanted += [first + i for i in segment.outputs]
             first += len(segment)
         keep = torch.tensor(wanted, dtype=torch.int64, device=device)
-        output = self.model(
-            input_ids=tokens, position_ids=positions, use_cache=False, past_key_values=None,
-            logits_to_keep=keep, drafthouse_step=context,
-        )  # fmt: skip
+        if self.compiled is not None and self.compiled.fits(tokens.shape[1]):
+            logits = self.compiled.run(tokens, positions, keep, context)
+        else:
+            logits = self.model(
+                input_ids=tokens, position_ids=positions, use_cache=False, past_key_values=None,
+                logits_to_keep=keep, drafthouse_step=context,
+            ).logits[0]  # fmt: skip
         self.attention_calls = context.calls
-        logits = output.logits[0]
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return RunResult(logits, time.perf_counter() - started)

@@ -118,6 +118,12 @@ def test_siblings_of_different_paths_differ() -> None:
     assert choose(logits, [make_row(sampling, path=(4,), seen=()), make_row(sampling, path=(9,), seen=())]) == [9, 4]
 
 
+@pytest.mark.parametrize("sampling", [SamplingParams(1.0, top_k=1), SamplingParams(1.0, top_p=1e-60), SamplingParams(1.0, min_p=1.0)])
+def test_the_best_token_always_stays(sampling: SamplingParams) -> None:
+    logits = random_logits(7)  # a top_p of 1e-60 is 0 in float32
+    assert choose(logits, [make_row(sampling, seen=())]) == logits.argmax(-1).tolist()
+
+
 def test_temperature_zero_has_no_noise() -> None:
     logits = random_logits(3, 8)
     sampling = SamplingParams(0.0, top_k=2, top_p=0.5, min_p=0.9)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from drafthouse.errors import ConfigError, ModelError
@@ -123,6 +124,9 @@ def test_keeps_dtype_files_and_label(tmp_path: Path) -> None:
     assert card.endswith("Apache-2.0")
     model = LlamaForCausalLM.from_pretrained(tmp_path / "big")
     assert model.dtype == torch.float16
+    stored = load_file(tmp_path / "big" / "model.safetensors")
+    assert {w.dtype for name, w in stored.items() if "norm" not in name} == {torch.float16}
+    assert {w.dtype for name, w in stored.items() if "norm" in name} == {torch.float32}
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 

@@ -1,5 +1,6 @@
 """Messages survive the wire, and what is malformed is refused by name."""
 
+import contextlib
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -199,10 +200,8 @@ def parse_all(data: bytes) -> None:
             continue
         if isinstance(message, (pb.DrafterMessage, pb.VerifierMessage)):
             m.session_of(message)
-        try:
+        with contextlib.suppress(WireError):
             convert(message)
-        except WireError as error:
-            assert str(error)
 
 
 @given(st.binary(max_size=200))

@@ -1,0 +1,83 @@
+"""The gateway's Ray shell: one deployment for HTTP and gRPC in front of the verifiers.
+
+Promises: nothing but wiring. The constructor reads the tokenizer and limits; the heartbeat starts
+and stops with the ASGI application. Serve reads annotations here, so they must not be postponed.
+"""
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from deployments import grpc_api
+from deployments.heartbeat import Heartbeat
+from deployments.inference_service import InferenceService
+from deployments.openai_routes import build_http_app
+from deployments.request_factory import RequestFactory
+from deployments.text_codec import load_codec, load_limits
+from deployments.verifier_link import VerifierLink
+from drafthouse.config import ServingConfig
+from drafthouse.membership import Directive, Report
+from protos import inference_pb2
+
+
+@serve.deployment
+@serve.ingress()
+class Gateway:
+    """`verifiers` and `drafters` are bound only so that Serve deploys these pools; their requests go over the data plane."""
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        controller: DeploymentHandle,
+        verifiers: DeploymentHandle | None = None,
+        drafters: DeploymentHandle | None = None,
+    ) -> None:
+        factory = RequestFactory(config.model, load_codec(config.target), load_limits(config.target))
+        self._capacity = config.gateway.max_ongoing_requests
+        self._controller = controller
+        self._link = VerifierLink()
+        self._service = InferenceService(factory, self._link)
+        self._heartbeat = Heartbeat(controller, self._report, config.controller.heartbeat_s, self._directed)
+        self._replica = serve.get_replica_context().replica_id.unique_id
+        self._node = ray.get_runtime_context().get_node_id()
+        self._address = ray.util.get_node_ip_address()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve after the constructor."""
+        return build_http_app(self._service, self._snapshot, self._lifespan)
+
+    async def Generate(self, request: inference_pb2.GenerateRequest) -> inference_pb2.GenerateResponse:  # noqa: N802  # the proto's name
+        return await grpc_api.generate(self._service, request)
+
+    async def GenerateStream(  # noqa: N802  # the proto's name
+        self, request: inference_pb2.GenerateRequest
+    ) -> AsyncGenerator[inference_pb2.GenerateChunk, None]:
+        async for chunk in grpc_api.stream(self._service, request):
+            yield chunk
+
+    @asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        self._heartbeat.start()
+        try:
+            yield
+        finally:
+            await self._heartbeat.stop()
+            await self._link.close()
+
+    async def _snapshot(self) -> dict[str, object]:
+        snapshot: dict[str, object] = await self._controller.snapshot.remote()
+        return snapshot
+
+    def _directed(self, directive: Directive) -> None:
+        self._link.update(directive.verifiers)
+
+    def _report(self) -> Report:
+        return Report(
+            role="gateway", replica=self._replica, address=self._address, pid=os.getpid(), node=self._node, fingerprint="",
+            load=self._service.running, capacity=self._capacity, totals=self._service.totals(),
+        )  # fmt: skip

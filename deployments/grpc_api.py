@@ -1,0 +1,105 @@
+"""The public gRPC API (protos/inference.proto) in terms of plans and deltas.
+
+Promises: the same checks and the same text as over HTTP; errors become INVALID_ARGUMENT, NOT_FOUND,
+RESOURCE_EXHAUSTED, UNAVAILABLE or INTERNAL, through Ray Serve's `gRPCStatusError`.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import grpc
+from ray.serve.exceptions import gRPCStatusError
+
+from deployments.generation import TextDelta
+from deployments.inference_service import InferenceService
+from deployments.openai_schema import checked_stops
+from deployments.request_factory import DEFAULT_MAX_TOKENS, Plan, RequestFactory, Settings
+from deployments.verifier_link import NoVerifierError
+from drafthouse.errors import OverloadError, RequestError
+from drafthouse.sampling import SamplingParams, Speculation
+from protos import inference_pb2 as pb
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+def make_plan(factory: RequestFactory, request: pb.GenerateRequest) -> Plan:
+    """Raises RequestError naming the field at fault."""
+    kind = request.WhichOneof("input")
+    if kind is None:
+        raise RequestError("prompt or prompt_tokens must be set", "prompt")
+    prompt = request.prompt if kind == "prompt" else tuple(request.prompt_tokens.ids)
+    max_tokens = request.max_tokens if request.HasField("max_tokens") else DEFAULT_MAX_TOKENS
+    if max_tokens < 1:
+        raise RequestError("max_tokens must be at least 1", "max_tokens")
+    settings = Settings(
+        model=request.model,
+        sampling=_sampling(request),
+        speculation=_speculation(request.speculation),
+        max_tokens=max_tokens,
+        seed=request.seed if request.HasField("seed") else None,
+        stops=checked_stops(request.stop),
+    )
+    return factory.plan("gen", [prompt], settings, field=kind)
+
+
+async def generate(service: InferenceService, request: pb.GenerateRequest) -> pb.GenerateResponse:
+    """Raises gRPCStatusError."""
+    response = pb.GenerateResponse()
+    pieces: list[str] = []
+    async with aclosing(stream(service, request)) as chunks:
+        async for chunk in chunks:
+            pieces.append(chunk.text)
+            response.tokens.extend(chunk.tokens)
+    response.id, response.text, response.finish_reason, response.seed = chunk.id, "".join(pieces), chunk.finish_reason, chunk.seed
+    response.usage.CopyFrom(chunk.usage)
+    return response
+
+
+async def stream(service: InferenceService, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateChunk, None]:
+    """At least one chunk; the last has the finish reason and the usage. Raises gRPCStatusError."""
+    try:
+        plan = await service.plan(lambda message: make_plan(service.factory, message), request)
+        completion_tokens = 0
+        async with aclosing(service.stream(plan)) as deltas:
+            async for _, delta in deltas:
+                completion_tokens += len(delta.tokens)
+                yield _chunk(plan, delta, completion_tokens)
+    except Exception as error:  # fault boundary: each call ends with exactly one status
+        raise as_status(error) from error
+
+
+def as_status(error: Exception) -> gRPCStatusError:
+    if isinstance(error, RequestError):
+        code = grpc.StatusCode.NOT_FOUND if error.status == 404 else grpc.StatusCode.INVALID_ARGUMENT
+    elif isinstance(error, OverloadError):
+        code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    elif isinstance(error, NoVerifierError):
+        code = grpc.StatusCode.UNAVAILABLE
+    else:
+        code = grpc.StatusCode.INTERNAL
+    return gRPCStatusError(error, code, str(error))
+
+
+def _chunk(plan: Plan, delta: TextDelta, completion_tokens: int) -> pb.GenerateChunk:
+    chunk = pb.GenerateChunk(id=plan.id, text=delta.text, tokens=delta.tokens, finish_reason=delta.finish_reason, seed=plan.seed)
+    if delta.finish_reason:
+        spent = delta.usage
+        chunk.usage.CopyFrom(
+            pb.Usage(
+                prompt_tokens=plan.prompt_tokens, completion_tokens=completion_tokens,
+                drafted=spent.drafted, verified=spent.verified, accepted=spent.accepted, steps=spent.steps,
+            )
+        )  # fmt: skip
+    return chunk
+
+
+def _sampling(request: pb.GenerateRequest) -> SamplingParams:
+    sampling = SamplingParams(**{name: getattr(request, name) for name in SAMPLING if request.HasField(name)})
+    sampling.check()
+    return sampling
+
+
+def _speculation(message: pb.Speculation) -> Speculation:
+    speculation = Speculation(**{name: getattr(message, name) for name in ("mode", "nodes", "depth") if message.HasField(name)})
+    speculation.check()
+    return speculation

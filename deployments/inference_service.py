@@ -1,0 +1,58 @@
+"""What HTTP and gRPC share: plans are made off the event loop, outputs are streamed and counted.
+
+Promises: `running`, and the totals that the gateway reports, cover every choice of every request
+from its dispatch to its end, however it ends.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from deployments.fan_in import fan_in
+from deployments.generation import TextDelta, generate_text
+from deployments.request_factory import Plan, RequestFactory
+from deployments.verifier_link import VerifierLink
+from drafthouse.messages import GenerateRequest
+
+Body = TypeVar("Body")
+
+
+class InferenceService:
+    def __init__(self, factory: RequestFactory, link: VerifierLink) -> None:
+        self.factory, self.link = factory, link
+        self.running = 0
+        self._totals: Counter[str] = Counter(requests=0, failed=0, cancelled=0, prompt_tokens=0, completion_tokens=0)
+
+    def totals(self) -> dict[str, float]:
+        """Only ever grow. `requests` counts choices, each of which a verifier serves by itself."""
+        return {**self._totals, "failovers": float(self.link.failovers)}
+
+    async def plan(self, make: Callable[[Body], Plan], body: Body) -> Plan:
+        """Runs `make` in a thread: tokenizing a long prompt takes long, and streams must go on meanwhile."""
+        return await asyncio.to_thread(make, body)
+
+    def stream(self, plan: Plan) -> AsyncGenerator[tuple[int, TextDelta], None]:
+        """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all."""
+        return fan_in([self._choice(request, plan.stops) for request in plan.requests])
+
+    async def _choice(self, request: GenerateRequest, stops: tuple[str, ...]) -> AsyncGenerator[TextDelta, None]:
+        self.running += 1
+        outcome = "cancelled"
+        try:
+            async with aclosing(generate_text(self.link, self.factory.codec.token_bytes, request, stops)) as deltas:
+                async for delta in deltas:
+                    self._totals["completion_tokens"] += len(delta.tokens)
+                    if delta.finish_reason:
+                        outcome = "served"
+                    yield delta
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            self.running -= 1
+            self._totals["requests"] += 1
+            self._totals["prompt_tokens"] += len(request.prompt)
+            if outcome != "served":
+                self._totals[outcome] += 1

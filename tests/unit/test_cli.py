@@ -1,0 +1,160 @@
+"""The command line without a cluster: help, versions, and errors that say what to do."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from typer.testing import CliRunner
+
+from deployments import pid_file
+from deployments.cli import build_cli
+from deployments.local_cluster import needed_cpus, root_cause
+from deployments.ray_environment import free_port
+from drafthouse import __version__
+from drafthouse.config import ServingConfig
+
+COMMANDS = ["serve", "stop", "generate", "status", "train-demo", "inflate", "bench"]
+
+
+def _invoke(*arguments: str) -> tuple[int, str]:
+    """Exit status and everything printed, line breaks of boxes and wrapping taken out."""
+    result = CliRunner().invoke(build_cli(), list(arguments))
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_help_lists_every_command() -> None:
+    code, output = _invoke("--help")
+    assert code == 0
+    assert all(command in output for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    code, output = _invoke(command, "--help")
+    assert code == 0
+    assert "Usage" in output
+
+
+def test_version() -> None:
+    assert _invoke("--version") == (0, f"drafthouse {__version__}")
+
+
+def test_starting_the_command_line_imports_nothing_heavy() -> None:
+    code = "import sys, deployments.cli as c; c.build_cli(); print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_serve_refuses_an_unknown_key(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("verifer: {}\n", encoding="utf-8")
+    code, output = _invoke("serve", "--config", str(path))
+    assert code == 1
+    assert "bad.yaml" in output
+    assert "verifer" in output
+
+
+def test_serve_refuses_a_missing_file() -> None:
+    code, output = _invoke("serve", "--config", "/nowhere/config.yaml")
+    assert code == 1
+    assert "/nowhere/config.yaml" in output
+
+
+def test_serve_refuses_a_missing_model(tmp_path: pathlib.Path) -> None:
+    ports = {"http_port": free_port(), "grpc_port": free_port(), "dashboard_port": free_port()}
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps({"target": {"path": "/nowhere/model"}, "server": ports}), encoding="utf-8")
+    code, output = _invoke("serve", "--config", str(path))
+    assert code == 1
+    assert "target.path" in output
+    assert "/nowhere/model" in output
+
+
+@pytest.mark.parametrize("command", [["generate", "x"], ["status"]])
+def test_without_a_server_the_url_is_named(command: list[str]) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    code, output = _invoke(*command, "--url", url)
+    assert code == 1
+    assert f"no server answers at {url}" in output
+    assert "Traceback" not in output
+
+
+def test_train_demo_finish_names_what_is_missing(tmp_path: pathlib.Path) -> None:
+    code, output = _invoke("train-demo", "--finish", str(tmp_path), "--output", str(tmp_path / "out"))
+    assert code == 1
+    assert "target/config.json" in output
+
+
+class _Api(BaseHTTPRequestHandler):
+    """Answers as the gateway does: a list of models, then a stream of two pieces."""
+
+    def do_GET(self) -> None:
+        self._answer("application/json", json.dumps({"data": [{"id": "demo"}]}))
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if body["temperature"] > 2:
+            self._answer("application/json", json.dumps({"error": {"message": "temperature is too high"}}), 400)
+            return
+        usage = {"prompt_tokens": 1, "completion_tokens": 2, "speculation": {"drafted": 4, "verified": 4, "accepted": 1, "steps": 1}}
+        events = [{"choices": [{"text": body["model"]}]}, {"choices": [{"text": f" {body['speculation']['mode']}"}]}]
+        lines = [f"data: {json.dumps(event)}\n\n" for event in [*events, {"choices": [], "usage": usage}]]
+        self._answer("text/event-stream", "".join(lines) + "data: [DONE]\n\n")
+
+    def _answer(self, kind: str, text: str, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing: test output is for tests."""
+
+
+@pytest.fixture(scope="module")
+def api_url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Api)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_generate_streams_text_to_stdout_and_usage_to_stderr(api_url: str) -> None:
+    result = CliRunner().invoke(build_cli(), ["generate", "x", "--url", api_url, "--speculation", "off"])
+    assert result.exit_code == 0
+    assert result.stdout == "demo off\n"
+    assert "2 generated in 1 steps" in result.stderr
+
+
+def test_generate_shows_the_servers_error(api_url: str) -> None:
+    code, output = _invoke("generate", "x", "--url", api_url, "--temperature", "3")
+    assert code == 1
+    assert "temperature is too high" in output
+
+
+def test_root_cause_is_the_last_exception_of_a_traceback() -> None:
+    frames = 'Error:\nTraceback (most recent call last):\n  File "a.py", line 1\nRuntimeError: Traceback:\n  x\n'
+    message = frames + "a.b.ModelError: bad rope\nin layer 3\n"
+    assert root_cause(message) == "a.b.ModelError: bad rope\nin layer 3"
+    assert root_cause(" no exception ") == "no exception"
+
+
+def test_needed_cpus_counts_every_replica() -> None:
+    config = ServingConfig.model_validate({"verifier": {"replicas": 2, "num_cpus": 1.5}, "drafter": {"replicas": 0}})
+    assert needed_cpus(config) == pytest.approx(2 * 1.5 + 0.1 + 0.1)
+
+
+def test_pid_files_of_dead_processes_are_removed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    ours = pid_file.write(1234)
+    dead = pid_file.path(4321)
+    dead.write_text(json.dumps({"pid": 2**22 - 1, "started": 1.0, "http_port": 4321}), encoding="utf-8")
+    assert [server.http_port for server in pid_file.running()] == [1234]
+    assert ours.exists()
+    assert not dead.exists()

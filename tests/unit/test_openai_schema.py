@@ -1,0 +1,183 @@
+"""The OpenAI bodies: what passes, what is refused, and which field the refusal names."""
+
+import pytest
+
+from deployments.openai_schema import ChatRequest, CompletionRequest, parse_body
+from drafthouse.errors import RequestError
+from drafthouse.sampling import SamplingParams, Speculation
+
+COMPLETION = {"model": "demo", "prompt": "def f"}
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def completion(**fields):
+    return parse_body(CompletionRequest, COMPLETION | fields)
+
+
+def chat(**fields):
+    return parse_body(ChatRequest, CHAT | fields)
+
+
+def fault(kind, body) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        parse_body(kind, body)
+    assert caught.value.status == 400
+    return caught.value
+
+
+@pytest.mark.parametrize("prompt", ["text", ["one", "two"], [1, 2], [[1, 2], [3]]])
+def test_prompt_in_all_four_forms(prompt):
+    assert completion(prompt=prompt).prompt == prompt
+
+
+@pytest.mark.parametrize("prompt", [None, 7, {"a": 1}, ["one", 2], [[1], "two"], [[1, "two"]], [True], [1.5]])
+def test_prompt_in_other_forms_has_one_clear_message(prompt):
+    error = fault(CompletionRequest, COMPLETION | {"prompt": prompt})
+    assert error.param == "prompt"
+    assert "a string, a list of strings, a list of token ids" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "param"),
+    [
+        (CompletionRequest, {"temprature": 1}, "temprature"),
+        (CompletionRequest, {"max_tokens": 0}, "max_tokens"),
+        (CompletionRequest, {"max_tokens": "16"}, "max_tokens"),
+        (CompletionRequest, {"max_tokens": True}, "max_tokens"),
+        (CompletionRequest, {"n": 17}, "n"),
+        (CompletionRequest, {"seed": -1}, "seed"),
+        (CompletionRequest, {"seed": 1 << 63}, "seed"),
+        (CompletionRequest, {"stop": ["a"] * 5}, "stop"),
+        (CompletionRequest, {"stop": [1]}, "stop"),
+        (CompletionRequest, {"speculation": {"mode": "always"}}, "speculation.mode"),
+        (CompletionRequest, {"speculation": {"node": 3}}, "speculation.node"),
+        (CompletionRequest, {"stream_options": {"include_usage": True}}, "stream_options"),
+        (ChatRequest, {"messages": []}, "messages"),
+        (ChatRequest, {"messages": [{"role": "user", "content": "a"}, {"role": "robot", "content": "b"}]}, "messages.1.role"),
+        (ChatRequest, {"messages": [{"content": "a"}]}, "messages.0.role"),
+        (ChatRequest, {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]}, "messages.0.content.0.type"),
+        (ChatRequest, {"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        (ChatRequest, {"prompt": "text"}, "prompt"),
+    ],
+)
+def test_a_refusal_names_the_field(kind, change, param):
+    base = COMPLETION if kind is CompletionRequest else CHAT
+    assert fault(kind, base | change).param == param
+
+
+@pytest.mark.parametrize("body", [None, [], "text", 3])
+def test_a_body_that_is_no_object_is_refused(body):
+    assert fault(CompletionRequest, body).param is None
+
+
+def test_a_missing_field_is_named():
+    assert fault(CompletionRequest, {"prompt": "x"}).param == "model"
+
+
+@pytest.mark.parametrize(
+    ("field", "neutral", "other"),
+    [
+        ("presence_penalty", 0.0, 0.5),
+        ("frequency_penalty", 0, 1),
+        ("logit_bias", {}, {"5": 1}),
+        ("logprobs", False, 0),  # 0 asks for the chosen tokens' own
+        ("echo", False, True),
+        ("best_of", 1, 2),
+        ("suffix", None, "end"),
+    ],
+)
+def test_unsupported_completion_fields_pass_only_when_they_ask_for_nothing(field, neutral, other):
+    completion(**{field: neutral})
+    completion(**{field: None})
+    error = fault(CompletionRequest, COMPLETION | {field: other})
+    assert (error.param, error.code) == (field, "unsupported_value")
+
+
+@pytest.mark.parametrize(
+    ("field", "neutral", "other"),
+    [
+        ("tools", [], [{"type": "function"}]),
+        ("tool_choice", "none", "required"),
+        ("response_format", {"type": "text"}, {"type": "json_object"}),
+        ("logprobs", False, True),
+        ("modalities", ["text"], ["audio"]),
+        ("store", False, True),
+    ],
+)
+def test_unsupported_chat_fields_pass_only_when_they_ask_for_nothing(field, neutral, other):
+    chat(**{field: neutral})
+    assert fault(ChatRequest, CHAT | {field: other}).param == field
+
+
+def test_defaults_are_openais():
+    body = completion()
+    assert body.sampling() == SamplingParams(temperature=1.0)
+    assert body.speculation_wish() == Speculation("auto")
+    assert (body.choices, body.stops(), body.seed, body.stream) == (1, (), None, None)
+
+
+def test_null_is_the_default():
+    fields = dict.fromkeys(["temperature", "top_p", "top_k", "min_p", "seed", "n", "stop", "stream", "speculation", "max_tokens", "user"])
+    body = completion(**fields)
+    assert body.sampling() == SamplingParams()
+    assert body.choices == 1
+
+
+def test_sampling_takes_every_field():
+    given = {"temperature": 0, "top_p": 0.9, "top_k": 4, "min_p": 0.1, "repetition_penalty": 1.2}
+    assert completion(**given).sampling() == SamplingParams(**given)
+
+
+@pytest.mark.parametrize(("field", "value"), [("temperature", -1), ("temperature", float("nan")), ("top_p", 0), ("top_k", -1)])
+def test_sampling_out_of_range_names_the_field(field, value):
+    with pytest.raises(RequestError) as caught:
+        completion(**{field: value}).sampling()
+    assert caught.value.param == field
+
+
+def test_speculation_out_of_range_names_the_field():
+    body = completion(speculation={"mode": "fixed", "nodes": 8, "depth": 0})
+    with pytest.raises(RequestError) as caught:
+        body.speculation_wish()
+    assert caught.value.param == "speculation.depth"
+
+
+def test_stops_as_string_and_list():
+    assert completion(stop="a").stops() == ("a",)
+    assert completion(stop=["a", "b"]).stops() == ("a", "b")
+
+
+@pytest.mark.parametrize("stop", ["", ["a", ""], "x" * 1025])
+def test_stop_strings_have_a_sensible_length(stop):
+    with pytest.raises(RequestError) as caught:
+        completion(stop=stop).stops()
+    assert caught.value.param == "stop"
+
+
+def test_both_names_of_the_token_limit():
+    assert chat().token_limit is None
+    assert chat(max_tokens=3).token_limit == 3
+    assert chat(max_completion_tokens=4).token_limit == 4
+    assert chat(max_tokens=5, max_completion_tokens=5).token_limit == 5
+    with pytest.raises(RequestError, match="differ"):
+        _ = chat(max_tokens=3, max_completion_tokens=4).token_limit
+
+
+def test_messages_as_templates_take_them():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    messages = [
+        {"role": "developer", "content": "rules"},
+        {"role": "user", "content": parts, "name": "eve"},
+        {"role": "assistant", "content": None, "refusal": None, "tool_calls": None},
+    ]
+    assert [message.plain() for message in chat(messages=messages).messages] == [
+        {"role": "system", "content": "rules"},
+        {"role": "user", "content": "ab"},
+        {"role": "assistant", "content": ""},
+    ]
+
+
+def test_usage_in_streams_is_asked_for():
+    assert completion(stream=True, stream_options={"include_usage": True}).include_usage
+    assert not completion(stream=True, stream_options={}).include_usage
+    assert not completion(stream=True).include_usage

@@ -1,0 +1,104 @@
+"""Checks before deployment: each refusal names the key and what is wrong."""
+
+import pathlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from deployments.preflight import check_models, check_ports, first_difference
+from deployments.ray_environment import free_port
+from drafthouse.config import ServingConfig
+from drafthouse.errors import ConfigError, ModelError
+
+
+def _model(folder: pathlib.Path, tokens: list[str] | None) -> str:
+    """A model folder with a configuration and, unless None, a tokenizer of these tokens."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    if tokens is not None:
+        tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=tokens[0]))
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def _config(target: str, draft: str) -> ServingConfig:
+    return ServingConfig.model_validate({"target": {"path": target}, "draft": {"path": draft}})
+
+
+def test_equal_vocabularies_pass(tmp_path: pathlib.Path) -> None:
+    check_models(_config(_model(tmp_path / "a", ["x", "y"]), _model(tmp_path / "b", ["x", "y"])))
+
+
+def test_one_folder_for_both_needs_no_comparison(tmp_path: pathlib.Path) -> None:
+    path = _model(tmp_path / "a", None)
+    check_models(_config(path, path))
+
+
+def test_the_first_difference_is_shown(tmp_path: pathlib.Path) -> None:
+    config = _config(_model(tmp_path / "a", ["x", "y", "z"]), _model(tmp_path / "b", ["x", "why", "zed"]))
+    with pytest.raises(ModelError, match=r"id 1 is 'y' in the target and 'why' in the draft"):
+        check_models(config)
+
+
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_a_missing_folder_is_named(tmp_path: pathlib.Path, role: str) -> None:
+    paths = {"target": _model(tmp_path / "a", ["x"]), "draft": _model(tmp_path / "b", ["x"])}
+    paths[role] = str(tmp_path / "nothing-here")
+    with pytest.raises(ConfigError, match=rf"{role}\.path.*nothing-here"):
+        check_models(_config(**paths))
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: pathlib.Path) -> None:
+    config = _config(_model(tmp_path / "a", ["x"]), _model(tmp_path / "b", None))
+    with pytest.raises(ConfigError, match=r"draft\.path: .*no tokenizer"):
+        check_models(config)
+
+
+@pytest.mark.parametrize(
+    ("target", "draft", "said"),
+    [
+        ({"a": 0}, {"a": 0}, None),
+        ({"a": 0, "b": 1}, {"a": 0}, "id 1 is 'b' in the target and missing in the draft"),
+        ({"a": 0}, {"a": 0, "b": 7}, "id 7 is missing in the target and 'b' in the draft"),
+        ({"a": 0, "b": 1}, {"b": 0, "a": 1}, "id 0 is 'a' in the target and 'b' in the draft"),
+    ],
+)
+def test_first_difference(target: dict[str, int], draft: dict[str, int], said: str | None) -> None:
+    assert first_difference(target, draft) == said
+
+
+def _server(**ports: int) -> ServingConfig:
+    free = {"http_port": free_port(), "grpc_port": free_port(), "dashboard_port": free_port()}
+    return ServingConfig.model_validate({"server": free | ports})
+
+
+@pytest.fixture
+def used_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
+def test_free_ports_pass() -> None:
+    check_ports(_server())
+
+
+@pytest.mark.parametrize("key", ["http_port", "grpc_port", "dashboard_port"])
+def test_a_port_in_use_is_named(used_port: int, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"server\.{key}: port {used_port}"):
+        check_ports(_server(**{key: used_port}))
+
+
+def test_one_port_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"server\.grpc_port: server\.http_port has port 18000 too"):
+        check_ports(_server(http_port=18000, grpc_port=18000))
+
+
+def test_replicas_cannot_share_a_fixed_port() -> None:
+    config = ServingConfig.model_validate(_server().model_dump() | {"drafter": {"replicas": 2, "port": free_port()}})
+    with pytest.raises(ConfigError, match=r"drafter\.port: 2 replicas"):
+        check_ports(config)

@@ -1,0 +1,137 @@
+"""The controller's registry: who is routed to whom, who has expired, and sums that never go back."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from controller.registry import FAST_REPLICAS, MAX_DEPARTED, Registry
+from drafthouse.config import ControllerConfig
+from drafthouse.membership import Report, Route
+
+CONFIG = ControllerConfig(heartbeat_s=0.5, expire_heartbeats=6)
+EXPIRY_S = 0.5 * 6
+
+
+def report(role="verifier", replica="v0", **fields) -> Report:
+    defaults = {"address": f"{replica}:1", "pid": 1, "node": "n", "fingerprint": "" if role == "gateway" else "f", "load": 0, "capacity": 8}
+    return Report(role=role, replica=replica, **(defaults | fields))
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry(CONFIG)
+
+
+def observe(registry: Registry, now: float, *reports: Report) -> None:
+    for one in reports:
+        registry.observe(one, now)
+
+
+GATEWAY = report("gateway", "g0")
+
+
+def test_gateways_get_verifiers_and_verifiers_get_drafters(registry):
+    verifier, drafter = report(load=3, capacity=9), report("drafter", "d0", load=2)
+    observe(registry, 0.0, GATEWAY, verifier, drafter)
+    assert registry.directive_for(GATEWAY, 0.0).verifiers == (Route("v0", "v0:1", "f", 3, 9),)
+    assert registry.directive_for(GATEWAY, 0.0).drafters == ()
+    assert registry.directive_for(verifier, 0.0).drafters == (Route("d0", "d0:1", "f", 2, 8),)
+    assert registry.directive_for(drafter, 0.0) == registry.directive_for(replace(drafter, replica="d9"), 0.0)
+
+
+def test_a_directive_carries_the_latest_load(registry):
+    verifier, drafter = report(), report("drafter", "d0", load=2)
+    observe(registry, 0.0, verifier, drafter, replace(drafter, load=5))
+    assert registry.directive_for(verifier, 0.0).drafters[0].load == 5
+
+
+def test_draining_replicas_get_nothing_new(registry):
+    verifier, drafter = report(), report("drafter", "d0")
+    observe(registry, 0.0, verifier, drafter)
+    assert registry.directive_for(verifier, 0.0).drafters
+    observe(registry, 0.1, replace(verifier, draining=True), replace(drafter, draining=True))
+    assert registry.directive_for(GATEWAY, 0.1).verifiers == ()
+    assert registry.directive_for(verifier, 0.1).drafters == ()
+    assert registry.snapshot(0.1)["pools"]["verifier"][0]["draining"] is True
+
+
+def test_silence_takes_a_replica_out_after_the_missed_heartbeats(registry):
+    observe(registry, 0.0, report())
+    assert registry.directive_for(GATEWAY, EXPIRY_S).verifiers
+    assert not registry.directive_for(GATEWAY, EXPIRY_S + 0.01).verifiers
+    observe(registry, 10.0, report())
+    assert registry.directive_for(GATEWAY, 10.0).verifiers
+
+
+def test_a_replica_restarted_under_its_name_replaces_its_former_self(registry):
+    observe(registry, 0.0, report(pid=1, address="old:1", totals={"steps": 5}), report(pid=2, address="new:1", totals={"steps": 1}))
+    assert [route.address for route in registry.directive_for(GATEWAY, 0.0).verifiers] == ["new:1"]
+    assert registry.snapshot(0.0)["totals"]["verifier"] == {"steps": 6}
+
+
+def test_totals_never_go_back(registry):
+    observe(registry, 0.0, report(totals={"steps": 5}), report(replica="v1", totals={"steps": 7, "tokens": 1}))
+    assert registry.snapshot(0.0)["totals"]["verifier"] == {"steps": 12, "tokens": 1}
+    observe(registry, 3.0, report(replica="v1", totals={"steps": 8, "tokens": 1}))
+    after_expiry = registry.snapshot(5.0)
+    assert [one["replica"] for one in after_expiry["pools"]["verifier"]] == ["v1"]
+    assert after_expiry["totals"]["verifier"] == {"steps": 13, "tokens": 1}
+    observe(registry, 5.0, report(totals={"steps": 6}))  # it was only slow: not counted twice
+    assert registry.snapshot(5.0)["totals"]["verifier"]["steps"] == 14
+
+
+def test_totals_of_many_departed_replicas_are_kept_as_a_sum():
+    registry = Registry(ControllerConfig(heartbeat_s=0.5, expire_heartbeats=2))
+    for i in range(MAX_DEPARTED + 50):
+        registry.observe(report(replica=f"v{i}", totals={"steps": 1}), i * 2.0)
+    now = (MAX_DEPARTED + 100) * 2.0
+    assert registry.snapshot(now)["totals"]["verifier"] == {"steps": MAX_DEPARTED + 50}
+    assert len(registry._departed) == MAX_DEPARTED
+
+
+def test_roles_have_totals_of_their_own(registry):
+    observe(registry, 0.0, report(totals={"requests": 2}), report("gateway", "g0", totals={"requests": 3}))
+    assert registry.snapshot(0.0)["totals"] == {"gateway": {"requests": 3}, "verifier": {"requests": 2}, "drafter": {}}
+
+
+@pytest.mark.parametrize(("replicas", "interval_s"), [(1, 0.5), (FAST_REPLICAS, 0.5), (100, 0.5), (400, 2.0)])
+def test_the_interval_grows_with_the_pool(registry, replicas, interval_s):
+    observe(registry, 0.0, *(report(replica=f"v{i}") for i in range(replicas)))
+    assert registry.directive_for(GATEWAY, 0.0).interval_s == pytest.approx(interval_s)
+
+
+def test_expiry_grows_with_the_interval(registry):
+    observe(registry, 0.0, *(report(replica=f"v{i}") for i in range(400)), report(replica="v0"))
+    assert registry.directive_for(GATEWAY, 2.0 * 6 - 0.1).verifiers  # v0 was told 2 s, not 0.5 s
+
+
+def test_snapshot_is_json_and_complete(registry):
+    verifier = report(load=2, gauges={"goodput": 5.0, "price": float("inf")}, totals={"steps": 1.0})
+    observe(registry, 1.0, GATEWAY, verifier, report("drafter", "d0", load=4), report("drafter", "d1", load=1))
+    snapshot = json.loads(json.dumps(registry.snapshot(1.5), allow_nan=False))
+    assert snapshot["pools"]["verifier"] == [
+        {
+            "role": "verifier", "replica": "v0", "address": "v0:1", "pid": 1, "node": "n", "fingerprint": "f", "load": 2, "capacity": 8,
+            "totals": {"steps": 1.0}, "gauges": {"goodput": 5.0}, "draining": False, "age_s": 0.5,
+        }
+    ]  # fmt: skip
+    assert [len(snapshot["pools"][role]) for role in ("gateway", "verifier", "drafter")] == [1, 1, 2]
+    assert snapshot["sessions"] == 5
+    assert snapshot["pairs"][0]["verifier"] == "v0"
+    assert set(snapshot["pairs"][0]["drafters"]) == {"d0", "d1"}
+
+
+def test_a_drafter_of_another_vocabulary_is_not_paired(registry):
+    verifier = report(gauges={"vocab_size": 4096.0})
+    observe(registry, 0.0, verifier, report("drafter", "d0", gauges={"vocab_size": 128256.0}))
+    assert registry.directive_for(verifier, 0.0).drafters == ()
+
+
+def test_one_round_of_heartbeats_rebuilds_the_state(registry):
+    reports = [GATEWAY, *(report(replica=f"v{i}") for i in range(3)), *(report("drafter", f"d{i}") for i in range(12))]
+    observe(registry, 0.0, *reports)
+    other = Registry(CONFIG)
+    observe(other, 0.0, *reports[::-1])
+    for one in reports:
+        assert registry.directive_for(one, 0.0) == other.directive_for(one, 0.0)

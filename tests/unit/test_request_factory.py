@@ -1,0 +1,131 @@
+"""Requests as verifiers take them: checked against the model, and seeded before dispatch."""
+
+import pytest
+
+from deployments.openai_schema import ChatRequest, CompletionRequest, parse_body
+from deployments.request_factory import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestFactory
+from drafthouse.errors import RequestError
+from drafthouse.noise import derive_seed
+from drafthouse.sampling import MAX_SEED, SamplingParams, Speculation
+from tests.unit.byte_tokenizer import codec, limits
+
+CONTEXT = 64
+FACTORY = RequestFactory("demo", codec(), limits(CONTEXT))
+
+
+def completion(**fields):
+    return FACTORY.completion(parse_body(CompletionRequest, {"model": "demo", "prompt": "def add"} | fields))
+
+
+def chat(factory=FACTORY, **fields):
+    body = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]} | fields
+    return factory.chat(parse_body(ChatRequest, body))
+
+
+def refused(call, **fields) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        call(**fields)
+    return caught.value
+
+
+def test_a_completion_becomes_one_request():
+    plan = completion(prompt="def add", temperature=0.5, top_k=3, seed=7, stop="x", max_tokens=9, speculation={"mode": "off"})
+    (request,) = plan.requests
+    assert request.prompt == tuple(codec().encode("def add"))
+    assert (request.sampling, request.speculation) == (SamplingParams(0.5, 3), Speculation("off"))
+    assert (request.seed, request.max_tokens, request.stop_tokens, request.attempt, request.emitted) == (7, 9, (0,), 1, ())
+    assert (plan.seed, plan.stops, plan.prompt_tokens) == (7, ("x",), len(request.prompt))
+    assert request.request.startswith(plan.id)
+    assert plan.id.startswith("cmpl-")
+
+
+def test_token_ids_pass_unchanged():
+    assert completion(prompt=[5, 6, 7]).requests[0].prompt == (5, 6, 7)
+    assert [r.prompt for r in completion(prompt=[[5, 6], [7]]).requests] == [(5, 6), (7,)]
+
+
+def test_default_max_tokens_are_openais():
+    assert completion().requests[0].max_tokens == DEFAULT_MAX_TOKENS == 16
+    (request,) = chat().requests
+    assert request.max_tokens == CONTEXT - len(request.prompt)
+
+
+def test_a_seed_is_drawn_when_none_is_given():
+    seeds = {completion().seed for _ in range(4)}
+    assert len(seeds) == 4
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)
+    plan = completion()
+    assert plan.requests[0].seed == plan.seed
+
+
+def test_seeds_of_several_choices_and_prompts_are_derived_by_index():
+    plan = completion(prompt=["a", "b"], n=2, seed=5)
+    assert [request.seed for request in plan.requests] == [derive_seed(5, i) for i in range(4)]
+    assert plan.requests[0].prompt == plan.requests[1].prompt != plan.requests[2].prompt
+    assert len({request.request for request in plan.requests}) == 4
+    assert plan.prompt_tokens == 2  # a prompt counts once for all its choices
+
+
+def test_chat_runs_the_template():
+    (request,) = chat(messages=[{"role": "user", "content": "hello"}]).requests
+    assert codec()._backend.decode(list(request.prompt)) == "# user: hello\n# assistant:\n"
+
+
+def test_unknown_model():
+    for error in (refused(completion, model="gpt"), refused(chat, model="gpt")):
+        assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
+        assert "'gpt'" in str(error)
+
+
+def test_the_context_is_filled_but_not_passed():
+    assert completion(prompt=[5] * 60, max_tokens=4).requests[0].max_tokens == 4
+    error = refused(completion, prompt=[5] * 60, max_tokens=5)
+    assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "max_tokens")
+    assert "60 in the prompt and 5 to generate" in str(error)
+    assert refused(completion, prompt=[5] * 64, max_tokens=1).param == "prompt"
+    assert refused(chat, messages=[{"role": "user", "content": "zqj " * 40}]).code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("prompt", ["", [], [""], [[]], ["a", ""]])
+def test_an_empty_prompt_is_refused(prompt):
+    error = refused(completion, prompt=prompt)
+    assert (error.status, error.param) == (400, "prompt")
+    assert "empty" in str(error)
+
+
+@pytest.mark.parametrize("token", [-1, limits().vocab_size, 1 << 40])
+def test_token_ids_outside_the_vocabulary_are_refused(token):
+    error = refused(completion, prompt=[1, token, 2])
+    assert error.param == "prompt"
+    assert str(token) in str(error)
+    assert completion(prompt=[0, limits().vocab_size - 1])
+
+
+def test_choices_are_bounded_in_all():
+    assert "choices" in str(refused(completion, prompt=["a"] * (MAX_TOTAL_CHOICES // 16 + 1), n=16))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"temperature": -1}, "temperature"), ({"speculation": {"nodes": 0}}, "speculation.nodes"), ({"stop": ""}, "stop")],
+)
+def test_ranges_are_checked(fields, param):
+    assert refused(completion, **fields).param == param
+    assert refused(chat, **fields).param == param
+
+
+def test_a_model_without_a_chat_template_says_so():
+    error = refused(chat, factory=RequestFactory("demo", codec(None), limits()))
+    assert (error.code, error.param) == ("no_chat_template", "messages")
+
+
+def test_what_the_template_refuses_is_the_clients_fault():
+    messages = [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]
+    error = refused(chat, messages=messages)
+    assert (error.status, error.param) == (400, "messages")
+    assert "system comes first" in str(error)
+
+
+def test_text_that_is_not_unicode_is_refused():
+    assert refused(completion, prompt="a\ud800").param == "prompt"
+    assert refused(chat, messages=[{"role": "user", "content": "\udfff"}]).param == "messages"
