@@ -48,8 +48,8 @@ test-cluster: $(DEV)  ## the longer tests on real Ray clusters; up to 45 minutes
 serve: $(RUNTIME)  ## start Ray and the Serve application with the demo pair (CONFIG=FILE for another one)
 	exec $(BIN)/drafthouse serve --config $(CONFIG)
 
-stop:  ## stop what `make serve` started, from another shell
-	@if test -x $(BIN)/drafthouse; then $(BIN)/drafthouse stop; else echo "nothing is installed here, so nothing runs"; fi
+stop:  ## stop what `make serve` started, from another shell (ARGS="--port N" or ARGS=--all where several run)
+	@if test -x $(BIN)/drafthouse; then $(BIN)/drafthouse stop $(ARGS); else echo "nothing is installed here, so nothing runs"; fi
 
 protos: $(DEV)  ## compile protos/*.proto into the stubs beside them
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/dataplane.proto protos/inference.proto

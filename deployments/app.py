@@ -12,7 +12,7 @@ from controller.replica import ControllerReplica
 from deployments.gateway import Gateway
 from deployments.preflight import check_models
 from drafter.replica import DrafterReplica
-from drafthouse.config import PoolConfig, ServingConfig
+from drafthouse.config import ServingConfig
 from verifier.replica import VerifierReplica
 
 CONTROL_REQUESTS = 1024
@@ -29,30 +29,28 @@ def build_app(args: ServingConfig) -> serve.Application:
     is plain decoding.
     """
     check_models(args)
-    controller = ControllerReplica.options(
-        num_replicas=1,
-        ray_actor_options=_actor(args.controller.num_cpus, 0, threads=1),
-        max_ongoing_requests=CONTROL_REQUESTS,
-        max_constructor_retry_count=CONSTRUCTOR_RETRIES,
-    ).bind(args)
-    verifiers = _pool(VerifierReplica, args.verifier, args.target.threads).bind(args, controller)
-    drafters = None
-    if args.drafter.replicas:
-        drafters = _pool(DrafterReplica, args.drafter, args.draft.threads).bind(args, controller)
-    return Gateway.options(
-        num_replicas=args.gateway.replicas,
-        ray_actor_options=_actor(args.gateway.num_cpus, 0, threads=1),
-        max_ongoing_requests=args.gateway.max_ongoing_requests,
-        max_constructor_retry_count=CONSTRUCTOR_RETRIES,
-    ).bind(args, controller, verifiers, drafters)
 
+    def sized(deployment: Any, replicas: int, actor: dict[str, Any], ongoing: int = CONTROL_REQUESTS) -> Any:
+        return deployment.options(
+            num_replicas=replicas,
+            ray_actor_options=actor,
+            max_ongoing_requests=ongoing,
+            max_constructor_retry_count=CONSTRUCTOR_RETRIES,
+        )
 
-def _pool(deployment: serve.Deployment, pool: PoolConfig, threads: int) -> serve.Deployment:
-    return deployment.options(
-        num_replicas=pool.replicas,
-        ray_actor_options=_actor(pool.num_cpus, pool.num_gpus, threads),
-        max_ongoing_requests=CONTROL_REQUESTS,
-        max_constructor_retry_count=CONSTRUCTOR_RETRIES,
+    gateway, verifier, drafter = args.gateway, args.verifier, args.drafter
+    controller = sized(ControllerReplica, 1, _actor(args.controller.num_cpus, 0, threads=1)).bind(args)
+    verifiers = sized(VerifierReplica, verifier.replicas, _actor(verifier.num_cpus, verifier.num_gpus, args.target.threads))
+    drafters = (
+        sized(DrafterReplica, drafter.replicas, _actor(drafter.num_cpus, drafter.num_gpus, args.draft.threads))
+        if drafter.replicas
+        else None
+    )
+    return sized(Gateway, gateway.replicas, _actor(gateway.num_cpus, 0, threads=1), gateway.max_ongoing_requests).bind(
+        args,
+        controller,
+        verifiers.bind(args, controller),
+        drafters.bind(args, controller) if drafters is not None else None,
     )
 
 

@@ -10,23 +10,19 @@ from collections.abc import Set
 
 import grpc
 
-MAX_MESSAGE_BYTES = 64 << 20
-"""A token takes at most 5 bytes on the wire, and messages.MAX_TOKENS is 4 Mi."""
+from drafthouse.wire import CHANNEL_OPTIONS
 
 CONNECT_S = 2.0
 """An address that swallows packets is given up after so long; one that refuses, at once."""
 
 FAILED = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
 
-OPTIONS = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+OPTIONS = [
+    *CHANNEL_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-)
+]
 
 
 class Channels:

@@ -1,11 +1,10 @@
 """The command line: `drafthouse`. Each command lives in a module of its own and imports what is heavy when it runs."""
 
-import importlib
-import importlib.util
 from typing import Annotated
 
 import typer
 
+from benchmarks.commands import bench_app
 from deployments import client_commands, model_commands, serve_command
 from drafthouse import __version__
 
@@ -32,9 +31,7 @@ def build_cli() -> typer.Typer:
     cli.command()(client_commands.status)
     cli.command("train-demo")(model_commands.train_demo)
     cli.command()(model_commands.inflate)
-    # The benchmarks are left out of images that only serve.
-    if importlib.util.find_spec("benchmarks.commands") is not None:
-        cli.add_typer(importlib.import_module("benchmarks.commands").bench_app, name="bench")
+    cli.add_typer(bench_app, name="bench")
     return cli
 
 

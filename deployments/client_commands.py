@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+REPLICA_COLUMNS = ("replica", "pid", "address", "load", "capacity", "draining")
 Url = Annotated[str, typer.Option(help="Where the server's HTTP API is.", envvar="DRAFTHOUSE_URL")]
 
 
@@ -119,28 +120,17 @@ def status(
 
 def _print_cluster(cluster: dict[str, Any]) -> None:
     console = Console(highlight=False)
-    for pool, content in cluster.get("pools", {}).items():
-        replicas = content.get("replicas", []) if isinstance(content, dict) else content
+    for pool, replicas in cluster["pools"].items():
         table = Table(title=f"{pool}: {len(replicas)}", title_justify="left", title_style="bold")
-        columns = [key for key in ("replica", "pid", "address", "node", "load", "capacity", "draining") if any(key in r for r in replicas)]
-        for column in columns:
+        for column in REPLICA_COLUMNS:
             table.add_column(column, overflow="fold")
         for replica in replicas:
-            table.add_row(*(str(replica.get(column, "")) for column in columns))
+            table.add_row(*(str(replica.get(column, "")) for column in REPLICA_COLUMNS))
         console.print(table)
-    for name in ("sessions", "totals"):
-        if name in cluster:
-            _print_numbers(console, name, cluster[name])
-
-
-def _print_numbers(console: Console, name: str, value: Any) -> None:
-    if not isinstance(value, dict):
-        console.print(f"[bold]{name}[/]: {value}")
-        return
-    table = Table(title=name, title_justify="left", title_style="bold", show_header=False)
-    for key, number in value.items():
-        table.add_row(str(key), f"{number:,.10g}" if isinstance(number, (int, float)) else str(number))
-    console.print(table)
+    for pool, totals in cluster.get("totals", {}).items():
+        counters = (f"{name} {number:,.10g}" for name, number in totals.items())
+        console.print(f"[bold]{pool}, all together[/]: {', '.join(counters)}")
+    console.print(f"[bold]sessions[/]: {cluster.get('sessions', 0)}")
 
 
 def _check(answer: httpx.Response) -> None:

@@ -14,13 +14,13 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments import grpc_api
-from deployments.heartbeat import Heartbeat
 from deployments.inference_service import InferenceService
 from deployments.openai_routes import build_http_app
 from deployments.request_factory import RequestFactory
 from deployments.text_codec import load_codec, load_limits
 from deployments.verifier_link import VerifierLink
 from drafthouse.config import ServingConfig
+from drafthouse.heartbeat import Heartbeat
 from drafthouse.membership import Directive, Report
 from protos import inference_pb2
 
@@ -51,10 +51,10 @@ class Gateway:
         """Called by Serve after the constructor."""
         return build_http_app(self._service, self._snapshot, self._lifespan)
 
-    async def Generate(self, request: inference_pb2.GenerateRequest) -> inference_pb2.GenerateResponse:  # noqa: N802  # the proto's name
+    async def Generate(self, request: inference_pb2.GenerateRequest) -> inference_pb2.GenerateResponse:  # the proto's name
         return await grpc_api.generate(self._service, request)
 
-    async def GenerateStream(  # noqa: N802  # the proto's name
+    async def GenerateStream(  # the proto's name
         self, request: inference_pb2.GenerateRequest
     ) -> AsyncGenerator[inference_pb2.GenerateChunk, None]:
         async for chunk in grpc_api.stream(self._service, request):

@@ -4,6 +4,7 @@ Promises: `close` ends every process that `start` began, also after a start that
 application that cannot be deployed is reported by its cause, not by Serve's stack of frames.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import httpx
+import psutil
 
 from deployments import ray_environment
 from drafthouse.config import ServingConfig
@@ -27,6 +29,7 @@ OBJECT_STORE_BYTES = 128 << 20
 
 POLL_S = 0.25
 HEALTH_TIMEOUT_S = 60.0
+EXIT_TIMEOUT_S = 5.0
 
 _EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Exit|Slots): ", re.MULTILINE)
 
@@ -43,8 +46,9 @@ def root_cause(message: str) -> str:
 
 def needed_cpus(config: ServingConfig) -> float:
     """CPUs that all replicas reserve together."""
-    pools = [config.gateway, config.verifier, config.drafter]
-    return sum(pool.replicas * pool.num_cpus for pool in pools) + config.controller.num_cpus
+    gateway, verifier, drafter = config.gateway, config.verifier, config.drafter
+    pools = ((gateway.replicas, gateway.num_cpus), (verifier.replicas, verifier.num_cpus), (drafter.replicas, drafter.num_cpus))
+    return sum(replicas * cpus for replicas, cpus in pools) + config.controller.num_cpus
 
 
 class LocalCluster:
@@ -70,8 +74,6 @@ class LocalCluster:
         server = self.config.server
         context = ray.init(
             address="local",
-            # Ray's own ports need no other machine, and are open without a password.
-            _node_ip_address="127.0.0.1",
             # CPUs only count places here; a small machine may share its cores among replicas.
             num_cpus=max(os.cpu_count() or 1, math.ceil(needed_cpus(self.config))),
             object_store_memory=OBJECT_STORE_BYTES,
@@ -138,12 +140,17 @@ class LocalCluster:
 
     def close(self, keep_logs: bool = False) -> pathlib.Path | None:
         """Ends the application, Serve and Ray. Removes Ray's session folder, or returns it when its logs are to be kept."""
+        started = psutil.Process().children(recursive=True)
         if self._session is not None:
             import ray
             from ray import serve
 
             serve.shutdown()
             ray.shutdown()
+        # Ray's agents may hang on a head that is gone.
+        for process in psutil.wait_procs(started, timeout=EXIT_TIMEOUT_S)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         if self._session is not None and not keep_logs:

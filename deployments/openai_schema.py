@@ -218,17 +218,21 @@ Body = TypeVar("Body", bound=_GenerationBody)
 
 
 def parse_body(kind: type[Body], body: object) -> Body:
-    """Raises RequestError for the first fault, `param` its dotted path."""
+    """Raises RequestError for the fault that lies deepest in the body, `param` its dotted path.
+
+    Deepest, because each member of a union has its say, and the one that got furthest is what was meant.
+    """
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        param = field_path(first["loc"], body, missing=first["type"] == "missing")
-        code = "unsupported_value" if first["type"] == "unsupported" else "invalid_value"
-        raise RequestError(f"{param or 'body'}: {first['msg']}", param or None, code) from error
+        faults = [(field_path(e["loc"], body, e["type"] == "missing"), e) for e in error.errors(include_url=False, include_context=False)]
+        path, fault = max(faults, key=lambda found: len(found[0]))
+        param = ".".join(path) or None
+        code = "unsupported_value" if fault["type"] == "unsupported" else "invalid_value"
+        raise RequestError(f"{param or 'body'}: {fault['msg']}", param, code) from error
 
 
-def field_path(loc: Sequence[str | int], body: object, missing: bool) -> str:
+def field_path(loc: Sequence[str | int], body: object, missing: bool) -> list[str]:
     """The path in the client's own JSON: pydantic's `loc` without the tags of union members."""
     path: list[str] = []
     for part in loc:
@@ -238,4 +242,4 @@ def field_path(loc: Sequence[str | int], body: object, missing: bool) -> str:
             path.append(str(part))
     if missing:
         path.append(str(loc[-1]))
-    return ".".join(path)
+    return path

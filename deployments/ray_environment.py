@@ -19,12 +19,13 @@ def free_port() -> int:
 def local_environment(scratch: pathlib.Path) -> dict[str, str]:
     """Variables for a local cluster whose HAProxy keeps its files in `scratch`.
 
-    Authentication is off because the cluster listens on the loopback interface alone. Streams are
+    Ray listens on every interface and runs the code it is sent, so it asks for a token. Streams are
     fastest through HAProxy with Serve in throughput mode, where user code shares the replica's event
-    loop. The draining periods are for load balancers in front, of which there is none here.
+    loop. The draining periods are for load balancers in front, of which there is none here. Ports and
+    files are drawn afresh, so that several clusters fit on one machine.
     """
     return {
-        "RAY_AUTH_MODE": "disabled",
+        "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_ROTATION_MAX_BYTES": str(8 << 20),
@@ -37,6 +38,8 @@ def local_environment(scratch: pathlib.Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",

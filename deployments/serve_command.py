@@ -4,15 +4,16 @@ Promises: what `serve` started is gone when it returns, whether by Ctrl-C, SIGTE
 error is one message that names the key, the file or the port, and exit status 1.
 """
 
+import os
 import pathlib
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from deployments import pid_file
 from drafthouse.config import ServingConfig, load_config
@@ -93,7 +94,7 @@ class _Progress:
         if self._console.is_terminal and callable(self._update):
             self._update(line)
         else:
-            self._console.print(line, highlight=False)
+            self._console.print(line, highlight=False, soft_wrap=True)
 
 
 class _StopSignal:
@@ -122,22 +123,30 @@ class _StopSignal:
 
 
 def _print_ready(http_url: str, grpc_address: str, dashboard_url: str, config: ServingConfig) -> None:
-    table = Table.grid(padding=(0, 2))
-    table.add_row("HTTP API", f"{http_url}/v1")
-    table.add_row("gRPC", grpc_address)
-    table.add_row("cluster", f"{http_url}/v1/cluster")
-    table.add_row("dashboard", dashboard_url)
+    needs_token = os.environ.get("RAY_AUTH_MODE") == "token"
+    hint = f"  (its token: {sys.prefix}/bin/ray get-auth-token)" if needs_token else ""
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold green]ready[/]: model {config.model!r}; Ctrl-C stops everything")
-    console.print(table)
+    console.print("ready", style="bold green", end="")
+    console.print(f": model {config.model!r}; Ctrl-C stops everything", markup=False)
+    console.print(f"HTTP API   {http_url}/v1")
+    console.print(f"gRPC       {grpc_address}")
+    console.print(f"cluster    {http_url}/v1/cluster")
+    console.print(f"dashboard  {dashboard_url}{hint}")
 
 
-def stop() -> None:
-    """Stop every `drafthouse serve` of this user on this machine."""
-    console = Console(highlight=False)
-    servers = pid_file.running()
+def stop(
+    port: Annotated[int | None, typer.Option(help="HTTP port of the server to stop; needed where several run.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Stop all servers of this user on this machine.")] = False,
+) -> None:
+    """Stop the `drafthouse serve` that runs in another shell."""
+    console = Console(highlight=False, soft_wrap=True)
+    servers = [server for server in pid_file.running() if port in (None, server.http_port)]
+    if len(servers) > 1 and not every:
+        # Another one may be somebody else's work.
+        ports = ", ".join(str(server.http_port) for server in servers)
+        _fail(Console(stderr=True), f"several servers run, on ports {ports}: name one with --port, or stop all with --all")
     if not servers:
-        console.print("no server runs")
+        console.print("no server runs" if port is None else f"no server runs on port {port}")
     for server in servers:
         went = pid_file.stop(server)
         console.print(f"server on port {server.http_port} (pid {server.pid}) " + ("stopped" if went else "did not stop and was killed"))

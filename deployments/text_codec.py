@@ -40,8 +40,8 @@ class TextCodec:
         self.token_bytes = TokenBytes(backend)
 
     def encode(self, text: str) -> list[int]:
-        """The prompt's ids, with the special tokens the model expects around a prompt."""
-        return list(self._backend.encode(text).ids)
+        """The prompt's ids, with the special tokens the model expects around a prompt. Raises RequestError for what is not Unicode."""
+        return self._ids(text, "prompt", special_tokens=True)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The chat's ids, ready for the assistant's turn. Raises RequestError when the template refuses the messages."""
@@ -51,7 +51,14 @@ class TextCodec:
             text = self._tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
             raise RequestError(f"the model's chat template refuses these messages: {error}", "messages") from error
-        return list(self._backend.encode(str(text), add_special_tokens=False).ids)
+        return self._ids(str(text), "messages", special_tokens=False)
+
+    def _ids(self, text: str, field: str, special_tokens: bool) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON can spell a lone surrogate
+            raise RequestError(f"{field} is not valid Unicode: {error.reason}", field) from error
+        return list(self._backend.encode(text, add_special_tokens=special_tokens).ids)
 
 
 def load_codec(model: ModelConfig) -> TextCodec:

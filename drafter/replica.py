@@ -40,6 +40,7 @@ class DrafterReplica:
         if isinstance(engine.runner, PacedRunner):
             totals |= {"paced_steps": float(engine.runner.steps), "paced_overruns": float(engine.runner.overruns)}
         gauges = {
+            "vocab_size": float(engine.runner.vocab_size),
             "pass_ms": 1e3 * engine.pass_s,
             "kv_slots_used": float(allocator.count - allocator.free_count),
             "kv_slots": float(allocator.count),

@@ -235,7 +235,7 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
 
 
 def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
-    usage = pb.SpeculationUsage(**asdict(reply.usage)) if reply.finish_reason else None
+    usage = pb.SpeculationUsage(**asdict(reply.usage))
     return pb.GenerateReply(
         request=reply.request, attempt=reply.attempt, first_index=reply.first_index, tokens=reply.tokens,
         finish_reason=reply.finish_reason, error=reply.error, usage=usage,

@@ -84,8 +84,11 @@ class VerifierEngine:
             )  # fmt: skip
         if max(request.prompt + request.emitted) >= self.runner.vocab_size:
             raise RequestError(f"prompt holds a token id outside the vocabulary of {self.runner.vocab_size}", "prompt")
-        if request.request in self.sequences:
-            raise RequestError(f"request {request.request} is running already", "request")
+        older = self.sequences.get(request.request)
+        if older is not None and older.request.attempt >= request.attempt:
+            raise RequestError(f"request {request.request} is running already, attempt {older.request.attempt}", "request")
+        if older is not None:
+            self.cancel(older.id, older.request.attempt)
         seen = None
         if request.sampling.penalises:
             seen = torch.zeros(self.runner.vocab_size, dtype=torch.bool, device=self.runner.cache.data.device)
@@ -95,9 +98,11 @@ class VerifierEngine:
         self.sequences[request.request] = sequence
         self.drafting.open(sequence, self.price, self.clock())
 
-    def cancel(self, request_id: str) -> None:
-        sequence = self.sequences.pop(request_id, None)
-        if sequence is not None:
+    def cancel(self, request_id: str, attempt: int) -> None:
+        """Frees what this attempt holds; a later one that has superseded it is left alone."""
+        sequence = self.sequences.get(request_id)
+        if sequence is not None and sequence.request.attempt == attempt:
+            del self.sequences[request_id]
             self.drafting.close(sequence)
             self.scheduler.remove(sequence)
 
@@ -118,7 +123,7 @@ class VerifierEngine:
         replies = []
         for s in list(self.scheduler.running):
             replies.append(GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage))
-            self.cancel(s.id)
+            self.cancel(s.id, s.request.attempt)
         return replies
 
     def step(self) -> StepOutcome:
@@ -203,7 +208,7 @@ class VerifierEngine:
             replies.append(reply)
             if reply.finish_reason:
                 self.totals.finished += 1
-                self.cancel(w.sequence.id)
+                self.cancel(w.sequence.id, w.sequence.request.attempt)
             else:
                 self._follow(w.sequence, list(reply.tokens), now)
         tokens = len(plan.decoding) + plan.prompt_tokens + verified

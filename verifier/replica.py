@@ -41,6 +41,7 @@ class VerifierReplica:
             "kv_slots": float(allocator.count),
             "goodput": engine.goodput.rate,
             "price": engine.price,
+            "vocab_size": float(engine.runner.vocab_size),
             "drafters": float(len(engine.drafting.drafters)),
         }
         for name, client in self.server.clients.items():

@@ -33,7 +33,7 @@ class VerifierServer(rpc.VerifierServicer):
         self.name = name
         self.loop = StepLoop(engine, self._deliver_from_thread)
         self.clients: dict[str, DrafterClient] = {}
-        self._streams: dict[str, asyncio.Queue[GenerateReply]] = {}
+        self._streams: dict[tuple[str, int], asyncio.Queue[GenerateReply]] = {}
 
     async def start(self, host: str, port: int) -> int:
         """Starts the thread and the server; returns the port."""
@@ -54,12 +54,15 @@ class VerifierServer(rpc.VerifierServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateReply]:
         try:
             parsed = from_request_proto(request)
-            if parsed.request in self._streams:
-                raise RequestError(f"request {parsed.request} is running already", "request")
-            queue = self._streams[parsed.request] = asyncio.Queue()
-        except (WireError, RequestError) as error:
+        except WireError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             return
+        key = (parsed.request, parsed.attempt)
+        if key in self._streams:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"request {parsed.request} is running already, attempt {parsed.attempt}")
+            return
+        queue = self._streams[key] = asyncio.Queue()
+        self._supersede(parsed)
         try:
             await self._submit(parsed)
             while True:
@@ -72,8 +75,14 @@ class VerifierServer(rpc.VerifierServicer):
         except RequestError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         finally:
-            del self._streams[parsed.request]
-            self.loop.post(lambda engine: engine.cancel(parsed.request))
+            del self._streams[key]
+            self.loop.post(lambda engine: engine.cancel(*key))
+
+    def _supersede(self, request: GenerateRequest) -> None:
+        """Ends the streams of older attempts, whose gateway has gone elsewhere and come back."""
+        for (name, attempt), queue in self._streams.items():
+            if name == request.request and attempt < request.attempt:
+                queue.put_nowait(GenerateReply(name, attempt, 0, (), "error", f"superseded by attempt {request.attempt}"))
 
     async def _submit(self, request: GenerateRequest) -> None:
         """Raises what the engine says of the request."""
@@ -136,5 +145,5 @@ class VerifierServer(rpc.VerifierServicer):
             if (client := self.clients.get(drafter)) is not None:
                 client.send(said)
         for reply in replies:
-            if (queue := self._streams.get(reply.request)) is not None:
+            if (queue := self._streams.get((reply.request, reply.attempt))) is not None:
                 queue.put_nowait(reply)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from drafthouse.demo_models.corpus import PACKAGES, Corpus
 from drafthouse.demo_models.evaluation import LOSS_ROWS, NEW_TOKENS, REPEAT_LENGTH, SAMPLE_TEMPERATURE, Agreement, Evaluation
-from drafthouse.demo_models.prompts import PROMPTS, STANDARD_LIBRARY, STANDARD_LIBRARY_LICENCE
-from drafthouse.demo_models.tokens import CONTEXT, VOCAB_SIZE
+from drafthouse.demo_models.prompts import PROMPTS, STANDARD_LIBRARY, STANDARD_LIBRARY_LICENCE, VENDORED
+from drafthouse.demo_models.tokens import CONTEXT, PACKAGE_CHARACTERS, VOCAB_SIZE
 from drafthouse.demo_models.training import ROWS_PER_STEP
 
 
@@ -54,19 +54,27 @@ def _data(run: Run, corpus: Corpus) -> str:
 
 Python sources on the training machine: {len(corpus.train):,} training files, {len(corpus.held_out):,} held out (one in twenty, by the
 hash of the path), {corpus.dropped_as_duplicates:,} dropped because more than half of their lines were in a held-out or an earlier file.
+At most {PACKAGE_CHARACTERS / 1e6:g} MB of each package are trained on.{_vendored(corpus)}
 
-| source | version | licence | training text, MB |
+| source | version | licence | text in training files, MB |
 |---|---|---|---|
 """ + "\n".join([*lines, ""])
+
+
+def _vendored(corpus: Corpus) -> str:
+    count = sum(VENDORED in file.name.split("/") for file in corpus.train)
+    if not count:
+        return ""
+    return f" {count} files in folders named `{VENDORED}` are other projects' and under their own licences (Ray carries pathspec, MPL-2.0)."
 
 
 def _training(run: Run) -> str:
     tokens = run.target_steps * ROWS_PER_STEP * CONTEXT
     return f"""## Training
 
-Target: {run.target_steps:,} steps of {ROWS_PER_STEP * CONTEXT:,} tokens ({tokens / 1e6:.1f} million), Muon for matrices and AdamW for the rest,
-bfloat16 autocast on a CPU. Draft: {run.draft_steps:,} steps of KL divergence to the target, three in four on text that the target
-generated (greedy and at temperatures 0.5 to 1), one in four on the corpus.
+Target: {run.target_steps:,} steps of {ROWS_PER_STEP * CONTEXT:,} tokens ({tokens / 1e6:.1f} million), Muon for matrices and
+AdamW for the rest, bfloat16 autocast on a CPU. Draft: {run.draft_steps:,} steps of KL divergence to the target, three in
+four on text that the target generated (greedy and at temperatures 0.5 to 1), one in four on the corpus.
 """
 
 

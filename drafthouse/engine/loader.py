@@ -56,6 +56,8 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str)
     attention.register()
     model.config = copy.deepcopy(model.config)
     model.eval().requires_grad_(False)
+    if model.dtype == torch.float64:
+        model.set_experts_implementation("eager")  # torch's grouped matrix product has no float64
     text = model.config.get_text_config()
     context = int(getattr(text, "max_position_embeddings", 0) or 2048)
     shape = kv_shape(model)

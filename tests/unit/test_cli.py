@@ -158,3 +158,14 @@ def test_pid_files_of_dead_processes_are_removed(tmp_path: pathlib.Path, monkeyp
     assert [server.http_port for server in pid_file.running()] == [1234]
     assert ours.exists()
     assert not dead.exists()
+
+
+def test_stop_ends_nothing_when_it_cannot_tell_which(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert _invoke("stop") == (0, "no server runs")
+    for port in (1234, 4321):
+        pid_file.write(port)
+    code, output = _invoke("stop")
+    assert code == 1
+    assert "1234, 4321" in output
+    assert _invoke("stop", "--port", "99") == (0, "no server runs on port 99")

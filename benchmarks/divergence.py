@@ -1,0 +1,149 @@
+"""The oracle of DESIGN 1: whether two texts of one request parted at a near-tie, or for no good reason.
+
+Both texts should be the same function of target, prompt, sampling and seed; in float32 and below
+sums depend on the batch's shape, and two shapes may break a near-tie differently. At the first
+token that differs the oracle runs the stock model in float64 over the prompt and the common tokens
+(teacher forcing). A token *could have been chosen* there if rounding within the bound may put it
+inside the filters and no lower than every token that rounding cannot filter out. The divergence is
+explained if both tokens could have been chosen.
+
+Bounds. All are a largest error of a logit as a share of the row's spread (its standard deviation over
+the vocabulary), because an error of sums grows with what is summed, and adding a constant to all
+logits changes nothing. Each is about ten times the worst error measured on the stock models (tiny
+random ones, and a 115M Llama of 14 layers, over its rows: see `rounding` in the result, which
+measures it again at each divergence), since ours sums in another order and errors of both add up.
+A bug that picks any other token is excused only if its score happens to lie within twice the bound:
+at float32, and a typical density of one gap per unit of spread, once in thousands.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from drafthouse.noise import gumbel, position_key
+from drafthouse.sampling import SamplingParams
+
+BOUNDS = {torch.float64: 1e-6, torch.float32: 2e-4, torch.bfloat16: 0.2, torch.float16: 0.02}
+"""float64's allows for `choose`, which rounds logits of any dtype to float32."""
+
+FLOAT32_EPS = 2.0**-23
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """`index` counts output tokens. `gap` is how far the lower of the two tokens' perturbed scores lies below the best of
+    those that certainly pass the filters, and `rounding` the largest error of a logit in the model's own dtype, both in
+    spreads of the row and without the noise of the float32 sums; `bound` is the dtype's."""
+
+    index: int
+    tokens: tuple[int, int]
+    gap: float
+    bound: float
+    rounding: float
+    explained: bool
+
+
+def float64_twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy with the same weights in float64, which holds those of every lower dtype exactly."""
+    twin: PreTrainedModel = copy.deepcopy(model).double()
+    return twin.eval()
+
+
+@torch.inference_mode()
+def explain(
+    model: PreTrainedModel,
+    twin: PreTrainedModel,
+    prompt: Sequence[int],
+    sampling: SamplingParams,
+    seed: int,
+    first: Sequence[int],
+    second: Sequence[int],
+) -> Divergence | None:
+    """None if the two outputs are equal. `model` is the stock model in the dtype that was served, `twin` its `float64_twin`.
+
+    Outputs of different length with a common start differ where the shorter ends, and nothing explains that.
+    """
+    common = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    if common == max(len(first), len(second)):
+        return None
+    bound = BOUNDS[model.dtype]
+    if common == min(len(first), len(second)):
+        return Divergence(common, (-1, -1), float("inf"), bound, 0.0, False)
+    tokens = [*prompt, *first[:common]]
+    exact, rounded = _last_logits(twin, tokens), _last_logits(model, tokens)
+    spread = float(exact.std()) or 1.0
+    error = bound * spread
+    row = _Row(exact, sampling, tokens, error)
+    noise = torch.zeros_like(exact)
+    if not sampling.greedy:
+        noise = gumbel(torch.tensor([position_key(seed, len(tokens))]), len(exact))[0].to(exact)
+    lacking = row.lacking(noise)
+    pair = (int(first[common]), int(second[common]))
+    slack = 2 * row.error + 4 * FLOAT32_EPS * float((row.scaled + noise).abs().max())
+    gap = max(float(lacking[token]) for token in pair)
+    return Divergence(common, pair, gap / spread, bound, float((rounded - exact).abs().max()) / spread, gap <= slack)
+
+
+def _last_logits(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
+    """float64 `[vocab]` after `tokens`, in one pass without a cache."""
+    logits: torch.Tensor = model(torch.tensor([list(tokens)], device=model.device), use_cache=False).logits[0, -1]
+    return logits.double()
+
+
+class _Row:
+    """Logits after penalty and temperature, `error` the same bound on that scale, and what the filters surely or possibly keep.
+
+    Written anew in float64 rather than taken from `drafthouse.choose`, so that an oracle does not share its faults.
+    """
+
+    def __init__(self, logits: torch.Tensor, sampling: SamplingParams, seen: Sequence[int], error: float):
+        scaled = logits.clone()
+        if sampling.penalises:
+            ids = torch.tensor(sorted(set(seen)), device=logits.device)
+            penalty = sampling.repetition_penalty
+            scaled[ids] = torch.where(scaled[ids] > 0, scaled[ids] / penalty, scaled[ids] * penalty)
+            error *= max(penalty, 1 / penalty)
+        temperature = sampling.temperature or 1.0
+        self.scaled, self.error = scaled / temperature, error / temperature
+        self.surely, self.possibly = torch.ones_like(scaled, dtype=torch.bool), torch.ones_like(scaled, dtype=torch.bool)
+        if sampling.filters:
+            self._filter(sampling)
+        self.surely[self.scaled.argmax()] = True  # the best token always stays
+
+    def lacking(self, noise: torch.Tensor) -> torch.Tensor:
+        """How far below the best surely kept score each token lies; infinite for one that the filters surely drop."""
+        scores = self.scaled + noise
+        return (scores[self.surely].max() - scores).masked_fill(~self.possibly, float("inf"))
+
+    def _filter(self, sampling: SamplingParams) -> None:
+        """Top-k, top-p and min-p where each logit may be off by `error`, so that two may swap places within twice that."""
+        ordered = self.scaled.sort(descending=True).values
+        reach = 2 * self.error
+        inside = self.scaled >= ordered[0] - float("inf")
+        if 0 < sampling.top_k < len(ordered):
+            inside = self.scaled >= ordered[sampling.top_k - 1]
+            self.possibly &= self.scaled >= ordered[sampling.top_k - 1] - reach
+            self.surely &= self.scaled > ordered[sampling.top_k] + reach
+        if sampling.top_p < 1.0:
+            mass = self.scaled.masked_fill(~inside, float("-inf")).softmax(-1)
+            self.possibly &= self._mass_above(mass, reach) * _exp(-2 * reach) < sampling.top_p
+            self.surely &= self._mass_above(mass, -reach) * _exp(2 * reach) < sampling.top_p
+        if sampling.min_p > 0.0:
+            floor = float(ordered[0]) + float(torch.tensor(sampling.min_p, dtype=torch.float64).log())
+            self.possibly &= self.scaled >= floor - reach
+            self.surely &= self.scaled >= floor + reach
+
+    def _mass_above(self, mass: torch.Tensor, distance: float) -> torch.Tensor:
+        """For each token the probability of all others that lie more than `distance` above it (a negative one: or near it)."""
+        ordered, index = self.scaled.sort(descending=True)
+        before = torch.cat([mass.new_zeros(1), mass[index].cumsum(0)])
+        count = torch.searchsorted(-ordered, -(self.scaled + distance), right=False)
+        own = mass if distance < 0 else torch.zeros_like(mass)
+        return before[count] - own
+
+
+def _exp(x: float) -> float:
+    return float(torch.tensor(x, dtype=torch.float64).exp())

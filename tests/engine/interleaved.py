@@ -1,0 +1,215 @@
+"""A verifier and two drafters whose messages lie in explicit queues, for any interleaving a test wants.
+
+Promises: the engines are the real ones on scripted models, and messages go through protobuf. A
+stream keeps its order and loses its tail when it breaks; what is left of it may still arrive much
+later, on either side: at the drafter that slept, or from it. What must hold at every message is
+asserted here; what must hold at every moment is `check`.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from drafter.engine import DrafterEngine, Outgoing
+from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.messages import (
+    Dropped, GenerateRequest, Grow, Open, ToVerifierMessage, from_drafter_proto, from_verifier_proto, to_drafter_proto, to_verifier_proto,
+)  # fmt: skip
+from drafthouse.policy.latency import Curve
+from protos import dataplane_pb2 as pb
+from tests.engine.scripted import ScriptedRunner, draft_logits, draftable, stored, target_logits, truth
+from verifier.engine import VerifierEngine
+from verifier.sequence import DraftLink, Sequence
+
+TREE = TreeConfig(max_nodes=10, max_depth=4, width=2)
+KV_SLOTS = 80
+"""Too few for three long requests in the verifier and for two sessions of them in a drafter."""
+DRAFTERS = ("x", "y")
+MISSED = "commit at"
+"""How a drafter's reason begins when it missed or doubled a commit."""
+
+
+@dataclass(eq=False)
+class Stream:
+    """What is under way between the verifier and one drafter; `broken` once the verifier has lost it."""
+
+    peer: str
+    drafter: str
+    up: deque[pb.DrafterMessage] = field(default_factory=deque)
+    down: deque[pb.VerifierMessage] = field(default_factory=deque)
+    broken: bool = False
+
+
+class Interleaved:
+    def __init__(self, per_token_ms: float):
+        """A dear token makes selection leave nodes out, and the price stops growth."""
+        self.now = 0.0
+        config = VerifierConfig(max_sequences=3, step_tokens=16)
+        target = ScriptedRunner(target_logits, KV_SLOTS, self.tick).as_loaded()
+        self.verifier = VerifierEngine(target, Curve("test", "", 5.0, per_token_ms, 0.0), config, TREE, lambda: self.now)
+        limits = DrafterConfig(max_sessions=2, pass_nodes=3, prefill_tokens=16)
+        self.drafters = {
+            name: DrafterEngine(ScriptedRunner(draft_logits, KV_SLOTS, self.tick).as_loaded(), limits, TREE, lambda: self.now)
+            for name in DRAFTERS
+        }
+        self.streams: list[Stream] = []
+        self.live: dict[str, Stream] = {}
+        self.requests: dict[str, GenerateRequest] = {}  # the latest attempt of each id
+        self.outputs: dict[str, list[int]] = {}
+        self.epochs: Counter[str] = Counter()
+        self.reached: Counter[str] = Counter()  # shows that the interesting states were reached at all
+        self.peers = self.damaged = 0
+
+    def tick(self) -> None:
+        self.now += 0.005
+
+    def submit(self, request: GenerateRequest) -> None:
+        self.requests[request.request] = request
+        self.outputs[request.request] = list(request.emitted)
+        self.verifier.submit(request)
+
+    def step(self) -> float | None:
+        """One step of the verifier, if it is willing; otherwise until when it waits."""
+        self.flush()
+        outcome = self.verifier.step()
+        for reply in outcome.replies:
+            request, output = self.requests[reply.request], self.outputs[reply.request]
+            assert (reply.attempt, reply.first_index) == (request.attempt, len(output))
+            output += reply.tokens
+            assert (reply.finish_reason == "length") == (len(output) == request.max_tokens)
+        self.flush()
+        return outcome.wait_until
+
+    def flush(self) -> None:
+        for name, messages in self.verifier.drafting.take_outbox().items():
+            for message in messages:
+                if isinstance(message, Open):
+                    assert message.epoch > self.epochs[message.session], "epochs rise, also when an id is used again"
+                    self.epochs[message.session] = message.epoch
+                self.live[name].up.append(to_drafter_proto(message))
+
+    def connect(self, name: str) -> None:
+        self.peers += 1
+        self.live[name] = Stream(f"peer-{self.peers}", name)
+        self.streams.append(self.live[name])
+        self.verifier.drafting.add_drafter(name)
+
+    def lose(self, name: str, up: int, down: int) -> None:
+        """The stream breaks: of what was under way only the first few messages can still arrive."""
+        self.flush()
+        stream = self.live.pop(name)
+        stream.up, stream.down, stream.broken = deque(list(stream.up)[:up]), deque(list(stream.down)[:down]), True
+        self.verifier.lose_drafter(name)
+
+    def forget(self, stream: Stream) -> None:
+        """The drafter sees that its stream is gone."""
+        self.drafters[stream.drafter].forget_peer(stream.peer)
+        self.streams.remove(stream)
+
+    def deliver_up(self, stream: Stream, count: int) -> None:
+        for _ in range(min(count, len(stream.up))):
+            self.route(self.drafters[stream.drafter].handle(stream.peer, from_drafter_proto(stream.up.popleft())))
+
+    def deliver_down(self, stream: Stream, count: int) -> None:
+        for _ in range(min(count, len(stream.down))):
+            self.receive(stream, from_verifier_proto(stream.down.popleft()))
+
+    def route(self, out: list[Outgoing]) -> None:
+        for peer, message in out:
+            assert not (isinstance(message, Dropped) and message.reason.startswith(MISSED)), message
+            self.reached[type(message).__name__] += 1
+            for stream in self.streams:
+                if stream.peer == peer:
+                    stream.down.append(to_verifier_proto(message))
+
+    def receive(self, stream: Stream, message: ToVerifierMessage) -> None:
+        sequence = self.verifier.sequences.get(message.session)
+        link = sequence.link if sequence is not None else None
+        stale = link is None or (link.drafter, link.epoch) != (stream.drafter, message.epoch)
+        assert stale or not stream.broken, "what a broken stream still carries is of an older epoch"
+        if isinstance(message, Grow) and link is not None and not stale:
+            self.reached["late"] += message.base_len < link.base_len
+        before = self.everything()
+        self.verifier.receive(stream.drafter, message)
+        if stale:
+            self.reached["stale"] += 1
+            assert self.everything() == before, "a stale message changed something"
+
+    def everything(self) -> str:
+        """All of the verifier's state that a message could change, but for the counter of stale ones."""
+        d = self.verifier.drafting
+        sequences = [(s.id, s.tokens, s.link, s.usage) for s in self.verifier.sequences.values()]
+        return repr((sequences, d.drafters, d.counts, d._retry_at, d._outbox, d.events["malformed"], self.verifier.price))
+
+    def links(self) -> Iterator[tuple[Sequence, DraftLink]]:
+        yield from ((s, s.link) for s in self.verifier.sequences.values() if s.link is not None)
+
+    def check(self) -> None:
+        for name, output in self.outputs.items():
+            r = self.requests[name]
+            assert tuple(output) == truth(r.prompt, r.sampling, r.seed, r.max_tokens)[: len(output)]
+        drafting = self.verifier.drafting
+        assert drafting.events["malformed"] == self.damaged, "an undamaged message was taken for a malformed one"
+        linked = Counter(link.drafter for _, link in self.links())
+        assert {d: n for d, n in drafting.counts.items() if n} == dict(linked)
+        for s in self.verifier.sequences.values():
+            assert stored(s.kv) == (s.tokens[: len(s.kv)], list(range(len(s.kv))))
+        for s, link in self.links():
+            assert link.base_len == len(s.tokens)
+            self._nodes_are_of_this_base(s, link)
+            self._copy_equals_the_drafters(s, link)
+        self._drafters_are_not_stale()
+
+    def _nodes_are_of_this_base(self, s: Sequence, link: DraftLink) -> None:
+        """Whatever overtook what: a node holds what the draft would draft just there."""
+        for node, (token, parent) in enumerate(zip(link.tree.tokens, link.tree.parents, strict=True)):
+            context = (*s.tokens, *link.tree.path(parent))
+            allowed = draftable(context, s.request.sampling, s.request.seed, TREE.width)
+            assert token in allowed, f"node {node} was drafted below another path"
+
+    def _copy_equals_the_drafters(self, s: Sequence, link: DraftLink) -> None:
+        stream = self.live[link.drafter]
+        session = self.drafters[link.drafter].sessions.get((stream.peer, s.id))
+        if not link.snapshot or session is None or session.epoch != link.epoch:
+            return
+        assert len(session.tokens) == link.base_len
+        theirs = session.tree.subtree(range(len(link.tree)))
+        assert (link.tree.tokens, link.tree.parents, link.tree.sources) == (theirs.tokens, theirs.parents, theirs.sources)
+        assert link.tree.edges == pytest.approx(theirs.edges), "edges are float32 on the wire"
+        under_way = [m for m in map(from_verifier_proto, stream.down) if isinstance(m, Grow) and m.session == s.id]
+        assert len(link.tree) == len(session.tree) or under_way, "nodes were lost on the way"
+        self.reached["equal"] += len(link.tree) > 0 and not under_way
+
+    def _drafters_are_not_stale(self) -> None:
+        for drafter in self.drafters.values():
+            for session in drafter.sessions.values():
+                root, depths = len(session.tokens) - 1, session.tree.depths()
+                tokens = session.tokens[: session.cached] + [session.tree.tokens[i] for i in session.expanded]
+                positions = [*range(session.cached), *(root + depths[i] for i in session.expanded)]
+                assert stored(session.kv) == (tokens, positions)
+                assert session.cached == len(session.tokens) or not len(session.tree)
+
+    def finish(self) -> None:
+        """Runs every request to its end on what is connected, then everything must be free."""
+        for _ in range(2000):
+            for stream in list(self.live.values()):
+                self.deliver_up(stream, 99)
+                self.route(self.drafters[stream.drafter].run_pass())
+                self.deliver_down(stream, 99)
+            self.check()
+            until = self.step()
+            self.now = max(self.now, until or 0.0)
+            if not self.verifier.sequences:
+                break
+        assert not self.verifier.sequences, "a request never ended"
+        for stream in list(self.streams):
+            if not stream.broken:
+                self.deliver_up(stream, 99)
+                assert not any(peer == stream.peer for peer, _ in self.drafters[stream.drafter].sessions), "a session was not closed"
+            self.forget(stream)
+        for engine in (self.verifier, *self.drafters.values()):
+            allocator = engine.runner.cache.allocator
+            allocator.check_integrity()
+            assert allocator.free_count == allocator.count, "KV slots leaked"

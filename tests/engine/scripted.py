@@ -1,0 +1,106 @@
+"""A model without a network: logits are a hash of the token path that a position sees through its KV slots.
+
+Promises: each KV slot holds the token and the position written there, and nothing else is known
+to `run`. So a text equals `truth` only if slots, moves, masks and positions are all right. Cheap
+enough for thousands of interleavings, where a real model is not.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from drafthouse.choose import Row, choose, rank
+from drafthouse.engine.kv_cache import KvCache, KvSequence
+from drafthouse.engine.loader import LoadedModel
+from drafthouse.engine.model_runner import RunResult
+from drafthouse.engine.segment import Segment
+from drafthouse.noise import mix64
+from drafthouse.sampling import SamplingParams
+
+VOCAB_SIZE = 16
+CONTEXT = 64
+Path = tuple[int, ...]
+Logits = Callable[[Path], list[float]]
+
+
+def hashed(path: Path, salt: int) -> list[float]:
+    """`VOCAB_SIZE` numbers between 0 and 1 that any change of the path changes."""
+    key = salt
+    for token in path:
+        key = mix64(key * 31 + token + 1)
+    return [(mix64(key + (v << 32)) >> 40) / 2.0**24 for v in range(VOCAB_SIZE)]
+
+
+@lru_cache(maxsize=100_000)
+def target_logits(path: Path) -> list[float]:
+    return [4.0 * x for x in hashed(path, 1)]
+
+
+@lru_cache(maxsize=100_000)
+def draft_logits(path: Path) -> list[float]:
+    """The target's with something else mixed in: agrees now and then."""
+    return [a + 1.5 * b for a, b in zip(target_logits(path), hashed(path, 2), strict=True)]
+
+
+class ScriptedRunner:
+    """Stands where `ModelRunner` does; `tick` is called once a run, since a step takes time."""
+
+    def __init__(self, logits: Logits, slots: int, tick: Callable[[], None]):
+        self.logits, self.tick = logits, tick
+        self.cache = KvCache(1, 1, 1, slots, torch.int64, torch.device("cpu"))
+        self.vocab_size, self.attention_calls = VOCAB_SIZE, 1
+
+    def run(self, segments: list[Segment]) -> RunResult:
+        self.tick()
+        for segment in segments:
+            slots = segment.kv.slots[len(segment.kv) - len(segment) :]
+            self.cache.data[0, 0, 0, slots, 0] = torch.tensor(list(segment.tokens))
+            self.cache.data[0, 1, 0, slots, 0] = torch.tensor(list(segment.positions))
+        rows = [self.logits(path) for segment in segments for path in seen_paths(segment)]
+        return RunResult(torch.tensor(rows, dtype=torch.float64).view(-1, VOCAB_SIZE), 0.005)
+
+    def as_loaded(self) -> LoadedModel:
+        return LoadedModel(self, CONTEXT, "scripted")  # type: ignore[arg-type]
+
+
+def stored(kv: KvSequence) -> tuple[list[int], list[int]]:
+    """Tokens and positions that the sequence's slots hold."""
+    held = kv.cache.data[0, :, 0, kv.slots, 0].tolist()
+    return held[0], held[1]
+
+
+def seen_paths(segment: Segment) -> list[Path]:
+    """The tokens that each output of the segment sees. Raises AssertionError unless they stand at positions 0, 1, 2 ..."""
+    tokens, positions = stored(segment.kv)
+    count, total = len(segment), len(segment.kv)
+    tail = count if segment.mask is None else len(segment.mask[0])
+    paths = []
+    for output in segment.outputs:
+        row = segment.mask[output] if segment.mask is not None else [i <= output for i in range(count)]
+        entries = [*range(total - tail), *(total - tail + i for i in range(tail) if row[i])]
+        assert [positions[i] for i in entries] == list(range(len(entries))), "a position is missing, doubled or out of order"
+        paths.append(tuple(tokens[i] for i in entries))
+    return paths
+
+
+def _row(path: Path, sampling: SamplingParams, seed: int) -> Row:
+    seen = torch.zeros(VOCAB_SIZE, dtype=torch.bool)
+    seen[list(path)] = True
+    return Row(sampling, seed, len(path), (), seen)
+
+
+@lru_cache(maxsize=1000)
+def truth(prompt: Path, sampling: SamplingParams, seed: int, n: int) -> Path:
+    """The `n` tokens after the prompt, one full look at the path for each."""
+    path = prompt
+    for _ in range(n):
+        path += tuple(choose(torch.tensor([target_logits(path)], dtype=torch.float64), [_row(path, sampling, seed)]))
+    return path[len(prompt) :]
+
+
+@lru_cache(maxsize=100_000)
+def draftable(path: Path, sampling: SamplingParams, seed: int, width: int) -> frozenset[int]:
+    """The tokens that a draft may put below `path`."""
+    ranked, _ = rank(torch.tensor([draft_logits(path)], dtype=torch.float64), [_row(path, sampling, seed)], width)
+    return frozenset(ranked[0])

@@ -1,0 +1,157 @@
+"""All interleavings of Grow, Commit, Close, re-pairing and loss against one model of the truth (DESIGN 4)."""
+
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from drafthouse.messages import Grow, from_verifier_proto
+from drafthouse.sampling import SamplingParams
+from drafthouse.token_tree import TokenTree
+from tests.engine.interleaved import DRAFTERS, Interleaved, Stream
+from tests.engine.pairs import GREEDY, request
+from tests.engine.scripted import VOCAB_SIZE
+
+PROMPTS = ((1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11, 12), tuple(range(14)) * 2)
+SAMPLINGS = (GREEDY, SamplingParams(1.0), SamplingParams(0.7, top_k=5, repetition_penalty=1.3))
+MAX_TOKENS = 14
+EXAMPLES = 250
+DAMAGE = ("index", "token", "parent", "future", "unreadable")
+
+
+def damaged(message: Grow, kind: str) -> Grow:
+    n = message.nodes
+    match kind:
+        case "index":
+            return replace(message, first_index=message.first_index + 1000)
+        case "future":
+            return replace(message, base_len=message.base_len + 5)
+        case "token":
+            return replace(message, nodes=TokenTree([VOCAB_SIZE] * len(n), n.parents, n.edges, n.sources))
+    return replace(message, nodes=TokenTree(n.tokens, [p + 1000 for p in n.parents], n.edges, n.sources))
+
+
+class Interleavings(RuleBasedStateMachine):
+    reached: Counter[str] = Counter()
+    """Over all examples."""
+
+    @initialize(per_token_ms=st.sampled_from([0.001, 0.001, 1.0]))
+    def start(self, per_token_ms: float) -> None:
+        self.it = Interleaved(per_token_ms)
+        for name in DRAFTERS:
+            self.it.connect(name)
+
+    @rule(name=st.sampled_from("abcd"), prompt=st.sampled_from(PROMPTS), sampling=st.sampled_from(SAMPLINGS), seed=st.integers(0, 2),
+          mode=st.sampled_from(["auto", "auto", "fixed", "off"]))  # fmt: skip
+    def submit(self, name: str, prompt: tuple[int, ...], sampling: SamplingParams, seed: int, mode: str) -> None:
+        """A new request, perhaps under an id that was used before, or the next attempt at one that was cancelled."""
+        if name in self.it.verifier.sequences:
+            return
+        old, output = self.it.requests.get(name), self.it.outputs.get(name, [])
+        if old is not None and len(output) < MAX_TOKENS:
+            self.it.reached["resumed"] += bool(output)
+            self.it.submit(replace(old, attempt=old.attempt + 1, emitted=tuple(output)))
+        else:
+            self.it.submit(request(name, prompt, MAX_TOKENS, sampling, seed, mode, nodes=6, depth=3))
+
+    @rule(name=st.sampled_from("abcd"))
+    def cancel(self, name: str) -> None:
+        self.it.verifier.cancel(name)
+
+    @rule()
+    def step(self) -> None:
+        self.it.step()
+
+    @rule(seconds=st.sampled_from([0.002, 0.02, 0.6, 1.1]))
+    def wait(self, seconds: float) -> None:
+        self.it.now += seconds
+
+    @precondition(lambda self: self.it.streams)
+    @rule(which=st.integers(0, 5), count=st.integers(1, 4))
+    def deliver_up(self, which: int, count: int) -> None:
+        self.it.deliver_up(self.stream(which), count)
+
+    @precondition(lambda self: self.it.streams)
+    @rule(which=st.integers(0, 5), count=st.integers(1, 4))
+    def deliver_down(self, which: int, count: int) -> None:
+        self.it.deliver_down(self.stream(which), count)
+
+    def stream(self, which: int) -> Stream:
+        return self.it.streams[which % len(self.it.streams)]
+
+    @rule(name=st.sampled_from(DRAFTERS))
+    def draft_pass(self, name: str) -> None:
+        self.it.route(self.it.drafters[name].run_pass())
+
+    @rule(turns=st.integers(1, 3))
+    def all_goes_well(self, turns: int) -> None:
+        """Undisturbed turns, so that examples get far."""
+        for _ in range(turns):
+            for stream in list(self.it.live.values()):
+                self.it.deliver_up(stream, 99)
+                self.it.route(self.it.drafters[stream.drafter].run_pass())
+                self.it.deliver_down(stream, 99)
+            self.it.step()
+
+    @precondition(lambda self: self.it.live)
+    @rule(which=st.integers(0, 1), up=st.integers(0, 3), down=st.integers(0, 3))
+    def lose(self, which: int, up: int, down: int) -> None:
+        self.it.lose(sorted(self.it.live)[which % len(self.it.live)], up, down)
+
+    @precondition(lambda self: len(self.it.live) < len(DRAFTERS))
+    @rule()
+    def connect(self) -> None:
+        self.it.connect(next(name for name in DRAFTERS if name not in self.it.live))
+
+    @precondition(lambda self: any(s.broken for s in self.it.streams))
+    @rule()
+    def drafter_notices(self) -> None:
+        self.it.forget(next(s for s in self.it.streams if s.broken))
+
+    @rule(name=st.sampled_from(DRAFTERS))
+    def drafter_drops(self, name: str) -> None:
+        drafter = self.it.drafters[name]
+        for key in list(drafter.sessions)[:1]:
+            self.it.route([(key[0], drafter.drop(key, "a test"))])
+
+    @rule(name=st.sampled_from(DRAFTERS), kind=st.sampled_from(DAMAGE))
+    def damage(self, name: str, kind: str) -> None:
+        """The next message of a live stream is damaged on the way: its session ends, nothing else does."""
+        stream = self.it.live.get(name)
+        if stream is None or not stream.down or not isinstance(message := from_verifier_proto(stream.down[0]), Grow):
+            return
+        stream.down.popleft()
+        events = self.it.verifier.drafting.events
+        before = events["malformed"]
+        if kind == "unreadable":
+            self.it.verifier.fail_session(message.session, message.epoch, kind)
+        else:
+            self.it.receive(stream, damaged(message, kind))
+        self.it.damaged += events["malformed"] - before
+        self.it.reached[kind] += events["malformed"] - before
+
+    @invariant()
+    def check(self) -> None:
+        if hasattr(self, "it"):  # hypothesis asks before `start` too
+            self.it.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "it"):
+            return
+        self.it.finish()
+        verifier = self.it.verifier
+        self.it.reached.update(accepted=verifier.totals.accepted, preempted=verifier.scheduler.preemptions)
+        type(self).reached += self.it.reached
+
+
+def test_interleavings() -> None:
+    Interleavings.reached.clear()
+    run_state_machine_as_test(
+        Interleavings, settings=settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None, derandomize=True)
+    )
+    reached = Interleavings.reached
+    print(dict(reached))
+    for event in ("accepted", "preempted", "stale", "late", "equal", "resumed", "Opened", "Refused", "Dropped", *DAMAGE):
+        assert reached[event] >= 10, f"too few examples reached {event!r}: {dict(reached)}"

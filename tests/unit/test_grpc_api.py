@@ -1,0 +1,121 @@
+"""The gRPC API: the same checks and text as over HTTP, and one status for each error."""
+
+import asyncio
+
+import grpc
+import pytest
+from ray.serve.exceptions import gRPCStatusError
+
+from deployments import grpc_api
+from deployments.inference_service import InferenceService
+from deployments.request_factory import DEFAULT_MAX_TOKENS, RequestFactory
+from deployments.verifier_link import VerifierLink
+from drafthouse.errors import RequestError
+from drafthouse.sampling import SamplingParams, Speculation
+from protos import inference_pb2 as pb
+from tests.unit.byte_tokenizer import codec, limits
+from tests.unit.verifier_double import VerifierDouble, at, serving
+
+FACTORY = RequestFactory("demo", codec(), limits())
+TEXT = "def add(a, b):\n    return 'é🙂'\n"
+IDS = tuple(codec().encode(TEXT))
+
+
+def request(**fields) -> pb.GenerateRequest:
+    fields = {"model": "demo", "max_tokens": len(IDS)} | fields
+    return pb.GenerateRequest(**({} if "prompt_tokens" in fields else {"prompt": "hello"}) | fields)
+
+
+def serve(call, verifier: VerifierDouble | None = None):
+    async def run():
+        async with serving(verifier or VerifierDouble("a", tokens=lambda request: IDS)) as routes:
+            link = VerifierLink(patience_s=0.05)
+            link.update(routes)
+            try:
+                return await call(InferenceService(FACTORY, link))
+            finally:
+                await link.close()
+
+    return asyncio.run(run())
+
+
+def test_every_field_reaches_the_plan():
+    message = request(
+        temperature=0.5, top_p=0.9, top_k=3, min_p=0.1, repetition_penalty=1.5, seed=7, stop=["x"],
+        speculation=pb.Speculation(mode="fixed", nodes=8, depth=4), prompt_tokens=pb.TokenIds(ids=[5, 6]),
+    )  # fmt: skip
+    plan = grpc_api.make_plan(FACTORY, message)
+    (made,) = plan.requests
+    assert (made.prompt, made.sampling, made.seed) == ((5, 6), SamplingParams(0.5, 3, 0.9, 0.1, 1.5), 7)
+    assert (made.speculation, plan.stops, made.max_tokens) == (Speculation("fixed", 8, 4), ("x",), len(IDS))
+
+
+def test_absent_fields_have_the_defaults_and_zero_is_not_absent():
+    bare = pb.GenerateRequest(model="demo", prompt="hello")
+    (made,) = grpc_api.make_plan(FACTORY, bare).requests
+    assert (made.sampling, made.speculation, made.max_tokens) == (SamplingParams(), Speculation(), DEFAULT_MAX_TOKENS)
+    bare.temperature, bare.seed = 0.0, 0
+    plan = grpc_api.make_plan(FACTORY, bare)
+    assert (plan.requests[0].sampling.temperature, plan.seed) == (0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"seed": 1 << 63}, "seed"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt_tokens": pb.TokenIds(ids=[1 << 30])}, "prompt_tokens"),
+        ({"speculation": pb.Speculation(mode="never")}, "speculation.mode"),
+    ],
+)
+def test_faults_name_the_field(fields, param):
+    with pytest.raises(RequestError) as caught:
+        grpc_api.make_plan(FACTORY, request(**fields))
+    assert caught.value.param == param
+
+
+def test_a_prompt_is_needed():
+    with pytest.raises(RequestError, match="prompt"):
+        grpc_api.make_plan(FACTORY, pb.GenerateRequest(model="demo"))
+
+
+def test_generate():
+    response = serve(lambda service: grpc_api.generate(service, request(seed=7)))
+    assert (response.text, tuple(response.tokens), response.finish_reason, response.seed) == (TEXT, IDS, "length", 7)
+    usage = response.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.drafted, usage.steps) == (len(codec().encode("hello")), len(IDS), 9, 3)
+
+
+def test_stream():
+    async def call(service):
+        return [chunk async for chunk in grpc_api.stream(service, request())]
+
+    chunks = serve(call)
+    assert "".join(chunk.text for chunk in chunks) == TEXT
+    assert tuple(token for chunk in chunks for token in chunk.tokens) == IDS
+    assert [chunk.finish_reason for chunk in chunks] == [""] * (len(chunks) - 1) + ["length"]
+    assert [chunk.HasField("usage") for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("fields", "failure", "code"),
+    [
+        ({"top_p": 2.0}, None, grpc.StatusCode.INVALID_ARGUMENT),
+        ({"model": "other"}, None, grpc.StatusCode.NOT_FOUND),
+        ({}, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ({}, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE),
+    ],
+)
+def test_errors_become_codes(fields, failure, code):
+    verifier = VerifierDouble("a", before=failure and at(0, failure))
+    with pytest.raises(gRPCStatusError) as caught:
+        serve(lambda service: grpc_api.generate(service, request(**fields)), verifier)
+    assert caught.value.grpc_code is code
+    assert caught.value.grpc_details
+
+
+def test_a_verifiers_own_error_is_internal():
+    assert grpc_api.as_status(ValueError("x")).grpc_code is grpc.StatusCode.INTERNAL
