@@ -49,9 +49,7 @@ class _Work:
 
 
 class DrafterEngine:
-    def __init__(
-        self, model: LoadedModel, config: DrafterConfig, tree: TreeConfig, clock: Callable[[], float] = time.perf_counter
-    ):
+    def __init__(self, model: LoadedModel, config: DrafterConfig, tree: TreeConfig, clock: Callable[[], float] = time.perf_counter):
         self.runner, self.context = model.runner, model.context
         self.config, self.tree, self.clock = config, tree, clock
         self.sessions: dict[tuple[str, str], Session] = {}
@@ -183,9 +181,7 @@ class DrafterEngine:
             return work.session.tree_segment(work.nodes)
         return work.session.catch_up_segment(self.config.prefill_tokens)
 
-    def _grow(
-        self, works: list[_Work], segments: list[Segment], logits: torch.Tensor, keys: dict[int, tuple[str, str]]
-    ) -> list[Session]:
+    def _grow(self, works: list[_Work], segments: list[Segment], logits: torch.Tensor, keys: dict[int, tuple[str, str]]) -> list[Session]:
         """Adds the children that the pass drafted; returns the sessions whose tree may have grown."""
         rows: list[Row] = []
         parents: list[tuple[Session, int]] = []

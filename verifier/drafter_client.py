@@ -5,6 +5,7 @@ is called once and the client dials again with growing pauses until it is closed
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -80,10 +81,8 @@ class DrafterClient:
 
     async def _outgoing(self) -> AsyncIterator[pb.ToDrafter]:
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):  # nothing to say: only the probe goes out
                 await asyncio.wait_for(self._ready.wait(), timeout=PROBE_S)
-            except TimeoutError:
-                pass  # nothing to say: only the probe goes out
             self._ready.clear()
             messages, self._messages = self._messages, []
             batch = pb.ToDrafter(verifier=self.verifier, messages=[to_drafter_proto(m) for m in messages])

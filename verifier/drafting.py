@@ -24,7 +24,7 @@ class Drafting:
         self.drafters: list[str] = []
         self.counts: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
-        self._epochs: Counter[str] = Counter()
+        self._epoch = 0  # one for all requests and never forgotten: an id that is used again must not meet its old messages
         self._retry_at: dict[str, float] = {}
         self._outbox: defaultdict[str, list[ToDrafterMessage]] = defaultdict(list)
 
@@ -44,8 +44,8 @@ class Drafting:
         if not self.drafters or not sequence.speculates or self._retry_at.get(sequence.id, 0.0) > now:
             return
         drafter = min(self.drafters, key=lambda d: self.counts[d])
-        self._epochs[sequence.id] += 1
-        link = DraftLink(drafter, self._epochs[sequence.id], base_len=len(sequence.tokens), committed_at=now)
+        self._epoch += 1
+        link = DraftLink(drafter, self._epoch, base_len=len(sequence.tokens), committed_at=now)
         sequence.link = link
         self.counts[drafter] += 1
         self.events["opened"] += 1
@@ -72,11 +72,10 @@ class Drafting:
         self._outbox[link.drafter].append(message)
 
     def close(self, sequence: Sequence) -> None:
-        """The request is over: ends its session and forgets its epochs."""
+        """The request is over: ends its session."""
         if sequence.link is not None:
             self._outbox[sequence.link.drafter].append(Close(sequence.id, sequence.link.epoch))
             self._unlink(sequence)
-        self._epochs.pop(sequence.id, None)
         self._retry_at.pop(sequence.id, None)
 
     def _unlink(self, sequence: Sequence) -> None:
@@ -100,12 +99,13 @@ class Drafting:
                 self._grow(sequence, link, message, now)
 
     def _grow(self, sequence: Sequence, link: DraftLink, message: Grow, now: float) -> None:
+        limit = max(4 * self.tree.max_nodes, sequence.request.speculation.nodes)
         try:
             if message.first_index == 0:
-                message.nodes.check(self.vocab_size, 4 * self.tree.max_nodes)
+                message.nodes.check(self.vocab_size, limit)
             new = link.graft(message, sequence.tokens, now)
             if message.first_index:
-                link.tree.check(self.vocab_size, 4 * self.tree.max_nodes)
+                link.tree.check(self.vocab_size, limit)
         except (ValueError, WireError) as error:
             self.fail(sequence, str(error), now)
             return

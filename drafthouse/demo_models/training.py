@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.progress import Progress
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from rich.progress import Progress, TaskID
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from drafthouse.demo_models.tokens import CONTEXT, VOCAB_SIZE
 
@@ -105,7 +105,7 @@ def train_target(rows: np.ndarray, steps: int, folder: pathlib.Path, progress: P
     return model.eval()
 
 
-def _report(progress: Progress, task, loss: Loss) -> None:
+def _report(progress: Progress, task: TaskID, loss: Loss) -> None:
     progress.update(task, advance=1, description=f"{progress.tasks[task].description.split()[0]} loss {loss.value:.3f}")
     if loss.step % 50 == 0:
         progress.console.print(f"step {loss.step} loss {loss.value:.3f}", highlight=False)

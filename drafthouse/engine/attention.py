@@ -112,7 +112,7 @@ def attend(
 
     The step is given itself, or inside a compiled graph as the number of its model.
     """
-    layer: int = module.layer_idx  # type: ignore[assignment]
+    layer: int = module.layer_idx
     if drafthouse_model is not None:
         from drafthouse.engine.compiled import attend_in_graph
 

@@ -33,7 +33,7 @@ def _attend(
 
 
 @_attend.register_fake
-def _(query, key, value, model, layer, scaling, window, softcap):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _(query, key, value, model, layer, scaling, window, softcap):  # type: ignore[no-untyped-def]
     return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
 
 

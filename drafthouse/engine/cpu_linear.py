@@ -31,7 +31,7 @@ class PackedLinear(torch.nn.Module):
 
 def pack_linears(model: torch.nn.Module) -> int:
     """Replaces every float32 CPU `nn.Linear` below `model`; returns how many. Subclasses are left alone."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not torch.backends.mkldnn.is_available():
         return 0
     packed = 0
     for module in list(model.modules()):

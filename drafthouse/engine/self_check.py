@@ -1,9 +1,9 @@
 """Decides at load time whether a model can be served: by trying, not by a list of names.
 
 One packed step (two sequences of different length, the second with a token tree, after its prompt
-was prefilled in chunks, and a lone token at the context's last position) must give the logits that the stock model gives for each path alone. It
-catches recurrent state, attention that ignores our function, and rotary scaling that looks at
-the longest position of the row.
+was prefilled in chunks, and a lone token at the context's last position) must give the logits that
+the stock model gives for each path alone. It catches recurrent state, attention that ignores our
+function, and rotary scaling that looks at the longest position of the row.
 """
 
 from collections.abc import Callable

@@ -57,14 +57,14 @@ def load_curve(name: str) -> Curve:
     """A curve by its name in the package, or from a JSON file. Raises ConfigError naming it."""
     path = CURVES / f"{name}.json" if "/" not in name and not name.endswith(".json") else pathlib.Path(name)
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        curve = Curve(**fields)
+        curve = Curve(**json.loads(path.read_text(encoding="utf-8")))
+        good = curve.base_ms > 0 and curve.per_token_ms >= 0 and curve.per_kv_token_ms >= 0
     except OSError as error:
         known = ", ".join(sorted(p.stem for p in CURVES.glob("*.json")))
         raise ConfigError(f"paced.curve: no curve {name!r}; the package has {known}") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(f"paced.curve: {path} is not a curve: {error}") from error
-    if not (curve.base_ms > 0 and curve.per_token_ms >= 0 and curve.per_kv_token_ms >= 0):
+    if not good:
         raise ConfigError(f"paced.curve: {path} has a negative time")
     return curve
 
@@ -91,7 +91,8 @@ class MeasuredLatency:
 
     def _base(self, tokens: int) -> float:
         low, high, share = self._around(tokens)
-        return self.times[low] * (1 - share) + self.times[high] * share
+        between = self.times[low] * (1 - share) + self.times[high] * share
+        return between if share <= 1.0 else max(between, self.times[high])  # a dip at the end must not go on below zero
 
     def _around(self, tokens: int) -> tuple[int, int, float]:
         """Knots below and above and where `tokens` lies between; above the last it extends its slope."""

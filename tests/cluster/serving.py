@@ -1,6 +1,7 @@
 """A real server for a test module: `drafthouse serve` in its own process, on free ports."""
 
 import json
+import os
 import pathlib
 import signal
 import socket
@@ -38,7 +39,8 @@ class Serving:
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         self.url = f"http://127.0.0.1:{self.http_port}"
         command = [sys.executable, "-m", "deployments.cli", "serve", "--config", str(file)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}  # the tests read the dashboard's API
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         self.lines: list[str] = []
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -139,8 +139,8 @@ def test_cluster_page_and_dashboard_show_all_roles(serving: Serving) -> None:
     assert {role: len(pools[role]) for role in ("gateway", "verifier", "drafter")} == {"gateway": 1, "verifier": 1, "drafter": 1}
     pids = {replica["pid"] for pool in pools.values() for replica in pool}
     assert len(pids) == 3, "each role is its own process"
-    deployments = httpx.get(f"{serving.dashboard_url}/api/serve/applications/", timeout=30).json()["applications"]["drafthouse"]["deployments"]
-    assert set(deployments) == {"Gateway", "VerifierReplica", "DrafterReplica", "ControllerReplica"}
+    applications = httpx.get(f"{serving.dashboard_url}/api/serve/applications/", timeout=30).json()["applications"]
+    assert set(applications["drafthouse"]["deployments"]) == {"Gateway", "VerifierReplica", "DrafterReplica", "ControllerReplica"}
 
 
 def test_client_that_goes_away_frees_everything(serving: Serving) -> None:

@@ -15,7 +15,15 @@ import pytest
 from drafter.engine import DrafterEngine, Outgoing
 from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.messages import (
-    Dropped, GenerateRequest, Grow, Open, ToVerifierMessage, from_drafter_proto, from_verifier_proto, to_drafter_proto, to_verifier_proto,
+    Dropped,
+    GenerateRequest,
+    Grow,
+    Open,
+    ToVerifierMessage,
+    from_drafter_proto,
+    from_verifier_proto,
+    to_drafter_proto,
+    to_verifier_proto,
 )  # fmt: skip
 from drafthouse.policy.latency import Curve
 from protos import dataplane_pb2 as pb
@@ -24,7 +32,7 @@ from verifier.engine import VerifierEngine
 from verifier.sequence import DraftLink, Sequence
 
 TREE = TreeConfig(max_nodes=10, max_depth=4, width=2)
-KV_SLOTS = 80
+KV_SLOTS = 72
 """Too few for three long requests in the verifier and for two sessions of them in a drafter."""
 DRAFTERS = ("x", "y")
 MISSED = "commit at"
@@ -83,12 +91,13 @@ class Interleaved:
         return outcome.wait_until
 
     def flush(self) -> None:
-        for name, messages in self.verifier.drafting.take_outbox().items():
-            for message in messages:
-                if isinstance(message, Open):
-                    assert message.epoch > self.epochs[message.session], "epochs rise, also when an id is used again"
-                    self.epochs[message.session] = message.epoch
-                self.live[name].up.append(to_drafter_proto(message))
+        outbox = self.verifier.drafting.take_outbox()
+        opens = [m for messages in outbox.values() for m in messages if isinstance(m, Open)]
+        for message in sorted(opens, key=lambda m: m.epoch):
+            assert message.epoch > self.epochs[message.session], "epochs rise, also when an id is used again"
+            self.epochs[message.session] = message.epoch
+        for name, messages in outbox.items():
+            self.live[name].up += map(to_drafter_proto, messages)
 
     def connect(self, name: str) -> None:
         self.peers += 1

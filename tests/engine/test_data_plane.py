@@ -132,8 +132,9 @@ def test_malformed_message_ends_its_session_only() -> None:
     async def test() -> None:
         drafter, route = await start_drafter(0.01, "drafter")
         sampling = pb.Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
-        good = pb.Open(session="good", epoch=1, tokens=[1, 2, 3], sampling=sampling, noise_version=1, max_nodes=8, max_depth=4, vocab_size=256)
-        bad = pb.Open(session="bad", epoch=1, tokens=[1, 999], sampling=sampling, noise_version=1, max_nodes=8, max_depth=4, vocab_size=256)
+        rest = {"epoch": 1, "sampling": sampling, "noise_version": 1, "max_nodes": 8, "max_depth": 4, "vocab_size": 256}
+        good = pb.Open(session="good", tokens=[1, 2, 3], **rest)
+        bad = pb.Open(session="bad", tokens=[1, 999], **rest)
         late = pb.Commit(session="good", epoch=1, base_len=77, tokens=[5])
         channel = grpc.aio.insecure_channel(route.address)
 

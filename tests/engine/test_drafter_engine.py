@@ -1,0 +1,233 @@
+"""How a drafter grows its trees: fresh, within limits, worth their price, and one session apart from another."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+import drafter.session
+from drafter.engine import DrafterEngine, Outgoing
+from drafthouse.config import DrafterConfig, TreeConfig
+from drafthouse.messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToVerifierMessage
+from drafthouse.noise import NOISE_VERSION
+from drafthouse.sampling import SamplingParams
+from drafthouse.token_tree import TokenTree
+from tests.engine.pairs import GREEDY, loaded, pair, prompts, request
+from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, draft_logits
+from tests.engine.tiny_models import tiny
+
+SAMPLED = SamplingParams(temperature=0.9, top_k=12, repetition_penalty=1.2)
+WIDE = TreeConfig(max_nodes=200, max_depth=3, width=4)
+"""Room for all of 4 + 16 + 64 nodes."""
+Words = dict[tuple[int, ...], float]
+
+
+def scripted(slots: int = 1000, config: DrafterConfig | None = None, tree: TreeConfig = WIDE) -> DrafterEngine:
+    model = ScriptedRunner(draft_logits, slots, lambda: None).as_loaded()
+    return DrafterEngine(model, config or DrafterConfig(), tree)
+
+
+def opening(name: str, tokens: Sequence[int], sampling: SamplingParams = GREEDY, price: float = 0.0, vocab: int = VOCAB_SIZE) -> Open:
+    return Open(name, 1, tuple(tokens), sampling, 5, NOISE_VERSION, "f", WIDE.max_nodes, WIDE.max_depth, price, vocab)
+
+
+def run(engine: DrafterEngine) -> list[ToVerifierMessage]:
+    out: list[Outgoing] = []
+    while engine.has_work():
+        out += engine.run_pass()
+    return [message for _, message in out]
+
+
+def words(tree: TokenTree) -> Words:
+    """The tree as its paths and their edges, whatever the order of its nodes."""
+    return {tuple(tree.path(node)): tree.edges[node] for node in range(len(tree))}
+
+
+def grown(engine: DrafterEngine, message: Open) -> Words:
+    assert isinstance(engine.handle("v", message)[0][1], Opened)
+    run(engine)
+    return words(engine.sessions["v", message.session].tree)
+
+
+def tree_of(engine: DrafterEngine, name: str = "s") -> TokenTree:
+    return engine.sessions["v", name].tree
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
+def test_after_any_commits_the_tree_is_the_one_a_fresh_drafter_grows(sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real model in float64; no floor, since a node that was not worth it before a commit is not looked at again after it."""
+    monkeypatch.setattr(drafter.session, "MIN_CONFIDENCE", 0.0)
+    rng, draft = random.Random(1), loaded(tiny("llama", layers=1))
+    engine = DrafterEngine(draft, DrafterConfig(prefill_tokens=16), WIDE)
+    tokens = prompts(1, longest=20)[0]
+    engine.handle("v", opening("s", tokens, sampling, vocab=256))
+    for commit in range(12):
+        for _ in range(rng.randrange(4)):  # the commit may come before the tree is whole, or even begun
+            engine.run_pass()
+        tree = tree_of(engine)
+        path = tree.path(rng.randrange(len(tree))) if len(tree) and rng.random() < 0.8 else []
+        more = path + [rng.randrange(256) for _ in range(rng.randrange(3))] or [rng.randrange(256)]
+        engine.handle("v", Commit("s", 1, len(tokens), tuple(more), 0.0))
+        tokens = tokens + more
+        if commit % 3 == 2:
+            run(engine)
+            fresh = DrafterEngine(draft, DrafterConfig(), WIDE)
+            wanted = grown(fresh, opening("s", tokens, sampling, vocab=256))
+            fresh.forget_peer("v")
+            assert len(wanted) == 84
+            assert words(tree_of(engine)) == pytest.approx(wanted), f"after commit {commit}"
+
+
+def test_sessions_side_by_side_grow_the_same_trees_as_alone() -> None:
+    messages = [
+        replace(opening(f"s{i}", tokens, SAMPLED if i % 2 else GREEDY, price=0.02), seed=i)
+        for i, tokens in enumerate(prompts(6, vocab_size=VOCAB_SIZE))
+    ]
+    together = scripted(2000, config=DrafterConfig(pass_nodes=5, prefill_tokens=32))
+    for message in messages:
+        together.handle("v", message)
+    run(together)
+    for message in messages:
+        alone = grown(scripted(), message)
+        assert len(alone) > 5
+        assert words(tree_of(together, message.session)) == pytest.approx(alone)
+
+
+def test_growth_stops_at_the_sessions_limits() -> None:
+    for nodes, depth in [(1, 3), (7, 3), (200, 1), (200, 2)]:
+        engine = scripted()
+        grown(engine, replace(opening("s", [1, 2, 3]), max_nodes=nodes, max_depth=depth))
+        tree = tree_of(engine)
+        assert len(tree) <= nodes
+        assert max(tree.depths()) <= depth
+        assert len(tree) == nodes or max(tree.depths()) == depth, "and it does get there"
+
+
+def test_nodes_never_lie_beyond_the_drafts_context() -> None:
+    for left in (1, 2, 3):
+        engine = scripted()
+        grown(engine, opening("s", [1] * (CONTEXT - left)))
+        assert max(tree_of(engine).depths()) == left
+
+
+def test_the_price_stops_growth() -> None:
+    sizes = {}
+    for price in (0.0, 0.05, 0.3, 1.5):
+        engine = scripted()
+        grown(engine, opening("s", [1, 2, 3], price=price))
+        sizes[price] = len(tree_of(engine))
+        assert all(confidence >= price for confidence in tree_of(engine).path_confidences())
+    assert sizes[0.0] > sizes[0.05] > sizes[0.3] > sizes[1.5] == 0
+    assert engine.totals.passes == 1, "only the catch-up: nothing else is worth a pass"
+
+
+def test_a_commit_brings_a_new_price() -> None:
+    engine = scripted()
+    grown(engine, opening("s", [1, 2, 3], price=2.0))
+    engine.handle("v", Commit("s", 1, 3, (4,), 0.05))
+    run(engine)
+    assert len(tree_of(engine)) > 3
+    engine.handle("v", Commit("s", 1, 4, (4,), 2.0))
+    run(engine)
+    assert len(tree_of(engine)) == 0
+
+
+def test_what_a_commit_pruned_is_not_run() -> None:
+    engine = scripted()
+    engine.handle("v", opening("s", [1, 2, 3]))
+    engine.run_pass()
+    engine.handle("v", Commit("s", 1, 3, (tree_of(engine).tokens[0],), 0.0))
+    assert not any(work.nodes for work in engine._plan()), "the root has changed: its siblings and their children are gone"
+
+
+def test_an_announcement_says_whether_more_is_to_come() -> None:
+    engine = scripted()
+    messages = [message for _, message in engine.handle("v", opening("s", [1, 2, 3]))] + run(engine)
+    grows = [m for m in messages if isinstance(m, Grow)]
+    assert all(g.eta_us > 0 and g.expected_tokens > 0 for g in grows[:-1])
+    assert (grows[-1].eta_us, grows[-1].expected_tokens) == (0, 0.0)
+    joined = TokenTree()
+    for g in grows:
+        assert g.first_index == len(joined), "every node is sent once, in order"
+        for i, token in enumerate(g.nodes.tokens):
+            joined.add(token, g.nodes.parents[i], g.nodes.edges[i], g.nodes.sources[i])
+    assert joined == tree_of(engine)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"noise_version": NOISE_VERSION + 1}, "noise version"),
+        ({"vocab_size": VOCAB_SIZE + 1}, "vocabulary of 17 tokens, this draft has 16"),
+        ({"tokens": (1,) * CONTEXT}, f"{CONTEXT} tokens, the draft's context is {CONTEXT}"),
+    ],
+)
+def test_refusals_say_why(change: dict[str, object], reason: str) -> None:
+    engine = scripted()
+    (_, answer), *rest = engine.handle("v", replace(opening("s", [1, 2, 3]), **change))  # type: ignore[arg-type]
+    assert isinstance(answer, Refused)
+    assert reason in answer.reason
+    assert not rest
+    assert not engine.sessions
+
+
+def test_refused_for_want_of_places_or_kv_slots() -> None:
+    for engine, reason in ((scripted(config=DrafterConfig(max_sessions=1)), "1 sessions"), (scripted(slots=250), "no KV slots")):
+        assert isinstance(engine.handle("v", opening("a", [1, 2, 3]))[0][1], Opened)
+        answer = engine.handle("v", opening("b", [1, 2, 3]))[0][1]
+        assert isinstance(answer, Refused)
+        assert reason in answer.reason
+        engine.handle("v", Close("a", 1))
+        assert isinstance(engine.handle("v", opening("b", [1, 2, 3]))[0][1], Opened), "a closed session leaves its place"
+
+
+def test_when_kv_slots_run_out_only_that_session_is_dropped() -> None:
+    engine = scripted(slots=60, tree=TreeConfig(max_nodes=10, max_depth=3, width=4))  # admits by 10 nodes, but they may grow 200
+    for name in ("a", "b", "c"):
+        assert isinstance(engine.handle("v", opening(name, [1, 2, len(name)]))[0][1], Opened)
+    messages = run(engine)
+    dropped = [m.session for m in messages if isinstance(m, Dropped)]
+    assert 1 <= len(dropped) <= 2
+    assert {name for _, name in engine.sessions} == {"a", "b", "c"} - set(dropped)
+    alone = scripted()
+    for _, name in engine.sessions:
+        assert words(tree_of(engine, name)) == pytest.approx(grown(alone, opening(name, [1, 2, len(name)])))
+    engine.forget_peer("v")
+    engine.runner.cache.allocator.check_integrity()
+    assert engine.runner.cache.allocator.free_count == 60
+
+
+@pytest.mark.parametrize(
+    ("base_len", "tokens", "reason"), [(4, (1,), "commit at 4"), (2, (1,), "commit at 2"), (3, (VOCAB_SIZE,), "token 16"), (3, (1,) * 61, "context")]
+)  # fmt: skip
+def test_a_commit_that_cannot_be_followed_drops_its_session_alone(base_len: int, tokens: tuple[int, ...], reason: str) -> None:
+    engine = scripted()
+    for name in ("a", "b"):
+        grown(engine, opening(name, [1, 2, 3]))
+    [(_, answer)] = engine.handle("v", Commit("a", 1, base_len, tokens, 0.0))
+    assert isinstance(answer, Dropped)
+    assert reason in answer.reason
+    assert list(engine.sessions) == [("v", "b")]
+    engine.handle("v", Close("b", 1))
+    assert engine.runner.cache.allocator.free_count == 600
+
+
+def test_messages_of_an_older_epoch_and_of_unknown_sessions_are_ignored() -> None:
+    engine = scripted()
+    grown(engine, replace(opening("s", [1, 2, 3]), epoch=4))
+    before = words(tree_of(engine))
+    for message in (Commit("s", 3, 3, (1,), 0.0), Close("s", 3), Close("t", 4), opening("s", [9]), replace(opening("s", [9]), epoch=4)):
+        assert engine.handle("v", message) == []
+    assert engine.handle("w", Close("s", 4)) == [], "another peer's session of the same name"
+    assert words(tree_of(engine)) == before
+    assert len(engine.handle("v", replace(opening("s", [9]), epoch=5))) == 2
+    assert engine.sessions["v", "s"].tokens == [9]
+
+
+def test_a_fixed_tree_larger_than_the_configured_one_arrives_whole() -> None:
+    """The verifier must not take what it asked for itself for a malformed message."""
+    both = pair(loaded(tiny("llama", layers=1)), [loaded(tiny("llama", layers=1))], tree=TreeConfig(max_nodes=4, width=8))
+    both.generate([request("a", [1, 2, 3], 4, SamplingParams(1.0), mode="fixed", nodes=40, depth=4)])
+    assert both.verifier.drafting.events["malformed"] == 0
+    assert both.verifier.totals.verified >= 40

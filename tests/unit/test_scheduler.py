@@ -1,0 +1,179 @@
+"""Who takes part in a step: budget, order, admission, and who gives way when KV slots run out."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drafthouse.config import VerifierConfig
+from drafthouse.engine.kv_cache import KvCache, KvSequence
+from drafthouse.errors import OverloadError
+from drafthouse.messages import GenerateRequest
+from drafthouse.sampling import SamplingParams, Speculation
+from verifier.scheduler import Plan, Scheduler
+from verifier.sequence import Sequence
+
+
+class Setting:
+    """A scheduler with a KV cache and no model: `run` does to the sequences what a step without drafts would."""
+
+    def __init__(self, slots: int, max_sequences: int = 8, max_queue: int = 8, step_tokens: int = 16):
+        self.cache = KvCache(1, 1, 1, slots, torch.int64, torch.device("cpu"))
+        config = VerifierConfig(max_sequences=max_sequences, max_queue=max_queue, step_tokens=step_tokens)
+        self.scheduler = Scheduler(config, self.cache.allocator)
+
+    def add(self, name: str, prompt_tokens: int, max_tokens: int = 100) -> Sequence:
+        request = GenerateRequest(name, 1, (0,) * prompt_tokens, (), SamplingParams(), 0, max_tokens, (), Speculation())
+        sequence = Sequence(request, KvSequence(self.cache), None)
+        self.scheduler.add(sequence)
+        return sequence
+
+    def run(self, plan: Plan) -> None:
+        for sequence, count in [(s, 1) for s in plan.decoding] + plan.prefilling:
+            sequence.kv.extend(count)
+            if sequence.pending == 0:
+                sequence.tokens.append(0)
+                if sequence.output_len >= sequence.request.max_tokens:
+                    self.scheduler.remove(sequence)
+
+    def step(self) -> Plan:
+        plan = self.scheduler.plan()
+        self.run(plan)
+        return plan
+
+
+def names(plan: Plan) -> tuple[list[str], list[tuple[str, int]]]:
+    return [s.id for s in plan.decoding], [(s.id, count) for s, count in plan.prefilling]
+
+
+def test_prompts_are_cut_to_the_budget_oldest_first() -> None:
+    it = Setting(slots=200)
+    it.add("a", 20)
+    it.add("b", 10)
+    assert names(it.step()) == ([], [("a", 16)])
+    assert names(it.step()) == ([], [("a", 4), ("b", 10)])
+    assert names(it.step()) == (["a", "b"], [])
+
+
+def test_decoding_comes_first_and_always_gets_its_token() -> None:
+    it = Setting(slots=400, max_sequences=30, max_queue=30)
+    for i in range(20):
+        it.add(f"d{i}", 1)
+    while any(s.output_len == 0 for s in it.scheduler.running) or it.scheduler.waiting:
+        it.step()
+    it.add("late", 10)
+    plan = it.scheduler.plan()
+    assert len(plan.decoding) == 20, "more than the budget of 16: all the same"
+    assert plan.prefilling == []
+
+
+def test_what_decoding_leaves_of_the_budget_goes_to_prompts() -> None:
+    it = Setting(slots=200)
+    for name in "abc":
+        it.add(name, 2)
+    it.step()
+    it.add("d", 40)
+    decoding, prefilling = names(it.step())
+    assert decoding == ["a", "b", "c"]
+    assert prefilling == [("d", 13)]
+
+
+def test_admission_is_in_order_and_waits_for_places_and_slots() -> None:
+    it = Setting(slots=60, max_sequences=2)
+    first = it.add("a", 20)
+    it.add("b", 50)
+    it.add("c", 5)
+    it.scheduler.plan()
+    assert [s.id for s in it.scheduler.running] == ["a"], "b does not fit beside a, and c does not overtake it"
+    it.scheduler.remove(first)
+    it.scheduler.plan()
+    assert [s.id for s in it.scheduler.running] == ["b", "c"]
+    it.add("d", 1)
+    it.scheduler.plan()
+    assert [s.id for s in it.scheduler.waiting] == ["d"], "two places only"
+
+
+def test_admission_counts_what_the_running_still_prefill() -> None:
+    """a has 40 slots to come: the allocator's free count alone would let b in, only to throw it out again."""
+    it = Setting(slots=60)
+    it.add("a", 40)
+    it.step()
+    it.add("b", 30)
+    it.step()
+    assert [s.id for s in it.scheduler.running] == ["a"]
+    assert it.scheduler.preemptions == 0
+
+
+def test_the_queue_is_bounded_and_free_places_count() -> None:
+    it = Setting(slots=100, max_sequences=2, max_queue=1)
+    for name in "abc":
+        it.add(name, 2)
+    with pytest.raises(OverloadError, match="3 requests wait already"):
+        it.add("d", 2)
+    it.scheduler.plan()
+    assert len(it.scheduler.waiting) == 1
+    with pytest.raises(OverloadError, match="1 requests wait already"):
+        it.add("d", 2)
+
+
+def test_the_youngest_gives_way_keeps_its_tokens_and_comes_back_first() -> None:
+    it = Setting(slots=24)
+    for name in "abc":
+        it.add(name, 5)
+    while it.scheduler.preemptions == 0:
+        it.step()
+    assert [s.id for s in it.scheduler.running] == ["a", "b"]
+    victim = it.scheduler.waiting[0]
+    assert victim.id == "c"
+    assert victim.output_len > 0
+    assert len(victim.kv) == 0
+    it.add("d", 1)
+    assert [s.id for s in it.scheduler.waiting] == ["c", "d"]
+    it.scheduler.remove(it.scheduler.running[0])
+    assert names(it.scheduler.plan())[1][0] == ("c", len(victim.tokens)), "all of its tokens are computed again"
+
+
+def test_several_victims_come_back_in_their_old_order() -> None:
+    it = Setting(slots=100)
+    sequences = [it.add(name, 4) for name in "abcd"]
+    it.step()
+    for victim in sequences[:0:-1]:
+        it.scheduler._preempt(victim)
+    assert [s.id for s in it.scheduler.waiting] == ["b", "c", "d"]
+
+
+def test_a_removed_sequence_frees_its_slots_wherever_it_is() -> None:
+    it = Setting(slots=40, max_sequences=1)
+    running, waiting = it.add("a", 10), it.add("b", 10)
+    it.step()
+    it.scheduler.remove(waiting)
+    it.scheduler.remove(running)
+    assert not it.scheduler.running
+    assert not it.scheduler.waiting
+    assert it.cache.allocator.free_count == 40
+
+
+shapes = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 10)), min_size=1, max_size=6)
+
+
+@given(shapes, st.integers(40, 80), st.integers(1, 4), st.integers(16, 32))
+def test_every_plan_fits_and_every_request_ends(shapes: list[tuple[int, int]], slots: int, places: int, budget: int) -> None:
+    it = Setting(slots, max_sequences=places, step_tokens=budget)
+    for i, (prompt, output) in enumerate(shapes):
+        it.add(str(i), prompt, output)
+    order: list[str] = []
+    for _ in range(2000):
+        plan = it.scheduler.plan()
+        if not plan.decoding and not plan.prefilling:
+            break
+        tokens = len(plan.decoding) + plan.prompt_tokens
+        assert tokens <= max(budget, len(plan.decoding))
+        assert tokens <= it.cache.allocator.free_count, "a plan that does not fit would fail its requests"
+        assert len(it.scheduler.running) <= places
+        assert not {s.id for s in plan.decoding} & {s.id for s, _ in plan.prefilling}
+        order += [s.id for s, _ in plan.prefilling if s.id not in order]
+        it.run(plan)
+    assert not it.scheduler.running, "a request never ended"
+    assert not it.scheduler.waiting
+    assert order == sorted(order, key=int), "requests start in the order in which they came"
+    assert it.cache.allocator.free_count == slots
