@@ -66,10 +66,9 @@ class Transformers:
 
     def generate(self, prompt: Sequence[int], tokens: int, sampling: str, seed: int) -> Output:
         ids = torch.tensor([list(prompt)], device=self.model.device)
-        if sampling == "greedy":
-            wanted = GenerationConfig(max_new_tokens=tokens, do_sample=False)
-        else:
-            wanted = GenerationConfig(max_new_tokens=tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
+        wanted: dict[str, Any] = {"max_new_tokens": tokens, "do_sample": sampling != "greedy"}
+        if sampling != "greedy":
+            wanted |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
         passes = 0
 
         def count(*_: object) -> None:
@@ -80,7 +79,7 @@ class Transformers:
         hook = self.model.register_forward_hook(count)
         try:
             with torch.inference_mode():
-                output = self.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=wanted, **self.how)
+                output = self.model.generate(ids, attention_mask=torch.ones_like(ids), **wanted, **self.how)
         finally:
             hook.remove()
         return Output(output[0, ids.shape[1] :].tolist(), passes)
@@ -119,8 +118,7 @@ def ours(pair: Pair, tree: TreeConfig | None = None) -> tuple[Drafthouse, Drafth
             f"--draft {pair.draft}: vocabulary of {draft.runner.vocab_size} tokens, the target has {target.runner.vocab_size}"
         )
     latency = latency_of(target.runner, target.context)
-    drafter = DrafterEngine(draft, DrafterConfig(), tree)
-    drafter.pass_s = latency_of(draft.runner, draft.context).seconds(DrafterConfig().pass_nodes, 0)
+    drafter = DrafterEngine(draft, latency_of(draft.runner, draft.context), DrafterConfig(), tree)
     speculating = OneProcess(_verifier(target, copy.deepcopy(latency), tree), [drafter])
     plain = OneProcess(_verifier(target, latency, tree), [])
     return Drafthouse(speculating, "auto"), Drafthouse(plain, "off")

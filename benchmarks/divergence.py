@@ -7,13 +7,18 @@ token that differs the oracle runs the stock model in float64 over the prompt an
 inside the filters and no lower than every token that rounding cannot filter out. The divergence is
 explained if both tokens could have been chosen.
 
-Bounds. All are a largest error of a logit as a share of the row's spread (its standard deviation over
+Bounds. Each is a largest error of a logit as a share of the row's spread (its standard deviation over
 the vocabulary), because an error of sums grows with what is summed, and adding a constant to all
-logits changes nothing. Each is about ten times the worst error measured on the stock models (tiny
-random ones, and a 115M Llama of 14 layers, over its rows: see `rounding` in the result, which
-measures it again at each divergence), since ours sums in another order and errors of both add up.
-A bug that picks any other token is excused only if its score happens to lie within twice the bound:
-at float32, and a typical density of one gap per unit of spread, once in thousands.
+logits changes nothing. Worst errors of stock models over 150 to 300 positions: trained Llamas of 10M
+and 115M parameters 5e-6 in float32, 0.055 in bfloat16, 0.007 in float16; tiny random ones of nine
+architectures, which are rougher, up to 4e-5 in float32. The float32 bound is five times the largest
+of these, those of 16 bits four times the trained models', since ours sums in another order and the
+errors of both add up. `rounding` in the result measures the error again at the divergence itself.
+A mixture of experts has one more near-tie, the router's, which no bound on logits covers.
+
+What is excused by chance: a wrong token whose score lies within twice the bound of the best. Gaps
+are of the order of a spread, so that is one wrong token in thousands in float32; in bfloat16, where
+it is every third, the oracle says little.
 """
 
 import copy
@@ -26,7 +31,7 @@ from transformers import PreTrainedModel
 from drafthouse.noise import gumbel, position_key
 from drafthouse.sampling import SamplingParams
 
-BOUNDS = {torch.float64: 1e-6, torch.float32: 2e-4, torch.bfloat16: 0.2, torch.float16: 0.02}
+BOUNDS = {torch.float64: 1e-6, torch.float32: 2e-4, torch.bfloat16: 0.2, torch.float16: 0.025}
 """float64's allows for `choose`, which rounds logits of any dtype to float32."""
 
 FLOAT32_EPS = 2.0**-23

@@ -58,6 +58,7 @@ def run_offline(options: OfflineOptions, console: Console) -> Report:
     tokenizer = load_tokenizer(model_path(options.pair.target))
     prompts = encode(tokenizer, load_texts(options.prompts_file, options.prompts))
     _check_length(options, prompts)
+    transformers.utils.logging.disable_progress_bar()
     with console.status("loading the models" + (" and compiling, which takes minutes" if options.pair.compile else "")):
         speculating, plain = ours(options.pair)
         stock = load_stock(options.pair.target, options.pair.dtype)

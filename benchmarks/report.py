@@ -48,23 +48,32 @@ def _interval(r: Ratio) -> dict[str, float]:
 def machine() -> dict[str, Any]:
     """What a reader needs to judge the seconds. A load above a few tenths before the start spoils them."""
     return {
-        "cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version(),
+        "cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 2),
     }  # fmt: skip
 
 
+def _cpu_name() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def print_report(console: Console, report: Report, title: str) -> None:
     """Rates and tokens per step by contestant, then the ratios with their intervals."""
-    rates = Table(title=title, title_justify="left")
-    rates.add_column("contestant")
-    for heading in ("tokens/s greedy", "sampled", "tokens/step greedy", "sampled"):
+    console.print(title, style="bold", highlight=False)
+    rates = Table()
+    rates.add_column("contestant", no_wrap=True)
+    for heading in ("tokens/s\ngreedy", "\nsampled", "tokens/step\ngreedy", "\nsampled"):
         rates.add_column(heading, justify="right")
     for name, both in report["tokens_per_second"].items():
         steps = report["tokens_per_step"][name]
         rates.add_row(name, *(f"{both[s]:.1f}" for s in SAMPLINGS), *(f"{steps[s]:.2f}" for s in SAMPLINGS))
     console.print(rates)
     ratios = Table(title="ratios of tokens/s, with 95 % intervals over prompts", title_justify="left")
-    ratios.add_column("ratio")
+    ratios.add_column("ratio", no_wrap=True)
     for heading in SAMPLINGS:
         ratios.add_column(heading, justify="right")
     for name, both in {**report["ratios"], "control": report["control"]}.items():

@@ -21,6 +21,7 @@ from drafthouse.errors import OutOfKvSlots, WireError
 from drafthouse.messages import Close, Commit, Dropped, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.edges import edge_probabilities
+from drafthouse.policy.latency import LatencyModel
 from drafthouse.token_tree import ROOT
 
 Outgoing = tuple[str, ToVerifierMessage]
@@ -49,13 +50,19 @@ class _Work:
 
 
 class DrafterEngine:
-    def __init__(self, model: LoadedModel, config: DrafterConfig, tree: TreeConfig, clock: Callable[[], float] = time.perf_counter):
-        self.runner, self.context = model.runner, model.context
+    def __init__(
+        self,
+        model: LoadedModel,
+        latency: LatencyModel,
+        config: DrafterConfig,
+        tree: TreeConfig,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.runner, self.context, self.latency = model.runner, model.context, latency
         self.config, self.tree, self.clock = config, tree, clock
         self.sessions: dict[tuple[str, str], Session] = {}
         self.seen: dict[tuple[str, str], torch.Tensor] = {}
         self.totals = DraftTotals()
-        self.pass_s = 0.005  # moving average, from a guess
 
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
         key = (peer, message.session)
@@ -172,8 +179,11 @@ class DrafterEngine:
         seconds = self.clock() - started
         self.totals.passes += 1
         self.totals.pass_seconds += seconds
-        self.pass_s += 0.2 * (seconds - self.pass_s)
+        self.latency.observe(sum(map(len, segments)), self._kv_tokens(planned), seconds)
         return out + [(keys[id(s)][0], self._announce(s)) for s in grown]
+
+    def _kv_tokens(self, works: list[_Work]) -> int:
+        return sum(len(work.session.kv) for work in works)
 
     def _segment(self, work: _Work) -> Segment:
         if work.nodes:
@@ -214,9 +224,12 @@ class DrafterEngine:
     def _announce(self, session: Session) -> ToVerifierMessage:
         """A Grow with what is new and what the next pass promises."""
         if session.needs_catch_up:
-            chunks = -(-(len(session.tokens) - session.cached) // self.config.prefill_tokens)
-            return session.grow_message(int(chunks * self.pass_s * 1e6) + 1, session.expected_tokens([1.0]))
+            missing = len(session.tokens) - session.cached
+            chunks = -(-missing // self.config.prefill_tokens)
+            seconds = chunks * self.latency.seconds(min(missing, self.config.prefill_tokens), len(session.tokens))
+            return session.grow_message(int(seconds * 1e6) + 1, session.expected_tokens([1.0]))
         best = sorted((c for c, _ in session.frontier()), reverse=True)[: self.config.pass_nodes]
         if not best:
             return session.grow_message(0, 0.0)
-        return session.grow_message(int(self.pass_s * 1e6) + 1, session.expected_tokens(best))
+        seconds = self.latency.seconds(len(best), len(session.kv))
+        return session.grow_message(int(seconds * 1e6) + 1, session.expected_tokens(best))

@@ -25,8 +25,7 @@ class DrafterReplica:
         self.max_sessions = config.drafter.max_sessions
         model = load(config.draft)
         self.fingerprint = model.fingerprint
-        self.engine = DrafterEngine(model, config.drafter, config.tree)
-        self.engine.pass_s = latency_of(model.runner, model.context).seconds(config.drafter.pass_nodes, 0)
+        self.engine = DrafterEngine(model, latency_of(model.runner, model.context), config.drafter, config.tree)
         self.server = DrafterServer(self.engine, self.name)
         port = await self.server.start("0.0.0.0", config.drafter.port)
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
@@ -41,7 +40,7 @@ class DrafterReplica:
             totals |= {"paced_steps": float(engine.runner.steps), "paced_overruns": float(engine.runner.overruns)}
         gauges = {
             "vocab_size": float(engine.runner.vocab_size),
-            "pass_ms": 1e3 * engine.pass_s,
+            "pass_ms": 1e3 * engine.latency.seconds(1, 0),
             "kv_slots_used": float(allocator.count - allocator.free_count),
             "kv_slots": float(allocator.count),
         }

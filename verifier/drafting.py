@@ -12,6 +12,7 @@ from drafthouse.config import TreeConfig
 from drafthouse.errors import WireError
 from drafthouse.messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
+from drafthouse.policy.honesty import Honesty
 from verifier.sequence import DraftLink, Sequence
 
 RETRY_S = 1.0
@@ -25,6 +26,7 @@ class Drafting:
         self.counts: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
         self._epoch = 0  # one for all requests and never forgotten: an id that is used again must not meet its old messages
+        self.honesty: defaultdict[str, Honesty] = defaultdict(Honesty)
         self._retry_at: dict[str, float] = {}
         self._outbox: defaultdict[str, list[ToDrafterMessage]] = defaultdict(list)
 
@@ -56,7 +58,7 @@ class Drafting:
                 noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint,
                 max_nodes=r.speculation.nodes if fixed else self.tree.max_nodes,
                 max_depth=r.speculation.depth if fixed else self.tree.max_depth,
-                price=0.0 if fixed else price, vocab_size=self.vocab_size,
+                price=0.0 if fixed else self._asked(drafter, price), vocab_size=self.vocab_size,
             )
         )  # fmt: skip
 
@@ -68,8 +70,16 @@ class Drafting:
         base_len = link.base_len
         link.commit(tokens, now)
         fixed = sequence.request.speculation.mode == "fixed"
-        message = Commit(sequence.id, link.epoch, base_len, tuple(tokens), 0.0 if fixed else price)
+        message = Commit(sequence.id, link.epoch, base_len, tuple(tokens), 0.0 if fixed else self._asked(link.drafter, price))
         self._outbox[link.drafter].append(message)
+
+    def _asked(self, drafter: str, price: float) -> float:
+        """The price in the drafter's own currency: what it must promise for `price` tokens to come of it."""
+        return price / self.honesty[drafter].ratio
+
+    def believed(self, sequence: Sequence) -> float:
+        """Share of what the sequence's drafter promises that usually comes true."""
+        return self.honesty[sequence.link.drafter].ratio if sequence.link is not None else 1.0
 
     def close(self, sequence: Sequence) -> None:
         """The request is over: ends its session."""

@@ -126,7 +126,9 @@ class VerifierEngine:
             self.cancel(s.id, s.request.attempt)
         return replies
 
-    def step(self) -> StepOutcome:
+    def step(self, arrivals: Callable[[], None] = lambda: None) -> StepOutcome:
+        """`arrivals` is called when the device is done and nothing is committed yet, to take in (by `receive`)
+        what drafters sent meanwhile: those nodes are still numbered below the old root and re-root with it."""
         now = self.clock()
         plan = self.scheduler.plan()
         if not plan.decoding and not plan.prefilling:
@@ -139,6 +141,7 @@ class VerifierEngine:
         entries = steps.build(plan, trees)
         result = self.runner.run([entry.segment for entry in entries])
         walked = steps.walk(entries, result.logits)
+        arrivals()
         return StepOutcome(self._commit(plan, walked, result.seconds, now))
 
     def _wait(self, plan: Plan, now: float) -> float | None:
@@ -154,7 +157,8 @@ class VerifierEngine:
                 if len(s.link.tree) < s.request.speculation.nodes and now < s.fixed_deadline:
                     return s.fixed_deadline
             elif s.link.announcement is not None:
-                announcements.append(s.link.announcement)
+                a = s.link.announcement
+                announcements.append(Announcement(a.made, a.due, a.tokens * self.drafting.believed(s)))
         return wait_until(now, announcements, self.goodput.rate)
 
     def _select(self, plan: Plan) -> dict[str, TokenTree]:
@@ -175,7 +179,8 @@ class VerifierEngine:
                 trees[s.id] = tree.subtree(nodes)
             else:
                 pool += [(s, node) for node in range(len(tree))]
-                confidences += tree.path_confidences()
+                believed = self.drafting.believed(s)
+                confidences += [believed * confidence for confidence in tree.path_confidences()]
         kv_tokens = sum(len(s.kv) for s in plan.decoding)
         base = len(plan.decoding) + sum(len(t) for t in trees.values())
         picked = select(confidences, base, plan.prompt_tokens, kv_tokens, self.goodput.rate, self.latency, limit)
@@ -199,6 +204,8 @@ class VerifierEngine:
         now = self.clock()
         replies, committed, verified = [], 0, 0
         for w in walked:
+            if w.verified and w.sequence.link is not None:
+                self.drafting.honesty[w.sequence.link.drafter].observe(w.promised, w.accepted)
             w.sequence.count(verified=w.verified, accepted=w.accepted, steps=1)
             reply = w.sequence.accept(w.tokens)
             w.sequence.fixed_deadline = None

@@ -44,6 +44,7 @@ class VerifierReplica:
             "vocab_size": float(engine.runner.vocab_size),
             "drafters": float(len(engine.drafting.drafters)),
         }
+        gauges |= {f"honesty.{name}": honesty.ratio for name, honesty in dict(engine.drafting.honesty).items()}
         for name, client in self.server.clients.items():
             if client.round_trip_s is not None:
                 gauges[f"round_trip_ms.{name}"] = 1e3 * client.round_trip_s

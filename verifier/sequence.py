@@ -17,6 +17,12 @@ from drafthouse.token_tree import TokenTree
 FIRST_REPLY_S = 0.01
 """Until measured: how long a drafter takes to answer a commit."""
 
+FIRST_REPLY_TOKENS = {True: 0.2, False: 0.7}
+"""Until measured: accepted tokens that the answer adds, where the verifier's own copy still has nodes and where it has none."""
+
+REPLY_RATE = 0.2
+"""Weight of the latest answer in both moving averages."""
+
 
 @dataclass(slots=True)
 class DraftLink:
@@ -37,7 +43,7 @@ class DraftLink:
     announcement: Announcement | None = None
     committed_at: float = 0.0
     reply_s: float = FIRST_REPLY_S
-    reply_tokens: float = 0.5
+    reply_tokens: dict[bool, float] = field(default_factory=lambda: dict(FIRST_REPLY_TOKENS))
 
     def commit(self, tokens: list[int], now: float) -> None:
         """Re-roots the copy and expects the drafter's answer when it usually comes."""
@@ -45,7 +51,7 @@ class DraftLink:
         self.base_len += len(tokens)
         self.received, self.snapshot, self.exhausted = 0, False, False
         self.committed_at = now
-        self.announcement = Announcement(now, now + self.reply_s, self.reply_tokens)
+        self.announcement = Announcement(now, now + self.reply_s, self.reply_tokens[len(self.tree) > 0])
 
     def graft(self, message: Grow, committed: list[int], now: float) -> int:
         """Takes a Grow in; returns how many nodes are new here.
@@ -64,7 +70,7 @@ class DraftLink:
             raise ValueError(f"grow at {message.base_len}, but only {self.base_len} tokens are committed")
         if message.first_index == 0:
             if not self.snapshot and self.committed_at:
-                self.reply_s += 0.2 * (now - self.committed_at - self.reply_s)
+                self._observe_reply(message, now)
             self.snapshot, self.tree = True, message.nodes
         elif message.first_index != self.received:
             raise ValueError(f"grow from node {message.first_index}, but {self.received} were received")
@@ -74,9 +80,18 @@ class DraftLink:
         self.exhausted = message.eta_us == 0
         due = now + message.eta_us / 1e6
         self.announcement = Announcement(now, due, message.expected_tokens) if message.eta_us else None
-        if message.first_index == 0:
-            self.reply_tokens += 0.2 * (sum(message.nodes.path_confidences()) + message.expected_tokens - self.reply_tokens)
         return max(0, len(self.tree) - before)
+
+    def _observe_reply(self, message: Grow, now: float) -> None:
+        """What the first answer to a commit brought, beyond the copy that was re-rooted here, and how long it took."""
+        own = sum(self.tree.path_confidences())
+        gain = (
+            max(0.0, sum(message.nodes.path_confidences()) - own)
+            if own
+            else sum(message.nodes.path_confidences()) + message.expected_tokens
+        )
+        self.reply_s += REPLY_RATE * (now - self.committed_at - self.reply_s)
+        self.reply_tokens[own > 0] += REPLY_RATE * (gain - self.reply_tokens[own > 0])
 
     def _merge(self, other: TokenTree) -> None:
         index = {-1: -1}

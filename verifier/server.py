@@ -132,10 +132,10 @@ class VerifierServer(rpc.VerifierServicer):
             for message in messages:
                 engine.receive(drafter, message)
 
-        self.loop.post(command)
+        self.loop.post_arrival(command)
 
     def _malformed(self, session: str, epoch: int, reason: str) -> None:
-        self.loop.post(lambda engine: engine.fail_session(session, epoch, reason))
+        self.loop.post_arrival(lambda engine: engine.fail_session(session, epoch, reason))
 
     def _deliver_from_thread(self, replies: list[GenerateReply], messages: dict[str, list[ToDrafterMessage]]) -> None:
         self._asyncio.call_soon_threadsafe(self._deliver, replies, messages)

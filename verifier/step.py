@@ -29,12 +29,13 @@ class Entry:
 
 @dataclass(slots=True)
 class Walked:
-    """Accepted draft tokens and the bonus token, and how many nodes were verified and accepted."""
+    """Accepted draft tokens and the bonus token; nodes verified and accepted, and the tokens that their confidences promised."""
 
     sequence: Sequence
     tokens: list[int]
     verified: int
     accepted: int
+    promised: float
 
 
 def build(plan: Plan, trees: dict[str, TokenTree]) -> list[Entry]:
@@ -75,5 +76,5 @@ def walk(entries: list[Entry], logits: torch.Tensor) -> list[Walked]:
         accepted, bonus = tree.walk(mine[0], mine[1:])
         if len(tree):
             s.kv.keep(len(s.tokens), [len(s.tokens) + node for node in accepted])
-        walked.append(Walked(s, [tree.tokens[i] for i in accepted] + [bonus], len(tree), len(accepted)))
+        walked.append(Walked(s, [tree.tokens[i] for i in accepted] + [bonus], len(tree), len(accepted), sum(tree.path_confidences())))
     return walked

@@ -23,6 +23,7 @@ class StepLoop:
         """`deliver` is called from the loop's thread with all that one round has to say."""
         self.engine, self._deliver = engine, deliver
         self._inbox: deque[Command] = deque()
+        self._arrivals: deque[Command] = deque()
         self._wake = threading.Event()
         self._stopping = False
         self.faults = 0
@@ -45,14 +46,24 @@ class StepLoop:
         self._inbox.append(command)
         self._wake.set()
 
+    def post_arrival(self, command: Command) -> None:
+        """As `post`, for what drafters say: it may also be taken in between a step's run and its commit."""
+        self._arrivals.append(command)
+        self._wake.set()
+
+    def _take_arrivals(self) -> None:
+        while self._arrivals:
+            self._arrivals.popleft()(self.engine)
+
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
             while self._inbox:
                 self._inbox.popleft()(self.engine)
+            self._take_arrivals()
             self._flush([])
             try:
-                outcome = self.engine.step()
+                outcome = self.engine.step(self._take_arrivals)
             except Exception as error:
                 logger.exception("verification step failed; its requests are failed")
                 self.faults += 1

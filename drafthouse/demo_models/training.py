@@ -116,15 +116,14 @@ def generate(model: LlamaForCausalLM, prompts: torch.Tensor, length: int, temper
     """Continues prompts `[B, P]` by `length` tokens at temperatures `[B]` (0 is greedy): ids `[B, P + length]`."""
     cache, x, out = DynamicCache(), prompts, [prompts]
     for _ in range(length):
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(x, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+        logits = model(x, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
         gumbel = -torch.log(-torch.log(torch.rand_like(logits).clamp_min(1e-20)))
         x = (logits + gumbel * temperature[:, None]).argmax(-1, keepdim=True)
         out.append(x)
     return torch.cat(out, 1)
 
 
-def self_generated(target: LlamaForCausalLM, rows: np.ndarray, count: int, progress: Progress, batch: int = 96) -> np.ndarray:
+def self_generated(target: LlamaForCausalLM, rows: np.ndarray, count: int, progress: Progress, batch: int = 256) -> np.ndarray:
     """Rows `[count, 257]`: 64 tokens of training text, continued by the target; a third greedy, the rest at 0.5 to 1."""
     torch.manual_seed(1)
     rng = np.random.default_rng(2)

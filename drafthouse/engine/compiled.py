@@ -10,6 +10,7 @@ import itertools
 import weakref
 
 import torch
+import torch._dynamo
 from transformers import PreTrainedModel
 
 from drafthouse.engine.attention import StepContext, attend_parts
@@ -53,6 +54,9 @@ class CompiledModel:
         import torch._inductor.config as inductor
 
         inductor.freezing = model.device.type == "cpu"
+        # All models share the frame of transformers' forward, whose limit counts every graph of every model.
+        torch._dynamo.config.recompile_limit += len(TOKEN_COUNTS)
+        torch._dynamo.config.accumulated_recompile_limit += len(TOKEN_COUNTS)
         self.number = next(_numbers)
         _models[self.number] = self
         self.context: StepContext | None = None

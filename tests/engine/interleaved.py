@@ -27,6 +27,7 @@ from drafthouse.messages import (
 )  # fmt: skip
 from drafthouse.policy.latency import Curve
 from protos import dataplane_pb2 as pb
+from tests.engine.pairs import FAST
 from tests.engine.scripted import ScriptedRunner, draft_logits, draftable, stored, target_logits, truth
 from verifier.engine import VerifierEngine
 from verifier.sequence import DraftLink, Sequence
@@ -59,7 +60,7 @@ class Interleaved:
         self.verifier = VerifierEngine(target, Curve("test", "", 5.0, per_token_ms, 0.0), config, TREE, lambda: self.now)
         limits = DrafterConfig(max_sessions=2, pass_nodes=3, prefill_tokens=16)
         self.drafters = {
-            name: DrafterEngine(ScriptedRunner(draft_logits, KV_SLOTS, self.tick).as_loaded(), limits, TREE, lambda: self.now)
+            name: DrafterEngine(ScriptedRunner(draft_logits, KV_SLOTS, self.tick).as_loaded(), FAST, limits, TREE, lambda: self.now)
             for name in DRAFTERS
         }
         self.streams: list[Stream] = []

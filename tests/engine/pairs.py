@@ -18,6 +18,7 @@ from verifier.engine import VerifierEngine
 
 GREEDY = SamplingParams(temperature=0.0)
 FLAT = Curve("flat", "a test: further tokens cost next to nothing, so that trees are verified whole", 5.0, 0.001, 0.0)
+FAST = Curve("fast", "a test: draft passes cost next to nothing, so that waiting for them always pays", 0.01, 0.0, 0.0)
 
 
 def loaded(model: PreTrainedModel, kv_tokens: int = 4096) -> LoadedModel:
@@ -44,7 +45,7 @@ def pair(
 ) -> OneProcess:
     tree = tree or TreeConfig()
     engine = VerifierEngine(target, FLAT, verifier or VerifierConfig(), tree)
-    return OneProcess(engine, [DrafterEngine(draft, drafter or DrafterConfig(), tree) for draft in drafts])
+    return OneProcess(engine, [DrafterEngine(draft, FAST, drafter or DrafterConfig(), tree) for draft in drafts])
 
 
 def request(

@@ -15,7 +15,7 @@ from drafthouse.sampling import SamplingParams
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy, sampled
-from tests.engine.pairs import FLAT, loaded, noisy_copy, prompts, request
+from tests.engine.pairs import FAST, FLAT, loaded, noisy_copy, prompts, request
 from tests.engine.tiny_models import tiny
 from verifier.engine import VerifierEngine
 from verifier.server import VerifierServer
@@ -25,7 +25,7 @@ SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
 
 
 async def start_drafter(noise: float, name: str) -> tuple[DrafterServer, Route]:
-    server = DrafterServer(DrafterEngine(loaded(noisy_copy("llama", 0, noise)), DrafterConfig(), TreeConfig()), name)
+    server = DrafterServer(DrafterEngine(loaded(noisy_copy("llama", 0, noise)), FAST, DrafterConfig(), TreeConfig()), name)
     port = await server.start(HOST, 0)
     return server, Route(name, f"{HOST}:{port}", "", 0, 64)
 

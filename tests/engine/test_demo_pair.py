@@ -56,9 +56,7 @@ def test_fifty_greedy_prompts_equal_generate(
     assert totals.accepted > 0.5 * COUNT * TOKENS, f"a distilled draft is right more often: {totals}"
 
 
-def test_fifty_sampled_prompts_are_the_same_with_speculation_off(
-    target: LoadedModel, draft: LoadedModel, prompts: list[list[int]]
-) -> None:
+def test_fifty_sampled_prompts_are_the_same_with_speculation_off(target: LoadedModel, draft: LoadedModel, prompts: list[list[int]]) -> None:
     texts = [
         pair(target, [draft]).generate(request(str(i), p, TOKENS, SAMPLED, 1000 + i, mode) for i, p in enumerate(prompts))
         for mode in ("auto", "off")

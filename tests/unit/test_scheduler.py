@@ -78,6 +78,17 @@ def test_what_decoding_leaves_of_the_budget_goes_to_prompts() -> None:
     assert prefilling == [("d", 13)]
 
 
+def test_prompts_are_cut_to_the_free_slots() -> None:
+    """When d came, all of it fitted; while its chunks ran, the others went on growing."""
+    it = Setting(slots=42)
+    for name in "abc":
+        it.add(name, 2)
+    it.step()
+    it.add("d", 32)
+    assert [names(it.step())[1] for _ in range(3)] == [[("d", 13)], [("d", 13)], [("d", 1)]]
+    assert it.cache.allocator.free_count == 0
+
+
 def test_admission_is_in_order_and_waits_for_places_and_slots() -> None:
     it = Setting(slots=60, max_sequences=2)
     first = it.add("a", 20)
