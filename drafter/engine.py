@@ -211,7 +211,7 @@ class DrafterEngine:
         if rows:
             ranked, margins = rank(logits, rows, self.tree.width)
             for (session, node), tokens, lead in zip(parents, ranked, margins, strict=True):
-                self._add_children(session, node, tokens, edge_probabilities(lead))
+                self._add_children(session, node, tokens, edge_probabilities(lead, session.sampling.greedy))
         return list({id(s): s for s, _ in parents}.values())
 
     def _add_children(self, session: Session, parent: int, tokens: list[int], edges: list[float]) -> None:

@@ -67,7 +67,7 @@ def test_two_drafters_serve_one_verifier_and_one_dies() -> None:
         verifier.set_drafters([first_route, second_route])
         await until(lambda: len(verifier.loop.engine.drafting.drafters) == 2, "both drafters connected")
         texts = prompts(6)
-        running = [asyncio.create_task(collect(stub, request(str(i), p, 120))) for i, p in enumerate(texts)]
+        running = [asyncio.create_task(collect(stub, request(str(i), p, 120, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)]
         await until(lambda: len(first.loop.engine.sessions) > 0 and len(second.loop.engine.sessions) > 0, "sessions on both")
         await until(lambda: verifier.loop.engine.totals.accepted > 5, "accepted drafts")
         await first.stop()
@@ -91,7 +91,7 @@ def test_one_drafter_serves_two_verifiers() -> None:
             server.set_drafters([route])
             await until(lambda server=server: bool(server.loop.engine.drafting.drafters), "connected")  # type: ignore[misc]
         texts = prompts(4)
-        jobs = [collect(verifiers[i % 2][1], request(str(i), p, 40, SAMPLED, i)) for i, p in enumerate(texts)]
+        jobs = [collect(verifiers[i % 2][1], request(str(i), p, 40, SAMPLED, i, "fixed", 6, 3)) for i, p in enumerate(texts)]
         got = await asyncio.gather(*jobs)
         oracle = tiny("llama")
         for i, text in enumerate(texts):
