@@ -38,7 +38,7 @@ class Serving:
         file = folder / "config.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         self.url = f"http://127.0.0.1:{self.http_port}"
-        command = [sys.executable, "-m", "deployments.cli", "serve", "--config", str(file)]
+        command = [sys.executable, "-c", "from deployments.cli import main; main()", "serve", "--config", str(file)]
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}  # the tests read the dashboard's API
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         self.lines: list[str] = []

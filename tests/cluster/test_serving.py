@@ -119,7 +119,7 @@ def test_grpc_errors_and_reflection(serving: Serving) -> None:
         ({"prompt": "x", "temperature": "hot"}, 400, "temperature", ""),
         ({"prompt": "x", "temperature": -1}, 400, "temperature", "-1"),
         ({"prompt": "x", "top_p": 0}, 400, "top_p", "0"),
-        ({"prompt": "x", "speculation": {"mode": "sometimes"}}, 400, "speculation.mode", "sometimes"),
+        ({"prompt": "x", "speculation": {"mode": "sometimes"}}, 400, "speculation.mode", "'fixed'"),
         ({"prompt": "x", "surprise": 1}, 400, "surprise", ""),
         ({"prompt": [99999]}, 400, "prompt", "99999"),
     ],
