@@ -76,7 +76,7 @@ class ControllerConfig(_Section):
 
 
 class TreeConfig(_Section):
-    max_nodes: int = Field(48, ge=1, le=1024)
+    max_nodes: int = Field(96, ge=1, le=1024)
     max_depth: int = Field(16, ge=1, le=256)
     width: int = Field(4, ge=1, le=64, description="children drafted below one node")
 

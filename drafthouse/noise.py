@@ -39,17 +39,28 @@ def derive_seed(seed: int, index: int) -> int:
     return mix64(mix64(seed) ^ mix64(index + _GOLDEN)) >> 1
 
 
-def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Logical shift; torch's `>>` on int64 copies the sign bit."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+BLOCK_ROWS = 4
+"""On a CPU so many rows are hashed at a time, in place: what one thread works on stays in its cache."""
+
+
+def _xor_shift(x: torch.Tensor, bits: int) -> None:
+    """`x ^= x >> bits` with a logical shift; torch's `>>` on int64 copies the sign bit."""
+    x ^= (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def gumbel(keys: torch.Tensor, vocab_size: int) -> torch.Tensor:
     """Noise for each key and token id: keys int64 `[N]` to float32 `[N, vocab_size]`, on the keys' device."""
     tokens = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=keys.device) * _signed(_GOLDEN)
-    x = keys[:, None] + tokens[None, :]
-    x = (x ^ _shift_right(x, 30)) * _signed(_MIX_1)
-    x = (x ^ _shift_right(x, 27)) * _signed(_MIX_2)
-    x = x ^ _shift_right(x, 31)
-    v = (_shift_right(x, 12).double() + 0.5) * 2.0**-52  # 52 bits and a half are exact; one more would round up to 1
-    return -torch.log(-torch.log1p(-v)).float()
+    out = torch.empty(len(keys), vocab_size, dtype=torch.float32, device=keys.device)
+    rows = BLOCK_ROWS if keys.device.type == "cpu" else max(1, len(keys))
+    for first in range(0, len(keys), rows):
+        x = keys[first : first + rows, None] + tokens
+        _xor_shift(x, 30)
+        x *= _signed(_MIX_1)
+        _xor_shift(x, 27)
+        x *= _signed(_MIX_2)
+        _xor_shift(x, 31)
+        # 52 bits and a half are exact in float64; one bit more would round up to 1.
+        v = (x >> 12).bitwise_and_((1 << 52) - 1).double().add_(0.5).mul_(-(2.0**-52))
+        out[first : first + rows] = v.log1p_().neg_().log_().neg_()
+    return out
