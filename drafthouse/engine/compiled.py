@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from drafthouse.engine.attention import StepContext, attend_parts
 
 TOKEN_COUNTS = (1, 2, 4, 8, 12, 16, 24, 32)
-"""Each costs a compilation, and with frozen weights a packed copy of the linears."""
+"""Each costs a compilation."""
 
 _models: "weakref.WeakValueDictionary[int, CompiledModel]" = weakref.WeakValueDictionary()
 """Which model an operator inside a graph belongs to: graphs hold numbers, not objects."""
@@ -51,9 +51,6 @@ class CompiledModel:
     """Calls like the model itself, for one flattened row of tokens."""
 
     def __init__(self, model: PreTrainedModel):
-        import torch._inductor.config as inductor
-
-        inductor.freezing = model.device.type == "cpu"
         # All models share the frame of transformers' forward, whose limit counts every graph of every model.
         torch._dynamo.config.recompile_limit += len(TOKEN_COUNTS)
         torch._dynamo.config.accumulated_recompile_limit += len(TOKEN_COUNTS)

@@ -13,6 +13,18 @@ MAX_ROWS = 64
 """Above it the stock kernel wins: prompt chunks go there."""
 
 
+@torch.library.custom_op("drafthouse::packed_linear", mutates_args=())
+def _opaque(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out_features: int) -> torch.Tensor:
+    """The product inside a compiled graph: inductor would insist on a weight that it has frozen itself."""
+    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return out
+
+
+@_opaque.register_fake
+def _(x, packed, bias, out_features):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    return x.new_empty(*x.shape[:-1], out_features)
+
+
 class PackedLinear(torch.nn.Module):
     """Takes the weight of an `nn.Linear`; holds it in both layouts."""
 
@@ -25,6 +37,9 @@ class PackedLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.numel() // self.in_features > MAX_ROWS:
             return torch.nn.functional.linear(x, self.weight, self.bias)
+        if torch.compiler.is_compiling():
+            opaque: torch.Tensor = _opaque(x, self.packed, self.bias, self.out_features)
+            return opaque
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         return out
 

@@ -71,10 +71,9 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str)
         self_check(runner, reference_of(model), context)
     except ModelError as error:
         raise ModelError(f"{config.path}: {error}") from error
+    pack_linears(model)
     if config.compile:
         runner = ModelRunner(model, cache, CompiledModel(model))
-    else:
-        pack_linears(model)
     if config.paced is not None:
         runner = PacedRunner(model, cache, load_curve(config.paced.curve), config.paced.time_scale)
     return LoadedModel(runner, context, model_fingerprint)
