@@ -21,7 +21,7 @@ def _opaque(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, ou
 
 
 @_opaque.register_fake
-def _(x, packed, bias, out_features):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _(x, packed, bias, out_features):  # type: ignore[no-untyped-def]
     return x.new_empty(*x.shape[:-1], out_features)
 
 
