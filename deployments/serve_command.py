@@ -102,15 +102,19 @@ class _StopSignal:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        signal.signal(signal.SIGTERM, self._interrupt)
+        self.install()
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._event.set()
         raise KeyboardInterrupt
 
     def install(self) -> None:
-        """Again after Ray has started, which puts its own handler there."""
-        signal.signal(signal.SIGTERM, self._interrupt)
+        """Again after Ray has started, which puts its own handlers there.
+
+        SIGINT too is set by hand: a shell starts background jobs with it ignored, and Python then leaves it so.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
 
     def wait(self) -> None:
         while not self._event.wait(1.0):
