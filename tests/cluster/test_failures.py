@@ -4,13 +4,16 @@ import json
 import os
 import signal
 import threading
+import time
 
 import httpx
 import pytest
 
+from drafthouse.config import ControllerConfig
 from tests.cluster.serving import Serving
 
 pytestmark = pytest.mark.cluster_long
+HEARTBEAT_S = ControllerConfig().heartbeat_s
 PROMPT = "class Queue:\n    def __init__(self):\n"
 
 
@@ -38,6 +41,7 @@ def test_verifier_killed_mid_stream_gives_the_same_text(pools: Serving) -> None:
     thread = threading.Thread(target=lambda: result.append(stream_text(pools, reached, **body)))
     thread.start()
     assert reached.wait(60)
+    time.sleep(2.4 * HEARTBEAT_S)  # until every verifier has reported since the stream began; the text takes seconds more
     busy = [r["pid"] for r in pools.cluster()["pools"]["verifier"] if r["gauges"]["running"] > 0]
     assert busy, "the stream was meant to be running"
     os.kill(busy[0], signal.SIGKILL)
