@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import httpx
 import psutil
@@ -27,6 +28,7 @@ SERVICER = "protos.inference_pb2_grpc.add_InferenceServicer_to_server"
 OBJECT_STORE_BYTES = 128 << 20
 """Nothing of Drafthouse travels through Ray's object store; this is what Ray itself is content with."""
 
+RAY_START_TRIES = 2
 POLL_S = 0.25
 HEALTH_TIMEOUT_S = 60.0
 EXIT_TIMEOUT_S = 5.0
@@ -72,17 +74,7 @@ class LocalCluster:
         from ray.serve.config import HTTPOptions, gRPCOptions
 
         server = self.config.server
-        context = ray.init(
-            address="local",
-            # CPUs only count places here; a small machine may share its cores among replicas.
-            num_cpus=max(os.cpu_count() or 1, math.ceil(needed_cpus(self.config))),
-            object_store_memory=OBJECT_STORE_BYTES,
-            dashboard_host=server.host,
-            dashboard_port=server.dashboard_port,
-            include_dashboard=True,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        context = self._init_ray()
         self.dashboard_url = f"http://{self.address}:{server.dashboard_port}"
         self._session = pathlib.Path(context.address_info["session_dir"])
         self._check_gpus(ray.cluster_resources())
@@ -91,6 +83,30 @@ class LocalCluster:
             http_options=HTTPOptions(host=server.host, port=server.http_port),
             grpc_options=gRPCOptions(port=server.grpc_port, grpc_servicer_functions=[SERVICER], enable_reflection=True),
         )
+
+    def _init_ray(self) -> Any:
+        """Ray gives its own processes 30 s to come up, which a busy machine may miss; a second try finds them in the page cache."""
+        import ray
+
+        server = self.config.server
+        for attempt in range(RAY_START_TRIES):
+            try:
+                return ray.init(
+                    address="local",
+                    # CPUs only count places here; a small machine may share its cores among replicas.
+                    num_cpus=max(os.cpu_count() or 1, math.ceil(needed_cpus(self.config))),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    dashboard_host=server.host,
+                    dashboard_port=server.dashboard_port,
+                    include_dashboard=True,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            except Exception as error:  # Ray raises the bare class where its processes are late
+                ray.shutdown()
+                if attempt + 1 == RAY_START_TRIES:
+                    raise DeployError(f"Ray did not start: {error}") from error
+        raise AssertionError("the last try returns or raises")
 
     def _check_gpus(self, resources: Mapping[str, float]) -> None:
         needed = sum(pool.replicas * pool.num_gpus for pool in (self.config.verifier, self.config.drafter))
