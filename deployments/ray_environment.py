@@ -4,16 +4,26 @@ Promises: a variable that the user has set is left as it is. On a cluster that o
 belong into the head's and the workers' environment instead.
 """
 
+import contextlib
 import os
 import pathlib
+import random
 import socket
+
+from drafthouse.errors import ConfigError
+
+FREE_PORTS = range(20_000, 32_000)
+"""Above Ray's worker ports and below the range from which systems take ports of outgoing connections:
+a port drawn here is still free when the server that gets it has come up."""
 
 
 def free_port() -> int:
     """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in random.sample(FREE_PORTS, 200):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ConfigError(f"no free port found between {FREE_PORTS.start} and {FREE_PORTS.stop}")
 
 
 def local_environment(scratch: pathlib.Path) -> dict[str, str]:

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,24 +14,16 @@ from typing import Any
 import httpx
 import yaml
 
+from deployments.ray_environment import free_port
+
 READY_TIMEOUT_S = 150.0
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 class Serving:
     """`overrides` are sections of the config file; ports are added here."""
 
     def __init__(self, folder: pathlib.Path, **overrides: Any):
-        self.http_port, self.grpc_port, dashboard = free_ports(3)
+        self.http_port, self.grpc_port, dashboard = (free_port() for _ in range(3))
         config = {**overrides, "server": {"http_port": self.http_port, "grpc_port": self.grpc_port, "dashboard_port": dashboard}}
         self.dashboard_url = f"http://127.0.0.1:{dashboard}"
         file = folder / "config.yaml"
