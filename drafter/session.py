@@ -30,7 +30,6 @@ class Session:
         self.tree = TokenTree()
         self.expanded: list[int] = []
         self.sent = 0  # nodes of the tree that the verifier has
-        self.announced = False
 
     @property
     def needs_catch_up(self) -> bool:
@@ -58,7 +57,6 @@ class Session:
         self.tokens += tokens
         self.price = price
         self.sent = 0
-        self.announced = False
         if self.needs_catch_up:
             self.tree, self.expanded = TokenTree(), []
             self.kv.truncate(self.cached)
@@ -113,5 +111,4 @@ class Session:
         nodes = TokenTree(t.tokens[new], t.parents[new], t.edges[new], t.sources[new])
         message = Grow(self.id, self.epoch, len(self.tokens), self.sent, nodes, eta_us, expected_tokens)
         self.sent = len(t)
-        self.announced = True
         return message

@@ -100,7 +100,7 @@ class Drafting:
             return
         match message:
             case Opened():
-                link.opened = True
+                pass  # nothing hangs on it: the first Grow says the same and more
             case Refused() | Dropped():
                 self.events["refused" if isinstance(message, Refused) else "dropped"] += 1
                 self._retry_at[sequence.id] = now + RETRY_S

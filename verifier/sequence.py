@@ -34,7 +34,6 @@ class DraftLink:
 
     drafter: str
     epoch: int
-    opened: bool = False
     base_len: int = 0
     tree: TokenTree = field(default_factory=TokenTree)
     received: int = 0  # nodes of the drafter's numbering that `tree` holds; 0 until its snapshot came

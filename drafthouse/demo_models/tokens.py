@@ -4,8 +4,6 @@ Promises: the order of rows is fixed by the corpus and a seed. Library code come
 standard library last, where the learning rate decays: what is seen last is remembered best.
 """
 
-import pathlib
-
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -88,7 +86,3 @@ def held_out_prompts(tokenizer: PreTrainedTokenizerFast, files: list[SourceFile]
     picked = rng.permutation(len(streams))[:count]
     starts = [int(rng.integers(0, len(streams[i]) - length)) for i in picked]
     return np.stack([streams[i][s : s + length] for i, s in zip(picked, starts, strict=True)])
-
-
-def save_held_out(path: pathlib.Path, prompts: list[str]) -> None:
-    path.write_text("\0".join(prompts), encoding="utf-8")

@@ -93,10 +93,6 @@ class KvCache:
         self.data = torch.zeros(layers, 2, kv_heads, slots, head_dim, dtype=dtype, device=device)
         self.allocator = SlotAllocator(slots)
 
-    @property
-    def bytes_per_token(self) -> int:
-        return self.data[:, :, :, 0].numel() * self.data.element_size()
-
     def move(self, source: Sequence[int], target: Sequence[int]) -> None:
         """Copies entries between slots, as if all were read before any is written."""
         device = self.data.device
