@@ -43,9 +43,20 @@ def scores(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     if filtered:
         result[filtered] = _filter(result[filtered], [rows[i].sampling for i in filtered])
     noisy = [i for i, row in enumerate(rows) if not row.sampling.greedy]
-    keys = torch.tensor([position_key(rows[i].seed, rows[i].position) for i in noisy], dtype=torch.int64, device=device)
-    result[noisy] += gumbel(keys, result.shape[1])
+    noise = _noise([rows[i] for i in noisy], result.shape[1], device)
+    if len(noisy) == len(rows):
+        return result.add_(noise)
+    result[noisy] += noise
     return result
+
+
+def _noise(rows: Sequence[Row], vocab_size: int, device: torch.device) -> torch.Tensor:
+    """Noise float32 `[N, vocab]`, drawn once for each position: the nodes of one depth of a tree share theirs."""
+    drawn: dict[tuple[int, int], int] = {}
+    index = [drawn.setdefault((row.seed, row.position), len(drawn)) for row in rows]
+    keys = torch.tensor([position_key(*each) for each in drawn], dtype=torch.int64, device=device)
+    noise = gumbel(keys, vocab_size)
+    return noise if len(drawn) == len(rows) else noise[index]
 
 
 def choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
