@@ -22,7 +22,8 @@ from drafthouse.engine.profiling import latency_of
 from drafthouse.errors import ConfigError, ModelError
 from drafthouse.messages import GenerateRequest
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.sampling import SamplingParams, Speculation
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
 from verifier.engine import VerifierEngine
 
 PROMPT_LOOKUP_TOKENS = 10

@@ -31,12 +31,13 @@ def generate(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes tokens already there less likely.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this string; may be given several times.")] = None,
-    speculation: Annotated[str, typer.Option(help="auto, off or fixed.")] = "auto",
+    speculation: Annotated[str, typer.Option(help="auto, off, fixed or table (chain length by batch size).")] = "auto",
     nodes: Annotated[int | None, typer.Option(help="Tree nodes to wait for, with --speculation fixed.")] = None,
     depth: Annotated[int | None, typer.Option(help="Depth of the tree, with --speculation fixed.")] = None,
+    width: Annotated[int | None, typer.Option(help="Children per node, with --speculation fixed; 1 is a chain.")] = None,
 ) -> None:
     """Continue PROMPT and stream the text."""
-    speculate = {"mode": speculation, "nodes": nodes, "depth": depth}
+    speculate = {"mode": speculation, "nodes": nodes, "depth": depth, "width": width}
     body: dict[str, Any] = {
         "prompt": sys.stdin.read() if prompt == "-" else prompt,
         "max_tokens": max_tokens,

@@ -16,7 +16,8 @@ from deployments.openai_schema import checked_stops
 from deployments.request_factory import DEFAULT_MAX_TOKENS, Plan, RequestFactory, Settings
 from deployments.verifier_link import NoVerifierError
 from drafthouse.errors import OverloadError, RequestError
-from drafthouse.sampling import SamplingParams, Speculation
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
 from protos import inference_pb2 as pb
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -100,6 +101,6 @@ def _sampling(request: pb.GenerateRequest) -> SamplingParams:
 
 
 def _speculation(message: pb.Speculation) -> Speculation:
-    speculation = Speculation(**{name: getattr(message, name) for name in ("mode", "nodes", "depth") if message.HasField(name)})
+    speculation = Speculation(**{name: getattr(message, name) for name in ("mode", "nodes", "depth", "width") if message.HasField(name)})
     speculation.check()
     return speculation

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from drafthouse.errors import RequestError
-from drafthouse.sampling import MAX_SEED, SamplingParams, Speculation
+from drafthouse.sampling import MAX_SEED, SamplingParams
+from drafthouse.speculation import Speculation
 
 MAX_STOPS = 4
 MAX_STOP_CHARS = 1024
@@ -71,9 +72,10 @@ class _Body(BaseModel):
 
 
 class SpeculationOptions(_Body):
-    mode: Literal["auto", "off", "fixed"] = "auto"
+    mode: Literal["auto", "off", "fixed", "table"] = "auto"
     nodes: int = 16
     depth: int = 8
+    width: int = 0
 
 
 class StreamOptions(_Body):
@@ -133,7 +135,7 @@ class _GenerationBody(_Body):
     def speculation_wish(self) -> Speculation:
         """Raises RequestError naming the field out of range."""
         options = self.speculation or SpeculationOptions()
-        wish = Speculation(options.mode, options.nodes, options.depth)
+        wish = Speculation(options.mode, options.nodes, options.depth, options.width)
         wish.check()
         return wish
 

@@ -15,7 +15,8 @@ from deployments.text_codec import ModelLimits, TextCodec
 from drafthouse.errors import RequestError
 from drafthouse.messages import GenerateRequest
 from drafthouse.noise import derive_seed
-from drafthouse.sampling import MAX_SEED, SamplingParams, Speculation
+from drafthouse.sampling import MAX_SEED, SamplingParams
+from drafthouse.speculation import Speculation
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for completions."""

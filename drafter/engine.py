@@ -209,9 +209,10 @@ class DrafterEngine:
                 rows.append(Row(session.sampling, session.seed, len(session.tokens) + depth, path, seen))
                 parents.append((session, node))
         if rows:
-            ranked, margins = rank(logits, rows, self.tree.width)
+            ranked, margins = rank(logits, rows, max(session.width or self.tree.width for session, _ in parents))
             for (session, node), tokens, lead in zip(parents, ranked, margins, strict=True):
-                self._add_children(session, node, tokens, edge_probabilities(lead, session.sampling.greedy))
+                width = session.width or self.tree.width
+                self._add_children(session, node, tokens[:width], edge_probabilities(lead[:width], session.sampling.greedy))
         return list({id(s): s for s, _ in parents}.values())
 
     def _add_children(self, session: Session, parent: int, tokens: list[int], edges: list[float]) -> None:

@@ -21,7 +21,7 @@ class Session:
     def __init__(self, opened: Open, kv: KvSequence, context: int):
         self.id, self.epoch = opened.session, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
-        self.max_nodes, self.max_depth = opened.max_nodes, opened.max_depth
+        self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width
         self.context = context
         self.price = opened.price
         self.tokens = list(opened.tokens)

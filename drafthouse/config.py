@@ -55,6 +55,18 @@ class VerifierConfig(PoolConfig):
     max_sequences: int = Field(32, ge=1, le=4096, description="sequences in one step")
     max_queue: int = Field(256, ge=0, description="requests waiting for KV slots before new ones are refused")
     step_tokens: int = Field(512, ge=16, description="tokens of one step, prompt chunks included")
+    batch_table: tuple[tuple[int, int], ...] = Field(
+        ((4, 4), (8, 3), (16, 2), (32, 1)), description="mode table: [sequences in a step up to, chain length]; none beyond the last row"
+    )
+
+    @model_validator(mode="after")
+    def _batch_table_rises(self) -> "VerifierConfig":
+        sequences = [most for most, _ in self.batch_table]
+        if sequences != sorted({*sequences}) or min(sequences, default=1) < 1:
+            raise ValueError("batch_table: numbers of sequences must rise, from 1 on")
+        if not all(0 <= length <= 256 for _, length in self.batch_table):
+            raise ValueError("batch_table: chain lengths lie between 0 and 256")
+        return self
 
 
 class DrafterConfig(PoolConfig):

@@ -8,17 +8,21 @@ what the receiver needs to see that it is stale: (session, epoch, base_len) or (
 from dataclasses import asdict, dataclass, field
 
 from drafthouse.errors import RequestError, WireError
-from drafthouse.sampling import MAX_SEED, SamplingParams, Speculation
+from drafthouse.sampling import MAX_SEED, SamplingParams
+from drafthouse.speculation import Speculation as Speculation
 from drafthouse.token_tree import TokenTree
 from protos import dataplane_pb2 as pb
 
 MAX_TOKENS = 1 << 22
 """No sequence on the wire is longer than this."""
 
+MAX_WIDTH = 64
+"""No session has more children drafted below one node."""
+
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A new session. `tokens` are the prompt and all committed tokens; the last is the root."""
+    """A new session. `tokens` are the prompt and all committed tokens; the last is the root. `width` 0: the drafter's own."""
 
     session: str
     epoch: int
@@ -31,6 +35,7 @@ class Open:
     max_depth: int
     price: float
     vocab_size: int
+    width: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +98,14 @@ ToVerifierMessage = Opened | Refused | Grow | Dropped
 
 @dataclass(frozen=True, slots=True)
 class SpeculationUsage:
-    """Tokens drafted for a request, verified by the target and accepted, and its decode steps."""
+    """Tokens drafted for a request, verified by the target and accepted, and its decode steps; `synthetic` marks a text whose
+    acceptance was drawn instead of compared, which is not the target's."""
 
     drafted: int = 0
     verified: int = 0
     accepted: int = 0
     steps: int = 0
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +169,12 @@ def _open(m: pb.Open) -> Open:
         raise WireError("open.tokens is empty")
     if m.vocab_size and max(m.tokens) >= m.vocab_size:
         raise WireError(f"open.tokens holds {max(m.tokens)}, outside the vocabulary of {m.vocab_size}")
+    if m.width > MAX_WIDTH:
+        raise WireError(f"open.width is {m.width}, the limit is {MAX_WIDTH}")
     return Open(
         session=_session(m.session), epoch=m.epoch, tokens=tuple(m.tokens), sampling=_sampling(m.sampling), seed=_seed(m.seed),
         noise_version=m.noise_version, target_fingerprint=m.target_fingerprint, max_nodes=m.max_nodes, max_depth=m.max_depth,
-        price=_price(m.price), vocab_size=m.vocab_size,
+        price=_price(m.price), vocab_size=m.vocab_size, width=m.width,
     )  # fmt: skip
 
 
@@ -222,7 +231,7 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
         raise WireError("prompt is empty")
     if len(m.emitted) >= m.max_tokens:
         raise WireError(f"max_tokens is {m.max_tokens}, but {len(m.emitted)} tokens are emitted already")
-    speculation = Speculation(m.speculation.mode, m.speculation.nodes, m.speculation.depth)
+    speculation = Speculation(m.speculation.mode, m.speculation.nodes, m.speculation.depth, m.speculation.width)
     try:
         speculation.check()
     except RequestError as error:
@@ -243,7 +252,7 @@ def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
 
 
 def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
-    usage = SpeculationUsage(m.usage.drafted, m.usage.verified, m.usage.accepted, m.usage.steps)
+    usage = SpeculationUsage(m.usage.drafted, m.usage.verified, m.usage.accepted, m.usage.steps, m.usage.synthetic)
     return GenerateReply(m.request, m.attempt, m.first_index, tuple(m.tokens), m.finish_reason, m.error, usage)
 
 

@@ -21,14 +21,16 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ...) -> None: ...
 
 class Speculation(_message.Message):
-    __slots__ = ("mode", "nodes", "depth")
+    __slots__ = ("mode", "nodes", "depth", "width")
     MODE_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
     mode: str
     nodes: int
     depth: int
-    def __init__(self, mode: _Optional[str] = ..., nodes: _Optional[int] = ..., depth: _Optional[int] = ...) -> None: ...
+    width: int
+    def __init__(self, mode: _Optional[str] = ..., nodes: _Optional[int] = ..., depth: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
 class ToDrafter(_message.Message):
     __slots__ = ("verifier", "messages", "echo_us")
@@ -75,7 +77,7 @@ class VerifierMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., grow: _Optional[_Union[Grow, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session", "epoch", "tokens", "sampling", "seed", "noise_version", "target_fingerprint", "max_nodes", "max_depth", "price", "vocab_size")
+    __slots__ = ("session", "epoch", "tokens", "sampling", "seed", "noise_version", "target_fingerprint", "max_nodes", "max_depth", "price", "vocab_size", "width")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +89,7 @@ class Open(_message.Message):
     MAX_DEPTH_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
     session: str
     epoch: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -98,7 +101,8 @@ class Open(_message.Message):
     max_depth: int
     price: float
     vocab_size: int
-    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., noise_version: _Optional[int] = ..., target_fingerprint: _Optional[str] = ..., max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., price: _Optional[float] = ..., vocab_size: _Optional[int] = ...) -> None: ...
+    width: int
+    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., noise_version: _Optional[int] = ..., target_fingerprint: _Optional[str] = ..., max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., price: _Optional[float] = ..., vocab_size: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
 class Commit(_message.Message):
     __slots__ = ("session", "epoch", "base_len", "tokens", "price")
@@ -215,13 +219,15 @@ class GenerateReply(_message.Message):
     def __init__(self, request: _Optional[str] = ..., attempt: _Optional[int] = ..., first_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ...) -> None: ...
 
 class SpeculationUsage(_message.Message):
-    __slots__ = ("drafted", "verified", "accepted", "steps")
+    __slots__ = ("drafted", "verified", "accepted", "steps", "synthetic")
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    SYNTHETIC_FIELD_NUMBER: _ClassVar[int]
     drafted: int
     verified: int
     accepted: int
     steps: int
-    def __init__(self, drafted: _Optional[int] = ..., verified: _Optional[int] = ..., accepted: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
+    synthetic: bool
+    def __init__(self, drafted: _Optional[int] = ..., verified: _Optional[int] = ..., accepted: _Optional[int] = ..., steps: _Optional[int] = ..., synthetic: _Optional[bool] = ...) -> None: ...

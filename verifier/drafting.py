@@ -8,20 +8,27 @@ session; the sequence goes on without drafts and is paired again later.
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from drafthouse.config import TreeConfig
+from drafthouse.config import TreeConfig, VerifierConfig
 from drafthouse.errors import WireError
 from drafthouse.messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
+from drafthouse.policy.batch_table import chain_length
 from drafthouse.policy.honesty import Honesty
+from drafthouse.speculation import Speculation
 from verifier.sequence import DraftLink, Sequence
+
+NOT_WANTED = 1.0
+"""A price that no node is worth: the drafter only keeps its KV in step."""
 
 RETRY_S = 1.0
 """A sequence whose session was refused or dropped waits so long before it is paired again."""
 
 
 class Drafting:
-    def __init__(self, tree: TreeConfig, vocab_size: int, fingerprint: str):
-        self.tree, self.vocab_size, self.fingerprint = tree, vocab_size, fingerprint
+    def __init__(self, config: VerifierConfig, tree: TreeConfig, vocab_size: int, fingerprint: str):
+        self.batch_table, self.tree = config.batch_table, tree
+        self.vocab_size, self.fingerprint = vocab_size, fingerprint
+        self.decoding = 1  # sequences that decode in the current step
         self.drafters: list[str] = []
         self.counts: Counter[str] = Counter()
         self.events: Counter[str] = Counter()
@@ -51,14 +58,13 @@ class Drafting:
         sequence.link = link
         self.counts[drafter] += 1
         self.events["opened"] += 1
-        r, fixed = sequence.request, sequence.request.speculation.mode == "fixed"
+        r = sequence.request
+        max_nodes, max_depth, width = self._limits(r.speculation)
         self._outbox[drafter].append(
             Open(
                 session=sequence.id, epoch=link.epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
                 noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint,
-                max_nodes=r.speculation.nodes if fixed else self.tree.max_nodes,
-                max_depth=r.speculation.depth if fixed else self.tree.max_depth,
-                price=0.0 if fixed else self._asked(drafter, price), vocab_size=self.vocab_size,
+                max_nodes=max_nodes, max_depth=max_depth, price=self._asked(sequence, price), vocab_size=self.vocab_size, width=width,
             )
         )  # fmt: skip
 
@@ -69,13 +75,29 @@ class Drafting:
             return
         base_len = link.base_len
         link.commit(tokens, now)
-        fixed = sequence.request.speculation.mode == "fixed"
-        message = Commit(sequence.id, link.epoch, base_len, tuple(tokens), 0.0 if fixed else self._asked(link.drafter, price))
+        message = Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._asked(sequence, price))
         self._outbox[link.drafter].append(message)
 
-    def _asked(self, drafter: str, price: float) -> float:
+    def _limits(self, speculation: Speculation) -> tuple[int, int, int]:
+        """Nodes, depth and width of a session's tree."""
+        match speculation.mode:
+            case "fixed":
+                return speculation.nodes, speculation.depth, speculation.width
+            case "table":
+                longest = max(1, *(length for _, length in self.batch_table))
+                return longest, longest, 1
+        return self.tree.max_nodes, self.tree.max_depth, 0
+
+    def wanted(self, speculation: Speculation) -> int:
+        """Nodes of the tree that a request of set size waits for and verifies."""
+        return chain_length(self.batch_table, self.decoding) if speculation.mode == "table" else speculation.nodes
+
+    def _asked(self, sequence: Sequence, price: float) -> float:
         """The price in the drafter's own currency: what it must promise for `price` tokens to come of it."""
-        return price / self.honesty[drafter].ratio
+        assert sequence.link is not None
+        if sequence.request.speculation.waits:
+            return 0.0 if self.wanted(sequence.request.speculation) else NOT_WANTED
+        return price / self.honesty[sequence.link.drafter].ratio
 
     def believed(self, sequence: Sequence) -> float:
         """Share of what the sequence's drafter promises that usually comes true."""

@@ -26,7 +26,7 @@ from verifier.scheduler import Plan, Scheduler
 from verifier.sequence import Sequence
 
 FIXED_WAIT_S = 0.5
-"""Mode `fixed` waits so long for its tree, then steps with what is there."""
+"""Modes `fixed` and `table` wait so long for its tree, then steps with what is there."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class VerifierEngine:
     ):
         self.runner, self.context, self.latency, self.clock = model.runner, model.context, latency, clock
         self.scheduler = Scheduler(config, self.runner.cache.allocator)
-        self.drafting = Drafting(tree, self.runner.vocab_size, model.fingerprint)
+        self.drafting = Drafting(config, tree, self.runner.vocab_size, model.fingerprint)
         self.goodput = GoodputMeter(1.0 / latency.seconds(1, 0))
         self.price = price(1, 0, self.goodput.rate, latency)
         self.sequences: dict[str, Sequence] = {}
@@ -134,6 +134,7 @@ class VerifierEngine:
         if not plan.decoding and not plan.prefilling:
             self._busy_since = None
             return StepOutcome(idle=True)
+        self.drafting.decoding = len(plan.decoding)
         until = self._wait(plan, now)
         if until is not None:
             return StepOutcome(wait_until=until)
@@ -152,9 +153,9 @@ class VerifierEngine:
         for s in plan.decoding:
             if s.link is None or s.link.exhausted:
                 continue
-            if s.request.speculation.mode == "fixed":
+            if s.request.speculation.waits:
                 s.fixed_deadline = s.fixed_deadline or now + FIXED_WAIT_S
-                if len(s.link.tree) < s.request.speculation.nodes and now < s.fixed_deadline:
+                if len(s.link.tree) < self.drafting.wanted(s.request.speculation) and now < s.fixed_deadline:
                     return s.fixed_deadline
             elif s.link.announcement is not None:
                 a = s.link.announcement
@@ -173,8 +174,8 @@ class VerifierEngine:
                 continue
             room = s.request.max_tokens - s.output_len - 1
             tree = self._within(s.link.tree, room)
-            if s.request.speculation.mode == "fixed":
-                nodes = tree.best_first(min(s.request.speculation.nodes, max(0, limit)))
+            if s.request.speculation.waits:
+                nodes = tree.best_first(min(self.drafting.wanted(s.request.speculation), max(0, limit)))
                 limit -= len(nodes)
                 trees[s.id] = tree.subtree(nodes)
             else:

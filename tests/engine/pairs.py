@@ -12,7 +12,8 @@ from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig, VerifierCo
 from drafthouse.engine.loader import LoadedModel, prepare
 from drafthouse.messages import GenerateRequest
 from drafthouse.policy.latency import Curve
-from drafthouse.sampling import SamplingParams, Speculation
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
 from tests.engine.tiny_models import tiny
 from verifier.engine import VerifierEngine
 
@@ -57,10 +58,11 @@ def request(
     mode: str = "auto",
     nodes: int = 12,
     depth: int = 5,
+    width: int = 0,
     emitted: Sequence[int] = (),
     stop_tokens: Sequence[int] = (),
 ) -> GenerateRequest:
-    speculation = Speculation(mode, nodes, depth)
+    speculation = Speculation(mode, nodes, depth, width)
     return GenerateRequest(name, 1, tuple(prompt), tuple(emitted), sampling, seed, n, tuple(stop_tokens), speculation)
 
 

@@ -7,7 +7,8 @@ import pytest
 from deployments.generation import GenerationError, TextDelta, generate_text
 from deployments.verifier_link import VerifierLink
 from drafthouse.messages import GenerateReply, GenerateRequest
-from drafthouse.sampling import SamplingParams, Speculation
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
 from tests.unit.byte_tokenizer import codec
 from tests.unit.verifier_double import USAGE, VerifierDouble, serving
 

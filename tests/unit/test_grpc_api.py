@@ -11,7 +11,8 @@ from deployments.inference_service import InferenceService
 from deployments.request_factory import DEFAULT_MAX_TOKENS, RequestFactory
 from deployments.verifier_link import VerifierLink
 from drafthouse.errors import RequestError
-from drafthouse.sampling import SamplingParams, Speculation
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
 from protos import inference_pb2 as pb
 from tests.unit.byte_tokenizer import codec, limits
 from tests.unit.verifier_double import VerifierDouble, at, serving

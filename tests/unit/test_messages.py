@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from drafthouse import messages as m
 from drafthouse.errors import WireError
-from drafthouse.sampling import MAX_SEED, SPECULATION_MODES, SamplingParams, Speculation
+from drafthouse.sampling import MAX_SEED, SamplingParams
+from drafthouse.speculation import SPECULATION_MODES, Speculation
 from drafthouse.token_tree import TokenTree
 from protos import dataplane_pb2 as pb
 
@@ -32,6 +33,7 @@ SAMPLINGS = st.builds(
 OPENS = st.builds(
     m.Open, session=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
     target_fingerprint=TEXT, max_nodes=UINT32, max_depth=UINT32, price=PRICES, vocab_size=st.sampled_from([0, (1 << 32) - 1]),
+    width=st.integers(0, m.MAX_WIDTH),
 ).filter(lambda o: o.vocab_size == 0 or max(o.tokens) < o.vocab_size)  # fmt: skip
 COMMITS = st.builds(m.Commit, session=IDS, epoch=UINT32, base_len=st.integers(0, m.MAX_TOKENS - 6), tokens=TOKENS, price=PRICES)
 NODES = st.lists(st.tuples(UINT32, st.integers(-(1 << 31), (1 << 31) - 1), st.floats(width=32, allow_nan=False), UINT32), max_size=6)
@@ -44,12 +46,12 @@ TO_DRAFTER = st.one_of(OPENS, COMMITS, st.builds(m.Close, IDS, UINT32))
 TO_VERIFIER = st.one_of(
     st.builds(m.Opened, IDS, UINT32), st.builds(m.Refused, IDS, UINT32, TEXT), GROWS, st.builds(m.Dropped, IDS, UINT32, TEXT)
 )
-SPECULATIONS = st.builds(Speculation, st.sampled_from(SPECULATION_MODES), st.integers(1, 1024), st.integers(1, 256))
+SPECULATIONS = st.builds(Speculation, st.sampled_from(SPECULATION_MODES), st.integers(1, 1024), st.integers(1, 256), st.integers(0, 64))
 REQUESTS = st.builds(
     m.GenerateRequest, request=IDS, attempt=UINT32, prompt=TOKENS, emitted=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
     seed=st.integers(0, MAX_SEED), max_tokens=st.integers(5, (1 << 32) - 1), stop_tokens=TOKENS, speculation=SPECULATIONS,
 )  # fmt: skip
-USAGES = st.builds(m.SpeculationUsage, UINT32, UINT32, UINT32, UINT32)
+USAGES = st.builds(m.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans())
 REPLIES = st.one_of(
     st.builds(m.GenerateReply, IDS, UINT32, UINT32, TOKENS),
     st.builds(m.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(["stop", "length", "error"]), TEXT, USAGES),
@@ -171,6 +173,7 @@ def test_refuses_to_verifier(message: m.ToVerifierMessage, field: str) -> None:
         (replace(REQUEST, speculation=Speculation("maybe")), r"speculation\.mode"),
         (replace(REQUEST, speculation=Speculation(nodes=0)), r"speculation\.nodes"),
         (replace(REQUEST, speculation=Speculation(depth=257)), r"speculation\.depth"),
+        (replace(REQUEST, speculation=Speculation(width=65)), r"speculation\.width"),
     ],
 )
 def test_refuses_requests(message: m.GenerateRequest, field: str) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from deployments.openai_schema import ChatRequest, CompletionRequest, parse_body
 from drafthouse.errors import RequestError
-from drafthouse.sampling import SamplingParams, Speculation
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
 
 COMPLETION = {"model": "demo", "prompt": "def f"}
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]}

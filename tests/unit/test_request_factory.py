@@ -6,7 +6,8 @@ from deployments.openai_schema import ChatRequest, CompletionRequest, parse_body
 from deployments.request_factory import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestFactory
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
-from drafthouse.sampling import MAX_SEED, SamplingParams, Speculation
+from drafthouse.sampling import MAX_SEED, SamplingParams
+from drafthouse.speculation import Speculation
 from tests.unit.byte_tokenizer import codec, limits
 
 CONTEXT = 64

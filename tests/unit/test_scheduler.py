@@ -9,7 +9,8 @@ from drafthouse.config import VerifierConfig
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.errors import OverloadError
 from drafthouse.messages import GenerateRequest
-from drafthouse.sampling import SamplingParams, Speculation
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
 from verifier.scheduler import Plan, Scheduler
 from verifier.sequence import Sequence
 

@@ -14,7 +14,8 @@ from deployments.verifier_routes import VerifierRoutes
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.membership import Route
 from drafthouse.messages import GenerateReply, GenerateRequest, to_reply_proto
-from drafthouse.sampling import SamplingParams, Speculation
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
 from tests.unit.verifier_double import USAGE, VerifierDouble, at, forever, serving, text_of
 
 REQUEST = GenerateRequest("r1", 1, (3, 1, 4), (), SamplingParams(), 42, 9, (0,), Speculation())
