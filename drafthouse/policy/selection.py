@@ -25,26 +25,53 @@ PRICE_SPAN = 16
 
 def step_times(latency: LatencyModel, first: int, last: int, kv_tokens: int) -> np.ndarray:
     """`T*(n)` in seconds for n = first ... last."""
-    raw = np.array([latency.seconds(n, kv_tokens) for n in range(first, last + PAD_LIMIT + 1)])
+    raw = latency.times(first, last + PAD_LIMIT, kv_tokens)
     return np.minimum.accumulate(raw[::-1])[::-1][: last - first + 1]
 
 
 def select(
-    confidences: Sequence[float], sequences: int, prompt_tokens: int, kv_tokens: int, goodput: float, latency: LatencyModel, limit: int
+    confidences: Sequence[float] | np.ndarray,
+    sequences: int,
+    prompt_tokens: int,
+    kv_tokens: int,
+    goodput: float,
+    latency: LatencyModel,
+    limit: int,
 ) -> list[int]:
     """Indices, in order of falling confidence, of the nodes worth verifying; at most `limit`.
 
-    `confidences` list a parent before its children, each tree in turn; the sort is stable, so the
-    result is closed under parents. Goodput in tokens per second.
+    `confidences` list a parent before its children, each tree in turn; of equal ones the first is
+    taken first, so the result is closed under parents. Goodput in tokens per second.
     """
-    if not len(confidences) or limit <= 0:
+    values = np.asarray(confidences, dtype=np.float64)
+    count = min(len(values), limit)
+    if count <= 0:
         return []
-    order = np.argsort(-np.asarray(confidences), kind="stable")[:limit]
-    gains = np.concatenate([[0.0], np.cumsum(np.asarray(confidences)[order])])
+    order = _falling(values, count)
+    gains = np.concatenate([[0.0], np.cumsum(values[order])])
     base = sequences + prompt_tokens
-    times = step_times(latency, base, base + len(order), kv_tokens)
+    times = step_times(latency, base, base + count, kv_tokens)
     best = int(np.argmax(gains - goodput * times))
-    return [int(i) for i in order[:best]]
+    chosen: list[int] = order[:best].tolist()
+    return chosen
+
+
+def _falling(values: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` indices of a stable sort by falling value.
+
+    numpy's stable sort of floats takes four times as long as its vectorised unstable one. So the
+    latter, after which the indices of each run of equal values are put in order: run number times n
+    plus index is a key that differs for all, and runs stay where they are.
+    """
+    n = len(values)
+    least = np.partition(values, n - count)[n - count]
+    ranked = np.flatnonzero(values >= least)
+    ranked = ranked[np.argsort(-values[ranked])]
+    sorted_values = values[ranked]
+    runs = np.zeros(len(ranked), dtype=np.int64)
+    np.cumsum(sorted_values[1:] != sorted_values[:-1], out=runs[1:])
+    runs *= n
+    return (np.sort(runs + ranked) - runs)[:count]
 
 
 def price(tokens: int, kv_tokens: int, goodput: float, latency: LatencyModel) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from hypothesis import strategies as st
 
 
@@ -10,11 +11,14 @@ from hypothesis import strategies as st
 class Table:
     """Seconds of a step of 0, 1, 2 ... tokens; the last one holds for all beyond."""
 
-    times: Sequence[float]
+    points: Sequence[float]
     per_kv_token: float = 0.0
 
     def seconds(self, tokens: int, kv_tokens: int) -> float:
-        return self.times[min(tokens, len(self.times) - 1)] + self.per_kv_token * kv_tokens
+        return self.points[min(tokens, len(self.points) - 1)] + self.per_kv_token * kv_tokens
+
+    def times(self, first: int, last: int, kv_tokens: int) -> np.ndarray:
+        return np.array([self.seconds(n, kv_tokens) for n in range(first, last + 1)])
 
     def observe(self, tokens: int, kv_tokens: int, seconds: float) -> None:
         """A table is given, not learned."""

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.policy.latency import MeasuredLatency
+from drafthouse.policy.latency import Curve, MeasuredLatency
 from drafthouse.policy.selection import PAD_LIMIT, select, step_times
 from drafthouse.token_tree import ROOT, TokenTree
 from tests.unit.latencies import Table, tables
@@ -78,6 +79,16 @@ def test_no_closed_set_at_all_is_worth_more(forest: list[TokenTree], latency: Ta
         for nodes in combinations(range(len(confidences)), size):
             if all(parents[i] == ROOT or parents[i] in nodes for i in nodes):
                 assert worth(nodes) <= worth(picked) + 1e-9
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), max_size=40), st.integers(1, 40))
+def test_of_equal_confidences_the_first_come_first(confidences: list[float], limit: int) -> None:
+    """So a parent comes before a child of edge 1, also where the limit cuts through a run of equal ones."""
+    free = Curve("free", "", 1.0, 0.0, 0.0)
+    stable = sorted(range(len(confidences)), key=lambda i: -confidences[i])
+    wanted = [i for i in stable[:limit] if confidences[i] > 0.0]
+    assert select(confidences, 1, 0, 0, 100.0, free, limit) == wanted
+    assert select(np.array(confidences), 1, 0, 0, 100.0, free, limit) == wanted
 
 
 def test_a_step_of_the_curve_is_climbed_only_for_enough_tokens() -> None:
