@@ -3,38 +3,33 @@
 Promises: an error is one message that names the option, with exit status 1; so is a paced run that is void.
 """
 
-import pathlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from drafthouse.errors import DrafthouseError
+from benchmarks.load.commands import load, load_steps, off_cost
+from benchmarks.options import (
+    Draft,
+    DraftCurve,
+    Json,
+    Prompts,
+    PromptsFile,
+    PromptTokens,
+    Rounds,
+    StepTokens,
+    Target,
+    TargetCurve,
+    Threads,
+    TimeScale,
+    Tokens,
+    errors,
+)  # fmt: skip
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure speed: against transformers, over HTTP, on paced devices.")
-
-Target = Annotated[str, typer.Option(help="Target: folder, hub id or demo:target.")]
-Draft = Annotated[str, typer.Option(help="Draft: folder, hub id or demo:draft.")]
-Prompts = Annotated[int, typer.Option(help="Prompts, spread over those there are.", min=1)]
-Tokens = Annotated[int, typer.Option(help="New tokens after each prompt.", min=2)]
-Rounds = Annotated[int, typer.Option(help="Times that everything is run.", min=1)]
-PromptsFile = Annotated[
-    pathlib.Path | None, typer.Option(help="JSON list of texts, or of objects with text. Default: held-out prompts of the package.")
-]
-Json = Annotated[pathlib.Path | None, typer.Option("--json", help="File to write all numbers to.")]
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except DrafthouseError as error:
-        console = Console(stderr=True)
-        console.print("error:", style="bold red", end=" ")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+bench_app = typer.Typer(no_args_is_help=True, help="Measure speed: against transformers, over HTTP, on paced devices, under load.")
+bench_app.command()(load)
+bench_app.command()(load_steps)
+bench_app.command()(off_cost)
 
 
 @bench_app.command()
@@ -59,7 +54,7 @@ def offline(
     from benchmarks.report import check_writable, print_report, write_json
 
     console = Console()
-    with _errors():
+    with errors():
         check_writable(json_file)
         pair = Pair(target, draft, dtype, threads, compile_, kv_tokens)
         report = run_offline(OfflineOptions(pair, prompts, tokens, rounds, prompts_file), console)
@@ -84,7 +79,7 @@ def http(
     from benchmarks.report import check_writable, print_report, write_json
 
     console = Console()
-    with _errors():
+    with errors():
         check_writable(json_file)
         report = run_http(HttpOptions(url, model, prompts, tokens, rounds, prompts_file), console)
         write_json(json_file, report)
@@ -97,17 +92,13 @@ def http(
 def paced(
     target: Target = "demo:target",
     draft: Draft = "demo:draft",
-    target_curve: Annotated[
-        str, typer.Option(help="Curve of the target's passes: a name in the package or a JSON file.")
-    ] = "llama-70b-4xh100",
-    draft_curve: Annotated[str, typer.Option(help="Curve of the draft's passes.")] = "draft-0.5b",
-    time_scale: Annotated[
-        float, typer.Option(help="Stretches both curves where this CPU is slower than they are; 2 suits the demo pair.", min=0.01, max=1000)
-    ] = 2.0,
-    threads: Annotated[int, typer.Option(help="torch threads of each replica.", min=1)] = 1,
-    step_tokens: Annotated[int, typer.Option(help="Tokens of one step at most, prompt chunks and trees.", min=16)] = 32,
+    target_curve: TargetCurve = "llama-70b-4xh100",
+    draft_curve: DraftCurve = "draft-0.5b",
+    time_scale: TimeScale = 2.0,
+    threads: Threads = 1,
+    step_tokens: StepTokens = 32,
     prompts: Prompts = 8,
-    prompt_tokens: Annotated[int, typer.Option(help="Prompts are cut to their last so many tokens.", min=1)] = 64,
+    prompt_tokens: PromptTokens = 64,
     tokens: Tokens = 128,
     rounds: Rounds = 1,
     prompts_file: PromptsFile = None,
@@ -119,7 +110,7 @@ def paced(
     from benchmarks.report import check_writable, write_json
 
     console = Console()
-    with _errors():
+    with errors():
         check_writable(json_file)
         pair = PacedPair(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens)
         report = run_paced(PacedOptions(pair, prompts, prompt_tokens, tokens, rounds, prompts_file), console)

@@ -6,8 +6,8 @@ BenchError that says what was asked of which URL.
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -21,9 +21,11 @@ class BenchError(DrafthouseError):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """`first_text_s` from the request to the first text, `seconds` to the end of the stream; counts are the server's."""
+    """`first_text_s` from the request to the first text, `seconds` to the end of the stream; counts and `id` are the server's."""
 
+    id: str
     text: str
+    prompt_tokens: int
     tokens: int
     first_text_s: float
     seconds: float
@@ -62,34 +64,71 @@ def request_body(model: str, prompt: str | Sequence[int], tokens: int, sampling:
 
 def complete(client: httpx.Client, body: dict[str, Any]) -> Completion:
     """Raises BenchError naming the server's answer."""
-    parts: list[str] = []
-    usage: dict[str, Any] | None = None
-    first: float | None = None
-    started = time.perf_counter()
+    reading = _Reading(client.base_url)
     try:
         with client.stream("POST", "/v1/completions", json=body) as answer:
             if answer.status_code != 200:
-                raise BenchError(f"{client.base_url}: status {answer.status_code}: {answer.read().decode(errors='replace')[:500]}")
-            for event in _events(answer.iter_lines()):
-                if "error" in event:
-                    raise BenchError(f"{client.base_url}: {event['error'].get('message', event['error'])}")
-                for choice in event.get("choices", []):
-                    if first is None and choice.get("text"):
-                        first = time.perf_counter()
-                    parts.append(choice.get("text") or "")
-                usage = event.get("usage") or usage
+                raise reading.refused(answer.status_code, answer.read())
+            for line in answer.iter_lines():
+                reading.take(line)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise BenchError(f"{client.base_url}: {type(error).__name__}: {error}") from error
-    ended = time.perf_counter()
-    if usage is None or "speculation" not in usage:
-        raise BenchError(f"{client.base_url}: the stream ended without usage.speculation; is this a Drafthouse server?")
-    counts = {name: int(usage["speculation"][name]) for name in ("drafted", "verified", "accepted", "steps")}
-    return Completion("".join(parts), int(usage["completion_tokens"]), (first or ended) - started, ended - started, **counts)
+        raise reading.broken(error) from error
+    return reading.completion()
 
 
-def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The JSON of each server-sent event, up to [DONE]."""
-    for line in lines:
+async def complete_async(client: httpx.AsyncClient, body: dict[str, Any]) -> Completion:
+    """The same beside other requests. Raises BenchError naming the server's answer."""
+    reading = _Reading(client.base_url)
+    try:
+        async with client.stream("POST", "/v1/completions", json=body) as answer:
+            if answer.status_code != 200:
+                raise reading.refused(answer.status_code, await answer.aread())
+            async for line in answer.aiter_lines():
+                reading.take(line)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise reading.broken(error) from error
+    return reading.completion()
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What a stream has said so far, and when it was asked for."""
+
+    url: httpx.URL
+    started: float = field(default_factory=time.perf_counter)
+    first: float | None = None
+    id: str = ""
+    parts: list[str] = field(default_factory=list)
+    usage: dict[str, Any] | None = None
+
+    def take(self, line: str) -> None:
+        """One line of server-sent events. Raises BenchError for an error event, ValueError for what is not JSON."""
         data = line.removeprefix("data:").strip()
-        if line.startswith("data:") and data != "[DONE]":
-            yield json.loads(data)
+        if not line.startswith("data:") or data == "[DONE]":
+            return
+        event = json.loads(data)
+        if "error" in event:
+            raise BenchError(f"{self.url}: {event['error'].get('message', event['error'])}")
+        for choice in event.get("choices", []):
+            if self.first is None and choice.get("text"):
+                self.first = time.perf_counter()
+            self.parts.append(choice.get("text") or "")
+        self.id = self.id or event.get("id", "")
+        self.usage = event.get("usage") or self.usage
+
+    def refused(self, status: int, answer: bytes) -> BenchError:
+        return BenchError(f"{self.url}: status {status}: {answer.decode(errors='replace')[:500]}")
+
+    def broken(self, error: Exception) -> BenchError:
+        return BenchError(f"{self.url}: {type(error).__name__}: {error}")
+
+    def completion(self) -> Completion:
+        """At the end of the stream. Raises BenchError where it ended early."""
+        ended, usage = time.perf_counter(), self.usage
+        if usage is None or "speculation" not in usage:
+            raise BenchError(f"{self.url}: the stream ended without usage.speculation; is this a Drafthouse server?")
+        counts = {name: int(usage["speculation"][name]) for name in ("drafted", "verified", "accepted", "steps")}
+        return Completion(
+            self.id, "".join(self.parts), int(usage["prompt_tokens"]), int(usage["completion_tokens"]),
+            (self.first or ended) - self.started, ended - self.started, **counts,
+        )  # fmt: skip

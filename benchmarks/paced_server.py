@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +54,23 @@ class PacedPair:
         }
 
 
+Sections = Mapping[str, Mapping[str, Any]]
+"""Keys of a serving config, by section."""
+
+
 class PacedServer:
-    def __init__(self, pair: PacedPair):
+    def __init__(self, pair: PacedPair, more: Sections | None = None):
+        """`more` stands over what `pair` says, section by section."""
         data = pair.serving_config()
+        for section, keys in (more or {}).items():
+            data[section] = {**data.get(section, {}), **keys}
         self.config = ServingConfig.model_validate(data)
         self.url = f"http://127.0.0.1:{self.config.server.http_port}"
         self._data = data
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when both pools have reported and verifier and drafter are paired. Raises BenchError with the server's last words."""
+        """Returns when the pools have reported, paired where there are drafters. Raises BenchError with the server's last words."""
         self._folder = tempfile.TemporaryDirectory(prefix="drafthouse-bench-")
         folder = pathlib.Path(self._folder.name)
         (folder / "config.yaml").write_text(yaml.safe_dump(self._data), encoding="utf-8")
@@ -84,12 +92,17 @@ class PacedServer:
                 raise BenchError(f"drafthouse serve ended with status {self._process.returncode}:\n{self._tail()}")
             try:
                 pools = self.cluster()["pools"]
-                if pools["drafter"] and any(v["gauges"].get("drafters") for v in pools["verifier"]):
+                if self._paired(pools):
                     return
             except (httpx.HTTPError, LookupError, ValueError):
                 pass
             time.sleep(0.25)
         raise BenchError(f"drafthouse serve was not ready after {START_TIMEOUT_S:.0f} s:\n{self._tail()}")
+
+    def _paired(self, pools: dict[str, Any]) -> bool:
+        if not self.config.drafter.replicas:
+            return bool(pools["verifier"])
+        return bool(pools["drafter"]) and any(v["gauges"].get("drafters") for v in pools["verifier"])
 
     def _tail(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()

@@ -1,0 +1,74 @@
+"""The load bench's tables: points, ratios, and whether they count."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load.server import OVERRUN_LIMIT
+from benchmarks.report import Report
+
+
+def print_load(console: Console, report: Report) -> None:
+    settings = report["settings"]
+    console.print(_title(settings), style="bold", highlight=False)
+    table = Table()
+    for heading in ("workload", "load", "policy"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("req/s", "mean s", "[95 %]", "p99 s", "first token s", "ms/token", "tokens/s", "verified/step", "accepted/step"):
+        table.add_column(heading, justify="right")
+    last = None
+    for p in report["points"]:
+        place = (p["workload"], f"{p['load']:g}")
+        low, high = p["intervals"]["mean_latency_s"]
+        steps = max(1, p["steps"])
+        table.add_row(
+            *(place if place != last else ("", "")), p["policy"],
+            f"{p['rate']:.2f}", f"{p['mean_latency_s']:.3f}", f"{low:.3f}, {high:.3f}",
+            f"{p['p99_latency_s']:.3f}", f"{p['ttft_s']:.3f}", f"{1e3 * p['tpot_s']:.1f}", f"{p['goodput_tokens_per_s']:.1f}",
+            f"{p['verified'] / steps:.2f}", f"{p['accepted'] / steps:.2f}",
+        )  # fmt: skip
+        last = place
+    console.print(table)
+    _print_ratios(console, report["ratios"])
+    print_overruns(console, report)
+
+
+def _title(settings: Mapping[str, Any]) -> str:
+    if "url" in settings:
+        return f"load on {settings['url']}"
+    crowd = f", each sequence standing for {settings['crowd']}" if settings["crowd"] > 1 else ""
+    names = (settings["curves"][name]["name"] for name in ("target", "draft"))
+    return f"paced load: {' with '.join(names)}, time stretched by {settings['time_scale']:g}{crowd}"
+
+
+def _print_ratios(console: Console, ratios: Mapping[str, Any]) -> None:
+    """Below 1: auto is faster. The control's distance from 1 is what chance does."""
+    table = Table(title="auto to the other, 95 % intervals (below 1: auto is faster)", title_justify="left")
+    for heading in ("ratio", "of", "workload", "load"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("value", justify="right")
+    table.add_column("base", no_wrap=True)
+    for name, comparison in ratios.items():
+        for measure, part in (("mean latency", comparison), ("time to finish", comparison.get("time_to_finish", {}))):
+            if "value" in part:
+                table.add_row(name.replace("_", " "), measure, "all", "", _cell(part), "", style="bold")
+                for p in part["points"]:
+                    table.add_row("", "", p["workload"], f"{p['load']:g}", _cell(p), ", ".join(p["base"]))
+    console.print(table)
+
+
+def _cell(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def print_overruns(console: Console, report: Report) -> None:
+    """Nothing for a server that is not paced."""
+    shares = ", ".join(f"{role} {share:.2%}" for role, share in report["overruns"].items())
+    if shares:
+        console.print(f"passes that the CPU could not compute in the curve's time: {shares}", highlight=False)
+    if report["void"]:
+        console.print(
+            f"[bold red]void[/]: more than {OVERRUN_LIMIT:.0%}; use a larger --time-scale or fewer --step-tokens", highlight=False
+        )

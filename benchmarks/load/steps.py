@@ -1,0 +1,148 @@
+"""`drafthouse bench load-steps`: the load steps up and down during one run of policy `auto`; does depth follow?
+
+Promises: closed-loop clients, so that each phase has exactly so many requests in flight and a step
+is a step; where there are fewer clients in the next phase, those who leave end their request first.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load.arrivals import poisson
+from benchmarks.load.client import LoadClient, Prompt, connect_async
+from benchmarks.load.policies import AUTO, POLICIES, WORKLOADS
+from benchmarks.load.response import Phase, Sample, changes, depths
+from benchmarks.load.server import PacedSetup, is_void, overruns
+from benchmarks.report import Report, machine
+
+HEARTBEAT_S = 0.2
+SAMPLE_S = 0.2
+WARM_UP_S = 5.0
+"""At the first phase's load, before it: untimed."""
+
+DISTINCT = 1000
+"""Requests before the same ones come again."""
+
+
+@dataclass(frozen=True)
+class StepsOptions:
+    """Phases of `seconds` with so many requests in flight each."""
+
+    in_flight: tuple[int, ...]
+    seconds: float
+    workload: str
+    tokens: tuple[int, int]
+    prompts: int
+    seed: int
+
+
+def run_steps(options: StepsOptions, setup: PacedSetup, console: Console) -> Report:
+    """Raises ConfigError naming the option, BenchError when the server fails."""
+    state, prompts = machine(), setup.prompts(None, options.prompts)
+    with tempfile.TemporaryDirectory(prefix="drafthouse-bench-") as folder:
+        server = setup.server(Path(folder), {"controller": {"heartbeat_s": HEARTBEAT_S}})
+        with console.status("starting Ray and the Serve application"):
+            server.start()
+        with contextlib.closing(server), console.status("stepping the load"):
+            samples, phases, shares = asyncio.run(_measure(options, server.url, prompts))
+    return {
+        "paced": True, **steps_report(samples, phases), "overruns": shares, "void": is_void(shares),
+        "settings": {**setup.settings(), **asdict(options), "machine": state},
+    }  # fmt: skip
+
+
+def steps_report(samples: list[Sample], phases: list[Phase]) -> Report:
+    series = [
+        {"at_s": s.at_s, "running": s.running, "price": s.price, "depth": None if depth != depth else depth}  # NaN is not JSON
+        for s, depth in zip(samples, depths(samples).tolist(), strict=True)
+    ]
+    followed = [{k: None if v != v else v for k, v in asdict(change).items()} for change in changes(samples, phases)]
+    return {"phases": [asdict(phase) for phase in phases], "changes": followed, "series": series}
+
+
+async def _measure(options: StepsOptions, url: str, prompts: list[Prompt]) -> tuple[list[Sample], list[Phase], dict[str, float]]:
+    async with connect_async(url) as http:
+        client = LoadClient(http, "paced", prompts)
+        run = _Run(client, options)
+        await run.phase(options.in_flight[0], WARM_UP_S)
+        before = await client.settled_totals()
+        sampling = asyncio.ensure_future(run.sample())
+        try:
+            phases = [await run.phase(count, options.seconds) for count in options.in_flight]
+        finally:
+            sampling.cancel()
+            await asyncio.gather(sampling, run.close(), return_exceptions=True)
+        return run.samples, phases, overruns(await client.settled_totals(), before)
+
+
+class _Run:
+    """Clients that come and go, and what the cluster said meanwhile."""
+
+    def __init__(self, client: LoadClient, options: StepsOptions):
+        self.client, self.options = client, options
+        self.samples: list[Sample] = []
+        self._wanted = 0
+        self._clients: dict[int, asyncio.Task[None]] = {}
+        self._work = itertools.cycle(poisson(1.0, DISTINCT, options.prompts, options.tokens, (options.seed,)))
+        self._started = time.monotonic()
+
+    def _now(self) -> float:
+        return time.monotonic() - self._started
+
+    async def phase(self, in_flight: int, seconds: float) -> Phase:
+        """Raises the first error of a client."""
+        start, self._wanted = self._now(), in_flight
+        for i in range(in_flight):
+            if i not in self._clients or self._clients[i].done():
+                self._clients[i] = asyncio.ensure_future(self._requests(i))
+        done, _ = await asyncio.wait(self._clients.values(), timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+        return Phase(in_flight, start, self._now())
+
+    async def _requests(self, number: int) -> None:
+        while number < self._wanted:
+            await self.client.one(next(self._work), WORKLOADS[self.options.workload], POLICIES[AUTO])
+
+    async def close(self) -> None:
+        """Nothing is left in flight."""
+        self._wanted = 0
+        for task in self._clients.values():
+            task.cancel()
+        await asyncio.gather(*self._clients.values(), return_exceptions=True)
+
+    async def sample(self) -> None:
+        """Until cancelled. An answer that does not come leaves a gap."""
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                self.samples.append(sampled(self._now(), await self.client.cluster()))
+            await asyncio.sleep(SAMPLE_S)
+
+
+def sampled(at_s: float, cluster: dict[str, Any]) -> Sample:
+    """Sums over the verifiers, and their mean price."""
+    verifiers = cluster["pools"]["verifier"]
+    totals = {name: sum(v["totals"].get(name, 0.0) for v in verifiers) for name in ("verified", "accepted", "committed")}
+    price = sum(v["gauges"].get("price", 0.0) for v in verifiers) / max(1, len(verifiers))
+    return Sample(at_s, sum(v["gauges"].get("running", 0.0) for v in verifiers), price, **totals)
+
+
+def print_steps(console: Console, report: Report) -> None:
+    settings = report["settings"]
+    table = Table(title=f"load steps, paced, policy auto, {settings['workload']}", title_justify="left")
+    for heading in ("at, s", "in flight", "depth before", "depth after", "followed after, s", "went back"):
+        table.add_column(heading, justify="right")
+    for change, phase in zip(report["changes"], report["phases"][1:], strict=True):
+        settle, before, after = (change[name] for name in ("settle_s", "before", "after"))
+        cells = (f"{v:.2f}" if v is not None else "-" for v in (before, after, settle))
+        table.add_row(f"{change['at_s']:.0f}", str(phase["in_flight"]), *cells, str(change["returns"]))
+    console.print(table)
