@@ -1,0 +1,94 @@
+"""The controller: the registry that serves, behind a queue that one report at a time passes through.
+
+Promises: replicas report when their last directive told them to; pairs and routes are the registry's.
+"""
+
+import random
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import simpy
+
+from benchmarks.simulator.drafter import SimDrafter
+from benchmarks.simulator.gateway import Gateways
+from benchmarks.simulator.options import Options
+from benchmarks.simulator.verifier import SimVerifier
+from controller.registry import Registry
+from drafthouse.membership import Directive, Report, Role
+
+Follow = Callable[[Directive], None]
+
+
+class Control:
+    """`heartbeats` and `busy_seconds` are what the controller has done since the start."""
+
+    def __init__(self, env: simpy.Environment, options: Options, rng: random.Random):
+        self.env, self.options, self._rng = env, options, rng
+        self.registry = Registry(options.config.controller)
+        self.heartbeats = 0
+        self.busy_seconds = 0.0
+        self._desk = simpy.Resource(env, capacity=1)
+
+    def start(self, gateways: Gateways, verifiers: Sequence[SimVerifier], drafters: Sequence[SimDrafter]) -> None:
+        """All report once before the first request comes; then each in its own time."""
+        by_name = {d.name: d for d in drafters}
+        members: list[tuple[Callable[[], Report], Follow]] = [
+            *((lambda v=v: _verifier_report(v), lambda directive, v=v: _follow(v, directive, by_name)) for v in verifiers),
+            *((lambda d=d: _drafter_report(d), lambda _: None) for d in drafters),
+            *((lambda i=i: _report("gateway", f"gateway-{i}", 0, 256), lambda directive, i=i: gateways.routes[i].replace(directive.verifiers))
+              for i in range(len(gateways.routes))),
+        ]  # fmt: skip
+        for make_report, _ in members:
+            self.registry.observe(make_report(), self.env.now)
+        for make_report, follow in members:
+            follow(self.registry.directive_for(make_report(), self.env.now))
+            self.env.process(self._beat(make_report, follow))
+
+    def _beat(self, make_report: Callable[[], Report], follow: Follow) -> Generator[simpy.Event, Any, None]:
+        interval_s = self.registry.interval_s * self._rng.random()
+        while True:
+            yield self.env.timeout(interval_s)
+            yield self.env.timeout(self.options.round_trip_s / 2)
+            report = make_report()
+            with self._desk.request() as turn:
+                yield turn
+                yield self.env.timeout(self.options.overheads.heartbeat_s)
+            self.heartbeats += 1
+            self.busy_seconds += self.options.overheads.heartbeat_s
+            self.registry.observe(report, self.env.now)
+            directive = self.registry.directive_for(report, self.env.now)
+            yield self.env.timeout(self.options.round_trip_s / 2)
+            follow(directive)
+            interval_s = directive.interval_s
+
+
+def _follow(verifier: SimVerifier, directive: Directive, drafters: dict[str, SimDrafter]) -> None:
+    verifier.drafting.drafters = [drafters[route.replica] for route in directive.drafters]
+    verifier.price_floor = directive.price_floor
+
+
+def _report(
+    role: Role, name: str, load: int, capacity: int, totals: dict[str, float] | None = None, gauges: dict[str, float] | None = None
+) -> Report:
+    return Report(
+        role=role, replica=name, address=name, pid=0, node="", fingerprint="simulated", load=load, capacity=capacity,
+        totals=totals or {}, gauges=gauges or {},
+    )  # fmt: skip
+
+
+def _verifier_report(v: SimVerifier) -> Report:
+    gauges = {
+        "running": float(len(v.running)), "waiting": float(len(v.waiting)), "goodput": v.goodput.rate, "price": v.price,
+        "drafters": float(len(v.drafting.drafters)),
+    }  # fmt: skip
+    gauges |= {f"honesty.{drafter.name}": honesty.ratio for drafter, honesty in v.drafting.honesty.items()}
+    gauges |= {f"round_trip_ms.{drafter.name}": 1e3 * v.options.round_trip_s for drafter in v.drafting.drafters}
+    totals = {name: float(value) for name, value in asdict(v.totals).items()} | {"drafted": float(v.drafting.drafted)}
+    return _report("verifier", v.name, v.load, v.config.max_sequences + v.config.max_queue, totals, gauges)
+
+
+def _drafter_report(d: SimDrafter) -> Report:
+    totals = {name: float(value) for name, value in asdict(d.totals).items()}
+    gauges = {"pass_ms": 1e3 * d.latency.seconds(1, 0)}
+    return _report("drafter", d.name, len(d.sessions), d.options.config.drafter.max_sessions, totals, gauges)

@@ -1,0 +1,72 @@
+"""One session's tree as both its ends see it: every node ever drafted, in the order in which it was.
+
+A node keeps the output position that it proposes a token for, and how far its path follows the
+committed text (`branch`). Since the trace knows the whole text beforehand, re-rooting needs no
+walk: below the root at output position q lie exactly the nodes with position > q and branch >= q.
+The verifier's copy is the drafter's list up to the last node that it has received.
+
+Promises: nodes are appended and never change; log confidences are of paths from the session's
+first root on, so differences are right below every later root.
+"""
+
+import math
+import random
+
+from benchmarks.simulator.acceptance import Text
+
+MIN_EDGE = 1e-6
+"""Edges of zero have no logarithm."""
+
+
+class DraftTree:
+    __slots__ = ("branches", "expanded", "log_confidences", "path_logs", "positions", "text")
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+        self.positions: list[int] = []
+        self.branches: list[int] = []
+        self.log_confidences: list[float] = []
+        self.expanded: list[bool] = []
+        self.path_logs: dict[int, float] = {}  # of the committed text's own nodes, by position
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def root_log(self, root: int) -> float:
+        """Log confidence of the node at the root's position, 0 where the root was never drafted."""
+        return self.path_logs.get(root, 0.0)
+
+    def below(self, nodes: list[int], root: int) -> list[int]:
+        """Of `nodes`, those that lie below the committed token at output position `root`."""
+        positions, branches = self.positions, self.branches
+        return [i for i in nodes if branches[i] >= root and positions[i] > root]
+
+    def confidences(self, nodes: list[int], root: int) -> list[float]:
+        log, base, exp = self.log_confidences, self.root_log(root), math.exp
+        return [exp(log[i] - base) for i in nodes]
+
+    def on_path(self, node: int) -> bool:
+        return self.branches[node] == self.positions[node]
+
+    def children(self, node: int | None, root: int, rng: random.Random) -> tuple[tuple[float, ...], int]:
+        """Edges of the children that a pass over `node` (None: the root) drafts, and the rank of the one that is the text's, or -1."""
+        position = (root if node is None else self.positions[node]) + 1
+        if (node is None or self.on_path(node)) and position < self.text.output_tokens:
+            return self.text.positions[position]
+        pool = self.text.off_path
+        return pool[int(rng.random() * len(pool))][0], -1
+
+    def add(self, node: int | None, root: int, edge: float, hit: bool) -> int:
+        """Appends a child of `node` (None: the root); `hit`: it is the committed text's token. Returns its index."""
+        position, branch, log = (
+            (root, root, self.root_log(root)) if node is None else (self.positions[node], self.branches[node], self.log_confidences[node])
+        )
+        log += math.log(max(edge, MIN_EDGE))
+        if hit:
+            branch = position + 1
+            self.path_logs[position + 1] = log
+        self.positions.append(position + 1)
+        self.branches.append(branch)
+        self.log_confidences.append(log)
+        self.expanded.append(False)
+        return len(self.positions) - 1
