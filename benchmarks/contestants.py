@@ -118,8 +118,8 @@ def ours(pair: Pair, tree: TreeConfig | None = None) -> tuple[Drafthouse, Drafth
         raise ConfigError(
             f"--draft {pair.draft}: vocabulary of {draft.runner.vocab_size} tokens, the target has {target.runner.vocab_size}"
         )
-    latency = latency_of(target.runner, target.context)
-    drafter = DrafterEngine(draft, latency_of(draft.runner, draft.context), DrafterConfig(), tree)
+    latency = latency_of(target, VerifierConfig().step_tokens)
+    drafter = DrafterEngine(draft, latency_of(draft, DrafterConfig().step_tokens), DrafterConfig(), tree)
     speculating = OneProcess(_verifier(target, copy.deepcopy(latency), tree), [drafter])
     plain = OneProcess(_verifier(target, latency, tree), [])
     return Drafthouse(speculating, "auto"), Drafthouse(plain, "off")

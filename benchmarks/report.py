@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks.interleave import SAMPLINGS
 from benchmarks.samples import Ratio, Sample, pick, ratio, tokens_per_second, tokens_per_step
 from drafthouse.errors import ConfigError
+from drafthouse.machine import cpu_name
 
 Pairs = Mapping[str, tuple[str, str]]
 """Name of a ratio to the two contestants it compares, the one that should be faster first."""
@@ -48,17 +49,9 @@ def _interval(r: Ratio) -> dict[str, float]:
 def machine() -> dict[str, Any]:
     """What a reader needs to judge the seconds. A load above a few tenths before the start spoils them."""
     return {
-        "cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(),
+        "cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 2),
     }  # fmt: skip
-
-
-def _cpu_name() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def print_report(console: Console, report: Report, title: str) -> None:

@@ -25,7 +25,7 @@ class DrafterReplica:
         self.max_sessions = config.drafter.max_sessions
         model = load(config.draft)
         self.fingerprint = model.fingerprint
-        self.engine = DrafterEngine(model, latency_of(model.runner, model.context), config.drafter, config.tree)
+        self.engine = DrafterEngine(model, latency_of(model, config.drafter.step_tokens), config.drafter, config.tree)
         self.server = DrafterServer(self.engine, self.name)
         port = await self.server.start("0.0.0.0", config.drafter.port)
         self.address = f"{ray.util.get_node_ip_address()}:{port}"

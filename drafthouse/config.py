@@ -74,6 +74,11 @@ class DrafterConfig(PoolConfig):
     pass_nodes: int = Field(16, ge=1, le=1024, description="frontier nodes of all sessions in one draft pass")
     prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass")
 
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one pass."""
+        return self.pass_nodes + self.prefill_tokens
+
 
 class GatewayConfig(_Section):
     replicas: int = Field(1, ge=1, le=1000)

@@ -24,7 +24,7 @@ class VerifierReplica:
         self.name = serve.get_replica_context().replica_id.unique_id
         model = load(config.target)
         self.fingerprint = model.fingerprint
-        self.engine = VerifierEngine(model, latency_of(model.runner, model.context), config.verifier, config.tree)
+        self.engine = VerifierEngine(model, latency_of(model, config.verifier.step_tokens), config.verifier, config.tree)
         self.server = VerifierServer(self.engine, self.name)
         port = await self.server.start("0.0.0.0", config.verifier.port)
         self.address = f"{ray.util.get_node_ip_address()}:{port}"

@@ -1,43 +1,146 @@
-"""Measures a runner's latency curve: seconds of a step by its number of tokens, and per cached token."""
+"""Measures a runner's latency curve: seconds of a step by its number of tokens, and per cached token.
+
+Promises: every count up to `DENSE` is measured, so that steps of kernels and graph buckets at small
+counts stay; larger ones as far as the effort's budget goes. All points are timed in turn, round by
+round, so that a machine that gets busier meanwhile bends the curve nowhere. What the model is judged
+by (`fit_error`) was not used to fit it.
+"""
 
 import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from drafthouse.engine.kv_cache import KvSequence
+from drafthouse.engine.latency_cache import LatencyCache, Profile, key_of
+from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import ModelRunner
 from drafthouse.engine.paced_runner import PacedRunner
-from drafthouse.engine.segment import Segment, chunk
-from drafthouse.policy.latency import LatencyModel, MeasuredLatency
+from drafthouse.engine.segment import Segment
+from drafthouse.policy.latency import FitError, LatencyModel, MeasuredLatency, fit_error
 
-TOKEN_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
-RUNS = 5
-KV_TOKENS = 256
+DENSE = 16
+"""Every token count up to here is a knot."""
 
+EDGES = 64
+"""Up to here the count after each knot is a knot too: kernels' tiles and graph buckets end at round numbers."""
 
-def latency_of(runner: ModelRunner, context: int) -> LatencyModel:
-    """The curve that a paced runner is given; of any other a quick profile, a few hundred steps at most."""
-    if isinstance(runner, PacedRunner):
-        return runner.latency
-    longest = min(context, runner.cache.allocator.free_count) // 2
-    knots = {n: _median_seconds(runner, n, 0) for n in TOKEN_COUNTS if n <= longest}
-    cached = min(KV_TOKENS, longest)
-    slope = (_median_seconds(runner, 1, cached) - knots[1]) / cached
-    return MeasuredLatency(knots, max(0.0, slope))
+KV_TOKENS = 1024
+"""Cached tokens for the slope, or what there is room for."""
 
 
-def _median_seconds(runner: ModelRunner, tokens: int, cached: int) -> float:
-    """Median time of a step of `tokens`, all with logits, after `cached` entries."""
-    kv = KvSequence(runner.cache)
-    try:
-        if cached:
-            runner.run([chunk(kv, [0] * cached, 0, want_logits=True)])
-        times = []
-        for run in range(RUNS + 1):
-            kv.extend(tokens)
-            segment = Segment(kv, [0] * tokens, range(cached, cached + tokens), range(tokens))
-            seconds = runner.run([segment]).seconds
-            kv.truncate(cached)
-            if run:  # the first one warms up
-                times.append(seconds)
-        return statistics.median(times)
-    finally:
-        kv.release()
+@dataclass(frozen=True)
+class Effort:
+    """Rounds over all points at most, and seconds of measured steps after which no further round or large count is begun."""
+
+    rounds: int
+    budget_s: float
+
+
+AT_START = Effort(rounds=7, budget_s=3.0)
+THOROUGH = Effort(rounds=25, budget_s=60.0)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A step to be timed: new tokens over cached ones."""
+
+    tokens: int
+    cached: int = 0
+
+
+def latency_of(model: LoadedModel, largest: int) -> LatencyModel:
+    """The curve that a paced runner is given; of any other the cached profile, or a quick one of up to `largest` tokens."""
+    if isinstance(model.runner, PacedRunner):
+        return model.runner.latency
+    cache, key = LatencyCache(), key_of(model, largest)
+    profile = cache.read(key)
+    if profile is None:
+        profile = measure(model, largest, AT_START)
+        cache.write(key, profile)
+    return profile.latency()
+
+
+def measure(model: LoadedModel, largest: int, effort: Effort, progress: Callable[[float], None] = lambda share: None) -> Profile:
+    """Times steps of 1 to `largest` tokens, as far as KV slots are free; `progress` gets the share done, up to 1."""
+    free = model.runner.cache.allocator.free_count
+    cached = min(KV_TOKENS, free // 2, max(model.context // 2, model.context - DENSE))
+    few = [n for n in range(1, DENSE + 1) if n <= min(largest, free)]
+    many = [n for n in knot_counts(largest) if DENSE < n <= free]
+    knots = [Point(n) for n in few + many]
+    sloped = [Point(n, c) for n in {few[0], few[len(few) // 2], few[-1]} for c in (cached // 2, cached)]
+    held_out = [Point(n, c) for n in {few[len(few) // 4], few[3 * len(few) // 4]} for c in (cached // 4, 3 * cached // 4)]
+    between = [Point((a + b) // 2) for a, b in zip(many, many[1:], strict=False) if b - a > 1]
+    needed = knots[: len(few)] + sloped + held_out
+    times = _time(Stopwatch(model.runner, model.context), needed, [*reversed(knots[len(few) :]), *between], effort, progress)
+    flat = {p.tokens: times[p] for p in knots if p in times}
+    slope = kv_slope(flat, [(p.tokens, p.cached, times[p]) for p in sloped])
+    error = fit_error(MeasuredLatency(flat, slope), [(p.tokens, p.cached, times[p]) for p in held_out + between if p in times])
+    return Profile(knots=tuple(flat.items()), per_kv_token=slope, fit_error=FitError(*error))
+
+
+def knot_counts(largest: int) -> list[int]:
+    """Ascending: all up to `DENSE`, then two for each octave up to `largest`, with their edges up to `EDGES`."""
+    counts, n = {*range(1, min(DENSE, largest) + 1), largest}, DENSE
+    while n <= largest:
+        counts |= {n, n * 3 // 2}
+        counts |= {n + 1, n * 3 // 2 + 1} if n <= EDGES else set()
+        n *= 2
+    return sorted(n for n in counts if n <= largest)
+
+
+def kv_slope(knots: dict[int, float], timings: Iterable[tuple[int, int, float]]) -> float:
+    """Least squares through the knots: seconds for each cached token, from (tokens at a knot, cached, seconds); never below 0."""
+    timings = list(timings)
+    squares = sum(cached**2 for _, cached, _ in timings)
+    return max(0.0, sum(cached * (seconds - knots[tokens]) for tokens, cached, seconds in timings) / squares)
+
+
+def _time(
+    stopwatch: "Stopwatch", needed: Sequence[Point], wanted: Sequence[Point], effort: Effort, progress: Callable[[float], None]
+) -> dict[Point, float]:
+    """Median seconds by point: of all that are needed, and of those wanted that the budget allows."""
+    samples: dict[Point, list[float]] = {}
+    spent = 0.0
+    for number in range(effort.rounds):
+        points = [*needed, *wanted] if number == 0 else list(samples)
+        for i, point in enumerate(points):
+            if number == 0 and point in wanted and spent + _guess(samples, point) > effort.budget_s:
+                continue
+            if number == 0 or point.tokens <= EDGES:
+                stopwatch.seconds(point)  # warms up, and puts back into the caches what a large step before it has driven out
+            samples.setdefault(point, []).append(stopwatch.seconds(point))
+            spent += samples[point][-1]
+            progress(max((number + (i + 1) / len(points)) / effort.rounds, min(1.0, spent / effort.budget_s)))
+        if spent > effort.budget_s:
+            break
+    progress(1.0)
+    return {point: statistics.median(seconds) for point, seconds in samples.items()}
+
+
+def _guess(samples: dict[Point, list[float]], point: Point) -> float:
+    """Seconds in proportion to the largest step timed so far."""
+    largest = max(samples, key=lambda p: p.tokens)
+    return samples[largest][0] * point.tokens / largest.tokens
+
+
+class Stopwatch:
+    """Times single steps. Content does not matter to time, so cached entries are whatever the slots hold."""
+
+    def __init__(self, runner: ModelRunner, context: int):
+        self.runner, self.context = runner, context
+
+    def seconds(self, point: Point) -> float:
+        """Of a step of `tokens`, all with logits, in as few sequences as the context allows."""
+        parts = -(-(point.tokens + point.cached) // self.context)
+        segments: list[Segment] = []
+        try:
+            for part in range(parts):
+                tokens, cached = ((total + part) // parts for total in (point.tokens, point.cached))
+                kv = KvSequence(self.runner.cache)
+                kv.extend(cached)
+                kv.extend(tokens)
+                segments.append(Segment(kv, [0] * tokens, range(cached, cached + tokens), range(tokens)))
+            return self.runner.run(segments).seconds
+        finally:
+            for segment in segments:
+                segment.kv.release()

@@ -7,9 +7,9 @@ tokens never exceeds that of more (DESIGN 5).
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -83,6 +83,13 @@ def load_curve(name: str) -> Curve:
     return curve
 
 
+class FitError(NamedTuple):
+    """Relative errors |predicted - measured| / measured over points that the model was not fitted on."""
+
+    median: float
+    p90: float
+
+
 class MeasuredLatency:
     """A profile (medians at some token counts, linear in between) times what the steps since then say.
 
@@ -106,13 +113,14 @@ class MeasuredLatency:
     SCALES = (0.01, 100.0)
     ERROR_RATE = 0.01
 
-    def __init__(self, knots: Mapping[int, float], per_kv_token: float = 0.0):
+    def __init__(self, knots: Mapping[int, float], per_kv_token: float = 0.0, fit_error: FitError | None = None):
         """Seconds by token count, at no cached tokens; seconds for each cached token. Raises ValueError without knots."""
         if not knots:
             raise ValueError("a measured latency needs at least one point")
         self.tokens = np.array(sorted(knots))
         self.profile = np.array([knots[n] for n in sorted(knots)])
         self.per_kv_token = per_kv_token
+        self.fit_error = fit_error
         self.scale = 1.0
         self.corrections = np.zeros(len(self.tokens))  # logarithms
         self.observations = 0
@@ -148,3 +156,9 @@ class MeasuredLatency:
         near = np.maximum(0.0, 1.0 - np.abs(self._octaves - math.log2(max(tokens, 1))) / self.REACH)
         self.corrections = np.clip(self.corrections + self.KNOT_RATE * moved * near, -self.MOST, self.MOST)
         self._update()
+
+
+def fit_error(latency: LatencyModel, timings: Iterable[tuple[int, int, float]]) -> FitError:
+    """Of (tokens, kv_tokens, seconds) held out from the fit, at least one."""
+    errors = [abs(latency.seconds(tokens, kv) - seconds) / seconds for tokens, kv, seconds in timings]
+    return FitError(float(np.median(errors)), float(np.quantile(errors, 0.9)))
