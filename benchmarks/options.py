@@ -1,9 +1,11 @@
 """Options that several benchmarks share, and how their errors are shown.
 
-Promises: an error is one message that names the option, with exit status 1.
+Promises: an error is one message that names the option, with exit status 1. SIGTERM ends a benchmark
+like Ctrl-C does: the server that it started goes with it.
 """
 
 import pathlib
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -34,6 +36,7 @@ PromptTokens = Annotated[int, typer.Option(help="Prompts are cut to their last s
 
 @contextmanager
 def errors() -> Iterator[None]:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except DrafthouseError as error:

@@ -70,9 +70,9 @@ def counts(option: str, text: str) -> tuple[int, ...]:
 
 def lengths(option: str, text: str) -> tuple[int, int]:
     """Least and most output tokens, from `16-32`; from `24` both are the same. At least 2: one token has no time per token."""
-    low, _, high = text.partition("-")
+    low, dash, high = text.partition("-")
     try:
-        least, most = int(low), int(high or low)
+        least, most = int(low), int(high if dash else low)
     except ValueError as error:
         raise ConfigError(f"{option}: {text!r} is neither a count of tokens nor a range of counts such as 16-32") from error
     if not 2 <= least <= most:
