@@ -5,6 +5,7 @@ What the trace does not know is drawn from it: positions where the draft had not
 request, children of nodes off the path from any position of the same workload and temperature.
 """
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,6 +14,12 @@ from dataclasses import dataclass
 from benchmarks.trace import Position, TraceRequest
 from drafthouse.errors import ConfigError
 
+MIN_EDGE = 1e-6
+"""Edges of zero have no logarithm."""
+
+Children = tuple[tuple[tuple[float, float], ...], int]
+"""(edge, its logarithm) of each child in rank order, and the rank of the text's own token among them, or -1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -20,8 +27,8 @@ class Text:
 
     prompt_tokens: int
     output_tokens: int
-    positions: tuple[Position, ...]
-    off_path: Sequence[Position]
+    positions: tuple[Children, ...]
+    off_path: Sequence[Children]
 
 
 class Acceptance:
@@ -33,13 +40,14 @@ class Acceptance:
             known = ", ".join(sorted({r.workload for r in requests}))
             raise ConfigError(f"--workload: the trace has no {workload!r}; it has {known}")
         self._rng = rng
-        self._pools: defaultdict[tuple[str, float], list[Position]] = defaultdict(list)
-        for r in self.requests:
-            self._pools[r.workload, r.temperature] += [p for p in r.positions if p is not None]
+        self._pools: defaultdict[tuple[str, float], list[Children]] = defaultdict(list)
+        drafted = [[_children(p) if p is not None else None for p in r.positions] for r in self.requests]
+        for r, positions in zip(self.requests, drafted, strict=True):
+            self._pools[r.workload, r.temperature] += [p for p in positions if p is not None]
         everything = [p for pool in self._pools.values() for p in pool]
         if not everything:
             raise ConfigError(f"--trace, --workload: no request of {workload or 'any workload'} has positions")
-        self._texts = [self._text(r, everything) for r in self.requests]
+        self._texts = [self._text(r, positions, everything) for r, positions in zip(self.requests, drafted, strict=True)]
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -50,8 +58,13 @@ class Acceptance:
     def any_text(self) -> Text:
         return self._rng.choice(self._texts)
 
-    def _text(self, request: TraceRequest, everything: list[Position]) -> Text:
+    def _text(self, request: TraceRequest, positions: Sequence[Children | None], everything: list[Children]) -> Text:
         pool = self._pools[request.workload, request.temperature] or everything
-        own = [p for p in request.positions if p is not None] or pool
-        filled = tuple(self._rng.choice(own) if p is None else p for p in request.positions)
+        own = [p for p in positions if p is not None] or pool
+        filled = tuple(self._rng.choice(own) if p is None else p for p in positions)
         return Text(request.prompt_tokens, request.output_tokens, filled, pool)
+
+
+def _children(position: Position) -> Children:
+    edges, hit = position
+    return tuple((edge, math.log(max(edge, MIN_EDGE))) for edge in edges), hit

@@ -33,12 +33,14 @@ class Control:
     def start(self, gateways: Gateways, verifiers: Sequence[SimVerifier], drafters: Sequence[SimDrafter]) -> None:
         """All report once before the first request comes; then each in its own time."""
         by_name = {d.name: d for d in drafters}
-        members: list[tuple[Callable[[], Report], Follow]] = [
-            *((lambda v=v: _verifier_report(v), lambda directive, v=v: _follow(v, directive, by_name)) for v in verifiers),
-            *((lambda d=d: _drafter_report(d), lambda _: None) for d in drafters),
-            *((lambda i=i: _report("gateway", f"gateway-{i}", 0, 256), lambda directive, i=i: gateways.routes[i].replace(directive.verifiers))
-              for i in range(len(gateways.routes))),
-        ]  # fmt: skip
+        members: list[tuple[Callable[[], Report], Follow]] = []
+        for v in verifiers:
+            members.append((lambda v=v: _verifier_report(v), lambda directive, v=v: _follow(v, directive, by_name)))
+        for d in drafters:
+            members.append((lambda d=d: _drafter_report(d), lambda _: None))
+        for i, routes in enumerate(gateways.routes):
+            report = _report("gateway", f"gateway-{i}", 0, self.options.config.gateway.max_ongoing_requests)
+            members.append((lambda report=report: report, lambda directive, routes=routes: routes.replace(directive.verifiers)))
         for make_report, _ in members:
             self.registry.observe(make_report(), self.env.now)
         for make_report, follow in members:

@@ -12,10 +12,9 @@ first root on, so differences are right below every later root.
 import math
 import random
 
-from benchmarks.simulator.acceptance import Text
+from benchmarks.simulator.acceptance import Children, Text
 
-MIN_EDGE = 1e-6
-"""Edges of zero have no logarithm."""
+ROOT = -1
 
 
 class DraftTree:
@@ -48,25 +47,31 @@ class DraftTree:
     def on_path(self, node: int) -> bool:
         return self.branches[node] == self.positions[node]
 
-    def children(self, node: int | None, root: int, rng: random.Random) -> tuple[tuple[float, ...], int]:
-        """Edges of the children that a pass over `node` (None: the root) drafts, and the rank of the one that is the text's, or -1."""
-        position = (root if node is None else self.positions[node]) + 1
-        if (node is None or self.on_path(node)) and position < self.text.output_tokens:
+    def children(self, node: int, root: int, rng: random.Random) -> Children:
+        """What a pass over `node` (ROOT: the root) drafts below it."""
+        position = (root if node == ROOT else self.positions[node]) + 1
+        if (node == ROOT or self.branches[node] == position - 1) and position < self.text.output_tokens:
             return self.text.positions[position]
         pool = self.text.off_path
         return pool[int(rng.random() * len(pool))][0], -1
 
-    def add(self, node: int | None, root: int, edge: float, hit: bool) -> int:
-        """Appends a child of `node` (None: the root); `hit`: it is the committed text's token. Returns its index."""
-        position, branch, log = (
-            (root, root, self.root_log(root)) if node is None else (self.positions[node], self.branches[node], self.log_confidences[node])
-        )
-        log += math.log(max(edge, MIN_EDGE))
-        if hit:
-            branch = position + 1
-            self.path_logs[position + 1] = log
-        self.positions.append(position + 1)
-        self.branches.append(branch)
-        self.log_confidences.append(log)
-        self.expanded.append(False)
-        return len(self.positions) - 1
+    def expand(self, node: int, root: int, width: int, least: float, room: int, rng: random.Random) -> int:
+        """Appends the children of `node` (ROOT: the root), at most `room`, whose edge is at least `least`; returns how many."""
+        children, hit = self.children(node, root, rng)
+        if node == ROOT:
+            position, branch, base = root + 1, root, self.root_log(root)
+        else:
+            self.expanded[node] = True
+            position, branch, base = self.positions[node] + 1, self.branches[node], self.log_confidences[node]
+        before = len(self.positions)
+        for rank, (edge, log) in enumerate(children[:width]):
+            if edge < least or room <= 0:
+                continue
+            room -= 1
+            if rank == hit:
+                self.path_logs[position] = base + log
+            self.positions.append(position)
+            self.branches.append(position if rank == hit else branch)
+            self.log_confidences.append(base + log)
+            self.expanded.append(False)
+        return len(self.positions) - before

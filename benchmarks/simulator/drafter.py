@@ -11,7 +11,7 @@ from typing import Any
 
 import simpy
 
-from benchmarks.simulator.draft_tree import DraftTree
+from benchmarks.simulator.draft_tree import ROOT, DraftTree
 from benchmarks.simulator.options import Options
 from benchmarks.simulator.verifier import SimVerifier
 from benchmarks.simulator.wire import Close, Commit, Grow, Open, Refused, ToDrafter, ToVerifier, after
@@ -23,13 +23,15 @@ from drafthouse.policy.latency import ScaledCurve
 class Session:
     """The drafter's side: what is cached of the committed tokens, the nodes below the root, and those worth a pass."""
 
-    __slots__ = ("alive", "cached", "frontier", "max_depth", "max_nodes", "price", "root", "sent", "tokens", "tree", "verifier", "width")
+    __slots__ = (
+        "alive", "cached", "expanded", "frontier", "max_depth", "max_nodes", "price", "root", "sent", "tokens", "tree", "verifier", "width",
+    )  # fmt: skip
 
     def __init__(self, opened: Open):
         self.tree, self.verifier = opened.tree, opened.verifier
         self.tokens, self.root, self.price = opened.tokens, opened.root, opened.price
         self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width
-        self.cached = self.sent = 0
+        self.cached = self.sent = self.expanded = 0
         self.alive: list[int] = []
         self.frontier: list[tuple[float, int]] = []
 
@@ -40,8 +42,7 @@ class Session:
 
     @property
     def kv_tokens(self) -> int:
-        expanded = self.tree.expanded
-        return self.cached + sum([expanded[i] for i in self.alive])
+        return self.cached + self.expanded
 
     @property
     def floor(self) -> float:
@@ -54,6 +55,7 @@ class Session:
         self.cached += walked
         self.root, self.price, self.sent = root, price, 0
         self.alive = [] if self.missing else tree.below(self.alive, root)
+        self.expanded = sum([tree.expanded[i] for i in self.alive])
         self.refresh()
 
     def refresh(self) -> None:
@@ -66,16 +68,13 @@ class Session:
         confidences = tree.confidences(nodes, self.root)
         self.frontier = [(c, i) for c, i in zip(confidences, nodes, strict=True) if c * EXPECTED_CHILDREN > floor]
 
-    def expand(self, node: int | None, confidence: float, rng: random.Random) -> int:
-        """Adds the children of `node` (None: the root) that are worth their price; returns how many."""
-        edges, hit = self.tree.children(node, self.root, rng)
-        before = len(self.alive)
-        for rank, edge in enumerate(edges[: self.width]):
-            if confidence * edge >= self.floor and len(self.alive) < self.max_nodes:
-                self.alive.append(self.tree.add(node, self.root, edge, rank == hit))
-        if node is not None:
-            self.tree.expanded[node] = True
-        return len(self.alive) - before
+    def expand(self, node: int, confidence: float, rng: random.Random) -> int:
+        """Adds the children of `node` (ROOT: the root) that are worth their price; returns how many."""
+        room = self.max_nodes - len(self.alive)
+        added = self.tree.expand(node, self.root, self.width, self.floor / confidence, room, rng)
+        self.alive += range(len(self.tree) - added, len(self.tree))
+        self.expanded += node != ROOT
+        return added
 
 
 @dataclass
@@ -177,7 +176,7 @@ class SimDrafter:
                 session.cached += self._chunk(session)
                 if session.missing:
                     continue
-                self.totals.drafted += session.expand(None, 1.0, self._rng)
+                self.totals.drafted += session.expand(ROOT, 1.0, self._rng)
             session.refresh()
             grown.append(session)
         return grown
