@@ -118,3 +118,19 @@ def paced(
     print_paced(console, report)
     if report["void"]:
         raise typer.Exit(1)
+
+
+@bench_app.command()
+def decisions(
+    repetitions: Annotated[int, typer.Option(help="Calls of each function in each case.", min=10)] = 2000,
+    json_file: Json = None,
+) -> None:
+    """Time that the verifier takes to select nodes and to price one more, by sequences and nodes in the step."""
+    from benchmarks.decisions import print_decisions, run_decisions
+    from benchmarks.report import check_writable, write_json
+
+    with errors():
+        check_writable(json_file)
+        report = run_decisions(repetitions)
+        write_json(json_file, report)
+    print_decisions(Console(), report)

@@ -16,6 +16,7 @@ import torch
 import transformers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from drafthouse import __version__
 from drafthouse.config import describe
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.machine import cpu_name
@@ -44,6 +45,7 @@ class ProfileKey(_Strict):
     parallel: int
     compiled: bool
     largest: int
+    drafthouse: str = __version__
     torch: str = str(torch.__version__)
     transformers: str = str(transformers.__version__)
 

@@ -30,13 +30,13 @@ KV_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Effort:
-    """Rounds over all points at most, and seconds of measured steps after which no further round or large count is begun."""
+    """At most so many rounds over all points, and about so many seconds of timed steps, an equal share for each point."""
 
     rounds: int
     budget_s: float
 
 
-AT_START = Effort(rounds=7, budget_s=3.0)
+AT_START = Effort(rounds=7, budget_s=2.0)
 THOROUGH = Effort(rounds=25, budget_s=60.0)
 
 
@@ -100,20 +100,16 @@ def _time(
 ) -> dict[Point, float]:
     """Median seconds by point: of all that are needed, and of those wanted that the budget allows."""
     samples: dict[Point, list[float]] = {}
-    spent = 0.0
-    for number in range(effort.rounds):
-        points = [*needed, *wanted] if number == 0 else list(samples)
-        for i, point in enumerate(points):
-            if number == 0 and point in wanted and spent + _guess(samples, point) > effort.budget_s:
-                continue
-            if number == 0 or point.tokens <= EDGES:
-                stopwatch.seconds(point)  # warms up, and puts back into the caches what a large step before it has driven out
-            samples.setdefault(point, []).append(stopwatch.seconds(point))
-            spent += samples[point][-1]
-            progress(max((number + (i + 1) / len(points)) / effort.rounds, min(1.0, spent / effort.budget_s)))
-        if spent > effort.budget_s:
-            break
-    progress(1.0)
+    for point in [*needed, *wanted]:
+        spent = sum(seconds for (seconds,) in samples.values())
+        if point in needed or spent + _guess(samples, point) <= effort.budget_s:
+            samples[point] = [stopwatch.warm_seconds(point)]
+            progress(len(samples) / (len(needed) + len(wanted)) / effort.rounds)
+    for number in range(1, effort.rounds):
+        for point, seconds in samples.items():
+            if sum(seconds) <= effort.budget_s / len(samples):
+                seconds.append(stopwatch.warm_seconds(point) if point.tokens <= EDGES else stopwatch.seconds(point))
+        progress((number + 1) / effort.rounds)
     return {point: statistics.median(seconds) for point, seconds in samples.items()}
 
 
@@ -128,6 +124,11 @@ class Stopwatch:
 
     def __init__(self, runner: ModelRunner, context: int):
         self.runner, self.context = runner, context
+
+    def warm_seconds(self, point: Point) -> float:
+        """After a run that is not timed: the first of its kind is slow, and so is one after a large step that filled the CPU's caches."""
+        self.seconds(point)
+        return self.seconds(point)
 
     def seconds(self, point: Point) -> float:
         """Of a step of `tokens`, all with logits, in as few sequences as the context allows."""
