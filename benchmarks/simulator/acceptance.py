@@ -58,6 +58,13 @@ class Acceptance:
     def any_text(self) -> Text:
         return self._rng.choice(self._texts)
 
+    def text_of(self, output_tokens: int) -> Text:
+        """Any text, cut to so many output tokens or made longer with positions of its own."""
+        text = self.any_text()
+        positions = list(text.positions[:output_tokens])
+        positions += self._rng.choices(text.positions, k=output_tokens - len(positions))
+        return Text(text.prompt_tokens, output_tokens, tuple(positions), text.off_path)
+
     def _text(self, request: TraceRequest, positions: Sequence[Children | None], everything: list[Children]) -> Text:
         pool = self._pools[request.workload, request.temperature] or everything
         own = [p for p in positions if p is not None] or pool
