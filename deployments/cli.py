@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.commands import bench_app
-from deployments import client_commands, model_commands, profile_command, serve_command
+from deployments import client_commands, model_commands, profile_command, serve_command, simulate_command
 from drafthouse import __version__
 
 
@@ -30,6 +30,7 @@ def build_cli() -> typer.Typer:
     cli.command()(client_commands.generate)
     cli.command()(client_commands.status)
     cli.command()(profile_command.profile)
+    cli.command()(simulate_command.simulate)
     cli.command("train-demo")(model_commands.train_demo)
     cli.command()(model_commands.inflate)
     cli.add_typer(bench_app, name="bench")
