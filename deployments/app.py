@@ -4,13 +4,16 @@ Promises: nothing is deployed with models that are missing or do not fit togethe
 type of `build_app`'s one parameter when the module runs, so annotations must not be postponed here.
 """
 
+import os
 from typing import Any
 
 from ray import serve
 
 from controller.replica import ControllerReplica
 from deployments.gateway import Gateway
+from deployments.placement import label_selector
 from deployments.preflight import check_models
+from deployments.synthetic_flag import check_synthetic
 from drafter.replica import DrafterReplica
 from drafthouse.config import ServingConfig
 from verifier.replica import VerifierReplica
@@ -28,6 +31,7 @@ def build_app(args: ServingConfig) -> serve.Application:
     With `drafter.replicas: 0` there is no drafter pool, the gateway gets None for it, and every step
     is plain decoding.
     """
+    check_synthetic(args, os.environ)
     check_models(args)
 
     def sized(deployment: Any, replicas: int, actor: dict[str, Any], ongoing: int = CONTROL_REQUESTS) -> Any:
@@ -39,14 +43,15 @@ def build_app(args: ServingConfig) -> serve.Application:
         )
 
     gateway, verifier, drafter = args.gateway, args.verifier, args.drafter
-    controller = sized(ControllerReplica, 1, _actor(args.controller.num_cpus, 0, threads=1)).bind(args)
-    verifiers = sized(VerifierReplica, verifier.replicas, _actor(verifier.num_cpus, verifier.num_gpus, args.target.threads))
+    controller = sized(ControllerReplica, 1, _actor("controller", args.controller.num_cpus, 0, threads=1)).bind(args)
+    target_actor = _actor("verifier", verifier.num_cpus, verifier.num_gpus, args.target.threads)
+    verifiers = sized(VerifierReplica, verifier.replicas, target_actor)
     drafters = (
-        sized(DrafterReplica, drafter.replicas, _actor(drafter.num_cpus, drafter.num_gpus, args.draft.threads))
+        sized(DrafterReplica, drafter.replicas, _actor("drafter", drafter.num_cpus, drafter.num_gpus, args.draft.threads))
         if drafter.replicas
         else None
     )
-    return sized(Gateway, gateway.replicas, _actor(gateway.num_cpus, 0, threads=1), gateway.max_ongoing_requests).bind(
+    return sized(Gateway, gateway.replicas, _actor("gateway", gateway.num_cpus, 0, threads=1), gateway.max_ongoing_requests).bind(
         args,
         controller,
         verifiers.bind(args, controller),
@@ -54,11 +59,15 @@ def build_app(args: ServingConfig) -> serve.Application:
     )
 
 
-def _actor(num_cpus: float, num_gpus: float, threads: int) -> dict[str, Any]:
-    """Ray's options for one replica; idle OpenMP threads sleep, so that pools which share a machine do not slow each other."""
+def _actor(role: str, num_cpus: float, num_gpus: float, threads: int) -> dict[str, Any]:
+    """Ray's options for one replica, which goes where its role may.
+
+    Idle OpenMP threads sleep, so that pools which share a machine do not slow each other.
+    """
     return {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
+        "label_selector": label_selector(role),
         "runtime_env": {
             "env_vars": {
                 "OMP_NUM_THREADS": str(threads),
