@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from drafthouse.membership import SYNTHETIC_GAUGE
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 REPLICA_COLUMNS = ("replica", "pid", "address", "load", "capacity", "draining")
 Url = Annotated[str, typer.Option(help="Where the server's HTTP API is.", envvar="DRAFTHOUSE_URL")]
@@ -100,6 +102,7 @@ def _print_usage(usage: dict[str, Any]) -> None:
         steps = max(1, speculation["steps"])
         line += f" in {speculation['steps']} steps ({usage['completion_tokens'] / steps:.2f} a step); "
         line += f"drafted {speculation['drafted']}, verified {speculation['verified']}, accepted {speculation['accepted']}"
+        line += "; SYNTHETIC acceptance, not the target's text" if speculation.get("synthetic") else ""
     Console(stderr=True, highlight=False, soft_wrap=True).print(line, style="dim")
 
 
@@ -128,6 +131,9 @@ def _print_cluster(cluster: dict[str, Any]) -> None:
         for replica in replicas:
             table.add_row(*(str(replica.get(column, "")) for column in REPLICA_COLUMNS))
         console.print(table)
+    rates = [r["gauges"][SYNTHETIC_GAUGE] for r in cluster["pools"].get("verifier", []) if SYNTHETIC_GAUGE in r.get("gauges", {})]
+    if rates:
+        console.print(f"SYNTHETIC ACCEPTANCE at rate {min(rates):g}: texts are not the target's", style="bold red")
     for pool, totals in cluster.get("totals", {}).items():
         counters = (f"{name} {number:,.10g}" for name, number in totals.items())
         console.print(f"[bold]{pool}, all together[/]: {', '.join(counters)}")

@@ -88,7 +88,7 @@ def _chunk(plan: Plan, delta: TextDelta, completion_tokens: int) -> pb.GenerateC
         chunk.usage.CopyFrom(
             pb.Usage(
                 prompt_tokens=plan.prompt_tokens, completion_tokens=completion_tokens,
-                drafted=spent.drafted, verified=spent.verified, accepted=spent.accepted, steps=spent.steps,
+                drafted=spent.drafted, verified=spent.verified, accepted=spent.accepted, steps=spent.steps, synthetic=spent.synthetic,
             )
         )  # fmt: skip
     return chunk

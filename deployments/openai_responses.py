@@ -1,6 +1,7 @@
 """What /v1/completions and /v1/chat/completions answer, whole and in chunks.
 
-Promises: OpenAI's shapes, with `usage.speculation` as the one addition. A field that is absent from
+Promises: OpenAI's shapes, with `usage.speculation` as the one addition; `synthetic` stands there if and only if acceptance was
+drawn, so that the text is not the target's. A field that is absent from
 the JSON is absent here too (`exclude_unset`), so every field sent is named where it is made.
 """
 
@@ -28,6 +29,7 @@ class SpeculationCounts(_Answer):
     verified: int
     accepted: int
     steps: int
+    synthetic: bool = False
 
 
 class Usage(_Answer):
@@ -81,7 +83,10 @@ class UsageCount:
 
     def usage(self) -> Usage:
         names = ("drafted", "verified", "accepted", "steps")
-        counts = SpeculationCounts(**{name: sum(getattr(usage, name) for usage in self.spent) for name in names})
+        sums: dict[str, Any] = {name: sum(getattr(usage, name) for usage in self.spent) for name in names}
+        if any(usage.synthetic for usage in self.spent):
+            sums["synthetic"] = True
+        counts = SpeculationCounts(**sums)
         total = self.prompt_tokens + self.completion_tokens
         return Usage(prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, total_tokens=total, speculation=counts)
 

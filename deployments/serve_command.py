@@ -24,6 +24,9 @@ def serve(
     config: Annotated[
         pathlib.Path | None, typer.Option(help="YAML file: our keys alone, or a Ray Serve config whose one application has them as args.")
     ] = None,
+    allow_synthetic_acceptance: Annotated[
+        bool, typer.Option("--allow-synthetic-acceptance", help="Serve a config with verifier.synthetic_acceptance; never in production.")
+    ] = False,
 ) -> None:
     """Start Ray on this machine and serve the application until Ctrl-C.
 
@@ -31,10 +34,14 @@ def serve(
     `serve deploy deployments/serve_config.yaml`.
     """
     from deployments.preflight import check_models, check_ports
+    from deployments.synthetic_flag import ALLOW_SYNTHETIC, check_synthetic
 
     console = Console(stderr=True)
     try:
         serving = load_config(config)
+        if allow_synthetic_acceptance:
+            os.environ[ALLOW_SYNTHETIC] = "1"
+        check_synthetic(serving, os.environ)
         check_ports(serving)
         check_models(serving)
     except DrafthouseError as error:
@@ -132,6 +139,8 @@ def _print_ready(http_url: str, grpc_address: str, dashboard_url: str, config: S
     console = Console(highlight=False, soft_wrap=True)
     console.print("ready", style="bold green", end="")
     console.print(f": model {config.model!r}; Ctrl-C stops everything", markup=False)
+    if (synthetic := config.verifier.synthetic_acceptance) is not None:
+        console.print(f"SYNTHETIC ACCEPTANCE at rate {synthetic.rate:g}: texts are not the target's", style="bold red")
     console.print(f"HTTP API   {http_url}/v1")
     console.print(f"gRPC       {grpc_address}")
     console.print(f"cluster    {http_url}/v1/cluster")

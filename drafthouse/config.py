@@ -50,6 +50,12 @@ class PoolConfig(_Section):
     port: int = Field(0, ge=0, le=65535, description="data-plane port of a replica; 0 picks a free one")
 
 
+class SyntheticAcceptance(_Section):
+    """Acceptance drawn instead of compared, to test policy at any rate: the text is then not the target's."""
+
+    rate: float = Field(ge=0, le=1, description="probability that the first child of an accepted node is accepted")
+
+
 class VerifierConfig(PoolConfig):
     replicas: int = Field(1, ge=1, le=10000)
     max_sequences: int = Field(32, ge=1, le=4096, description="sequences in one step")
@@ -58,6 +64,7 @@ class VerifierConfig(PoolConfig):
     batch_table: tuple[tuple[int, int], ...] = Field(
         ((4, 4), (8, 3), (16, 2), (32, 1)), description="mode table: [sequences in a step up to, chain length]; none beyond the last row"
     )
+    synthetic_acceptance: SyntheticAcceptance | None = Field(None, description="for tests of policy; needs an explicit flag to start")
 
     @model_validator(mode="after")
     def _batch_table_rises(self) -> "VerifierConfig":

@@ -7,6 +7,9 @@ rebuilt from one round of heartbeats, and everyone can go on with the last direc
 from dataclasses import dataclass, field
 from typing import Literal
 
+SYNTHETIC_GAUGE = "synthetic_acceptance"
+"""A verifier that draws acceptance instead of comparing tokens reports the rate under this name; others report none."""
+
 Role = Literal["gateway", "verifier", "drafter"]
 
 

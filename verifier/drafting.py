@@ -2,7 +2,7 @@
 
 Promises: `epoch` rises with every pairing of a request, and messages of an older epoch are ignored,
 so an old drafter that wakes up does no harm. A message that breaks the protocol ends its own
-session; the sequence goes on without drafts and is paired again later.
+session; the sequence goes on without drafts and is paired again later. Without sessions nothing is sent.
 """
 
 from collections import Counter, defaultdict
@@ -13,9 +13,10 @@ from drafthouse.errors import WireError
 from drafthouse.messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.batch_table import chain_length
-from drafthouse.policy.honesty import Honesty
 from drafthouse.speculation import Speculation
-from verifier.sequence import DraftLink, Sequence
+from verifier.draft_link import DraftLink
+from verifier.drafter_record import DrafterRecord
+from verifier.sequence import Sequence
 
 NOT_WANTED = 1.0
 """A price that no node is worth: the drafter only keeps its KV in step."""
@@ -28,12 +29,13 @@ class Drafting:
     def __init__(self, config: VerifierConfig, tree: TreeConfig, vocab_size: int, fingerprint: str):
         self.batch_table, self.tree = config.batch_table, tree
         self.vocab_size, self.fingerprint = vocab_size, fingerprint
-        self.decoding = 1  # sequences that decode in the current step
         self.drafters: list[str] = []
-        self.counts: Counter[str] = Counter()
+        self.records: defaultdict[str, DrafterRecord] = defaultdict(DrafterRecord)
         self.events: Counter[str] = Counter()
+        self.messages = 0  # sent to drafters
+        self.trees = 0  # made here: one for each session, commit and Grow
+        self.decoding = 1  # sequences that decode in the current step
         self._epoch = 0  # one for all requests and never forgotten: an id that is used again must not meet its old messages
-        self.honesty: defaultdict[str, Honesty] = defaultdict(Honesty)
         self._retry_at: dict[str, float] = {}
         self._outbox: defaultdict[str, list[ToDrafterMessage]] = defaultdict(list)
 
@@ -48,25 +50,33 @@ class Drafting:
         out, self._outbox = dict(self._outbox), defaultdict(list)
         return out
 
-    def open(self, sequence: Sequence, price: float, now: float) -> None:
-        """Pairs the sequence with the drafter that has fewest of our sessions, if there is one."""
-        if not self.drafters or not sequence.speculates or self._retry_at.get(sequence.id, 0.0) > now:
-            return
-        drafter = min(self.drafters, key=lambda d: self.counts[d])
+    def _send(self, drafter: str, message: ToDrafterMessage) -> None:
+        self._outbox[drafter].append(message)
+        self.messages += 1
+
+    def open(self, sequence: Sequence, price: float, now: float, probe: bool = False) -> bool:
+        """Pairs the sequence with the drafter that has fewest of our sessions, if there is one; whether it did."""
+        if self._retry_at.get(sequence.id, 0.0) > now:
+            return False
+        trusted = [d for d in self.drafters if not self.records[d].standing.banned(now)]
+        if not trusted:
+            return False
+        drafter = min(trusted, key=lambda d: self.records[d].sessions)
+        record = self.records[drafter]
         self._epoch += 1
-        link = DraftLink(drafter, self._epoch, base_len=len(sequence.tokens), committed_at=now)
-        sequence.link = link
-        self.counts[drafter] += 1
+        sequence.link = DraftLink(drafter, self._epoch, len(sequence.tokens), record, price, probe)
+        record.sessions += 1
         self.events["opened"] += 1
+        self.trees += 1
         r = sequence.request
         max_nodes, max_depth, width = self._limits(r.speculation)
-        self._outbox[drafter].append(
-            Open(
-                session=sequence.id, epoch=link.epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
-                noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint,
-                max_nodes=max_nodes, max_depth=max_depth, price=self._asked(sequence, price), vocab_size=self.vocab_size, width=width,
-            )
+        message = Open(
+            session=sequence.id, epoch=self._epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
+            noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint, max_nodes=max_nodes, max_depth=max_depth,
+            price=self._asked(sequence, price), vocab_size=self.vocab_size, width=width,
         )  # fmt: skip
+        self._send(drafter, message)
+        return True
 
     def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:
         """Tells the drafter what the last step committed; `sequence.tokens` holds them already."""
@@ -74,9 +84,9 @@ class Drafting:
         if link is None:
             return
         base_len = link.base_len
-        link.commit(tokens, now)
-        message = Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._asked(sequence, price))
-        self._outbox[link.drafter].append(message)
+        link.commit(tokens, price, now)
+        self.trees += 1
+        self._send(link.drafter, Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._asked(sequence, price)))
 
     def _limits(self, speculation: Speculation) -> tuple[int, int, int]:
         """Nodes, depth and width of a session's tree."""
@@ -84,7 +94,7 @@ class Drafting:
             case "fixed":
                 return speculation.nodes, speculation.depth, speculation.width
             case "table":
-                longest = max(1, *(length for _, length in self.batch_table))
+                longest = max([1, *(length for _, length in self.batch_table)])
                 return longest, longest, 1
         return self.tree.max_nodes, self.tree.max_depth, 0
 
@@ -97,22 +107,22 @@ class Drafting:
         assert sequence.link is not None
         if sequence.request.speculation.waits:
             return 0.0 if self.wanted(sequence.request.speculation) else NOT_WANTED
-        return price / self.honesty[sequence.link.drafter].ratio
+        return price / sequence.link.believed
 
-    def believed(self, sequence: Sequence) -> float:
-        """Share of what the sequence's drafter promises that usually comes true."""
-        return self.honesty[sequence.link.drafter].ratio if sequence.link is not None else 1.0
+    def park(self, sequence: Sequence) -> None:
+        """Ends the session, if there is one; the sequence goes on at N = 0."""
+        if sequence.link is not None:
+            self._send(sequence.link.drafter, Close(sequence.id, sequence.link.epoch))
+            self._unlink(sequence)
 
     def close(self, sequence: Sequence) -> None:
         """The request is over: ends its session."""
-        if sequence.link is not None:
-            self._outbox[sequence.link.drafter].append(Close(sequence.id, sequence.link.epoch))
-            self._unlink(sequence)
+        self.park(sequence)
         self._retry_at.pop(sequence.id, None)
 
     def _unlink(self, sequence: Sequence) -> None:
         assert sequence.link is not None
-        self.counts[sequence.link.drafter] -= 1
+        self.records[sequence.link.drafter].sessions -= 1
         sequence.link = None
 
     def receive(self, drafter: str, sequence: Sequence | None, message: ToVerifierMessage, now: float) -> None:
@@ -132,12 +142,9 @@ class Drafting:
 
     def _grow(self, sequence: Sequence, link: DraftLink, message: Grow, now: float) -> None:
         limit = max(4 * self.tree.max_nodes, sequence.request.speculation.nodes)
+        self.trees += 1
         try:
-            if message.first_index == 0:
-                message.nodes.check(self.vocab_size, limit)
-            new = link.graft(message, sequence.tokens, now)
-            if message.first_index:
-                link.tree.check(self.vocab_size, limit)
+            new = link.graft(message, sequence.tokens, self.vocab_size, limit, now)
         except (ValueError, WireError) as error:
             self.fail(sequence, str(error), now)
             return
@@ -146,12 +153,18 @@ class Drafting:
 
     def fail(self, sequence: Sequence, reason: str, now: float) -> None:
         """A malformed message: its session ends, the sequence goes on."""
-        link = sequence.link
-        if link is not None:
+        if sequence.link is not None:
             self.events["malformed"] += 1
-            self._outbox[link.drafter].append(Close(sequence.id, link.epoch))
             self._retry_at[sequence.id] = now + RETRY_S
-            self._unlink(sequence)
+            self.park(sequence)
+
+    def end_step(self, sequences: Iterable[Sequence], now: float) -> None:
+        """Fades evidence that nothing was added to; takes the sessions from drafters that have lied for long."""
+        banned = {drafter for drafter, record in self.records.items() if record.standing.end_step(now)}
+        self.events["banned"] += len(banned)
+        for sequence in sequences if banned else ():
+            if sequence.link is not None and sequence.link.drafter in banned:
+                self.park(sequence)
 
     def lost(self, drafter: str, sequences: Iterable[Sequence]) -> None:
         """The drafter's stream is gone: its sequences go on at N = 0 and are paired anew."""

@@ -15,34 +15,19 @@ from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.errors import RequestError
 from drafthouse.messages import GenerateReply, GenerateRequest, ToVerifierMessage
-from drafthouse.policy.goodput import GoodputMeter
+from drafthouse.policy.exchange import Exchange
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.policy.selection import price, select
 from drafthouse.policy.start_rule import Announcement, wait_until
-from drafthouse.token_tree import TokenTree
 from verifier import step as steps
 from verifier.drafting import Drafting
 from verifier.scheduler import Plan, Scheduler
+from verifier.selecting import Selected, choose_nodes
 from verifier.sequence import Sequence
+from verifier.session_rule import SessionRule
+from verifier.totals import VerifyTotals
 
 FIXED_WAIT_S = 0.5
 """Modes `fixed` and `table` wait so long for its tree, then steps with what is there."""
-
-
-@dataclass
-class VerifyTotals:
-    """Counters that only grow; seconds split a step into waiting, device work and the rest."""
-
-    steps: int = 0
-    committed: int = 0
-    drafted: int = 0
-    verified: int = 0
-    accepted: int = 0
-    prompt_tokens: int = 0
-    finished: int = 0
-    step_seconds: float = 0.0
-    run_seconds: float = 0.0
-    wait_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -66,11 +51,13 @@ class VerifierEngine:
         self.runner, self.context, self.latency, self.clock = model.runner, model.context, latency, clock
         self.scheduler = Scheduler(config, self.runner.cache.allocator)
         self.drafting = Drafting(config, tree, self.runner.vocab_size, model.fingerprint)
-        self.goodput = GoodputMeter(1.0 / latency.seconds(1, 0))
-        self.price = price(1, 0, self.goodput.rate, latency)
+        self.exchange = Exchange(latency)
+        self.rule = SessionRule(self.drafting, self.exchange)
+        self.synthetic_rate = config.synthetic_acceptance.rate if config.synthetic_acceptance is not None else None
         self.sequences: dict[str, Sequence] = {}
         self.totals = VerifyTotals()
         self._busy_since: float | None = None
+        self._trees = 0  # of selected nodes
 
     def submit(self, request: GenerateRequest) -> None:
         """Raises RequestError for what can never be served here, OverloadError when the queue is full."""
@@ -93,10 +80,10 @@ class VerifierEngine:
         if request.sampling.penalises:
             seen = torch.zeros(self.runner.vocab_size, dtype=torch.bool, device=self.runner.cache.data.device)
             seen[list(request.prompt + request.emitted)] = True
-        sequence = Sequence(request, KvSequence(self.runner.cache), seen)
+        sequence = Sequence(request, KvSequence(self.runner.cache), seen, synthetic=self.synthetic_rate is not None)
         self.scheduler.add(sequence)
         self.sequences[request.request] = sequence
-        self.drafting.open(sequence, self.price, self.clock())
+        self.rule.arrived(sequence, self.clock())
 
     def cancel(self, request_id: str, attempt: int) -> None:
         """Frees what this attempt holds; a later one that has superseded it is left alone."""
@@ -129,21 +116,28 @@ class VerifierEngine:
     def step(self, arrivals: Callable[[], None] = lambda: None) -> StepOutcome:
         """`arrivals` is called when the device is done and nothing is committed yet, to take in (by `receive`)
         what drafters sent meanwhile: those nodes are still numbered below the old root and re-root with it."""
-        now = self.clock()
+        started = now = self.clock()
         plan = self.scheduler.plan()
         if not plan.decoding and not plan.prefilling:
             self._busy_since = None
+            self.exchange.quote(1, 0, 0)
             return StepOutcome(idle=True)
+        kv_tokens = sum(len(s.kv) for s in plan.decoding) + sum(len(s.kv) for s, _ in plan.prefilling)
         self.drafting.decoding = len(plan.decoding)
+        self.exchange.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
         until = self._wait(plan, now)
         if until is not None:
             return StepOutcome(wait_until=until)
-        trees = self._select(plan)
-        entries = steps.build(plan, trees)
+        self.rule.begin_step(self.sequences.values(), plan.decoding, now)
+        selected = self._select(plan, kv_tokens)
+        entries = steps.build(plan, selected.trees)
         result = self.runner.run([entry.segment for entry in entries])
-        walked = steps.walk(entries, result.logits)
+        walked = steps.walk(entries, result.logits, self.synthetic_rate)
         arrivals()
-        return StepOutcome(self._commit(plan, walked, result.seconds, now))
+        now = self.clock()
+        replies, committed = self._commit(walked, selected, now)
+        self._account(plan, selected, len(walked), committed, kv_tokens, result.seconds, started, now)
+        return StepOutcome(replies)
 
     def _wait(self, plan: Plan, now: float) -> float | None:
         """Until when to wait for drafts, or None to start. Prompt chunks never wait."""
@@ -151,101 +145,65 @@ class VerifierEngine:
             return None
         announcements: list[Announcement] = []
         for s in plan.decoding:
-            if s.link is None or s.link.exhausted:
+            if s.link is None or s.link.exhausted or s.room <= 0:
                 continue
             if s.request.speculation.waits:
                 s.fixed_deadline = s.fixed_deadline or now + FIXED_WAIT_S
                 if len(s.link.tree) < self.drafting.wanted(s.request.speculation) and now < s.fixed_deadline:
                     return s.fixed_deadline
-            elif s.link.announcement is not None:
-                a = s.link.announcement
-                announcements.append(Announcement(a.made, a.due, a.tokens * self.drafting.believed(s)))
-        return wait_until(now, announcements, self.goodput.rate)
+            elif (expected := s.link.expected(s.room)) is not None:
+                announcements.append(expected)
+        return wait_until(now, announcements, self.exchange.rate)
 
-    def _select(self, plan: Plan) -> dict[str, TokenTree]:
-        """The nodes that this step verifies, by request."""
-        trees: dict[str, TokenTree] = {}
-        pool: list[tuple[Sequence, int]] = []
-        confidences: list[float] = []
-        free = self.runner.cache.allocator.free_count - len(plan.decoding) - plan.prompt_tokens
-        limit = min(free, self.scheduler.config.step_tokens - len(plan.decoding) - plan.prompt_tokens)
-        for s in plan.decoding:
-            if s.link is None or not len(s.link.tree):
-                continue
-            room = s.request.max_tokens - s.output_len - 1
-            tree = self._within(s.link.tree, room)
-            if s.request.speculation.waits:
-                nodes = tree.best_first(min(self.drafting.wanted(s.request.speculation), max(0, limit)))
-                limit -= len(nodes)
-                trees[s.id] = tree.subtree(nodes)
-            else:
-                pool += [(s, node) for node in range(len(tree))]
-                believed = self.drafting.believed(s)
-                confidences += [believed * confidence for confidence in tree.path_confidences()]
-        kv_tokens = sum(len(s.kv) for s in plan.decoding)
-        base = len(plan.decoding) + sum(len(t) for t in trees.values())
-        picked = select(confidences, base, plan.prompt_tokens, kv_tokens, self.goodput.rate, self.latency, limit)
-        chosen: dict[str, list[int]] = {}
-        for i in picked:
-            chosen.setdefault(pool[i][0].id, []).append(pool[i][1])
-        for s in plan.decoding:
-            if s.id in chosen and s.link is not None:
-                trees[s.id] = s.link.tree.subtree(sorted(chosen[s.id]))
-        return trees
+    def _select(self, plan: Plan, kv_tokens: int) -> Selected:
+        taken = len(plan.decoding) + plan.prompt_tokens
+        limit = min(self.runner.cache.allocator.free_count, self.scheduler.config.step_tokens) - taken
+        selected = choose_nodes(plan, kv_tokens, self.exchange, self.drafting.wanted, limit)
+        if selected.best_offer is not None:
+            self.rule.gate.offer(selected.best_offer)
+        return selected
 
-    def _within(self, tree: TokenTree, depth: int) -> TokenTree:
-        """The tree without nodes that lie deeper than the request may still go; the first nodes keep their indices."""
-        depths = tree.depths()
-        if not depths or max(depths) <= depth:
-            return tree
-        edges = [edge if d <= depth else 0.0 for edge, d in zip(tree.edges, depths, strict=True)]
-        return TokenTree(tree.tokens, tree.parents, edges, tree.sources)
-
-    def _commit(self, plan: Plan, walked: list[steps.Walked], run_seconds: float, started: float) -> list[GenerateReply]:
-        now = self.clock()
-        replies, committed, verified = [], 0, 0
+    def _commit(self, walked: list[steps.Walked], selected: Selected, now: float) -> tuple[list[GenerateReply], int]:
+        """Replies, and how many tokens they hold."""
+        replies, committed = [], 0
         for w in walked:
-            if w.verified and w.sequence.link is not None:
-                self.drafting.honesty[w.sequence.link.drafter].observe(w.promised, w.accepted)
-            w.sequence.count(verified=w.verified, accepted=w.accepted, steps=1)
-            reply = w.sequence.accept(w.tokens)
-            w.sequence.fixed_deadline = None
+            s = w.sequence
+            if s.link is not None:
+                s.link.verified(selected.promised.get(s.id, 0.0), w.accepted, w.verified, self.exchange.price)
+            s.count(verified=w.verified, accepted=w.accepted, steps=1)
+            reply = s.accept(w.tokens)
+            s.fixed_deadline = None
             committed += len(reply.tokens)
-            verified += w.verified
             self.totals.accepted += w.accepted
             replies.append(reply)
             if reply.finish_reason:
                 self.totals.finished += 1
-                self.cancel(w.sequence.id, w.sequence.request.attempt)
+                self.cancel(s.id, s.request.attempt)
             else:
-                self._follow(w.sequence, list(reply.tokens), now)
-        tokens = len(plan.decoding) + plan.prompt_tokens + verified
-        kv_tokens = sum(len(s.kv) for s in plan.decoding)
-        self._account(plan, committed, verified, tokens, kv_tokens, run_seconds, started, now)
-        return replies
-
-    def _follow(self, sequence: Sequence, tokens: list[int], now: float) -> None:
-        """Keeps the draft session in step, or looks for a drafter if there is none."""
-        if sequence.link is None:
-            self.drafting.open(sequence, self.price, now)
-        else:
-            self.drafting.commit(sequence, tokens, self.price, now)
+                self.rule.follow(s, list(reply.tokens), now)
+        self.drafting.end_step(self.sequences.values(), now)
+        return replies, committed
 
     def _account(
-        self, plan: Plan, committed: int, verified: int, tokens: int, kv_tokens: int, run_seconds: float, started: float, now: float
+        self, plan: Plan, selected: Selected, choosing: int, committed: int, kv_tokens: int, run_s: float, started: float, now: float
     ) -> None:
-        t = self.totals
+        t, sequences = self.totals, len(plan.decoding)
+        tokens = sequences + plan.prompt_tokens + selected.nodes
         t.steps += 1
         t.committed += committed
-        t.verified += verified
+        t.verified += selected.nodes
         t.drafted = self.drafting.events["drafted"]
+        t.draft_messages = self.drafting.messages
+        self._trees += len(selected.trees)
+        t.trees = self.drafting.trees + self._trees
         t.prompt_tokens += plan.prompt_tokens
-        t.run_seconds += run_seconds
+        t.predicted_tokens += choosing + selected.believed_tokens
+        t.predicted_seconds += self.latency.seconds(tokens, kv_tokens)
+        t.run_seconds += run_s
         t.step_seconds += now - started
         busy = now - (self._busy_since if self._busy_since is not None else started)
         t.wait_seconds += max(0.0, busy - (now - started))
         self._busy_since = now
-        self.latency.observe(tokens, kv_tokens, run_seconds)
+        self.latency.observe(tokens, kv_tokens, run_s)
         if not plan.prefilling:
-            self.goodput.observe(committed, busy)
-        self.price = price(tokens - verified, kv_tokens, self.goodput.rate, self.latency)
+            self.exchange.observe(committed, sequences, kv_tokens, busy, None if selected.nodes else now - started - run_s)

@@ -11,7 +11,7 @@ from drafthouse.engine.loader import load
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.profiling import latency_of
 from drafthouse.heartbeat import Heartbeat
-from drafthouse.membership import Directive, Report
+from drafthouse.membership import SYNTHETIC_GAUGE, Directive, Report
 from verifier.engine import VerifierEngine
 from verifier.server import VerifierServer
 
@@ -39,12 +39,24 @@ class VerifierReplica:
             "waiting": float(len(scheduler.waiting)),
             "kv_slots_used": float(allocator.count - allocator.free_count),
             "kv_slots": float(allocator.count),
-            "goodput": engine.goodput.rate,
-            "price": engine.price,
+            "decoding": float(engine.drafting.decoding),
+            "goodput": engine.exchange.meter.rate,
+            "price": engine.exchange.price,
+            "price_floor": engine.exchange.floor,
+            "step_seconds_base": engine.exchange.plain_s,
+            "seconds_per_token": engine.exchange.seconds_per_node,
+            "gate_open": float(engine.rule.gate.open),
+            "bid": engine.rule.gate.bid,
             "vocab_size": float(engine.runner.vocab_size),
             "drafters": float(len(engine.drafting.drafters)),
         }
-        gauges |= {f"honesty.{name}": honesty.ratio for name, honesty in dict(engine.drafting.honesty).items()}
+        now = engine.clock()
+        for name in list(engine.drafting.drafters):
+            if (record := engine.drafting.records.get(name)) is not None:
+                gauges[f"honesty.{name}"] = record.standing.honesty.ratio
+                gauges[f"banned.{name}"] = float(record.standing.banned(now))
+        if engine.synthetic_rate is not None:
+            gauges[SYNTHETIC_GAUGE] = engine.synthetic_rate
         for name, client in self.server.clients.items():
             if client.round_trip_s is not None:
                 gauges[f"round_trip_ms.{name}"] = 1e3 * client.round_trip_s
@@ -62,6 +74,7 @@ class VerifierReplica:
 
     def follow(self, directive: Directive) -> None:
         self.server.set_drafters(directive.drafters)
+        self.server.loop.post(lambda engine: engine.exchange.set_floor(directive.price_floor))
 
     def check_health(self) -> None:
         if not self.server.loop.alive:

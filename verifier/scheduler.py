@@ -1,7 +1,7 @@
 """Who takes part in the next step, and with how much. No torch, no clock.
 
 Promises: sequences that decode come first and always get their pending token; what is left of the
-token budget goes to prompt chunks, oldest request first. When KV slots run out the youngest
+token budget, and never less than a share of it, goes to prompt chunks, oldest request first. When KV slots run out the youngest
 sequence is preempted: its KV is freed and computed again later, its tokens are kept.
 """
 
@@ -12,6 +12,9 @@ from drafthouse.config import VerifierConfig
 from drafthouse.engine.kv_cache import SlotAllocator
 from drafthouse.errors import OverloadError
 from verifier.sequence import Sequence
+
+PROMPT_SHARE = 8
+"""One part in so many of a step's tokens is for prompt chunks, however many sequences decode: they are what ends the crowd."""
 
 
 @dataclass(slots=True)
@@ -52,14 +55,16 @@ class Scheduler:
     def plan(self) -> Plan:
         self._admit()
         plan = Plan()
-        budget = self.config.step_tokens
-        for sequence in list(self.running):
-            if sequence in self.running and sequence.pending == 1:
+        i = 0
+        while i < len(self.running):  # who gives way stands at the end, so those before `i` stay
+            sequence = self.running[i]
+            if sequence.pending == 1:
                 self._make_room(1 + len(plan.decoding), sequence)
-                if sequence in self.running:
-                    plan.decoding.append(sequence)
-        plan.decoding = [s for s in plan.decoding if s in self.running]
-        budget -= len(plan.decoding)
+                if i == len(self.running):
+                    break
+                plan.decoding.append(sequence)
+            i += 1
+        budget = max(self.config.step_tokens - len(plan.decoding), self.config.step_tokens // PROMPT_SHARE)
         free = self.allocator.free_count - len(plan.decoding)
         for sequence in self.running:
             if sequence.pending > 1 and (count := min(sequence.pending, budget, free)) > 0:

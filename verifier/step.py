@@ -13,6 +13,7 @@ from drafthouse.engine.segment import Segment, chunk, tree_step
 from drafthouse.token_tree import TokenTree
 from verifier.scheduler import Plan
 from verifier.sequence import Sequence
+from verifier.synthetic import drawn_choices
 
 EMPTY = TokenTree()
 
@@ -29,13 +30,12 @@ class Entry:
 
 @dataclass(slots=True)
 class Walked:
-    """Accepted draft tokens and the bonus token; nodes verified and accepted, and the tokens that their confidences promised."""
+    """Accepted draft tokens and the bonus token; nodes verified and accepted."""
 
     sequence: Sequence
     tokens: list[int]
     verified: int
     accepted: int
-    promised: float
 
 
 def build(plan: Plan, trees: dict[str, TokenTree]) -> list[Entry]:
@@ -61,8 +61,11 @@ def _rows(entry: Entry) -> list[Row]:
     return rows
 
 
-def walk(entries: list[Entry], logits: torch.Tensor) -> list[Walked]:
-    """Chooses at every row of logits, walks each tree, and keeps the KV of the accepted path only."""
+def walk(entries: list[Entry], logits: torch.Tensor, synthetic_rate: float | None = None) -> list[Walked]:
+    """Chooses at every row of logits, walks each tree, and keeps the KV of the accepted path only.
+
+    With a `synthetic_rate` acceptance is drawn: see `verifier.synthetic`.
+    """
     choosing = [entry for entry in entries if entry.choosing]
     if not choosing:
         return []
@@ -73,8 +76,10 @@ def walk(entries: list[Entry], logits: torch.Tensor) -> list[Walked]:
         tree, s = entry.tree, entry.sequence
         mine = choices[first : first + 1 + len(tree)]
         first += 1 + len(tree)
+        if synthetic_rate is not None:
+            mine = drawn_choices(mine, tree, s.request, len(s.tokens), synthetic_rate, logits.shape[1])
         accepted, bonus = tree.walk(mine[0], mine[1:])
         if len(tree):
             s.kv.keep(len(s.tokens), [len(s.tokens) + node for node in accepted])
-        walked.append(Walked(s, [tree.tokens[i] for i in accepted] + [bonus], len(tree), len(accepted), sum(tree.path_confidences())))
+        walked.append(Walked(s, [tree.tokens[i] for i in accepted] + [bonus], len(tree), len(accepted)))
     return walked

@@ -1,19 +1,29 @@
 """Start the step now, or wait for drafts that were announced? (DESIGN 5)
 
 Wait while what the drafters announced is worth more than goodput times the wait. Past the
-announced time plus slack the expectation is zero, which covers the drafter that hangs.
+announced time plus slack the expectation is zero, which covers the drafter that hangs. Worth is what
+nodes promise beyond their price: one that just pays for its verification is not worth any wait.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SLACK_SHARE, SLACK_S = 0.5, 0.002
 """An announcement is believed this much longer than it said: a share of the announced wait and a constant."""
 
+FIRST_REPLY_S = 0.01
+"""Until measured: how long a drafter's nodes take to come after a commit."""
+
+FIRST_REPLY_TOKENS = {True: 0.2, False: 0.7}
+"""Until measured: what they are worth, where the verifier's own copy of the tree still has nodes and where it has none."""
+
+REPLY_RATE = 0.2
+"""Weight of the latest answer in both moving averages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """`tokens` accepted tokens more are expected when the message of time `made` comes true at `due` (seconds)."""
+    """Nodes worth `tokens` are expected when the message of time `made` comes true at `due` (seconds)."""
 
     made: float
     due: float
@@ -22,6 +32,25 @@ class Announcement:
     @property
     def void_at(self) -> float:
         return self.due + SLACK_SHARE * (self.due - self.made) + SLACK_S
+
+
+@dataclass(slots=True)
+class Replies:
+    """What usually comes after a commit, and when: stands in for an announcement until the drafter makes one."""
+
+    seconds: float = FIRST_REPLY_S
+    tokens: dict[bool, float] = field(default_factory=lambda: dict(FIRST_REPLY_TOKENS))
+
+    def copy(self) -> "Replies":
+        return Replies(self.seconds, dict(self.tokens))
+
+    def observe(self, had_nodes: bool, seconds: float, tokens: float) -> None:
+        """The first nodes after a commit came so late and were worth so much beyond what was there."""
+        self.seconds += REPLY_RATE * (seconds - self.seconds)
+        self.tokens[had_nodes] += REPLY_RATE * (tokens - self.tokens[had_nodes])
+
+    def expect(self, had_nodes: bool, now: float) -> Announcement:
+        return Announcement(now, now + self.seconds, self.tokens[had_nodes])
 
 
 def wait_until(now: float, announcements: Iterable[Announcement], goodput: float) -> float | None:

@@ -29,8 +29,9 @@ from drafthouse.policy.latency import Curve
 from protos import dataplane_pb2 as pb
 from tests.engine.pairs import FAST
 from tests.engine.scripted import ScriptedRunner, draft_logits, draftable, stored, target_logits, truth
+from verifier.draft_link import DraftLink
 from verifier.engine import VerifierEngine
-from verifier.sequence import DraftLink, Sequence
+from verifier.sequence import Sequence
 
 TREE = TreeConfig(max_nodes=10, max_depth=4, width=2)
 KV_SLOTS = 72
@@ -151,7 +152,7 @@ class Interleaved:
         """All of the verifier's state that a message could change, but for the counter of stale ones."""
         d = self.verifier.drafting
         sequences = [(s.id, s.tokens, s.link, s.usage) for s in self.verifier.sequences.values()]
-        return repr((sequences, d.drafters, d.counts, d._retry_at, d._outbox, d.events["malformed"], self.verifier.price))
+        return repr((sequences, d.drafters, d.records, d._retry_at, d._outbox, d.events["malformed"], self.verifier.exchange.price))
 
     def links(self) -> Iterator[tuple[Sequence, DraftLink]]:
         yield from ((s, s.link) for s in self.verifier.sequences.values() if s.link is not None)
@@ -163,7 +164,7 @@ class Interleaved:
         drafting = self.verifier.drafting
         assert drafting.events["malformed"] == self.damaged, "an undamaged message was taken for a malformed one"
         linked = Counter(link.drafter for _, link in self.links())
-        assert {d: n for d, n in drafting.counts.items() if n} == dict(linked)
+        assert {d: record.sessions for d, record in drafting.records.items() if record.sessions} == dict(linked)
         for s in self.verifier.sequences.values():
             assert stored(s.kv) == (s.tokens[: len(s.kv)], list(range(len(s.kv))))
         for s, link in self.links():

@@ -65,7 +65,7 @@ def test_decoding_comes_first_and_always_gets_its_token() -> None:
     it.add("late", 10)
     plan = it.scheduler.plan()
     assert len(plan.decoding) == 20, "more than the budget of 16: all the same"
-    assert plan.prefilling == []
+    assert names(plan)[1] == [("late", 2)], "an eighth of the budget all the same, or a crowd would keep the queue out"
 
 
 def test_what_decoding_leaves_of_the_budget_goes_to_prompts() -> None:
@@ -179,7 +179,7 @@ def test_every_plan_fits_and_every_request_ends(shapes: list[tuple[int, int]], s
         if not plan.decoding and not plan.prefilling:
             break
         tokens = len(plan.decoding) + plan.prompt_tokens
-        assert tokens <= max(budget, len(plan.decoding))
+        assert tokens <= max(budget, len(plan.decoding) + budget // 8)
         assert tokens <= it.cache.allocator.free_count, "a plan that does not fit would fail its requests"
         assert len(it.scheduler.running) <= places
         assert not {s.id for s in plan.decoding} & {s.id for s, _ in plan.prefilling}

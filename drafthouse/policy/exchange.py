@@ -1,0 +1,53 @@
+"""What a second and what one more node is worth to a verifier, step by step.
+
+Promises: `quote` is taken for the step at hand, so a change of load shows in the next step; the rate
+is never below that of plain decoding, whose steps take time beyond their run on the device too.
+"""
+
+from drafthouse.policy.goodput import GoodputMeter
+from drafthouse.policy.latency import LatencyModel
+from drafthouse.policy.selection import price
+
+OVERHEAD_RATE = 0.05
+"""Weight of the latest plain step in the moving average of what such a step takes beyond its run."""
+
+
+class Exchange:
+    """`rate` in tokens per second; `price` in tokens per node; `floor` is the controller's, for what is asked of drafters."""
+
+    def __init__(self, latency: LatencyModel):
+        self.latency = latency
+        self.meter = GoodputMeter(1.0 / latency.seconds(1, 0))
+        self.overhead_s = 0.0
+        self.floor = 0.0
+        self.quote(1, 0, 0)
+
+    def quote(self, sequences: int, prompt_tokens: int, kv_tokens: int) -> None:
+        """For a step in which so many sequences decode beside so many prompt tokens."""
+        self.plain_s = self.latency.seconds(sequences + prompt_tokens, kv_tokens)
+        self.rate = self.meter.exchange(self.plain_rate(sequences, kv_tokens))
+        self.price = price(sequences + prompt_tokens, kv_tokens, self.rate, self.latency)
+
+    def plain_rate(self, sequences: int, kv_tokens: int) -> float:
+        """Tokens per second of steps without drafts and prompts."""
+        alone = max(1, sequences)
+        return alone / (self.latency.seconds(alone, kv_tokens) + self.overhead_s)
+
+    def set_floor(self, floor: float) -> None:
+        """What the controller asks of drafts while drafters are short, in tokens per node."""
+        self.floor = floor
+
+    @property
+    def asked(self) -> float:
+        """What a node must promise to be worth drafting; a node that is there already competes at the verifier's own price."""
+        return max(self.price, self.floor)
+
+    @property
+    def seconds_per_node(self) -> float:
+        return self.price / self.rate
+
+    def observe(self, committed: int, sequences: int, kv_tokens: int, busy_s: float, plain_overhead_s: float | None) -> None:
+        """A step without prompt tokens: seconds since the last step's end, and, if it was plain, those that it took beyond its run."""
+        if plain_overhead_s is not None:
+            self.overhead_s += OVERHEAD_RATE * (plain_overhead_s - self.overhead_s)
+        self.meter.observe(committed, busy_s, self.plain_rate(sequences, kv_tokens))

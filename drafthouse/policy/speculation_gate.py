@@ -1,0 +1,85 @@
+"""When a verifier has draft sessions at all (DESIGN 5: N = 0 is plain decoding, and costs nothing).
+
+Promises: the gate closes once nodes have cost more than the best that drafts offer for HOLD_S, and
+opens when they cost clearly less; what speculation itself does to the price, by raising goodput, lies
+within that margin. A session is worth having while what it brings exceeds what its messages cost.
+Whoever has none is probed for at most PROBE_SHARE of all steps. Designs weighed: docs/goodput.md.
+"""
+
+HOLD_S = 0.5
+"""The price stands above the bid so long before the gate closes: some bursts are over sooner, and sessions cost a prefill each."""
+
+MARGIN = 0.8
+"""The gate opens below this share of the bid. Near the bid only few nodes pay, and goodput gains less than the rest."""
+
+FIRST_BID = 0.95
+"""The best edge assumed before any was seen."""
+
+BID_FADE = 0.02
+"""How fast the bid sinks to what is offered, a step; it rises at once."""
+
+PROBE_SHARE, PROBE_STEPS = 0.01, 8.0
+"""Steps that probes may take of all, and those saved up for one: a draft's prefill takes some before anything is seen."""
+
+WORTH_RATE, FIRST_WORTH = 1 / 16, 0.3
+"""Moving average of a session's tokens per step; at first it is trusted for some forty steps."""
+
+HANDLING_S = 1e-4
+"""What a session costs the verifier's process each step, in messages and in keeping a tree, whether or not it is used."""
+
+
+class SpeculationGate:
+    """`bid`: the best believed edge lately offered, in tokens; what it is compared with is the price of a node."""
+
+    def __init__(self) -> None:
+        self.open = True
+        self.bid = FIRST_BID
+        self._dear_since: float | None = None
+
+    def offer(self, confidence: float) -> None:
+        """The best believed path confidence of any node at hand in a step."""
+        self.bid = max(confidence, self.bid + BID_FADE * (confidence - self.bid))
+
+    def observe(self, price: float, now: float) -> None:
+        """The price of a node in the step that comes (tokens)."""
+        if not self.open:
+            self.open = price < MARGIN * self.bid
+            self._dear_since = None
+        elif price <= self.bid:
+            self._dear_since = None
+        elif self._dear_since is None:
+            self._dear_since = now
+        elif now - self._dear_since >= HOLD_S:
+            self.open = False
+
+
+class ProbeBudget:
+    """Saves up PROBE_SHARE of each step, PROBE_STEPS at most."""
+
+    def __init__(self) -> None:
+        self._saved = PROBE_STEPS
+
+    def step(self, probing: bool) -> None:
+        self._saved = min(PROBE_STEPS, self._saved + PROBE_SHARE) - probing
+
+    @property
+    def full(self) -> bool:
+        return self._saved >= PROBE_STEPS
+
+    @property
+    def spent(self) -> bool:
+        return self._saved < 1.0
+
+
+class SessionWorth:
+    """Accepted tokens of one session per step, less the price of its verified nodes."""
+
+    def __init__(self) -> None:
+        self.tokens = FIRST_WORTH
+
+    def observe(self, accepted: int, verified: int, price: float) -> None:
+        self.tokens += WORTH_RATE * (accepted - price * verified - self.tokens)
+
+    def pays(self, rate: float) -> bool:
+        """`rate`: tokens per second that the verifier's time is worth."""
+        return self.tokens > HANDLING_S * rate

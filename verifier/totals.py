@@ -1,0 +1,28 @@
+"""What a verifier has done since it started."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class VerifyTotals:
+    """Counters that only grow; seconds split a step into waiting, device work and the rest.
+
+    `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
+    `run_seconds`; `nodes` are those that it verified.
+    """
+
+    steps: int = 0
+    committed: int = 0
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+    prompt_tokens: int = 0
+    finished: int = 0
+    draft_messages: int = 0
+    trees: int = 0
+    nodes: int = 0
+    predicted_tokens: float = 0.0
+    predicted_seconds: float = 0.0
+    step_seconds: float = 0.0
+    run_seconds: float = 0.0
+    wait_seconds: float = 0.0
