@@ -1,4 +1,7 @@
-"""What all tests share: one torch thread, since their models are tiny, and no deadlines, since machines are noisy."""
+"""What all tests share: one torch thread, since their models are tiny, no deadlines, since machines are noisy, and a cache of their own."""
+
+import os
+import tempfile
 
 import torch
 from hypothesis import settings
@@ -6,3 +9,7 @@ from hypothesis import settings
 torch.set_num_threads(1)
 settings.register_profile("drafthouse", deadline=None)
 settings.load_profile("drafthouse")
+
+_cache = tempfile.TemporaryDirectory(prefix="drafthouse-cache-")
+os.environ["DRAFTHOUSE_CACHE"] = _cache.name
+"""The user's cache is neither read nor written; the processes of test clusters share this one."""

@@ -58,10 +58,12 @@ class Profile(_Strict):
     fit_error: FitError
 
     @model_validator(mode="after")
-    def _knots_rise(self) -> "Profile":
+    def _possible(self) -> "Profile":
         tokens = [n for n, _ in self.knots]
         if tokens != sorted({*tokens}):
             raise ValueError("knots: token counts must rise")
+        if min(self.fit_error) < 0:
+            raise ValueError("fit_error: errors are not negative")
         return self
 
     def latency(self) -> MeasuredLatency:
