@@ -75,6 +75,15 @@ def test_beyond_saturation_the_time_to_finish_counts() -> None:
     assert [p["load"] for p in found["time_to_finish"]["points"]] == [1.3]
 
 
+def test_beyond_saturation_the_best_is_who_finishes_first() -> None:
+    """`tree` has the lower mean latency, but one request that ends late."""
+    tree = [served(0.0, 0.1), served(0.5, 0.1), served(1.0, 6.0)]
+    off = [served(0.5 * i, 3.0) for i in range(3)]
+    for place, expected in ((OVER, "off"), (LOW, "tree")):
+        blocks = [Block(place, s, policy, run) for s in range(2) for policy, run in (("tree", tree), ("off", off))]
+        assert best(blocks, place, ["tree", "off"]) == (expected, expected)
+
+
 def test_ratios_without_their_policies_are_absent() -> None:
     blocks = run({"auto": (1.0, 1.0), "tree": (2.0, 2.0)})
     assert set(ratios(blocks, ["auto", "tree"])) == {"auto_vs_best"}
