@@ -31,7 +31,7 @@ from benchmarks.report import Report, machine
 SATURATION_ROUNDS = 6
 """Requests for each place in flight when off's saturation rate is measured."""
 
-IDLE_S = 1.5
+IDLE_S = 1.6
 """Between the last arrival of a block and the next block, about: the last requests end."""
 
 
@@ -84,12 +84,16 @@ def load_report(options: LoadOptions, target: Destination, measured: Measured, s
         groups.setdefault((block.place, block.policy), []).append(block)
     return {
         "paced": bool(measured.overruns),
-        "points": [point(group) for group in groups.values()],
+        "points": [point(groups[key]) for key in sorted(groups, key=lambda key: _rank(options, *key))],
         "ratios": ratios(measured.blocks, options.policies),
         "overruns": measured.overruns,
         "void": is_void(measured.overruns),
         "settings": {**settings(options, target), "saturation": measured.saturation, "machine": state},
     }
+
+
+def _rank(options: LoadOptions, place: Place, policy: str) -> tuple[int, float, int]:
+    return options.workloads.index(place.workload), place.load, options.policies.index(policy)
 
 
 def settings(options: LoadOptions, target: Destination) -> Report:
