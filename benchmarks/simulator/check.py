@@ -17,7 +17,7 @@ from benchmarks.load.policies import POLICIES
 from benchmarks.simulator.acceptance import Acceptance
 from benchmarks.simulator.cluster import Cluster
 from benchmarks.simulator.options import Options
-from benchmarks.simulator.sequence import Request
+from benchmarks.simulator.request import Request
 from benchmarks.trace import TraceRequest
 from drafthouse.config import ServingConfig
 from drafthouse.errors import ConfigError
@@ -92,7 +92,7 @@ class Bench:
                 due = poisson(
                     point["rate"], round(point["requests"] / s["segments"]), s["prompts"], tuple(s["tokens"]), (s["seed"], place, segment)
                 )
-                arrivals = [Request(acceptance.text_of(a.tokens), a.at_s) for a in due]
+                arrivals = [Request(f"{i}", acceptance.text_of(a.tokens), a.at_s) for i, a in enumerate(due)]
                 options = replace(
                     self._options, overheads=overheads, speculation=Speculation(**POLICIES[point["policy"]]), seed=replication
                 )

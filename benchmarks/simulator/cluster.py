@@ -12,7 +12,7 @@ from benchmarks.simulator.control import Control
 from benchmarks.simulator.drafter import SimDrafter
 from benchmarks.simulator.gateway import Gateways
 from benchmarks.simulator.options import Options
-from benchmarks.simulator.sequence import Request
+from benchmarks.simulator.request import Request
 from benchmarks.simulator.verifier import SimVerifier
 from benchmarks.trace import TraceRequest
 from drafthouse.errors import ConfigError
@@ -78,20 +78,22 @@ class Cluster:
         overhead = self.options.overheads.gateway_s + self.options.round_trip_s / 2
         latencies = np.array([r.finished_s - r.arrival_s + overhead for r in served if r.finished_s is not None])
         first = np.array([r.first_token_s - r.arrival_s + overhead for r in served])
-        t = {name: sum(asdict(v.totals)[name] for v in self.verifiers) for name in asdict(self.verifiers[0].totals)}
+        engines = [v.engine for v in self.verifiers]
+        t = {name: sum(asdict(e.totals)[name] for e in engines) for name in asdict(engines[0].totals)}
+        sequence_steps = sum(e.sequence_steps for e in engines)
         d = {name: sum(asdict(x.totals)[name] for x in self.drafters) for name in ("passes", "pass_seconds", "nodes")}
         span, verifiers, drafters = self.env.now, len(self.verifiers), len(self.drafters)
         busy = t["step_seconds"] + t["wait_seconds"]
         return Outcome(
-            span_s=span, requests=len(self.arrivals), served=len(served), refused=t["refused"],
+            span_s=span, requests=len(self.arrivals), served=len(served), refused=sum(v.refused for v in self.verifiers),
             mean_latency_s=float(latencies.mean()), p99_latency_s=float(np.quantile(latencies, 0.99)), ttft_s=float(first.mean()),
             goodput_tokens_per_s=t["committed"] / span, goodput_per_verifier=t["committed"] / span / verifiers,
-            tokens_per_step=t["committed"] / max(1, t["sequence_steps"]), nodes_per_step=t["verified"] / max(1, t["sequence_steps"]),
-            sequences_per_step=t["sequence_steps"] / max(1, t["steps"]), accepted_share=t["accepted"] / max(1, t["verified"]),
+            tokens_per_step=t["committed"] / max(1, sequence_steps), nodes_per_step=t["verified"] / max(1, sequence_steps),
+            sequences_per_step=sequence_steps / max(1, t["steps"]), accepted_share=t["accepted"] / max(1, t["verified"]),
             verifier_utilisation=t["step_seconds"] / span / verifiers,
             drafter_utilisation=d["pass_seconds"] / span / drafters if drafters else 0.0,
             controller_utilisation=self.control.busy_seconds / span, waiting_share=t["wait_seconds"] / busy,
-            price=t["price_seconds"] / busy, price_floor=sum(v.price_floor for v in self.verifiers) / verifiers,
+            price=sum(e.price_seconds for e in engines) / t["step_seconds"], price_floor=sum(e.exchange.floor for e in engines) / verifiers,
             heartbeats_per_s=self.control.heartbeats / span, nodes_per_pass=d["nodes"] / max(1, d["passes"]),
         )  # fmt: skip
 
@@ -108,10 +110,10 @@ def arrivals(options: Options, acceptance: Acceptance) -> list[Request]:
     """The trace's own, or a Poisson process of texts drawn from it."""
     if options.rate is None:
         first = acceptance.requests[0].arrival_s
-        return [Request(acceptance.text(i), r.arrival_s - first) for i, r in enumerate(acceptance.requests)]
+        return [Request(str(i), acceptance.text(i), r.arrival_s - first) for i, r in enumerate(acceptance.requests)]
     gaps = np.random.default_rng(options.seed)
     now, made = 0.0, list[Request]()
     while (options.requests is None or len(made) < options.requests) and (options.seconds is None or now < options.seconds):
-        made.append(Request(acceptance.any_text(), now))
+        made.append(Request(str(len(made)), acceptance.any_text(), now))
         now += float(gaps.exponential(1.0 / options.rate))
     return made

@@ -5,7 +5,8 @@ Promises: replicas report when their last directive told them to; pairs and rout
 
 import random
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import simpy
@@ -15,6 +16,7 @@ from benchmarks.simulator.gateway import Gateways
 from benchmarks.simulator.options import Options
 from benchmarks.simulator.verifier import SimVerifier
 from controller.registry import Registry
+from deployments.verifier_routes import VerifierRoutes
 from drafthouse.membership import Directive, Report, Role
 
 Follow = Callable[[Directive], None]
@@ -35,12 +37,12 @@ class Control:
         by_name = {d.name: d for d in drafters}
         members: list[tuple[Callable[[], Report], Follow]] = []
         for v in verifiers:
-            members.append((lambda v=v: _verifier_report(v), lambda directive, v=v: _follow(v, directive, by_name)))
+            members.append((partial(_verifier_report, v), partial(_follow, v, by_name)))
         for d in drafters:
-            members.append((lambda d=d: _drafter_report(d), lambda _: None))
+            members.append((partial(_drafter_report, d), lambda _: None))
         for i, routes in enumerate(gateways.routes):
             report = _report("gateway", f"gateway-{i}", 0, self.options.config.gateway.max_ongoing_requests)
-            members.append((lambda report=report: report, lambda directive, routes=routes: routes.replace(directive.verifiers)))
+            members.append((partial(replace, report), partial(_route, routes)))
         for make_report, _ in members:
             self.registry.observe(make_report(), self.env.now)
         for make_report, follow in members:
@@ -65,9 +67,15 @@ class Control:
             interval_s = directive.interval_s
 
 
-def _follow(verifier: SimVerifier, directive: Directive, drafters: dict[str, SimDrafter]) -> None:
-    verifier.drafting.drafters = [drafters[route.replica] for route in directive.drafters]
-    verifier.price_floor = directive.price_floor
+def _route(routes: VerifierRoutes, directive: Directive) -> None:
+    routes.replace(directive.verifiers)
+
+
+def _follow(verifier: SimVerifier, drafters: dict[str, SimDrafter], directive: Directive) -> None:
+    names = [route.replica for route in directive.drafters]
+    verifier.peers = drafters
+    verifier.engine.drafting.set_drafters(names)
+    verifier.engine.exchange.set_floor(directive.price_floor)
 
 
 def _report(
@@ -80,14 +88,15 @@ def _report(
 
 
 def _verifier_report(v: SimVerifier) -> Report:
+    engine, config = v.engine, v.engine.scheduler.config
     gauges = {
-        "running": float(len(v.running)), "waiting": float(len(v.waiting)), "goodput": v.goodput.rate, "price": v.price,
-        "drafters": float(len(v.drafting.drafters)),
+        "running": float(len(engine.scheduler.running)), "waiting": float(len(engine.scheduler.waiting)),
+        "goodput": engine.exchange.meter.rate, "price": engine.exchange.price, "drafters": float(len(engine.drafting.drafters)),
     }  # fmt: skip
-    gauges |= {f"honesty.{drafter.name}": honesty.ratio for drafter, honesty in v.drafting.honesty.items()}
-    gauges |= {f"round_trip_ms.{drafter.name}": 1e3 * v.options.round_trip_s for drafter in v.drafting.drafters}
-    totals = {name: float(value) for name, value in asdict(v.totals).items()} | {"drafted": float(v.drafting.drafted)}
-    return _report("verifier", v.name, v.load, v.config.max_sequences + v.config.max_queue, totals, gauges)
+    gauges |= {f"honesty.{name}": record.standing.honesty.ratio for name, record in engine.drafting.records.items()}
+    gauges |= {f"round_trip_ms.{name}": 1e3 * v.options.round_trip_s for name in engine.drafting.drafters}
+    totals = {name: float(value) for name, value in asdict(engine.totals).items()}
+    return _report("verifier", v.name, v.load, config.max_sequences + config.max_queue, totals, gauges)
 
 
 def _drafter_report(d: SimDrafter) -> Report:

@@ -11,6 +11,7 @@ first root on, so differences are right below every later root.
 
 import math
 import random
+from collections.abc import Iterable
 
 from benchmarks.simulator.acceptance import Children, Text
 
@@ -46,6 +47,11 @@ class DraftTree:
 
     def on_path(self, node: int) -> bool:
         return self.branches[node] == self.positions[node]
+
+    def accepted(self, nodes: Iterable[int]) -> int:
+        """How many of a set that is closed under parents the target accepts: those on the committed text's path."""
+        branches, positions = self.branches, self.positions
+        return sum([branches[i] == positions[i] for i in nodes])
 
     def children(self, node: int, root: int, rng: random.Random) -> Children:
         """What a pass over `node` (ROOT: the root) drafts below it."""

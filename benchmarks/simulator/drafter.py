@@ -7,15 +7,18 @@ all sessions that the growth policy finds worth their price; catch-ups come firs
 import random
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import simpy
 
-from benchmarks.simulator.draft_tree import ROOT, DraftTree
+from benchmarks.simulator.draft_link import Drafted
+from benchmarks.simulator.draft_tree import ROOT
 from benchmarks.simulator.options import Options
 from benchmarks.simulator.verifier import SimVerifier
-from benchmarks.simulator.wire import Close, Commit, Grow, Open, Refused, ToDrafter, ToVerifier, after
+from benchmarks.simulator.wire import Opening, ToDrafter, after
 from drafter.session import MIN_CONFIDENCE
+from drafthouse.messages import Close, Grow, Refused, ToVerifierMessage
 from drafthouse.policy.edges import EXPECTED_CHILDREN
 from drafthouse.policy.latency import ScaledCurve
 
@@ -24,13 +27,16 @@ class Session:
     """The drafter's side: what is cached of the committed tokens, the nodes below the root, and those worth a pass."""
 
     __slots__ = (
-        "alive", "cached", "expanded", "frontier", "max_depth", "max_nodes", "price", "root", "sent", "tokens", "tree", "verifier", "width",
+        "alive", "cached", "epoch", "expanded", "frontier", "id", "max_depth", "max_nodes", "price", "root", "sent", "tokens", "tree",
+        "verifier", "width",
     )  # fmt: skip
 
-    def __init__(self, opened: Open):
-        self.tree, self.verifier = opened.tree, opened.verifier
-        self.tokens, self.root, self.price = opened.tokens, opened.root, opened.price
-        self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width
+    def __init__(self, opening: Opening, verifier: SimVerifier, width: int):
+        opened = opening.message
+        self.verifier, self.id, self.epoch, self.tree = verifier, opened.session, opened.epoch, opening.tree
+        self.tokens, self.price = len(opened.tokens), opened.price
+        self.root = self.tokens - opening.prompt_tokens - 1  # its output position, -1 for the prompt's last token
+        self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or width
         self.cached = self.sent = self.expanded = 0
         self.alive: list[int] = []
         self.frontier: list[tuple[float, int]] = []
@@ -48,10 +54,10 @@ class Session:
     def floor(self) -> float:
         return max(self.price, MIN_CONFIDENCE)
 
-    def commit(self, root: int, price: float) -> None:
-        tree = self.tree
+    def commit(self, count: int, price: float) -> None:
+        tree, root = self.tree, self.root + count
         walked = sum(1 for i in self.alive if tree.expanded[i] and tree.on_path(i) and tree.positions[i] <= root)
-        self.tokens += root - self.root
+        self.tokens += count
         self.cached += walked
         self.root, self.price, self.sent = root, price, 0
         self.alive = [] if self.missing else tree.below(self.alive, root)
@@ -90,15 +96,15 @@ class SimDrafter:
     def __init__(self, name: str, env: simpy.Environment, options: Options, rng: random.Random):
         self.name, self.env, self.options, self._rng = name, env, options, rng
         self.latency = ScaledCurve(options.draft, options.time_scale)
-        self.sessions: dict[DraftTree, Session] = {}
+        self.sessions: dict[tuple[SimVerifier, str], Session] = {}
         self.totals = DraftTotals()
-        self._inbox: list[ToDrafter] = []
+        self._inbox: list[tuple[SimVerifier, ToDrafter]] = []
         self._wake: simpy.Event | None = None
         self._half_trip_s = options.round_trip_s / 2
         env.process(self._run())
 
-    def receive(self, messages: list[ToDrafter]) -> None:
-        self._inbox += messages
+    def receive(self, verifier: SimVerifier, messages: list[ToDrafter]) -> None:
+        self._inbox += [(verifier, message) for message in messages]
         if self._wake is not None:
             self._wake.succeed()
             self._wake = None
@@ -107,7 +113,7 @@ class SimDrafter:
         while True:
             while self._inbox:
                 messages, self._inbox = self._inbox, []
-                self._send([answer for message in messages if (answer := self._handle(message)) is not None])
+                self._send([answer for peer, message in messages if (answer := self._handle(peer, message)) is not None])
             works = self._plan()
             if not works:
                 self._wake = self.env.event()
@@ -122,29 +128,32 @@ class SimDrafter:
             self.totals.pass_seconds += seconds
             self._send([(s.verifier, self._announce(s)) for s in self._grow(works)])
 
-    def _send(self, out: list[tuple[SimVerifier, ToVerifier]]) -> None:
-        by_peer: dict[SimVerifier, list[ToVerifier]] = {}
+    def _send(self, out: list[tuple[SimVerifier, ToVerifierMessage]]) -> None:
+        by_peer: dict[SimVerifier, list[ToVerifierMessage]] = {}
         for peer, message in out:
             by_peer.setdefault(peer, []).append(message)
         for peer, messages in by_peer.items():
-            after(self.env, self._half_trip_s, lambda peer=peer, messages=messages: peer.receive(messages))
+            after(self.env, self._half_trip_s, partial(peer.receive, self.name, messages))
 
-    def _handle(self, message: ToDrafter) -> tuple[SimVerifier, ToVerifier] | None:
-        if isinstance(message, Open):
-            if len(self.sessions) >= self.options.config.drafter.max_sessions:
-                self.totals.refused += 1
-                return message.verifier, Refused(message.tree)
-            self.sessions[message.tree] = session = Session(message)
-            return session.verifier, self._announce(session)
-        session = self.sessions.get(message.tree)
-        if session is None:
+    def _handle(self, verifier: SimVerifier, message: ToDrafter) -> tuple[SimVerifier, ToVerifierMessage] | None:
+        if isinstance(message, Opening):
+            return verifier, self._open(verifier, message)
+        session = self.sessions.get((verifier, message.session))
+        if session is None or session.epoch != message.epoch:
             return None
         if isinstance(message, Close):
-            del self.sessions[message.tree]
+            del self.sessions[verifier, message.session]
             return None
-        assert isinstance(message, Commit)
-        session.commit(message.root, message.price)
-        return session.verifier, self._announce(session)
+        session.commit(len(message.tokens), message.price)
+        return verifier, self._announce(session)
+
+    def _open(self, verifier: SimVerifier, opening: Opening) -> ToVerifierMessage:
+        config, opened = self.options.config, opening.message
+        if len(self.sessions) >= config.drafter.max_sessions:
+            self.totals.refused += 1
+            return Refused(opened.session, opened.epoch, "the limit of sessions")
+        self.sessions[verifier, opened.session] = session = Session(opening, verifier, config.tree.width)
+        return self._announce(session)
 
     def _chunk(self, session: Session) -> int:
         return min(session.missing, self.options.config.drafter.prefill_tokens)
@@ -152,7 +161,9 @@ class SimDrafter:
     def _plan(self) -> list[tuple[Session, list[tuple[float, int]]]]:
         """Sessions of the next pass with the nodes to expand, none for a catch-up."""
         config = self.options.config.drafter
-        prefill, candidates, works = config.prefill_tokens, [], []
+        prefill = config.prefill_tokens
+        works: list[tuple[Session, list[tuple[float, int]]]] = []
+        candidates: list[tuple[float, int, Session]] = []
         for session in self.sessions.values():
             if session.missing:
                 if prefill > 0:
@@ -190,5 +201,7 @@ class SimDrafter:
         elif session.frontier:
             best = sorted((c for c, _ in session.frontier), reverse=True)[: config.pass_nodes]
             eta_s, promised = self.latency.seconds(len(best), session.kv_tokens), sum(best)
-        first, session.sent = session.sent == 0, len(session.alive)
-        return Grow(session.tree, session.root, len(session.tree), first, eta_s, EXPECTED_CHILDREN * promised)
+        first, session.sent = session.sent, len(session.alive)
+        nodes: Any = Drafted(len(session.tree), session.sent - first)
+        eta_us = int(eta_s * 1e6) + 1 if eta_s else 0
+        return Grow(session.id, session.epoch, session.tokens, first, nodes, eta_us, EXPECTED_CHILDREN * promised)

@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any
 
 import simpy
 
 from benchmarks.simulator.options import Options
-from benchmarks.simulator.sequence import Request
+from benchmarks.simulator.request import Request
 from benchmarks.simulator.verifier import SimVerifier
 from benchmarks.simulator.wire import after
 from deployments.verifier_routes import VerifierRoutes
@@ -49,4 +50,4 @@ class Gateways:
             self._via[id(request)] = routes, route
             delay = self.options.overheads.gateway_s + self.options.round_trip_s / 2
             verifier = self.verifiers[route.replica]
-            after(self.env, delay, lambda verifier=verifier, request=request: verifier.submit(request))
+            after(self.env, delay, partial(verifier.submit, request))

@@ -7,7 +7,7 @@ this process (CPU seconds); a report's way through Ray and the interpreter is `h
 
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.simulator.options import Options
@@ -51,7 +51,7 @@ def limits(verifiers: int, drafters: int, config: ServingConfig, transport_s: fl
         registry.observe(report, 0.0)
     pairing_s = _cpu_seconds(lambda: registry.directive_for(reports[0], 0.0), 1)
     sample = [*reports[:: max(1, len(reports) // SAMPLES)], *gateways]
-    per_report = _cpu_seconds(lambda: [_beat(registry, report) for report in sample], 1) / len(sample)
+    per_report = _cpu_seconds(lambda: _round(registry, sample), 1) / len(sample)
     directive = registry.directive_for(gateways[0], 0.0)
     routes = VerifierRoutes()
     routes.replace(directive.verifiers)
@@ -59,7 +59,8 @@ def limits(verifiers: int, drafters: int, config: ServingConfig, transport_s: fl
     streams = min(drafters, MAX_DRAFTERS_PER_VERIFIER)
     return Limits(
         verifiers=verifiers, drafters=drafters, interval_s=interval_s, heartbeat_s=heartbeat_s,
-        controller_share=heartbeat_s * (len(reports) + len(gateways)) / interval_s, silent_s=interval_s * config.controller.expire_heartbeats,
+        controller_share=heartbeat_s * (len(reports) + len(gateways)) / interval_s,
+        silent_s=interval_s * config.controller.expire_heartbeats,
         pairing_s=max(0.0, pairing_s - per_report), table_bytes=len(pickle.dumps(directive)),
         pick_s=_cpu_seconds(lambda: routes.pick(None, ()), SAMPLES), streams_per_verifier=streams,
         streams_per_drafter=streams * verifiers / drafters if drafters else 0.0,
@@ -76,9 +77,10 @@ def beyond(options: Options) -> list[Limits]:
     return found
 
 
-def _beat(registry: Registry, report: Report) -> None:
-    registry.observe(report, 0.0)
-    registry.directive_for(report, 0.0)
+def _round(registry: Registry, reports: Sequence[Report]) -> None:
+    for report in reports:
+        registry.observe(report, 0.0)
+        registry.directive_for(report, 0.0)
 
 
 def _cpu_seconds(work: Callable[[], object], times: int) -> float:
@@ -91,6 +93,6 @@ def _cpu_seconds(work: Callable[[], object], times: int) -> float:
 def _report(role: Role, number: int) -> Report:
     name = f"{role}-{number:06d}"
     return Report(
-        role=role, replica=name, address="10.100.100.100:10000", pid=number, node="10.100.100.100", fingerprint="f" * 32, load=8, capacity=64,
-        totals={f"total_{i}": 1e6 for i in range(16)}, gauges={f"gauge_{i}": 1.0 for i in range(16)},
+        role=role, replica=name, address="10.100.100.100:10000", pid=number, node="10.100.100.100", fingerprint="f" * 32,
+        load=8, capacity=64, totals={f"total_{i}": 1e6 for i in range(16)}, gauges={f"gauge_{i}": 1.0 for i in range(16)},
     )  # fmt: skip

@@ -18,7 +18,8 @@ from drafthouse.errors import ConfigError
 
 ROWS = (
     ("requests served", "served", "{:,.0f}"), ("refused", "refused", "{:,.0f}"),
-    ("mean latency, s", "mean_latency_s", "{:.3f}"), ("p99 latency, s", "p99_latency_s", "{:.3f}"), ("time to first token, s", "ttft_s", "{:.3f}"),
+    ("mean latency, s", "mean_latency_s", "{:.3f}"), ("p99 latency, s", "p99_latency_s", "{:.3f}"),
+    ("time to first token, s", "ttft_s", "{:.3f}"),
     ("goodput, tokens/s", "goodput_tokens_per_s", "{:,.0f}"), ("the same, per verifier", "goodput_per_verifier", "{:,.1f}"),
     ("tokens per sequence and step", "tokens_per_step", "{:.2f}"), ("nodes per sequence and step", "nodes_per_step", "{:.2f}"),
     ("sequences per step", "sequences_per_step", "{:.1f}"), ("nodes accepted", "accepted_share", "{:.1%}"),
@@ -42,7 +43,8 @@ def build_report(options: Options, trace: str, points: Sequence[Point]) -> Repor
         "settings": {
             "trace": trace, "target": asdict(options.target), "draft": asdict(options.draft), "time_scale": options.time_scale,
             "speculation": asdict(options.speculation), "seconds": options.seconds, "requests": options.requests,
-            "round_trip_s": options.round_trip_s, "overheads": asdict(options.overheads), "workload": options.workload, "seed": options.seed,
+            "round_trip_s": options.round_trip_s, "overheads": asdict(options.overheads),
+            "workload": options.workload, "seed": options.seed,
             "config": options.config.model_dump(mode="json", include={"verifier", "drafter", "gateway", "controller", "tree"}),
         },
     }  # fmt: skip
@@ -68,7 +70,8 @@ def print_sweep(console: Console, points: Sequence[Point]) -> None:
     for p in points:
         o = p.outcome
         table.add_row(
-            str(p.verifiers), str(p.drafters), f"{o.goodput_tokens_per_s:,.0f}", f"{o.goodput_per_verifier:,.0f}", f"{o.mean_latency_s:.3f}",
+            str(p.verifiers), str(p.drafters), f"{o.goodput_tokens_per_s:,.0f}", f"{o.goodput_per_verifier:,.0f}",
+            f"{o.mean_latency_s:.3f}",
             f"{o.tokens_per_step:.2f}", f"{o.nodes_per_step:.2f}", f"{o.verifier_utilisation:.0%}", f"{o.drafter_utilisation:.0%}",
             f"{o.price:.3f}", f"{o.price_floor:.3f}",
         )  # fmt: skip
@@ -107,8 +110,8 @@ def print_limits(console: Console, found: Sequence[Limits]) -> None:
         table.add_column(heading, justify="right")
     for f in found:
         table.add_row(
-            str(f.verifiers), str(f.drafters), f"{f.interval_s:.1f}", f"{f.controller_share:.0%}", f"{f.silent_s:.0f}", f"{f.pairing_s:.2f}",
-            f"{f.table_bytes / 1024:.0f}", f"{1e6 * f.pick_s:.0f}", str(f.streams_per_verifier), f"{f.streams_per_drafter:.1f}",
+            str(f.verifiers), str(f.drafters), f"{f.interval_s:.1f}", f"{f.controller_share:.0%}", f"{f.silent_s:.0f}",
+            f"{f.pairing_s:.2f}", f"{f.table_bytes / 1024:.0f}", f"{1e6 * f.pick_s:.0f}", str(f.streams_per_verifier), f"{f.streams_per_drafter:.1f}",
         )  # fmt: skip
     console.print(table)
 

@@ -1,67 +1,28 @@
-"""What verifiers and drafters say to each other, and the network that takes half a round trip for it.
-
-Promises: what is sent at one moment to one peer arrives as one batch; batches to a peer arrive in
-the order in which they were sent. A session is known by its tree.
-"""
+"""The network between verifiers and drafters, and what it carries: the messages of the data plane, with a shared tree for nodes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import simpy
 
 from benchmarks.simulator.draft_tree import DraftTree
-
-if TYPE_CHECKING:
-    from benchmarks.simulator.verifier import SimVerifier
+from drafthouse.messages import Close, Commit, Open
 
 
-@dataclass(slots=True)
-class Open:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A new session and the tree that both its ends will look at; `prompt_tokens` of the message's tokens are no output."""
+
+    message: Open
     tree: DraftTree
-    verifier: "SimVerifier"
-    tokens: int  # prompt and committed
-    root: int  # output position of the last of them, -1 for the prompt's
-    max_nodes: int
-    max_depth: int
-    width: int
-    price: float
+    prompt_tokens: int
 
 
-@dataclass(slots=True)
-class Commit:
-    tree: DraftTree
-    root: int
-    price: float
-
-
-@dataclass(slots=True)
-class Close:
-    tree: DraftTree
-
-
-@dataclass(slots=True)
-class Grow:
-    """`known`: nodes drafted in the session so far; `first`: the snapshot that answers a commit."""
-
-    tree: DraftTree
-    root: int
-    known: int
-    first: bool
-    eta_s: float
-    expected_tokens: float
-
-
-@dataclass(slots=True)
-class Refused:
-    tree: DraftTree
-
-
-ToDrafter = Open | Commit | Close
-ToVerifier = Grow | Refused
+ToDrafter = Opening | Commit | Close
 
 
 def after(env: simpy.Environment, seconds: float, action: Callable[[], None]) -> None:
-    """Calls `action` in `seconds`."""
+    """Calls `action` in `seconds`. What is sent first over equal distances arrives first."""
     event: Any = env.timeout(seconds)
     event.callbacks.append(lambda _: action())
