@@ -51,8 +51,8 @@ def plot_latency(report: Report, folder: pathlib.Path) -> pathlib.Path:
     for row, label in enumerate(("mean latency, s", "p99 latency, s")):
         axes[row][0].set_ylabel(label)
         for axis in axes[row]:
-            axis.set_yscale("log")
-            axis.grid(alpha=0.3, which="both")
+            axis.set_ylim(bottom=0.0)
+            axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
     return _save(figure, folder / "latency.png")
 

@@ -24,7 +24,7 @@ def print_load(console: Console, report: Report) -> None:
 
 def _print_place(console: Console, title: str, points: Sequence[Mapping[str, Any]]) -> None:
     """Nodes per step are of one sequence."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     table.add_column("policy", no_wrap=True)
     for heading in ("mean s", "95 %", "p99 s", "first s", "ms/tok", "tok/s", "verif.", "accept."):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -47,7 +47,7 @@ def _title(settings: Mapping[str, Any]) -> str:
 
 def _print_ratios(console: Console, ratios: Mapping[str, Any]) -> None:
     """Below 1: auto is faster. The control's distance from 1 is what chance does."""
-    table = Table(title="auto to the base, 95 % intervals", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title="auto to the base, 95 % intervals", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
     for heading in ("ratio", "of", "workload", "load"):
         table.add_column(heading, no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
