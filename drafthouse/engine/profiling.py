@@ -16,7 +16,7 @@ from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import ModelRunner
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.segment import Segment
-from drafthouse.policy.latency import FitError, LatencyModel, MeasuredLatency, fit_error
+from drafthouse.policy.latency import LatencyModel, MeasuredLatency, fit_error
 
 DENSE = 16
 """Every token count up to here is a knot."""
@@ -75,7 +75,7 @@ def measure(model: LoadedModel, largest: int, effort: Effort, progress: Callable
     flat = {p.tokens: times[p] for p in knots if p in times}
     slope = kv_slope(flat, [(p.tokens, p.cached, times[p]) for p in sloped])
     error = fit_error(MeasuredLatency(flat, slope), [(p.tokens, p.cached, times[p]) for p in held_out + between if p in times])
-    return Profile(knots=tuple(flat.items()), per_kv_token=slope, fit_error=FitError(*error))
+    return Profile(knots=tuple(flat.items()), per_kv_token=slope, fit_error=error)
 
 
 def knot_counts(largest: int) -> list[int]:
