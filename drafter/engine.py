@@ -7,7 +7,7 @@ sessions, batched. What a commit pruned is never run.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -21,6 +21,7 @@ from drafthouse.errors import OutOfKvSlots, WireError
 from drafthouse.messages import Close, Commit, Dropped, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.edges import edge_probabilities
+from drafthouse.policy.growth import Candidate, PassBudget
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.token_tree import ROOT
 
@@ -40,13 +41,8 @@ class DraftTotals:
     refused: int = 0
 
 
-@dataclass(slots=True)
-class _Work:
-    """One session's part of a pass: nodes to expand, or none for a catch-up chunk."""
-
-    session: Session
-    nodes: list[int] = field(default_factory=list)
-    confidences: list[float] = field(default_factory=list)
+Work = tuple[Session, list[Candidate]]
+"""One session's part of a pass: nodes to expand, ascending; none for a catch-up chunk."""
 
 
 class DrafterEngine:
@@ -60,8 +56,10 @@ class DrafterEngine:
     ):
         self.runner, self.context, self.latency = model.runner, model.context, latency
         self.config, self.tree, self.clock = config, tree, clock
+        self.budget = PassBudget(config.pass_nodes, config.prefill_tokens)
         self.sessions: dict[tuple[str, str], Session] = {}
         self.seen: dict[tuple[str, str], torch.Tensor] = {}
+        self.committed = 0  # tokens of all sessions
         self.totals = DraftTotals()
 
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
@@ -85,7 +83,8 @@ class DrafterEngine:
         if reason:
             self.totals.refused += 1
             return [Refused(message.session, message.epoch, reason)]
-        self.sessions[key] = session = Session(message, KvSequence(self.runner.cache), self.context)
+        self.sessions[key] = session = Session(key[0], message, KvSequence(self.runner.cache), self.context, self.tree.width)
+        self.committed += len(message.tokens)
         self.totals.sessions += 1
         if message.sampling.penalises:
             self.seen[key] = torch.zeros(self.runner.vocab_size, dtype=torch.bool, device=self.runner.cache.data.device)
@@ -101,18 +100,20 @@ class DrafterEngine:
             return f"{len(message.tokens)} tokens, the draft's context is {self.context}"
         if len(self.sessions) >= self.config.max_sessions:
             return f"{len(self.sessions)} sessions, the limit is {self.config.max_sessions}"
-        promised = sum(max(0, len(s.tokens) + self.tree.max_nodes - len(s.kv)) for s in self.sessions.values())
-        if len(message.tokens) + self.tree.max_nodes + promised > self.runner.cache.allocator.free_count:
+        allocator, needed = self.runner.cache.allocator, len(message.tokens) + self.tree.max_nodes
+        promised = self.committed + len(self.sessions) * self.tree.max_nodes
+        if needed + promised > allocator.count or needed > allocator.free_count:
             return "no KV slots left"
         return ""
 
     def _commit(self, key: tuple[str, str], session: Session, message: Commit) -> list[ToVerifierMessage]:
         try:
-            session.commit(message.base_len, message.tokens, message.price)
             if max(message.tokens) >= self.runner.vocab_size:
                 raise WireError(f"commit holds token {max(message.tokens)}, outside the vocabulary of {self.runner.vocab_size}")
+            session.commit(message.base_len, message.tokens, message.price)
         except WireError as error:
             return [self.drop(key, str(error))]
+        self.committed += len(message.tokens)
         if len(session.tokens) >= self.context:
             return [self.drop(key, f"{len(session.tokens)} tokens, the draft's context is {self.context}")]
         if key in self.seen:
@@ -134,103 +135,66 @@ class DrafterEngine:
         session = self.sessions.pop(key, None)
         self.seen.pop(key, None)
         if session is not None:
+            self.committed -= len(session.tokens)
             session.kv.release()
 
     def has_work(self) -> bool:
-        return any(s.needs_catch_up or s.frontier() for s in self.sessions.values())
-
-    def _plan(self) -> list[_Work]:
-        """Catch-ups first (without them nothing can be drafted), then the best frontier nodes of all trees."""
-        works, left, prefill = {}, self.config.pass_nodes, self.config.prefill_tokens
-        candidates: list[tuple[float, int, tuple[str, str]]] = []
-        for key, session in self.sessions.items():
-            if session.needs_catch_up:
-                if prefill > 0:
-                    works[key] = _Work(session)
-                    prefill -= len(session.tokens) - session.cached
-            else:
-                candidates += [(confidence, node, key) for confidence, node in session.frontier()]
-        candidates.sort(key=lambda c: (-c[0], c[1]))
-        for confidence, node, key in candidates[:left]:
-            work = works.setdefault(key, _Work(self.sessions[key]))
-            work.nodes.append(node)
-            work.confidences.append(confidence)
-        return list(works.values())
+        return any(s.missing or s.frontier for s in self.sessions.values())
 
     def run_pass(self) -> list[Outgoing]:
         """One draft pass, if any session wants it; returns what the verifiers should hear of it."""
-        works = self._plan()
         segments: list[Segment] = []
-        planned: list[_Work] = []
+        planned: list[Work] = []
         out: list[Outgoing] = []
-        keys = {id(session): key for key, session in self.sessions.items()}
-        for work in works:
+        for session, nodes in self.budget.plan(self.sessions.values()):
             try:
-                segments.append(self._segment(work))
-                planned.append(work)
+                segments.append(self._segment(session, nodes))
+                planned.append((session, nodes))
             except OutOfKvSlots as error:
-                key = keys[id(work.session)]
-                out.append((key[0], self.drop(key, str(error))))
+                out.append((session.key[0], self.drop(session.key, str(error))))
         if not planned:
             return out
         started = self.clock()
         result = self.runner.run(segments)
-        grown = self._grow(planned, segments, result.logits, keys)
+        grown = self._grow(planned, segments, result.logits)
         seconds = self.clock() - started
         self.totals.passes += 1
         self.totals.pass_seconds += seconds
-        self.latency.observe(sum(map(len, segments)), self._kv_tokens(planned), seconds)
-        return out + [(keys[id(s)][0], self._announce(s)) for s in grown]
+        self.latency.observe(sum(map(len, segments)), sum(session.kv_tokens for session, _ in planned), seconds)
+        return out + [(session.key[0], self._announce(session)) for session in grown]
 
-    def _kv_tokens(self, works: list[_Work]) -> int:
-        return sum(len(work.session.kv) for work in works)
+    def _segment(self, session: Session, nodes: list[Candidate]) -> Segment:
+        if nodes:
+            return session.tree_segment([node for _, node in nodes])
+        return session.catch_up_segment(self.config.prefill_tokens)
 
-    def _segment(self, work: _Work) -> Segment:
-        if work.nodes:
-            work.nodes.sort()
-            return work.session.tree_segment(work.nodes)
-        return work.session.catch_up_segment(self.config.prefill_tokens)
-
-    def _grow(self, works: list[_Work], segments: list[Segment], logits: torch.Tensor, keys: dict[int, tuple[str, str]]) -> list[Session]:
+    def _grow(self, works: list[Work], segments: list[Segment], logits: torch.Tensor) -> list[Session]:
         """Adds the children that the pass drafted; returns the sessions whose tree may have grown."""
-        rows: list[Row] = []
         parents: list[tuple[Session, int]] = []
-        for work, segment in zip(works, segments, strict=True):
-            session = work.session
-            if work.nodes:
-                session.expanded += work.nodes
+        for (session, nodes), segment in zip(works, segments, strict=True):
+            if nodes:
+                session.expanded.extend(node for _, node in nodes)
+                parents += [(session, node) for _, node in nodes]
             else:
                 session.cached += len(segment)
-            depths = session.tree.depths()
-            for node in work.nodes or ([ROOT] if segment.outputs else []):
-                depth = 0 if node == ROOT else depths[node]
-                path = session.tree.path(node) if session.sampling.penalises else ()
-                seen = self.seen.get(keys[id(session)])
-                rows.append(Row(session.sampling, session.seed, len(session.tokens) + depth, path, seen))
-                parents.append((session, node))
-        if rows:
-            ranked, margins = rank(logits, rows, max(session.width or self.tree.width for session, _ in parents))
-            for (session, node), tokens, lead in zip(parents, ranked, margins, strict=True):
-                width = session.width or self.tree.width
-                self._add_children(session, node, tokens[:width], edge_probabilities(lead[:width], session.sampling.greedy))
-        return list({id(s): s for s, _ in parents}.values())
+                parents += [(session, ROOT)] if segment.outputs else []
+        grown = list({session.key: session for session, _ in parents}.values())
+        if not grown:
+            return []
+        rows = [self._row(session, node) for session, node in parents]
+        ranked, margins = rank(logits, rows, max(session.width for session in grown))
+        for (session, node), tokens, lead in zip(parents, ranked, margins, strict=True):
+            edges = edge_probabilities(lead[: session.width], session.sampling.greedy)
+            self.totals.drafted += session.add_children(node, tokens[: session.width], edges, DRAFT_MODEL_SOURCE)
+        for session in grown:
+            session.refresh()
+        return grown
 
-    def _add_children(self, session: Session, parent: int, tokens: list[int], edges: list[float]) -> None:
-        confidence = 1.0 if parent == ROOT else session.tree.path_confidences()[parent]
-        for token, edge in zip(tokens, edges, strict=True):
-            if confidence * edge >= session.floor() and len(session.tree) < session.max_nodes:
-                session.tree.add(token, parent, edge, DRAFT_MODEL_SOURCE)
-                self.totals.drafted += 1
+    def _row(self, session: Session, node: int) -> Row:
+        path = session.tree.path(node) if session.sampling.penalises else ()
+        return Row(session.sampling, session.seed, session.position_below(node), path, self.seen.get(session.key))
 
     def _announce(self, session: Session) -> ToVerifierMessage:
         """A Grow with what is new and what the next pass promises."""
-        if session.needs_catch_up:
-            missing = len(session.tokens) - session.cached
-            chunks = -(-missing // self.config.prefill_tokens)
-            seconds = chunks * self.latency.seconds(min(missing, self.config.prefill_tokens), len(session.tokens))
-            return session.grow_message(int(seconds * 1e6) + 1, session.expected_tokens([1.0]))
-        best = sorted((c for c, _ in session.frontier()), reverse=True)[: self.config.pass_nodes]
-        if not best:
-            return session.grow_message(0, 0.0)
-        seconds = self.latency.seconds(len(best), len(session.kv))
-        return session.grow_message(int(seconds * 1e6) + 1, session.expected_tokens(best))
+        seconds, expected = self.budget.announcement(session, self.latency)
+        return session.grow_message(int(seconds * 1e6) + 1 if expected else 0, expected)

@@ -11,82 +11,75 @@ from drafthouse.engine.segment import Segment, chunk
 from drafthouse.errors import WireError
 from drafthouse.messages import Grow, Open
 from drafthouse.policy.edges import EXPECTED_CHILDREN
+from drafthouse.policy.growth import Candidate, GrowingTree, TreeLimits, floor
 from drafthouse.token_tree import ROOT, TokenTree
-
-MIN_CONFIDENCE = 0.005
-"""Nodes below it are not worth their bytes at any price."""
 
 
 class Session:
-    def __init__(self, opened: Open, kv: KvSequence, context: int):
+    def __init__(self, peer: str, opened: Open, kv: KvSequence, context: int, width: int):
+        """`peer` is whoever opened it; `width` is the drafter's own, for a session that asks for none."""
+        self.key = peer, opened.session
         self.id, self.epoch = opened.session, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
-        self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width
+        self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or width
         self.context = context
         self.price = opened.price
         self.tokens = list(opened.tokens)
         self.kv = kv
         self.cached = 0
-        self.tree = TokenTree()
-        self.expanded: list[int] = []
+        self.growing = GrowingTree()
+        self.expected_children = EXPECTED_CHILDREN
+        self.frontier: list[Candidate] = []
         self.sent = 0  # nodes of the tree that the verifier has
 
     @property
-    def needs_catch_up(self) -> bool:
-        return self.cached < len(self.tokens)
+    def tree(self) -> TokenTree:
+        return self.growing.tree
 
-    def floor(self) -> float:
-        """Confidence below which a node is not grown."""
-        return max(self.price, MIN_CONFIDENCE)
+    @property
+    def expanded(self) -> list[int]:
+        return self.growing.expanded
+
+    @property
+    def missing(self) -> int:
+        return len(self.tokens) - self.cached
+
+    @property
+    def kv_tokens(self) -> int:
+        return len(self.kv)
+
+    @property
+    def limits(self) -> TreeLimits:
+        return TreeLimits(self.max_nodes, min(self.max_depth, self.context - len(self.tokens)))
 
     def commit(self, base_len: int, tokens: tuple[int, ...], price: float) -> None:
         """Re-roots along the committed tokens. Raises WireError when they do not follow what is known."""
         if base_len != len(self.tokens):
             raise WireError(f"commit at {base_len}, but the session has {len(self.tokens)} tokens")
         entry_of = {node: self.cached + i for i, node in enumerate(self.expanded)}
-        path = self._path_nodes(tokens)
-        survivors = self.tree.survivors(tokens)
-        walked = [entry_of[node] for node in path if node in entry_of]
-        below = set(survivors)
-        alive = [node for node in self.expanded if node in below]
-        self.kv.keep(self.cached, walked + [entry_of[node] for node in alive])
+        walked = [entry_of[node] for node in self.growing.follow(tokens) if node in entry_of]
+        index = self.growing.reroot(tokens)
+        self.kv.keep(self.cached, walked + [entry for node, entry in entry_of.items() if node in index])
         self.cached += len(walked)
-        index = {old: new for new, old in enumerate(survivors)}
-        self.tree = self.tree.reroot(tokens)
-        self.expanded = [index[node] for node in self.expanded if node in index]
         self.tokens += tokens
         self.price = price
         self.sent = 0
-        if self.needs_catch_up:
-            self.tree, self.expanded = TokenTree(), []
+        if self.missing:
+            self.growing = GrowingTree()
             self.kv.truncate(self.cached)
+        self.refresh()
 
-    def _path_nodes(self, tokens: tuple[int, ...]) -> list[int]:
-        """Nodes along `tokens` as far as the tree follows them."""
-        nodes, node = [], ROOT
-        for token in tokens:
-            found = next((i for i in self.tree.children(node) if self.tree.tokens[i] == token), None)
-            if found is None:
-                break
-            nodes.append(found)
-            node = found
-        return nodes
+    def refresh(self) -> None:
+        """The frontier anew, after any change of tree or price."""
+        self.frontier = [] if self.missing else self.growing.frontier(self.expected_children, floor(self.price), self.limits)
 
-    def frontier(self) -> list[tuple[float, int]]:
-        """(confidence, node) of nodes worth running the draft on: their likeliest child may be worth the price."""
-        if self.needs_catch_up or len(self.tree) >= self.max_nodes:
-            return []
-        done, depths, floor = set(self.expanded), self.tree.depths(), self.floor()
-        room = self.context - len(self.tokens)
-        return [
-            (confidence, node)
-            for node, confidence in enumerate(self.tree.path_confidences())
-            if node not in done and depths[node] < min(self.max_depth, room) and confidence * EXPECTED_CHILDREN > floor
-        ]
+    def add_children(self, parent: int, tokens: list[int], edges: list[float], source: int) -> int:
+        """Those worth a place in the tree; returns how many. `refresh` is due after the last call."""
+        return self.growing.add_children(parent, tokens, edges, source, floor(self.price), self.limits)
 
-    def expected_tokens(self, nodes: list[float]) -> float:
-        """Accepted tokens that a pass over nodes of these confidences should add."""
-        return EXPECTED_CHILDREN * sum(nodes)
+    def position_below(self, node: int) -> int:
+        """Absolute position of a child of `node` (ROOT: the root)."""
+        return len(self.tokens) + (0 if node == ROOT else self.growing.depths[node])
 
     def catch_up_segment(self, limit: int) -> Segment:
         """The next committed tokens without KV, at most `limit`; logits of the last one if it is the root."""
@@ -95,7 +88,7 @@ class Session:
 
     def tree_segment(self, nodes: list[int]) -> Segment:
         """A pass over frontier nodes; logits of all of them."""
-        depths, ancestors = self.tree.depths(), self.tree.ancestor_mask()
+        depths, ancestors = self.growing.depths, self.tree.ancestor_mask()
         self.kv.extend(len(nodes))
         tail = self.expanded + nodes
         mask = [[ancestors[node][other] for other in tail] for node in nodes]

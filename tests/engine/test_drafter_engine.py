@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-import drafter.session
 from drafter.engine import DrafterEngine, Outgoing
 from drafthouse.config import DrafterConfig, TreeConfig
 from drafthouse.messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
+from drafthouse.policy import growth
 from drafthouse.sampling import SamplingParams
 from drafthouse.token_tree import TokenTree
 from tests.engine.pairs import FAST, GREEDY, loaded, pair, prompts, request
@@ -57,7 +57,7 @@ def tree_of(engine: DrafterEngine, name: str = "s") -> TokenTree:
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
 def test_after_any_commits_the_tree_is_the_one_a_fresh_drafter_grows(sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real model in float64; no floor, since a node that was not worth it before a commit is not looked at again after it."""
-    monkeypatch.setattr(drafter.session, "MIN_CONFIDENCE", 0.0)
+    monkeypatch.setattr(growth, "MIN_CONFIDENCE", 0.0)
     rng, draft = random.Random(1), loaded(tiny("llama", layers=1))
     engine = DrafterEngine(draft, FAST, DrafterConfig(prefill_tokens=16), WIDE)
     tokens = prompts(1, longest=20)[0]
@@ -138,7 +138,7 @@ def test_what_a_commit_pruned_is_not_run() -> None:
     engine.handle("v", opening("s", [1, 2, 3]))
     engine.run_pass()
     engine.handle("v", Commit("s", 1, 3, (tree_of(engine).tokens[0],), 0.0))
-    assert not any(work.nodes for work in engine._plan()), "the root has changed: its siblings and their children are gone"
+    assert not engine.sessions["v", "s"].frontier, "the root has changed: its siblings and their children are gone"
 
 
 def test_an_announcement_says_whether_more_is_to_come() -> None:
