@@ -96,7 +96,7 @@ def test_the_frontier_is_what_is_left_to_expand() -> None:
     growing.expanded.append(0)
     growing.add_children(0, [8], [0.9], 0, 0.0, ROOMY)
     assert growing.frontier(0.5, 0.05, ROOMY) == [(0.45, 3), (0.3, 1)]
-    assert growing.frontier(0.5, 0.05, TreeLimits(1000, 1)) == [(0.3, 1)], "children of nodes at the last depth would lie too deep"
+    assert growing.frontier(0.5, 0.05, TreeLimits(1000, 2)) == [(0.3, 1)], "children of nodes at the last depth would lie too deep"
     assert growing.frontier(0.5, 0.05, TreeLimits(4, 9)) == [], "the tree is full"
 
 
