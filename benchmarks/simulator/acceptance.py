@@ -10,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from benchmarks.trace import Position, TraceRequest
 from drafthouse.errors import ConfigError
@@ -17,13 +18,18 @@ from drafthouse.errors import ConfigError
 MIN_EDGE = 1e-6
 """Edges of zero have no logarithm."""
 
-Children = tuple[tuple[tuple[float, float], ...], int]
-"""(edge, its logarithm) of each child in rank order, and the rank of the text's own token among them, or -1."""
+
+class Children(NamedTuple):
+    """Of one node, in rank order: edges and their logarithms, and the rank of the text's own token among them, or -1."""
+
+    edges: tuple[float, ...]
+    logs: tuple[float, ...]
+    hit: int
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One request to be simulated: its lengths, its positions, all known, and where edges off the path are drawn from."""
+    """One request to be simulated: its lengths, its positions, all known, and what is drafted off its path is drawn from."""
 
     prompt_tokens: int
     output_tokens: int
@@ -47,6 +53,7 @@ class Acceptance:
         everything = [p for pool in self._pools.values() for p in pool]
         if not everything:
             raise ConfigError(f"--trace, --workload: no request of {workload or 'any workload'} has positions")
+        self._off_path = {id(pool): [p._replace(hit=-1) for p in pool] for pool in (*self._pools.values(), everything)}
         self._texts = [self._text(r, positions, everything) for r, positions in zip(self.requests, drafted, strict=True)]
 
     def __len__(self) -> int:
@@ -69,9 +76,9 @@ class Acceptance:
         pool = self._pools[request.workload, request.temperature] or everything
         own = [p for p in positions if p is not None] or pool
         filled = tuple(self._rng.choice(own) if p is None else p for p in positions)
-        return Text(request.prompt_tokens, request.output_tokens, filled, pool)
+        return Text(request.prompt_tokens, request.output_tokens, filled, self._off_path[id(pool)])
 
 
 def _children(position: Position) -> Children:
     edges, hit = position
-    return tuple((edge, math.log(max(edge, MIN_EDGE))) for edge in edges), hit
+    return Children(edges, tuple(math.log(max(edge, MIN_EDGE)) for edge in edges), hit)

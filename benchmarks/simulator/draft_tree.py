@@ -14,8 +14,8 @@ import random
 from collections.abc import Iterable
 
 from benchmarks.simulator.acceptance import Children, Text
-
-ROOT = -1
+from drafthouse.policy.growth import worth_a_place
+from drafthouse.token_tree import ROOT
 
 
 class DraftTree:
@@ -59,25 +59,23 @@ class DraftTree:
         if (node == ROOT or self.branches[node] == position - 1) and position < self.text.output_tokens:
             return self.text.positions[position]
         pool = self.text.off_path
-        return pool[int(rng.random() * len(pool))][0], -1
+        return pool[int(rng.random() * len(pool))]
 
-    def expand(self, node: int, root: int, width: int, least: float, room: int, rng: random.Random) -> int:
-        """Appends the children of `node` (ROOT: the root), at most `room`, whose edge is at least `least`; returns how many."""
-        children, hit = self.children(node, root, rng)
+    def expand(self, node: int, root: int, confidence: float, width: int, least: float, room: int, rng: random.Random) -> int:
+        """Appends those children of `node` (ROOT: the root), of path confidence `confidence`, that are worth a place; returns how many."""
+        edges, logs, hit = self.children(node, root, rng)
         if node == ROOT:
             position, branch, base = root + 1, root, self.root_log(root)
         else:
             self.expanded[node] = True
             position, branch, base = self.positions[node] + 1, self.branches[node], self.log_confidences[node]
         before = len(self.positions)
-        for rank, (edge, log) in enumerate(children[:width]):
-            if edge < least or room <= 0:
-                continue
-            room -= 1
+        for rank in worth_a_place(confidence, edges[:width], least, room):
+            log = base + logs[rank]
             if rank == hit:
-                self.path_logs[position] = base + log
+                self.path_logs[position] = log
             self.positions.append(position)
             self.branches.append(position if rank == hit else branch)
-            self.log_confidences.append(base + log)
+            self.log_confidences.append(log)
             self.expanded.append(False)
         return len(self.positions) - before

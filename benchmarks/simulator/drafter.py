@@ -13,22 +13,22 @@ from typing import Any
 import simpy
 
 from benchmarks.simulator.draft_link import Drafted
-from benchmarks.simulator.draft_tree import ROOT
 from benchmarks.simulator.options import Options
 from benchmarks.simulator.verifier import SimVerifier
 from benchmarks.simulator.wire import Opening, ToDrafter, after
-from drafter.session import MIN_CONFIDENCE
 from drafthouse.messages import Close, Grow, Refused, ToVerifierMessage
 from drafthouse.policy.edges import EXPECTED_CHILDREN
+from drafthouse.policy.growth import Candidate, PassBudget, floor, worth_a_pass
 from drafthouse.policy.latency import ScaledCurve
+from drafthouse.token_tree import ROOT
 
 
 class Session:
     """The drafter's side: what is cached of the committed tokens, the nodes below the root, and those worth a pass."""
 
     __slots__ = (
-        "alive", "cached", "epoch", "expanded", "frontier", "id", "max_depth", "max_nodes", "price", "root", "sent", "tokens", "tree",
-        "verifier", "width",
+        "alive", "cached", "epoch", "expanded", "expected_children", "frontier", "id", "max_depth", "max_nodes", "price", "root",
+        "sent", "tokens", "tree", "verifier", "width",
     )  # fmt: skip
 
     def __init__(self, opening: Opening, verifier: SimVerifier, width: int):
@@ -39,7 +39,8 @@ class Session:
         self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or width
         self.cached = self.sent = self.expanded = 0
         self.alive: list[int] = []
-        self.frontier: list[tuple[float, int]] = []
+        self.frontier: list[Candidate] = []
+        self.expected_children = EXPECTED_CHILDREN
 
     @property
     def missing(self) -> int:
@@ -49,10 +50,6 @@ class Session:
     @property
     def kv_tokens(self) -> int:
         return self.cached + self.expanded
-
-    @property
-    def floor(self) -> float:
-        return max(self.price, MIN_CONFIDENCE)
 
     def commit(self, count: int, price: float) -> None:
         tree, root = self.tree, self.root + count
@@ -65,19 +62,19 @@ class Session:
         self.refresh()
 
     def refresh(self) -> None:
-        """The frontier anew: (confidence, node) of nodes whose likeliest child may be worth the price."""
+        """The frontier anew, after any change of tree or price."""
         if self.missing or len(self.alive) >= self.max_nodes:
             self.frontier = []
             return
-        tree, deepest, floor = self.tree, self.root + self.max_depth, self.floor
+        tree, deepest = self.tree, self.root + self.max_depth
         nodes = [i for i in self.alive if not tree.expanded[i] and tree.positions[i] < deepest]
         confidences = tree.confidences(nodes, self.root)
-        self.frontier = [(c, i) for c, i in zip(confidences, nodes, strict=True) if c * EXPECTED_CHILDREN > floor]
+        self.frontier = worth_a_pass(zip(confidences, nodes, strict=True), self.expected_children, floor(self.price))
 
     def expand(self, node: int, confidence: float, rng: random.Random) -> int:
-        """Adds the children of `node` (ROOT: the root) that are worth their price; returns how many."""
+        """Adds the children of `node` (ROOT: the root) that are worth a place; returns how many."""
         room = self.max_nodes - len(self.alive)
-        added = self.tree.expand(node, self.root, self.width, self.floor / confidence, room, rng)
+        added = self.tree.expand(node, self.root, confidence, self.width, floor(self.price), room, rng)
         self.alive += range(len(self.tree) - added, len(self.tree))
         self.expanded += node != ROOT
         return added
@@ -97,6 +94,7 @@ class SimDrafter:
         self.name, self.env, self.options, self._rng = name, env, options, rng
         self.latency = ScaledCurve(options.draft, options.time_scale)
         self.sessions: dict[tuple[SimVerifier, str], Session] = {}
+        self.budget = PassBudget(options.config.drafter.pass_nodes, options.config.drafter.prefill_tokens)
         self.totals = DraftTotals()
         self._inbox: list[tuple[SimVerifier, ToDrafter]] = []
         self._wake: simpy.Event | None = None
@@ -114,7 +112,7 @@ class SimDrafter:
             while self._inbox:
                 messages, self._inbox = self._inbox, []
                 self._send([answer for peer, message in messages if (answer := self._handle(peer, message)) is not None])
-            works = self._plan()
+            works = self.budget.plan(self.sessions.values())
             if not works:
                 self._wake = self.env.event()
                 yield self._wake
@@ -158,26 +156,7 @@ class SimDrafter:
     def _chunk(self, session: Session) -> int:
         return min(session.missing, self.options.config.drafter.prefill_tokens)
 
-    def _plan(self) -> list[tuple[Session, list[tuple[float, int]]]]:
-        """Sessions of the next pass with the nodes to expand, none for a catch-up."""
-        config = self.options.config.drafter
-        prefill = config.prefill_tokens
-        works: list[tuple[Session, list[tuple[float, int]]]] = []
-        candidates: list[tuple[float, int, Session]] = []
-        for session in self.sessions.values():
-            if session.missing:
-                if prefill > 0:
-                    works.append((session, []))
-                    prefill -= session.missing
-            else:
-                candidates += [(confidence, node, session) for confidence, node in session.frontier]
-        candidates.sort(key=lambda c: (-c[0], c[1]))
-        chosen: dict[Session, list[tuple[float, int]]] = {}
-        for confidence, node, session in candidates[: config.pass_nodes]:
-            chosen.setdefault(session, []).append((confidence, node))
-        return works + list(chosen.items())
-
-    def _grow(self, works: list[tuple[Session, list[tuple[float, int]]]]) -> list[Session]:
+    def _grow(self, works: list[tuple[Session, list[Candidate]]]) -> list[Session]:
         """Sessions whose tree may have grown."""
         grown = []
         for session, nodes in works:
@@ -193,15 +172,8 @@ class SimDrafter:
         return grown
 
     def _announce(self, session: Session) -> Grow:
-        """What is new and what the next pass promises; no time where there is none."""
-        config, eta_s, promised = self.options.config.drafter, 0.0, 0.0
-        if session.missing:
-            chunks = -(-session.missing // config.prefill_tokens)
-            eta_s, promised = chunks * self.latency.seconds(self._chunk(session), session.tokens), 1.0
-        elif session.frontier:
-            best = sorted((c for c, _ in session.frontier), reverse=True)[: config.pass_nodes]
-            eta_s, promised = self.latency.seconds(len(best), session.kv_tokens), sum(best)
+        """What is new and what the next pass promises."""
+        seconds, expected = self.budget.announcement(session, self.latency)
         first, session.sent = session.sent, len(session.alive)
         nodes: Any = Drafted(len(session.tree), session.sent - first)
-        eta_us = int(eta_s * 1e6) + 1 if eta_s else 0
-        return Grow(session.id, session.epoch, session.tokens, first, nodes, eta_us, EXPECTED_CHILDREN * promised)
+        return Grow(session.id, session.epoch, session.tokens, first, nodes, int(seconds * 1e6) + 1 if expected else 0, expected)

@@ -70,6 +70,8 @@ class Options:
             value = getattr(self.overheads, name)
             if not 0 <= value < 60:
                 raise ConfigError(f"--{name.removesuffix('_s')}-overhead-ms must be between 0 and 60000, not {1e3 * value:g}")
+        if not self.drain and self.seconds is None:
+            raise ConfigError("--no-drain: --seconds must say when the simulation ends")
         self._check_arrivals()
 
     def _check_arrivals(self) -> None:

@@ -111,7 +111,8 @@ def print_limits(console: Console, found: Sequence[Limits]) -> None:
     for f in found:
         table.add_row(
             str(f.verifiers), str(f.drafters), f"{f.interval_s:.1f}", f"{f.controller_share:.0%}", f"{f.silent_s:.0f}",
-            f"{f.pairing_s:.2f}", f"{f.table_bytes / 1024:.0f}", f"{1e6 * f.pick_s:.0f}", str(f.streams_per_verifier), f"{f.streams_per_drafter:.1f}",
+            f"{f.pairing_s:.2f}", f"{f.table_bytes / 1024:.0f}", f"{1e6 * f.pick_s:.0f}", str(f.streams_per_verifier),
+            f"{f.streams_per_drafter:.1f}",
         )  # fmt: skip
     console.print(table)
 
