@@ -59,7 +59,7 @@ class DraftLink:
 
     def verified(self, promised: float, accepted: int, nodes: int, price: float) -> None:
         """What came of this sequence's nodes in a step."""
-        self.worth.observe(accepted, nodes, price)
+        self.worth.observe(promised * self.believed - price * nodes)
         if nodes:
             self._honesty.observe(promised, accepted)
             self._record.standing.observe(promised, accepted)

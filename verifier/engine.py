@@ -93,8 +93,9 @@ class VerifierEngine:
             self.drafting.close(sequence)
             self.scheduler.remove(sequence)
 
-    def receive(self, drafter: str, message: ToVerifierMessage) -> None:
-        self.drafting.receive(drafter, self.sequences.get(message.session), message, self.clock())
+    def receive(self, drafter: str, message: ToVerifierMessage, arrived: float | None = None) -> None:
+        """`arrived`: when, on the engine's clock, if not now; what comes during a run is taken in after it."""
+        self.drafting.receive(drafter, self.sequences.get(message.session), message, self.clock() if arrived is None else arrived)
 
     def fail_session(self, session: str, epoch: int, reason: str) -> None:
         """A message of this session could not be read."""
@@ -132,8 +133,8 @@ class VerifierEngine:
         selected = self._select(plan, kv_tokens)
         entries = steps.build(plan, selected.trees)
         result = self.runner.run([entry.segment for entry in entries])
-        walked = steps.walk(entries, result.logits, self.synthetic_rate)
         arrivals()
+        walked = steps.walk(entries, result.logits, self.synthetic_rate)
         now = self.clock()
         replies, committed = self._commit(walked, selected, now)
         self._account(plan, selected, len(walked), committed, kv_tokens, result.seconds, started, now)
@@ -192,6 +193,7 @@ class VerifierEngine:
         t.steps += 1
         t.committed += committed
         t.verified += selected.nodes
+        t.nodes += selected.offered
         t.drafted = self.drafting.events["drafted"]
         t.draft_messages = self.drafting.messages
         self._trees += len(selected.trees)

@@ -19,13 +19,14 @@ from verifier.scheduler import Plan
 
 @dataclass(slots=True)
 class Selected:
-    """By request: the trees to verify and what their drafters promised of them; in all: tokens believed, and the best node offered."""
+    """By request: the trees to verify and what drafters promised of them; in all: tokens believed, nodes, those on offer, the best."""
 
     trees: dict[str, TokenTree] = field(default_factory=dict)
     promised: dict[str, float] = field(default_factory=dict)
     believed_tokens: float = 0.0
     best_offer: float | None = None
     nodes: int = 0
+    offered: int = 0
 
     def add(self, request: str, link: DraftLink, nodes: np.ndarray) -> None:
         """Nodes ascend."""
@@ -45,6 +46,7 @@ def choose_nodes(plan: Plan, kv_tokens: int, exchange: Exchange, wanted: Callabl
         if s.link is None or not len(s.link.tree):
             continue
         confidences = _within(s.link, s.room)
+        selected.offered += len(confidences)
         if s.request.speculation.waits:
             count = min(wanted(s.request.speculation), max(0, limit - selected.nodes))
             nodes = np.argsort(-confidences, kind="stable")[:count]

@@ -24,7 +24,7 @@ class Sequence:
         self.link: DraftLink | None = None
         self.usage = SpeculationUsage(synthetic=synthetic)
         self.fixed_deadline: float | None = None
-        self.parked = False  # its session did not pay; only a probe opens one again
+        self.parked_rate: float | None = None  # tokens per second that time was worth when its session did not pay
         self.probed_at_step = -1
 
     @property

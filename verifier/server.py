@@ -128,9 +128,11 @@ class VerifierServer(rpc.VerifierServicer):
         self.loop.post(lambda engine: engine.lose_drafter(drafter))
 
     def _drafter_said(self, drafter: str, messages: list[ToVerifierMessage]) -> None:
+        arrived = self.loop.engine.clock()
+
         def command(engine: VerifierEngine) -> None:
             for message in messages:
-                engine.receive(drafter, message)
+                engine.receive(drafter, message, arrived)
 
         self.loop.post_arrival(command)
 

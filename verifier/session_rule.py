@@ -8,7 +8,7 @@ The modes that wait for trees of a set size always have theirs: they are baselin
 from collections.abc import Iterable
 
 from drafthouse.policy.exchange import Exchange
-from drafthouse.policy.speculation_gate import ProbeBudget, SpeculationGate
+from drafthouse.policy.speculation_gate import RETRY_RATE, ProbeBudget, SpeculationGate
 from verifier.drafting import Drafting
 from verifier.sequence import Sequence
 
@@ -50,13 +50,16 @@ class SessionRule:
             if s.speculates and (not s.auto or self._may_reopen(s)) and self.drafting.open(s, self.exchange.asked, now):
                 self._left -= s.auto
         elif s.auto and not link.probe and not link.worth.pays(self.exchange.rate):
-            s.parked = True
+            s.parked_rate = self.exchange.rate
             self.drafting.park(s)
         else:
             self.drafting.commit(s, tokens, self._asked(s), now)
 
     def _may_reopen(self, s: Sequence) -> bool:
-        return self.gate.open and not s.parked and self._left > 0 and s.room > 0
+        return self.gate.open and not self._parked(s) and self._left > 0 and s.room > 0
+
+    def _parked(self, s: Sequence) -> bool:
+        return s.parked_rate is not None and self.exchange.rate > RETRY_RATE * s.parked_rate
 
     def _asked(self, s: Sequence) -> float:
         """A probe wants to see nodes below the price too, down to half of the best that was offered."""
@@ -65,7 +68,7 @@ class SessionRule:
 
     def _probe(self, decoding: list[Sequence], now: float) -> None:
         """Of the sequences without a session, the one whose last probe is longest ago; those never probed come first."""
-        waiting = [s for s in decoding if s.auto and s.link is None and s.room > 0 and (s.parked or not self.gate.open)]
+        waiting = [s for s in decoding if s.auto and s.link is None and s.room > 0 and (self._parked(s) or not self.gate.open)]
         if not waiting:
             return
         s = min(waiting, key=lambda s: s.probed_at_step)
@@ -86,6 +89,6 @@ class SessionRule:
             self.gate.offer(best)
             self.gate.observe(self.exchange.asked, now)
             if self.gate.open and best > self.exchange.asked:
-                s.link.probe = s.parked = False
+                s.link.probe, s.parked_rate = False, None
             else:
                 self.drafting.park(s)

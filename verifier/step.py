@@ -77,7 +77,7 @@ def walk(entries: list[Entry], logits: torch.Tensor, synthetic_rate: float | Non
         mine = choices[first : first + 1 + len(tree)]
         first += 1 + len(tree)
         if synthetic_rate is not None:
-            mine = drawn_choices(mine, tree, s.request, len(s.tokens), synthetic_rate, logits.shape[1])
+            mine = drawn_choices(mine, tree, s, synthetic_rate, logits.shape[1])
         accepted, bonus = tree.walk(mine[0], mine[1:])
         if len(tree):
             s.kv.keep(len(s.tokens), [len(s.tokens) + node for node in accepted])

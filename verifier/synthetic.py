@@ -1,35 +1,33 @@
 """Acceptance that is drawn instead of compared, so that policy can be tested at any rate. The text is then not the target's.
 
-Promises: below each node of the walk the first drafted child is accepted with the set probability and
-no other child is, whatever the target chose; the draw depends on the request's seed and the position alone.
+Promises: after the root, and after each accepted node, the target "chooses" the first child that was
+drafted there with the set probability, verified or not, and no drafted child otherwise; the draw
+depends on the request's seed and the position alone.
 """
 
-from drafthouse.messages import GenerateRequest
 from drafthouse.noise import mix64, position_key
 from drafthouse.token_tree import ROOT, TokenTree
+from verifier.sequence import Sequence
 
 SALT = 0x5EED_ACCE
 """Keeps the draw apart from the noise that chooses tokens."""
 
 
-def drawn_choices(
-    choices: list[int], tree: TokenTree, request: GenerateRequest, position: int, rate: float, vocab_size: int
-) -> list[int]:  # fmt: skip
-    """`choices` (after the root, then after each node) with what the draws make of those that have children.
+def drawn_choices(choices: list[int], tree: TokenTree, s: Sequence, rate: float, vocab_size: int) -> list[int]:
+    """What stands for `choices` (after the root, then after each node of the verified `tree`).
 
-    `position` is that of the token after the root.
+    The drafter's own tree counts where it is known: a plain step, too, may commit what was drafted.
     """
+    drafted = s.link.tree if s.link is not None and len(s.link.tree) else tree
     result = list(choices)
-    depths = tree.depths()
     for node in range(ROOT, len(tree)):
-        children = [tree.tokens[child] for child in tree.children(node)]
-        if not children:
-            continue
-        at = position + (0 if node == ROOT else depths[node])
-        if uniform(request.seed, at) < rate:
+        path = tree.path(node)
+        at = drafted.find(path)
+        children = [drafted.tokens[child] for child in drafted.children(at)] if at is not None else []
+        if children and uniform(s.request.seed, len(s.tokens) + len(path)) < rate:
             result[node + 1] = children[0]
-        else:
-            result[node + 1] = _other(choices[node + 1], {*children, *request.stop_tokens}, vocab_size)
+        elif children:
+            result[node + 1] = _other(choices[node + 1], {*children, *s.request.stop_tokens}, vocab_size)
     return result
 
 

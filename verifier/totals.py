@@ -8,7 +8,7 @@ class VerifyTotals:
     """Counters that only grow; seconds split a step into waiting, device work and the rest.
 
     `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
-    `run_seconds`; `nodes` are those that it verified.
+    `run_seconds`; `nodes` are those that it had to choose from.
     """
 
     steps: int = 0

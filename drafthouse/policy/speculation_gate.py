@@ -21,6 +21,9 @@ BID_FADE = 0.02
 PROBE_SHARE, PROBE_STEPS = 0.01, 8.0
 """Steps that probes may take of all, and those saved up for one: a draft's prefill takes some before anything is seen."""
 
+RETRY_RATE = 0.5
+"""A session that did not pay is tried again once time is worth less than this share of what it was: the load has fallen."""
+
 WORTH_RATE, FIRST_WORTH = 1 / 16, 0.3
 """Moving average of a session's tokens per step; at first it is trusted for some forty steps."""
 
@@ -72,13 +75,16 @@ class ProbeBudget:
 
 
 class SessionWorth:
-    """Accepted tokens of one session per step, less the price of its verified nodes."""
+    """Tokens that one session's verified nodes promised, as far as it is believed, less their price, per step.
+
+    Believed, not accepted: the luck of some steps would end many a good session, and belief follows what was accepted.
+    """
 
     def __init__(self) -> None:
         self.tokens = FIRST_WORTH
 
-    def observe(self, accepted: int, verified: int, price: float) -> None:
-        self.tokens += WORTH_RATE * (accepted - price * verified - self.tokens)
+    def observe(self, tokens: float) -> None:
+        self.tokens += WORTH_RATE * (tokens - self.tokens)
 
     def pays(self, rate: float) -> bool:
         """`rate`: tokens per second that the verifier's time is worth."""

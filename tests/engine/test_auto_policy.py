@@ -1,0 +1,176 @@
+"""Mode `auto` in virtual time: never much worse than plain decoding or the best fixed policy, and nothing paid where it cannot pay."""
+
+from collections.abc import Callable
+
+import pytest
+
+from drafthouse.messages import GenerateRequest, SpeculationUsage
+from drafthouse.policy.latency import Curve, LatencyModel
+from drafthouse.policy.speculation_gate import HOLD_S, PROBE_SHARE, PROBE_STEPS
+from drafthouse.token_tree import TokenTree
+from tests.engine.pairs import request
+from tests.engine.virtual_pair import NAME, VirtualPair
+
+GPU = Curve("gpu", "an 8B target on one H100", 6.9, 0.018, 0.0)
+CPU = Curve("cpu", "dear tokens", 20.0, 5.0, 0.0)
+STEEP = Curve("steep", "a token costs nearly what a step does", 3.0, 1.0, 0.0)
+CHAINS = (1, 2, 4, 8)
+
+
+def requests(count: int, tokens: int, mode: str, nodes: int = 1) -> list[GenerateRequest]:
+    return [request(str(i), [1] * 8, tokens, seed=i, mode=mode, nodes=nodes, depth=nodes, width=1) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("curve", "count", "tokens", "rate", "claim"),
+    [
+        pytest.param(GPU, 1, 400, 0.8, 0.8, id="one sequence, good drafts"),
+        pytest.param(GPU, 1, 400, 0.5, 0.5, id="one sequence, fair drafts"),
+        pytest.param(CPU, 4, 300, 0.8, 0.8, id="four sequences, dear tokens"),
+        pytest.param(STEEP, 32, 150, 0.8, 0.8, id="32 sequences, steep curve"),
+        pytest.param(GPU, 1, 400, 0.0, 0.05, id="never accepted, and says so"),
+        pytest.param(GPU, 1, 400, 0.0, 0.7, id="never accepted, claims otherwise"),
+        pytest.param(STEEP, 8, 300, 0.0, 0.7, id="never accepted, claims otherwise, steep curve"),
+    ],
+)
+def test_auto_is_no_worse_than_off_or_the_best_fixed_policy(
+    curve: LatencyModel, count: int, tokens: int, rate: float, claim: float
+) -> None:
+    def seconds(mode: str, nodes: int = 1) -> float:
+        return VirtualPair(curve, rate, lambda _: claim).run(requests(count, tokens, mode, nodes))
+
+    auto, off = seconds("auto"), seconds("off")
+    best = min([off, *(seconds("fixed", nodes) for nodes in CHAINS)])
+    assert auto <= 1.015 * off
+    assert auto <= 1.04 * best
+
+
+def test_good_drafts_are_used_and_waited_for() -> None:
+    plain = VirtualPair(GPU, 0.8, lambda _: 0.8).run(requests(1, 400, "off"))
+    assert VirtualPair(GPU, 0.8, lambda _: 0.8).run(requests(1, 400, "auto")) < 0.7 * plain
+
+
+def test_of_two_texts_only_the_one_that_pays_keeps_its_session() -> None:
+    pair = VirtualPair(CPU, 0.8, lambda session: 0.8 if session == "0" else 0.02)
+    linked = {"0": 0, "1": 0}
+
+    seen = [0]
+
+    def look() -> None:
+        if pair.engine.totals.steps > seen[0]:
+            seen[0] = pair.engine.totals.steps
+            for name, s in pair.engine.sequences.items():
+                linked[name] += s.link is not None
+
+    run(pair, requests(2, 600, "auto"), look)
+    assert linked["0"] > 200, "to its end"
+    assert linked["1"] < 200, "of 600 steps: a trial, one more when the other has ended, and probes"
+
+
+def run(pair: VirtualPair, wanted: list[GenerateRequest], look: Callable[[], None]) -> None:
+    for r in wanted:
+        pair.engine.submit(r)
+    while pair.engine.sequences:
+        pair.turn()
+        look()
+
+
+def test_a_crowd_closes_the_gate_and_its_end_opens_it_without_swinging() -> None:
+    """64 sequences make a node dear, all but one end; messages stop but for probes, and come back."""
+    pair = VirtualPair(STEEP, 0.8, lambda _: 0.8)
+    engine, crowd = pair.engine, requests(64, 90, "auto")
+    crowd[0] = request("0", [1] * 8, 600, seed=0)
+    turns: list[tuple[float, bool, int]] = []
+
+    def look() -> None:
+        turns.append((pair.world.now, engine.rule.gate.open, len(engine.scheduler.running)))
+
+    run(pair, crowd, look)
+    changes = [now for (_, before, _), (now, after, _) in zip(turns, turns[1:], strict=False) if before != after]
+    end = max(now for now, _, running in turns if running > 1)
+    assert len(changes) == 2, "closes once, opens once"
+    assert HOLD_S < changes[0] < 2.0
+    assert end <= changes[1] < end + 0.5
+
+
+def test_a_closed_gate_sends_nothing_but_probes() -> None:
+    pair = VirtualPair(STEEP, 0.8, lambda _: 0.8)
+    engine = pair.engine
+    for r in requests(64, 1500, "auto"):
+        engine.submit(r)
+    while engine.rule.gate.open:
+        pair.turn()
+    for _ in range(20):
+        pair.turn()
+    steps, probing, epoch = engine.totals.steps, 0, engine.drafting.events["opened"]
+    while engine.totals.steps < steps + 1000:
+        pair.turn()
+        linked = [s for s in engine.sequences.values() if s.link is not None]
+        assert len(linked) <= 1
+        probing += len(linked)
+    assert engine.drafting.events["opened"] > epoch, "a probe was made"
+    assert probing <= PROBE_SHARE * 1000 + PROBE_STEPS
+    assert not engine.rule.gate.open
+
+
+def test_a_drafter_that_lies_for_long_loses_its_sessions() -> None:
+    pair = VirtualPair(GPU, 0.0, lambda _: 0.9)
+    engine = pair.engine
+    run(pair, requests(8, 1500, "fixed", 4), lambda: None)
+    assert engine.drafting.events["banned"] >= 1
+    assert engine.drafting.records[NAME].standing.banned(pair.world.now)
+    assert engine.totals.steps > engine.totals.verified / 32 + 500, "without its drafter it went on plain"
+
+
+def test_off_sends_nothing_and_makes_no_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = VirtualPair(GPU, 0.8, lambda _: 0.8)
+    made = [0]
+    init = TokenTree.__init__
+
+    def counting(self: TokenTree, *args: object, **named: object) -> None:
+        made[0] += 1
+        init(self, *args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TokenTree, "__init__", counting)
+    pair.run(requests(4, 50, "off"))
+    totals = pair.engine.totals
+    assert totals.steps >= 50
+    assert (totals.draft_messages, totals.trees, made[0]) == (0, 0, 0)
+    pair.run([request("x", [1] * 8, 50)])
+    assert totals.draft_messages > 0
+    assert 0 < totals.trees <= made[0], "every tree that is counted was made"
+
+
+def test_predictions_come_true_where_drafters_do_not_lie() -> None:
+    pair = VirtualPair(GPU, 0.8, lambda _: 0.8)
+    pair.run(requests(2, 600, "auto"))
+    totals = pair.engine.totals
+    assert totals.predicted_tokens == pytest.approx(totals.committed, rel=0.06)
+    assert totals.predicted_seconds == pytest.approx(totals.run_seconds, rel=1e-6)
+    assert totals.nodes >= totals.verified > 0
+
+
+def test_a_price_floor_is_asked_of_drafters_and_keeps_the_verifiers_own_price() -> None:
+    asked: list[float] = []
+    for floor in (0.0, 0.5):
+        pair = VirtualPair(GPU, 0.8, lambda _: 0.8)
+        pair.engine.exchange.set_floor(floor)
+        pair.run(requests(1, 100, "auto"))
+        asked.append(pair.engine.totals.drafted / pair.engine.totals.steps)
+        assert pair.engine.exchange.price < 0.1
+    assert asked[1] < 0.5 * asked[0], "a higher floor, fewer nodes drafted"
+
+
+def test_synthetic_usage_says_so() -> None:
+    pair = VirtualPair(GPU, 0.5, lambda _: 0.5)
+    seen: list[SpeculationUsage] = []
+    pair.engine.submit(request("a", [1] * 8, 40))
+    while pair.engine.sequences:
+        pair.drafter.world.advance(pair.world.now)
+        pair._flush()
+        pair._arrivals()
+        outcome = pair.engine.step(pair._arrivals)
+        seen += [reply.usage for reply in outcome.replies]
+        if outcome.wait_until is not None:
+            pair.world.advance(outcome.wait_until)
+    assert all(usage.synthetic for usage in seen)
