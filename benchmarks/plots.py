@@ -58,7 +58,7 @@ def plot_latency(report: Report, folder: pathlib.Path) -> pathlib.Path:
 
 
 def plot_steps(report: Report, folder: pathlib.Path) -> pathlib.Path:
-    """Requests in flight, depth and price over time, with the moment at which depth had followed each change."""
+    """Requests in flight, depth and price over time, grey until they had followed each change."""
     series, phases = report["series"], report["phases"]
     at = [s["at_s"] for s in series]
     figure = _figure(9.0, 7.0)
@@ -70,12 +70,13 @@ def plot_steps(report: Report, folder: pathlib.Path) -> pathlib.Path:
     load.legend(fontsize=8)
     depth.plot(at, [float("nan") if s["depth"] is None else s["depth"] for s in series], color="#0b62a4", linewidth=1.2)
     depth.set_ylabel("nodes verified per\nsequence and step")
-    for change in report["changes"]:
-        if change["settle_s"] is not None:
-            depth.axvspan(change["at_s"], change["at_s"] + change["settle_s"], color="#0b62a4", alpha=0.15)
     price.plot(at, [s["price"] for s in series], color="#a04fa8", linewidth=1.2)
     price.set_ylabel("price of a node, tokens")
     price.set_xlabel("seconds (paced, stretched)" if report["paced"] else "seconds")
+    for axis, name in ((depth, "depth"), (price, "price")):
+        for change in report["changes"][name]:
+            if change["settle_s"] is not None:
+                axis.axvspan(change["at_s"], change["at_s"] + change["settle_s"], color="#888888", alpha=0.25)
     for axis in (load, depth, price):
         axis.grid(alpha=0.3)
     return _save(figure, folder / "load-steps.png")

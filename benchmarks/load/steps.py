@@ -7,6 +7,7 @@ is a step; where there are fewer clients in the next phase, those who leave end 
 import asyncio
 import contextlib
 import itertools
+import math
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -61,12 +62,21 @@ def run_steps(options: StepsOptions, setup: PacedSetup, console: Console) -> Rep
 
 
 def steps_report(samples: list[Sample], phases: list[Phase]) -> Report:
+    """NaN is not JSON: null where there is no number."""
+    at, signals = [s.at_s for s in samples], {"depth": depths(samples).tolist(), "price": [s.price for s in samples]}
     series = [
-        {"at_s": s.at_s, "running": s.running, "price": s.price, "depth": None if depth != depth else depth}  # NaN is not JSON
-        for s, depth in zip(samples, depths(samples).tolist(), strict=True)
+        {"at_s": s.at_s, "running": s.running, "price": s.price, "depth": _finite(depth)}
+        for s, depth in zip(samples, signals["depth"], strict=True)
     ]
-    followed = [{k: None if v != v else v for k, v in asdict(change).items()} for change in changes(samples, phases)]
+    followed = {
+        name: [{key: _finite(value) for key, value in asdict(change).items()} for change in changes(at, signal, phases)]
+        for name, signal in signals.items()
+    }
     return {"phases": [asdict(phase) for phase in phases], "changes": followed, "series": series}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 async def _measure(options: StepsOptions, url: str, prompts: list[Prompt]) -> tuple[list[Sample], list[Phase], dict[str, float]]:
@@ -139,10 +149,10 @@ def sampled(at_s: float, cluster: dict[str, Any]) -> Sample:
 def print_steps(console: Console, report: Report) -> None:
     settings = report["settings"]
     table = Table(title=f"load steps, paced, policy auto, {settings['workload']}", title_justify="left")
-    for heading in ("at, s", "in flight", "depth before", "depth after", "followed after, s", "went back"):
+    for heading in ("signal", "at, s", "in flight", "before", "after", "followed, s", "went back"):
         table.add_column(heading, justify="right")
-    for change, phase in zip(report["changes"], report["phases"][1:], strict=True):
-        settle, before, after = (change[name] for name in ("settle_s", "before", "after"))
-        cells = (f"{v:.2f}" if v is not None else "-" for v in (before, after, settle))
-        table.add_row(f"{change['at_s']:.0f}", str(phase["in_flight"]), *cells, str(change["returns"]))
+    for name, changed in report["changes"].items():
+        for change, phase in zip(changed, report["phases"][1:], strict=True):
+            cells = ("-" if change[key] is None else f"{change[key]:.2f}" for key in ("before", "after", "settle_s"))
+            table.add_row(name, f"{change['at_s']:.0f}", str(phase["in_flight"]), *cells, str(change["returns"]))
     console.print(table)
