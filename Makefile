@@ -39,8 +39,8 @@ format: $(DEV)  ## let ruff rewrite the code in the house's style
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-test: $(DEV)  ## unit and engine tests and one short real cluster; under 12 minutes on two cores
-	$(BIN)/python -m pytest tests/unit tests/engine tests/cluster -m "not cluster_long and not gpu"
+test: $(DEV)  ## unit and engine tests, manifests and one short real cluster; under 12 minutes on two cores
+	$(BIN)/python -m pytest tests/unit tests/engine tests/manifests tests/cluster -m "not cluster_long and not gpu"
 
 test-cluster: $(DEV)  ## the longer tests on real Ray clusters; up to 45 minutes
 	$(BIN)/python -m pytest tests -m cluster_long || { code=$$?; test $$code -eq 5 && echo "no cluster_long tests exist yet" || exit $$code; }
