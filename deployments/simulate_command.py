@@ -104,6 +104,8 @@ def _sweep(
     json_file: pathlib.Path | None,
     control_limits: bool,
 ) -> "list[Point]":
+    from dataclasses import asdict
+
     from rich.progress import track
 
     from benchmarks.report import write_json
@@ -125,7 +127,7 @@ def _sweep(
     if control_limits:
         found = beyond(plans[-1])
         print_limits(console, found)
-        report["limits"] = [f.__dict__ for f in found]
+        report["limits"] = [asdict(f) for f in found]
     write_json(json_file, report)
     return points
 

@@ -29,12 +29,18 @@ class Children(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One request to be simulated: its lengths, its positions, all known, and what is drafted off its path is drawn from."""
+    """One request to be simulated: its lengths, its positions, all known, and what is drafted off its path is drawn from.
+    `hit_shares[w]`: share of such positions whose hit is among the first `w` children."""
 
     prompt_tokens: int
     output_tokens: int
     positions: tuple[Children, ...]
     off_path: Sequence[Children]
+    hit_shares: tuple[float, ...]
+
+    def expected_children(self, width: int) -> float:
+        """Probability that one of `width` children of an accepted node is accepted too: what calibration learns."""
+        return self.hit_shares[min(width, len(self.hit_shares) - 1)]
 
 
 class Acceptance:
@@ -53,7 +59,8 @@ class Acceptance:
         everything = [p for pool in self._pools.values() for p in pool]
         if not everything:
             raise ConfigError(f"--trace, --workload: no request of {workload or 'any workload'} has positions")
-        self._off_path = {id(pool): [p._replace(hit=-1) for p in pool] for pool in (*self._pools.values(), everything)}
+        pools = (*self._pools.values(), everything)
+        self._off_path = {id(pool): ([p._replace(hit=-1) for p in pool], _hit_shares(pool)) for pool in pools}
         self._texts = [self._text(r, positions, everything) for r, positions in zip(self.requests, drafted, strict=True)]
 
     def __len__(self) -> int:
@@ -70,15 +77,20 @@ class Acceptance:
         text = self.any_text()
         positions = list(text.positions[:output_tokens])
         positions += self._rng.choices(text.positions, k=output_tokens - len(positions))
-        return Text(text.prompt_tokens, output_tokens, tuple(positions), text.off_path)
+        return Text(text.prompt_tokens, output_tokens, tuple(positions), text.off_path, text.hit_shares)
 
     def _text(self, request: TraceRequest, positions: Sequence[Children | None], everything: list[Children]) -> Text:
         pool = self._pools[request.workload, request.temperature] or everything
         own = [p for p in positions if p is not None] or pool
         filled = tuple(self._rng.choice(own) if p is None else p for p in positions)
-        return Text(request.prompt_tokens, request.output_tokens, filled, self._off_path[id(pool)])
+        return Text(request.prompt_tokens, request.output_tokens, filled, *self._off_path[id(pool)])
 
 
 def _children(position: Position) -> Children:
     edges, hit = position
     return Children(edges, tuple(math.log(max(edge, MIN_EDGE)) for edge in edges), hit)
+
+
+def _hit_shares(pool: Sequence[Children]) -> tuple[float, ...]:
+    widest = max((len(p.edges) for p in pool), default=0)
+    return tuple(sum(0 <= p.hit < width for p in pool) / max(1, len(pool)) for width in range(widest + 1))

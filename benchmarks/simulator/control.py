@@ -92,6 +92,9 @@ def _verifier_report(v: SimVerifier) -> Report:
     gauges = {
         "running": float(len(engine.scheduler.running)), "waiting": float(len(engine.scheduler.waiting)),
         "goodput": engine.exchange.meter.rate, "price": engine.exchange.price, "drafters": float(len(engine.drafting.drafters)),
+        "price_floor": engine.exchange.floor, "decoding": float(engine.drafting.decoding), "bid": engine.rule.gate.bid,
+        "step_seconds_base": engine.exchange.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),
+        "seconds_per_token": engine.exchange.seconds_per_node, "gate_open": float(engine.rule.gate.open),
     }  # fmt: skip
     gauges |= {f"honesty.{name}": record.standing.honesty.ratio for name, record in engine.drafting.records.items()}
     gauges |= {f"round_trip_ms.{name}": 1e3 * v.options.round_trip_s for name in engine.drafting.drafters}
@@ -101,5 +104,6 @@ def _verifier_report(v: SimVerifier) -> Report:
 
 def _drafter_report(d: SimDrafter) -> Report:
     totals = {name: float(value) for name, value in asdict(d.totals).items()}
+    totals["busy_seconds"] = d.totals.pass_seconds
     gauges = {"pass_ms": 1e3 * d.latency.seconds(1, 0)}
     return _report("drafter", d.name, len(d.sessions), d.options.config.drafter.max_sessions, totals, gauges)

@@ -17,7 +17,6 @@ from benchmarks.simulator.options import Options
 from benchmarks.simulator.verifier import SimVerifier
 from benchmarks.simulator.wire import Opening, ToDrafter, after
 from drafthouse.messages import Close, Grow, Refused, ToVerifierMessage
-from drafthouse.policy.edges import EXPECTED_CHILDREN
 from drafthouse.policy.growth import Candidate, PassBudget, floor, worth_a_pass
 from drafthouse.policy.latency import ScaledCurve
 from drafthouse.token_tree import ROOT
@@ -40,7 +39,7 @@ class Session:
         self.cached = self.sent = self.expanded = 0
         self.alive: list[int] = []
         self.frontier: list[Candidate] = []
-        self.expected_children = EXPECTED_CHILDREN
+        self.expected_children = self.tree.text.expected_children(self.width)
 
     @property
     def missing(self) -> int:

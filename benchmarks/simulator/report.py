@@ -63,8 +63,8 @@ def print_point(console: Console, point: Point) -> None:
 
 def print_sweep(console: Console, points: Sequence[Point]) -> None:
     table = Table(title="simulated", title_justify="left")
-    headings = ("verifiers", "drafters", "goodput\ntokens/s", "per\nverifier", "mean\nlatency s", "tokens\nper step", "nodes\nper step",
-                "verifiers\nbusy", "drafters\nbusy", "price", "floor")  # fmt: skip
+    headings = ("veri-\nfiers", "draf-\nters", "tokens\n/s", "per ve-\nrifier", "mean\ns", "tokens\n/step", "nodes\n/step", "ver.\nbusy",
+                "dra.\nbusy", "price", "floor")  # fmt: skip
     for heading in headings:
         table.add_column(heading, justify="right")
     for p in points:
@@ -104,8 +104,8 @@ def plot(points: Sequence[Point], path: pathlib.Path) -> None:
 
 def print_limits(console: Console, found: Sequence[Limits]) -> None:
     table = Table(title="control plane, computed from costs measured here", title_justify="left")
-    headings = ("verifiers", "drafters", "reports\nevery s", "controller\nbusy", "dead replica\nout after s", "new pairs\ntake s",
-                "routing table\nKiB", "pick a route\nus", "streams of\na verifier", "streams of\na drafter")  # fmt: skip
+    headings = ("veri-\nfiers", "draf-\nters", "report\nevery", "contr.\nbusy", "dead\nafter", "new\npairs", "table\nKiB", "pick\nus",
+                "streams\nof ver.", "of\ndra.")  # fmt: skip
     for heading in headings:
         table.add_column(heading, justify="right")
     for f in found:

@@ -132,7 +132,8 @@ def test_positions_that_were_not_drafted_are_drawn_from_the_same_request() -> No
         ({"rate": 1.0}, "--seconds or --requests"), ({"rate": 1e9, "seconds": 10.0}, "--rate, --seconds"),
         ({"rate": 0.01, "seconds": 1.0}, "none at all"), ({"time_scale": 0.0}, "--time-scale"), ({"round_trip_s": -1.0}, "--round-trip-ms"),
         ({"overheads": Overheads(step_s=-0.1)}, "--step-overhead-ms"), ({"workload": "poems"}, "--workload"), ({"seed": -1}, "--seed"),
-        ({"drain": False}, "--seconds"), ({"target": replace(TARGET, base_ms=1e7), "rate": 9.0, "seconds": 1.0, "drain": False}, "--seconds"),
+        ({"drain": False}, "--seconds"),
+        ({"target": replace(TARGET, base_ms=1e7), "rate": 9.0, "seconds": 1.0, "drain": False}, "--seconds: no request was served"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_simulated_is_named(change: dict[str, Any], named: str) -> None:
