@@ -91,7 +91,11 @@ def _verifier_report(v: SimVerifier) -> Report:
     engine, config = v.engine, v.engine.scheduler.config
     gauges = {
         "running": float(len(engine.scheduler.running)), "waiting": float(len(engine.scheduler.waiting)),
-        "goodput": engine.exchange.meter.rate, "price": engine.exchange.price, "drafters": float(len(engine.drafting.drafters)),
+        "decoding": float(engine.drafting.decoding),
+        "goodput": engine.exchange.meter.rate, "price": engine.exchange.price, "price_floor": engine.exchange.floor,
+        "step_seconds_base": engine.exchange.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),
+        "seconds_per_token": engine.exchange.seconds_per_node, "bid": engine.rule.gate.bid, "gate_open": float(engine.rule.gate.open),
+        "drafters": float(len(engine.drafting.drafters)),
         "price_floor": engine.exchange.floor, "decoding": float(engine.drafting.decoding), "bid": engine.rule.gate.bid,
         "step_seconds_base": engine.exchange.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),
         "seconds_per_token": engine.exchange.seconds_per_node, "gate_open": float(engine.rule.gate.open),
