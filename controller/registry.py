@@ -1,22 +1,25 @@
 """Who is alive: what the replicas report, kept until they fall silent, and what each is to know of the others.
 
-Promises: pure, `now` (seconds, monotonic) comes in; everything but the totals of departed replicas
+Promises: pure, `now` (seconds, monotonic) comes in; everything but the totals of departed replicas and rates
 can be rebuilt from one round of heartbeats; totals never go back while this registry lives. Gateways
-get all verifiers that are not draining, each verifier its paired drafters.
+get all verifiers that are not draining, each verifier its paired drafters and the price floor.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from controller.pairing import Peer, pair
+from controller.cluster_goodput import ClusterGoodput, Member, measure
+from controller.price_floor import PriceFloor, supply
+from controller.replica_rates import ReplicaRates, finite
+from controller.routing_table import RoutingTable
 from drafthouse.config import ControllerConfig
-from drafthouse.membership import Directive, Report, Role, Route
+from drafthouse.membership import Directive, Report, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
 
 FAST_REPLICAS = 20
-"""Up to here everyone reports every `heartbeat_s`."""
+"""Up to here everyone reports every `heartbeat_s`, and pairs are renewed at once."""
 
 MAX_HEARTBEATS_PER_S = 200.0
 """A Serve replica answers several times as many calls on one core."""
@@ -32,16 +35,19 @@ class _Entry:
     report: Report
     seen: float
     expires: float
+    rates: ReplicaRates = field(default_factory=ReplicaRates)
 
 
 class Registry:
     def __init__(self, config: ControllerConfig) -> None:
         self._config = config
         self._live: dict[Key, _Entry] = {}
+        self._keys: dict[tuple[Role, str], Key] = {}
+        self._earliest_expiry = math.inf  # nobody expires before it
         self._departed: dict[Key, dict[str, float]] = {}
         self._departed_sums: dict[Role, dict[str, float]] = {role: {} for role in ROLES}
-        self._pairs: dict[str, tuple[str, ...]] = {}
-        self._paired: tuple[tuple[Peer, ...], tuple[Peer, ...]] = ((), ())
+        self._table = RoutingTable()
+        self._floor = PriceFloor()
 
     @property
     def interval_s(self) -> float:
@@ -49,33 +55,53 @@ class Registry:
         base, replicas = self._config.heartbeat_s, len(self._live)
         return base if replicas <= FAST_REPLICAS else max(base, replicas / MAX_HEARTBEATS_PER_S)
 
+    @property
+    def _settle_s(self) -> float:
+        return 0.0 if len(self._live) <= FAST_REPLICAS else self.interval_s
+
     def observe(self, report: Report, now: float) -> None:
         """A replica that restarted under its old name (another pid) replaces its former self."""
         key = (report.role, report.replica, report.pid)
-        self._departed.pop(key, None)
-        self._live[key] = _Entry(report, now, now + self.interval_s * self._config.expire_heartbeats)
-        for former in [other for other in self._live if other[:2] == key[:2] and other != key]:
+        former = self._keys.get(key[:2])
+        if former is not None and former != key:
             self._depart(former)
+        self._keys[key[:2]] = key
+        self._departed.pop(key, None)
+        if report.role == "verifier":
+            self._floor.resume(finite(report.gauges).get("price_floor", 0.0))
+        expires = now + self.interval_s * self._config.expire_heartbeats
+        entry = self._live.setdefault(key, _Entry(report, now, expires))
+        entry.report, entry.seen, entry.expires = report, now, expires
+        entry.rates.observe(finite(report.totals), now)
+        self._earliest_expiry = min(self._earliest_expiry, expires)
+        self._table.put(report)
         self._expire(now)
+        if self._floor.due(now):
+            self._floor.move(supply(self._members("verifier", latest=True), self._members("drafter", latest=True)), now, self.interval_s)
+
+    def goodput(self) -> ClusterGoodput:
+        return measure(self._members("verifier"), self._members("drafter"), self._floor.floor)
+
+    def _members(self, role: Role, latest: bool = False) -> list[Member]:
+        entries = (entry for entry in self._live.values() if entry.report.role == role)
+        return [Member.of(e.report, e.rates.latest() if latest else e.rates.over_window()) for e in entries]
 
     def directive_for(self, report: Report, now: float) -> Directive:
         """The answer to this report, once observed."""
         self._expire(now)
         match report.role:
             case "gateway":
-                return Directive(self.interval_s, verifiers=tuple(map(_route, self._ready("verifier"))))
+                return Directive(self.interval_s, verifiers=self._table.verifiers())
             case "verifier":
-                self._pair()
-                drafters = {drafter.replica: drafter for drafter in self._ready("drafter")}
-                mine = self._pairs.get(report.replica, ())
-                return Directive(self.interval_s, drafters=tuple(_route(drafters[name]) for name in mine))
+                drafters = self._table.drafters_of(report.replica, now, self._settle_s)
+                return Directive(self.interval_s, drafters=drafters, price_floor=self._floor.floor)
             case "drafter":
                 return Directive(self.interval_s)
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """The cluster's state as JSON. `totals` are sums by role, departed replicas included."""
         self._expire(now)
-        self._pair()
+        pairs = self._table.pairs(now, self._settle_s)
         pools: dict[str, list[dict[str, Any]]] = {role: [] for role in ROLES}
         for entry in sorted(self._live.values(), key=lambda entry: entry.report.replica):
             pools[entry.report.role].append(_described(entry, now))
@@ -83,16 +109,22 @@ class Registry:
             "pools": pools,
             "sessions": sum(entry.report.load for entry in self._live.values() if entry.report.role == "drafter"),
             "totals": {role: self._totals(role) for role in ROLES},
-            "pairs": [{"verifier": verifier, "drafters": list(drafters)} for verifier, drafters in sorted(self._pairs.items())],
+            "pairs": [{"verifier": verifier, "drafters": list(drafters)} for verifier, drafters in sorted(pairs.items())],
+            "goodput": self.goodput().as_json(),
             "interval_s": self.interval_s,
         }
 
     def _expire(self, now: float) -> None:
+        if now <= self._earliest_expiry:
+            return
         for key in [key for key, entry in self._live.items() if entry.expires < now]:
             self._depart(key)
+        self._earliest_expiry = min((entry.expires for entry in self._live.values()), default=math.inf)
 
     def _depart(self, key: Key) -> None:
-        self._departed[key] = _finite(self._live.pop(key).report.totals)
+        self._departed[key] = finite(self._live.pop(key).report.totals)
+        del self._keys[key[:2]]
+        self._table.remove(*key[:2])
         while len(self._departed) > MAX_DEPARTED:
             oldest = next(iter(self._departed))
             _add(self._departed_sums[oldest[0]], self._departed.pop(oldest))
@@ -102,42 +134,16 @@ class Registry:
         for totals in (totals for key, totals in self._departed.items() if key[0] == role):
             _add(sums, totals)
         for report in (entry.report for key, entry in self._live.items() if key[0] == role):
-            _add(sums, _finite(report.totals))
+            _add(sums, finite(report.totals))
         return sums
-
-    def _ready(self, role: Role) -> list[Report]:
-        """By name, so that equal states give equal directives."""
-        reports = (entry.report for entry in self._live.values())
-        return sorted((r for r in reports if r.role == role and not r.draining), key=lambda report: report.replica)
-
-    def _pair(self) -> None:
-        """Only when a replica came, went or began to drain: it costs a hash for each verifier and drafter."""
-        verifiers = tuple(Peer(e.report.replica, _vocab(e.report)) for e in self._live.values() if e.report.role == "verifier")
-        peers = tuple(sorted(verifiers, key=lambda peer: peer.replica)), tuple(Peer(r.replica, _vocab(r)) for r in self._ready("drafter"))
-        if peers != self._paired:
-            self._paired = peers
-            self._pairs = pair(*peers)
-
-
-def _route(report: Report) -> Route:
-    return Route(report.replica, report.address, report.fingerprint, report.load, report.capacity)
-
-
-def _vocab(report: Report) -> int:
-    return int(report.gauges.get("vocab_size", 0))
 
 
 def _described(entry: _Entry, now: float) -> dict[str, Any]:
     fields = asdict(entry.report)
-    fields |= {"totals": _finite(entry.report.totals), "gauges": _finite(entry.report.gauges)}
+    fields |= {"totals": finite(entry.report.totals), "gauges": finite(entry.report.gauges)}
     return {**fields, "age_s": round(max(now - entry.seen, 0.0), 3)}
 
 
 def _add(sums: dict[str, float], numbers: dict[str, float]) -> None:
     for name, value in numbers.items():
         sums[name] = sums.get(name, 0) + value
-
-
-def _finite(numbers: dict[str, float]) -> dict[str, float]:
-    """JSON has no infinity and no NaN."""
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}

@@ -1,9 +1,10 @@
 """The controller's Ray shell: a clock around the registry.
 
 Promises: nothing on the per-token path; with one replica, its state is the whole, and a restarted
-one has it back after one round of heartbeats.
+one has it back after one round of heartbeats. The cluster's goodput goes to Serve's log every GOODPUT_LOG_S.
 """
 
+import logging
 import time
 from typing import Any
 
@@ -13,6 +14,10 @@ from controller.registry import Registry
 from drafthouse.config import ServingConfig
 from drafthouse.membership import Directive, Report
 
+logger = logging.getLogger("ray.serve")  # the one that Serve writes to its files
+
+GOODPUT_LOG_S = 10.0
+
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=1024)
 class ControllerReplica:
@@ -20,10 +25,14 @@ class ControllerReplica:
 
     def __init__(self, config: ServingConfig) -> None:
         self._registry = Registry(config.controller)
+        self._logged = time.monotonic()
 
     async def heartbeat(self, report: Report) -> Directive:
         now = time.monotonic()
         self._registry.observe(report, now)
+        if now >= self._logged + GOODPUT_LOG_S:
+            self._logged = now
+            logger.info(self._registry.goodput().log_line())
         return self._registry.directive_for(report, now)
 
     async def snapshot(self) -> dict[str, Any]:

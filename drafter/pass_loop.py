@@ -7,6 +7,7 @@ the thread: it is the one fault boundary here.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -25,6 +26,7 @@ class PassLoop:
         self._wake = threading.Event()
         self._stopping = False
         self.faults = 0
+        self.busy_seconds = 0.0  # not waiting for messages
         self._thread = threading.Thread(target=self._run, name="draft-passes", daemon=True)
 
     def start(self) -> None:
@@ -47,17 +49,25 @@ class PassLoop:
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            out: list[Outgoing] = []
-            while self._inbox:
-                out += self._inbox.popleft()(self.engine)
-            if out:
-                self._send(out)
-            if self._inbox:
-                continue
-            if self.engine.has_work():
-                self._pass()
-            else:
+            started = time.perf_counter()
+            more = self._round()
+            self.busy_seconds += time.perf_counter() - started
+            if not more:
                 self._wake.wait()
+
+    def _round(self) -> bool:
+        """Takes what came, then runs a pass if nothing came meanwhile; False if there was none to run."""
+        out: list[Outgoing] = []
+        while self._inbox:
+            out += self._inbox.popleft()(self.engine)
+        if out:
+            self._send(out)
+        if self._inbox:
+            return True
+        if not self.engine.has_work():
+            return False
+        self._pass()
+        return True
 
     def _pass(self) -> None:
         try:

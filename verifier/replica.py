@@ -44,6 +44,7 @@ class VerifierReplica:
             "price": engine.exchange.price,
             "price_floor": engine.exchange.floor,
             "step_seconds_base": engine.exchange.plain_s,
+            "step_seconds_least": engine.latency.seconds(1, 0),
             "seconds_per_token": engine.exchange.seconds_per_node,
             "gate_open": float(engine.rule.gate.open),
             "bid": engine.rule.gate.bid,

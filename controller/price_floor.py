@@ -1,0 +1,116 @@
+"""The price that all verifiers ask of drafts while drafters are what is short (DESIGN 7).
+
+Promises: pure; 0 while drafters keep up, and never so high that the typical verifier would give its
+sessions up; moves in logarithmic steps, each with time to show before the next, and half as large after each
+turn, so a closed loop settles. Designs weighed: docs/controller.md.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median_low
+
+from controller.cluster_goodput import Member, PoolRates, ratio
+
+BUSY, TARGET, SLACK = 0.95, 0.88, 0.8
+"""Drafter utilisation above which the floor may rise, at which a fall aims, and below which it falls. A pass cannot be
+interrupted, so drafters without any slack make the best node wait for the worst."""
+
+LEAST = 0.005
+"""Path confidence below which drafters grow nothing anyway: a lower floor is none."""
+
+FIRST = 0.03
+"""The first floor; few trees reach below it in the time that a step takes."""
+
+LARGEST_STEP, SMALLEST_STEP = 1.0, 0.05
+"""Of the floor's natural logarithm."""
+
+STEADY_MOVES = 2
+"""So many in one direction, and the step grows again: the load has changed."""
+
+SETTLE_INTERVALS = 3.0
+"""Heartbeats from one move to the next: in the first the last verifier hears of it, in the second drafters feel it throughout, and
+by the end of the third the last one has told."""
+
+WAITING = 0.05
+"""Share of the verifiers' busy time spent on waiting for drafts, from which they wait for drafters."""
+
+BARE = 1.0
+"""Nodes verified for each sequence of a step, below which verifiers go on without waiting for what they lack."""
+
+BID_SHARE = 0.7
+"""The floor stays below this share of the median bid: under the margin at which the verifiers' own gate opens (0.8), or the
+floor would close gates, empty the drafters, fall, and open them again."""
+
+ASSUMED_BID = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSupply:
+    """The drafter pool between its last reports: share of time in use, whether anybody lacks drafts, the median bid (tokens)."""
+
+    utilisation: float
+    wanted: bool
+    bid: float
+
+
+def supply(verifiers: Sequence[Member], drafters: Sequence[Member]) -> DraftSupply:
+    """From rates between the last two reports. Where each session has a drafter of its own, nothing is shared: not wanted."""
+    v, d = PoolRates(verifiers), PoolRates(drafters)
+    contended = sum(m.load for m in drafters) > len(drafters)
+    waits = (ratio(v.of("wait_seconds"), v.busy) or 0.0) >= WAITING
+    bare = v.sequence_steps > 0.0 and v.nodes_per_sequence < BARE
+    bids = [m.gauge("bid") for m in verifiers if "bid" in m.gauges]
+    return DraftSupply(
+        utilisation=d.share("busy_seconds") or 0.0,
+        wanted=contended and (waits or bare or d.of("refused") > 0.0),
+        bid=median_low(bids) if bids else ASSUMED_BID,
+    )
+
+
+class PriceFloor:
+    """`floor` in tokens per node."""
+
+    def __init__(self) -> None:
+        self.floor = 0.0
+        self._resumed = False
+        self._step = LARGEST_STEP
+        self._direction = 0
+        self._moves = 0  # in this direction
+        self._due = -math.inf
+
+    def resume(self, floor: float) -> None:
+        """What the first verifier to report was told by a controller before this one; later ones change nothing."""
+        if not self._resumed:
+            self._resumed, self.floor = True, floor
+
+    def due(self, now: float) -> bool:
+        return now >= self._due
+
+    def move(self, supply: DraftSupply, now: float, interval_s: float) -> None:
+        """Once `due`. `interval_s` lies between two reports of one replica."""
+        self._due = now + interval_s
+        highest = BID_SHARE * supply.bid
+        if self.floor > highest:
+            self.floor = highest
+        elif supply.utilisation > BUSY and supply.wanted and self.floor < highest:
+            self._turn(1)
+            self.floor = min(highest, self.floor * math.exp(self._step)) if self.floor else min(highest, FIRST)
+        elif supply.utilisation < SLACK and self.floor > 0.0:
+            self._turn(-1)
+            # Where demand falls as 1 / floor, this lands on the target.
+            lower = self.floor * math.exp(-min(self._step, math.log(TARGET / max(supply.utilisation, 1e-3))))
+            self.floor = lower if lower >= LEAST else 0.0
+        else:
+            return
+        self._due = now + SETTLE_INTERVALS * interval_s
+
+    def _turn(self, direction: int) -> None:
+        """Before a move: half the step after a turn; twice after STEADY_MOVES without one."""
+        if direction == -self._direction:
+            self._step = max(SMALLEST_STEP, self._step / 2)
+            self._moves = 0
+        self._direction = direction
+        self._moves += 1
+        if self._moves > STEADY_MOVES:
+            self._step = min(LARGEST_STEP, 2 * self._step)
