@@ -36,6 +36,7 @@ class DrafterReplica:
         engine, allocator = self.engine, self.engine.runner.cache.allocator
         totals = {name: float(value) for name, value in asdict(engine.totals).items()}
         totals |= {"malformed": float(self.server.malformed), "pass_faults": float(self.server.loop.faults)}
+        totals["busy_seconds"] = self.server.loop.busy_seconds
         if isinstance(engine.runner, PacedRunner):
             totals |= {"paced_steps": float(engine.runner.steps), "paced_overruns": float(engine.runner.overruns)}
         gauges = {
