@@ -6,6 +6,7 @@ one policy after the other in rotating order, and the server is empty before the
 """
 
 import asyncio
+import math
 import pathlib
 import tempfile
 import time
@@ -72,8 +73,10 @@ class Measured:
 def run_load(options: LoadOptions, target: Destination, trace: pathlib.Path | None, console: Console) -> tuple[Report, list[Block]]:
     """`trace` is the folder for the drafters' acceptance traces. Raises ConfigError naming the option, BenchError when the server fails."""
     state, started = machine(), time.monotonic()
+    if options.saturation is not None:  # what is impossible shows before a server is started
+        planned(options, dict.fromkeys(options.workloads, options.saturation), math.inf)
     with serving(target, options, {"drafter": {"trace": str(trace)}} if trace else {}, console) as (url, model, prompts):
-        left = options.budget_s - (time.monotonic() - started) if options.budget_s else float("inf")
+        left = options.budget_s - (time.monotonic() - started) if options.budget_s else math.inf
         measured = asyncio.run(_measure(options, url, model, prompts, left, console))
     return load_report(options, target, measured, state), measured.blocks
 
