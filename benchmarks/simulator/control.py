@@ -96,9 +96,6 @@ def _verifier_report(v: SimVerifier) -> Report:
         "step_seconds_base": engine.exchange.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),
         "seconds_per_token": engine.exchange.seconds_per_node, "bid": engine.rule.gate.bid, "gate_open": float(engine.rule.gate.open),
         "drafters": float(len(engine.drafting.drafters)),
-        "price_floor": engine.exchange.floor, "decoding": float(engine.drafting.decoding), "bid": engine.rule.gate.bid,
-        "step_seconds_base": engine.exchange.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),
-        "seconds_per_token": engine.exchange.seconds_per_node, "gate_open": float(engine.rule.gate.open),
     }  # fmt: skip
     gauges |= {f"honesty.{name}": record.standing.honesty.ratio for name, record in engine.drafting.records.items()}
     gauges |= {f"round_trip_ms.{name}": 1e3 * v.options.round_trip_s for name in engine.drafting.drafters}
