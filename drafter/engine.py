@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from drafter.session import Session
+from drafter.calibration_store import CalibrationStore
+from drafter.session import Label, Session
+from drafter.trace import TraceWriter
 from drafthouse.choose import Row, rank
 from drafthouse.config import DrafterConfig, TreeConfig
 from drafthouse.engine.kv_cache import KvSequence
@@ -20,15 +22,12 @@ from drafthouse.engine.segment import Segment
 from drafthouse.errors import OutOfKvSlots, WireError
 from drafthouse.messages import Close, Commit, Dropped, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
-from drafthouse.policy.edges import edge_probabilities
 from drafthouse.policy.growth import Candidate, PassBudget
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.token_tree import ROOT
 
 Outgoing = tuple[str, ToVerifierMessage]
 """(peer, message): `peer` is whoever opened the session."""
-
-DRAFT_MODEL_SOURCE = 0
 
 
 @dataclass
@@ -53,12 +52,16 @@ class DrafterEngine:
         config: DrafterConfig,
         tree: TreeConfig,
         clock: Callable[[], float] = time.perf_counter,
+        calibrations: CalibrationStore | None = None,
     ):
+        """Without `calibrations` what is learned is not kept. Raises ConfigError when the trace's folder cannot be written."""
         self.runner, self.context, self.latency = model.runner, model.context, latency
         self.config, self.tree, self.clock = config, tree, clock
         self.budget = PassBudget(config.pass_nodes, config.prefill_tokens)
         self.sessions: dict[tuple[str, str], Session] = {}
         self.seen: dict[tuple[str, str], torch.Tensor] = {}
+        self.calibrations = calibrations or CalibrationStore(model.fingerprint, None)
+        self.trace = TraceWriter(config.trace) if config.trace else None
         self.committed = 0  # tokens of all sessions
         self.totals = DraftTotals()
 
@@ -83,7 +86,9 @@ class DrafterEngine:
         if reason:
             self.totals.refused += 1
             return [Refused(message.session, message.epoch, reason)]
-        self.sessions[key] = session = Session(key[0], message, KvSequence(self.runner.cache), self.context, self.tree.width)
+        calibration = self.calibrations.of(message.target_fingerprint)
+        kv = KvSequence(self.runner.cache)
+        self.sessions[key] = session = Session(key[0], message, kv, self.context, self.tree.width, calibration)
         self.committed += len(message.tokens)
         self.totals.sessions += 1
         if message.sampling.penalises:
@@ -110,15 +115,30 @@ class DrafterEngine:
         try:
             if max(message.tokens) >= self.runner.vocab_size:
                 raise WireError(f"commit holds token {max(message.tokens)}, outside the vocabulary of {self.runner.vocab_size}")
-            session.commit(message.base_len, message.tokens, message.price)
+            labels = session.commit(message.base_len, message.tokens, message.price)
         except WireError as error:
             return [self.drop(key, str(error))]
         self.committed += len(message.tokens)
+        self._learn(session, labels)
         if len(session.tokens) >= self.context:
             return [self.drop(key, f"{len(session.tokens)} tokens, the draft's context is {self.context}")]
         if key in self.seen:
             self.seen[key][list(message.tokens)] = True
         return [self._announce(session)]
+
+    def _learn(self, session: Session, labels: list[Label]) -> None:
+        temperature = session.sampling.temperature
+        for label in labels:
+            session.calibration.observe(label.ranking.source, label.ranking.margins, temperature, label.hit)
+        if self.trace is not None:
+            self.trace.write(session.id, temperature, labels)
+        self.calibrations.save_if_due(self.clock())
+
+    def close(self) -> None:
+        """Writes what is to be kept."""
+        self.calibrations.save()
+        if self.trace is not None:
+            self.trace.flush()
 
     def drop(self, key: tuple[str, str], reason: str) -> Dropped:
         session = self.sessions[key]
@@ -137,6 +157,8 @@ class DrafterEngine:
         if session is not None:
             self.committed -= len(session.tokens)
             session.kv.release()
+            if self.trace is not None:
+                self.trace.flush()
 
     def has_work(self) -> bool:
         return any(s.missing or s.frontier for s in self.sessions.values())
@@ -184,8 +206,7 @@ class DrafterEngine:
         rows = [self._row(session, node) for session, node in parents]
         ranked, margins = rank(logits, rows, max(session.width for session in grown))
         for (session, node), tokens, lead in zip(parents, ranked, margins, strict=True):
-            edges = edge_probabilities(lead[: session.width], session.sampling.greedy)
-            self.totals.drafted += session.add_children(node, tokens[: session.width], edges, DRAFT_MODEL_SOURCE)
+            self.totals.drafted += session.add_children(node, tokens, lead)
         for session in grown:
             session.refresh()
         return grown

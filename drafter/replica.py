@@ -6,8 +6,10 @@ from dataclasses import asdict
 import ray
 from ray import serve
 
+from drafter.calibration_store import CalibrationStore
 from drafter.engine import DrafterEngine
 from drafter.server import DrafterServer
+from drafthouse.cache_files import cache_folder
 from drafthouse.config import ServingConfig
 from drafthouse.engine.loader import load
 from drafthouse.engine.paced_runner import PacedRunner
@@ -25,7 +27,10 @@ class DrafterReplica:
         self.max_sessions = config.drafter.max_sessions
         model = load(config.draft)
         self.fingerprint = model.fingerprint
-        self.engine = DrafterEngine(model, latency_of(model, config.drafter.step_tokens), config.drafter, config.tree)
+        self.engine = DrafterEngine(
+            model, latency_of(model, config.drafter.step_tokens), config.drafter, config.tree,
+            calibrations=CalibrationStore(model.fingerprint, cache_folder("calibration")),
+        )  # fmt: skip
         self.server = DrafterServer(self.engine, self.name)
         port = await self.server.start("0.0.0.0", config.drafter.port)
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
@@ -35,6 +40,7 @@ class DrafterReplica:
     def report(self) -> Report:
         engine, allocator = self.engine, self.engine.runner.cache.allocator
         totals = {name: float(value) for name, value in asdict(engine.totals).items()}
+        totals["calibration_labels"] = float(engine.calibrations.labels)
         totals |= {"malformed": float(self.server.malformed), "pass_faults": float(self.server.loop.faults)}
         totals["busy_seconds"] = self.server.loop.busy_seconds
         if isinstance(engine.runner, PacedRunner):
@@ -44,7 +50,7 @@ class DrafterReplica:
             "pass_ms": 1e3 * engine.latency.seconds(1, 0),
             "kv_slots_used": float(allocator.count - allocator.free_count),
             "kv_slots": float(allocator.count),
-        }
+        } | {f"calibration_{name}": value for name, value in engine.calibrations.gauges().items()}
         return Report(
             role="drafter", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
             fingerprint=self.fingerprint, load=len(engine.sessions), capacity=self.max_sessions, totals=totals, gauges=gauges,
@@ -57,3 +63,4 @@ class DrafterReplica:
     async def __del__(self) -> None:
         await self.heartbeat.stop()
         await self.server.stop()
+        self.engine.close()

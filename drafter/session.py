@@ -6,17 +6,30 @@ the expanded nodes of any path are a prefix of it. The tree is not empty only wh
 committed token is cached: nothing is ever drafted from a stale cache.
 """
 
+from dataclasses import dataclass
+
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.segment import Segment, chunk
 from drafthouse.errors import WireError
 from drafthouse.messages import Grow, Open
-from drafthouse.policy.edges import EXPECTED_CHILDREN
-from drafthouse.policy.growth import Candidate, GrowingTree, TreeLimits, floor
+from drafthouse.policy.calibration import Calibration
+from drafthouse.policy.growth import Candidate, GrowingTree, Ranking, TreeLimits, floor
 from drafthouse.token_tree import ROOT, TokenTree
+
+DRAFT_MODEL_SOURCE = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A committed token, at its absolute position, and the children ranked for it; `hit` is its rank among them, or -1."""
+
+    position: int
+    ranking: Ranking
+    hit: int
 
 
 class Session:
-    def __init__(self, peer: str, opened: Open, kv: KvSequence, context: int, width: int):
+    def __init__(self, peer: str, opened: Open, kv: KvSequence, context: int, width: int, calibration: Calibration):
         """`peer` is whoever opened it; `width` is the drafter's own, for a session that asks for none."""
         self.key = peer, opened.session
         self.id, self.epoch = opened.session, opened.epoch
@@ -28,7 +41,7 @@ class Session:
         self.kv = kv
         self.cached = 0
         self.growing = GrowingTree()
-        self.expected_children = EXPECTED_CHILDREN
+        self.calibration = calibration
         self.frontier: list[Candidate] = []
         self.sent = 0  # nodes of the tree that the verifier has
 
@@ -52,13 +65,23 @@ class Session:
     def limits(self) -> TreeLimits:
         return TreeLimits(self.max_nodes, min(self.max_depth, self.context - len(self.tokens)))
 
-    def commit(self, base_len: int, tokens: tuple[int, ...], price: float) -> None:
-        """Re-roots along the committed tokens. Raises WireError when they do not follow what is known."""
+    @property
+    def expected_children(self) -> float:
+        return self.calibration.expected_children(DRAFT_MODEL_SOURCE, self.width, self.sampling.temperature)
+
+    def commit(self, base_len: int, tokens: tuple[int, ...], price: float) -> list[Label]:
+        """Re-roots along the committed tokens; returns what they say of the drafted ones.
+
+        Raises WireError when they do not follow what is known.
+        """
         if base_len != len(self.tokens):
             raise WireError(f"commit at {base_len}, but the session has {len(self.tokens)} tokens")
         entry_of = {node: self.cached + i for i, node in enumerate(self.expanded)}
-        walked = [entry_of[node] for node in self.growing.follow(tokens) if node in entry_of]
-        index = self.growing.reroot(tokens)
+        path = self.growing.follow(tokens)
+        rankings = self.growing.rankings_along(tokens, path)
+        labels = [Label(base_len + i, r, r.hit(token)) for i, (token, r) in enumerate(zip(tokens, rankings, strict=False))]
+        walked = [entry_of[node] for node in path if node in entry_of]
+        index = self.growing.reroot(tokens, path)
         self.kv.keep(self.cached, walked + [entry for node, entry in entry_of.items() if node in index])
         self.cached += len(walked)
         self.tokens += tokens
@@ -67,15 +90,20 @@ class Session:
         if self.missing:
             self.growing = GrowingTree()
             self.kv.truncate(self.cached)
+        self.growing.readmit(floor(self.price), self.limits)
         self.refresh()
+        return labels
 
     def refresh(self) -> None:
         """The frontier anew, after any change of tree or price."""
         self.frontier = [] if self.missing else self.growing.frontier(self.expected_children, floor(self.price), self.limits)
 
-    def add_children(self, parent: int, tokens: list[int], edges: list[float], source: int) -> int:
-        """Those worth a place in the tree; returns how many. `refresh` is due after the last call."""
-        return self.growing.add_children(parent, tokens, edges, source, floor(self.price), self.limits)
+    def add_children(self, parent: int, tokens: list[int], margins: list[float]) -> int:
+        """Those of the ranked children that are worth a place in the tree; returns how many. `refresh` is due after the last call."""
+        tokens, margins = tokens[: self.width], margins[: self.width]
+        edges = self.calibration.edges(DRAFT_MODEL_SOURCE, margins, self.sampling.temperature)
+        ranking = Ranking(DRAFT_MODEL_SOURCE, tokens, margins, edges)
+        return self.growing.add_children(parent, ranking, floor(self.price), self.limits)
 
     def position_below(self, node: int) -> int:
         """Absolute position of a child of `node` (ROOT: the root)."""

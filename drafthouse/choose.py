@@ -7,6 +7,7 @@ is what couples them (Gumbel-max list coupling, arXiv 2408.07978 and 2506.05632)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -65,20 +66,19 @@ def choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
 
 
 def rank(logits: torch.Tensor, rows: Sequence[Row], width: int) -> tuple[list[list[int]], list[list[float]]]:
-    """The best `width` tokens of each row and their margins.
+    """The best `width` tokens of each row and their margins: the lead of each over the next one, infinite if there is none.
 
-    The margin of the first is its lead over the second; that of any other is its distance below
-    the one above it, as a negative number. Tokens filtered out are left out.
+    Tokens filtered out are left out.
     """
-    top = scores(logits, rows).topk(min(max(width, 2), logits.shape[1]), sorted=True)
+    top = scores(logits, rows).topk(min(width + 1, logits.shape[1]), sorted=True)
     tokens, values = top.indices.tolist(), top.values.tolist()
     ranked, margins = [], []
     for ids, row in zip(tokens, values, strict=True):
         count = sum(value > float("-inf") for value in row)
-        lead = row[0] - row[1] if count > 1 else float("inf")
+        leads = [upper - lower for upper, lower in pairwise(row[:count])] + [float("inf")]
         count = min(count, width)
         ranked.append(ids[:count])
-        margins.append([lead] + [row[i] - row[i - 1] for i in range(1, count)])
+        margins.append(leads[:count])
     return ranked, margins
 
 

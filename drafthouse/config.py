@@ -80,6 +80,7 @@ class DrafterConfig(PoolConfig):
     max_sessions: int = Field(64, ge=1)
     pass_nodes: int = Field(16, ge=1, le=1024, description="frontier nodes of all sessions in one draft pass")
     prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass")
+    trace: pathlib.Path | None = Field(None, description="folder for acceptance traces, one file for each replica; none by default")
 
     @property
     def step_tokens(self) -> int:

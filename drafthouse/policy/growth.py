@@ -115,33 +115,74 @@ class TreeLimits:
     depth: int
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The children that a pass ranked below one node, best first, whether or not they found a place in the tree.
+
+    Margins as `drafthouse.choose.rank` gives them, edges as they were when the pass ran.
+    """
+
+    source: int
+    tokens: Sequence[int]
+    margins: Sequence[float]
+    edges: Sequence[float]
+
+    def hit(self, token: int) -> int:
+        """Rank of a token, or -1."""
+        return self.tokens.index(token) if token in self.tokens else -1
+
+
 class GrowingTree:
-    """A token tree, the nodes that the draft has run on in the order in which it did, and each node's depth and path confidence."""
+    """A token tree, the nodes that the draft has run on in the order in which it did, and each node's depth and path confidence.
+
+    `rankings` has what it ranked below each of them and below the root.
+    """
 
     def __init__(self) -> None:
         self.tree = TokenTree()
         self.expanded: list[int] = []
+        self.rankings: dict[int, Ranking] = {}
         self.depths: list[int] = []
         self.confidences: list[float] = []
 
     def __len__(self) -> int:
         return len(self.tree)
 
-    def add_children(
-        self, parent: int, tokens: Sequence[int], edges: Sequence[float], source: int, least: float, limits: TreeLimits
-    ) -> int:
-        """Adds those of the children, in rank order, that are worth a place; returns how many."""
-        confidence, depth = (1.0, 0) if parent == ROOT else (self.confidences[parent], self.depths[parent])
-        before, known = len(self.tree), False
-        for rank in worth_a_place(confidence, edges, least, limits.nodes - before):
-            if self.tree.add(tokens[rank], parent, edges[rank], source) < len(self.depths):
-                known = True
-                continue
-            self.depths.append(depth + 1)
-            self.confidences.append(confidence * edges[rank])
-        if known:  # the larger edge counts, for all below it
-            self.confidences = self.tree.path_confidences()
+    def add_children(self, parent: int, ranking: Ranking, least: float, limits: TreeLimits) -> int:
+        """Adds those that are worth a place; returns how many."""
+        self.rankings[parent] = ranking
+        confidence, before = self._confidence(parent), len(self.tree)
+        for rank in worth_a_place(confidence, ranking.edges, least, limits.nodes - before):
+            self._add(parent, ranking, rank)
         return len(self.tree) - before
+
+    def readmit(self, least: float, limits: TreeLimits) -> int:
+        """Adds children that found no place when they were ranked, best first, as far as they are worth one now: a commit
+        raises the confidence of all below it and makes room. Returns how many."""
+        present = set(zip(self.tree.parents, self.tree.tokens, strict=True))
+        left_out = [
+            (confidence * edge, parent, rank)
+            for parent, ranking in self.rankings.items()
+            if (confidence := self._confidence(parent)) >= least
+            for rank, edge in enumerate(ranking.edges)
+            if confidence * edge >= least and (parent, ranking.tokens[rank]) not in present
+        ]
+        left_out.sort(key=lambda each: (-each[0], *each[1:]))
+        before = len(self.tree)
+        for _, parent, rank in left_out[: max(0, limits.nodes - before)]:
+            self._add(parent, self.rankings[parent], rank)
+        return len(self.tree) - before
+
+    def _confidence(self, node: int) -> float:
+        return 1.0 if node == ROOT else self.confidences[node]
+
+    def _add(self, parent: int, ranking: Ranking, rank: int) -> None:
+        edge = ranking.edges[rank]
+        if self.tree.add(ranking.tokens[rank], parent, edge, ranking.source) < len(self.depths):
+            self.confidences = self.tree.path_confidences()  # known already: the larger edge counts, for all below it
+            return
+        self.depths.append(1 if parent == ROOT else self.depths[parent] + 1)
+        self.confidences.append(self._confidence(parent) * edge)
 
     def frontier(self, expected_children: float, least: float, limits: TreeLimits) -> list[Candidate]:
         """Nodes worth running the draft on, best first."""
@@ -162,10 +203,18 @@ class GrowingTree:
             node = found
         return nodes
 
-    def reroot(self, tokens: Sequence[int]) -> dict[int, int]:
+    def rankings_along(self, tokens: Sequence[int], path: Sequence[int]) -> list[Ranking]:
+        """What was ranked where each of `tokens` was committed, for as many of the first as the draft had run on the node
+        before; `path` as `follow` gives it."""
+        found = [self.rankings.get(node) for node in [ROOT, *path][: len(tokens)]]
+        return [ranking for ranking in found if ranking is not None]
+
+    def reroot(self, tokens: Sequence[int], path: Sequence[int]) -> dict[int, int]:
         """Keeps what lies below the path `tokens`; returns the new index of each node kept, by its old one."""
         index = {old: new for new, old in enumerate(self.tree.survivors(tokens))}
+        renamed = index | {path[-1]: ROOT} if len(path) == len(tokens) else index
         self.tree = self.tree.reroot(tokens)
         self.expanded = [index[node] for node in self.expanded if node in index]
+        self.rankings = {renamed[node]: ranking for node, ranking in self.rankings.items() if node in renamed}
         self.depths, self.confidences = self.tree.depths(), self.tree.path_confidences()
         return index

@@ -10,7 +10,7 @@ from drafter.engine import DrafterEngine, Outgoing
 from drafthouse.config import DrafterConfig, TreeConfig
 from drafthouse.messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
-from drafthouse.policy import growth
+from drafthouse.policy.calibration import Calibration
 from drafthouse.sampling import SamplingParams
 from drafthouse.token_tree import TokenTree
 from tests.engine.pairs import FAST, GREEDY, loaded, pair, prompts, request
@@ -56,8 +56,8 @@ def tree_of(engine: DrafterEngine, name: str = "s") -> TokenTree:
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
 def test_after_any_commits_the_tree_is_the_one_a_fresh_drafter_grows(sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real model in float64; no floor, since a node that was not worth it before a commit is not looked at again after it."""
-    monkeypatch.setattr(growth, "MIN_CONFIDENCE", 0.0)
+    """A real model in float64, of a drafter that does not learn meanwhile: what was not worth it before a commit may be now."""
+    monkeypatch.setattr(Calibration, "observe", lambda *_: None)
     rng, draft = random.Random(1), loaded(tiny("llama", layers=1))
     engine = DrafterEngine(draft, FAST, DrafterConfig(prefill_tokens=16), WIDE)
     tokens = prompts(1, longest=20)[0]
@@ -75,7 +75,7 @@ def test_after_any_commits_the_tree_is_the_one_a_fresh_drafter_grows(sampling: S
             fresh = DrafterEngine(draft, FAST, DrafterConfig(), WIDE)
             wanted = grown(fresh, opening("s", tokens, sampling, vocab=256))
             fresh.forget_peer("v")
-            assert len(wanted) == 84
+            assert 10 < len(wanted) < 84, "some are not worth it"
             assert words(tree_of(engine)) == pytest.approx(wanted), f"after commit {commit}"
 
 

@@ -176,13 +176,14 @@ def test_rank(sampling: SamplingParams, seed: int, width: int) -> None:
     order = [i for i in values.argsort(descending=True).tolist() if values[i] > -math.inf]
     assert tokens == order[:width]
     assert tokens[0] == choose(logits, rows)[0]
-    lead = values[order[0]] - values[order[1]] if len(order) > 1 else math.inf
-    assert margins[0] == pytest.approx(float(lead), abs=1e-5)
-    assert margins[1:] == pytest.approx([float(values[b] - values[a]) for a, b in pairwise(tokens)], abs=1e-5)
+    leads = [float(values[above] - values[below]) for above, below in pairwise(order)] + [math.inf]
+    assert margins == pytest.approx(leads[:width], abs=1e-5)
 
 
 def test_rank_rows_of_different_length() -> None:
     rows = [make_row(SamplingParams(1.0, top_k=1)), make_row(SamplingParams(1.0, top_k=3)), make_row(SamplingParams(0.0))]
     tokens, margins = rank(random_logits(6, 3), rows, 4)
     assert [len(ids) for ids in tokens] == [len(m) for m in margins] == [1, 3, 4]
-    assert margins[0] == [math.inf]
+    assert margins[0] == [math.inf], "nothing is left below it"
+    assert margins[1][2] == math.inf
+    assert margins[2][3] < math.inf

@@ -1,12 +1,23 @@
 """Which nodes a draft pass takes: the best of all sessions, catch-ups first, none that is not worth it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.policy.growth import MIN_CONFIDENCE, Candidate, GrowingTree, PassBudget, TreeLimits, floor, worth_a_pass, worth_a_place
+from drafthouse.policy.growth import (
+    MIN_CONFIDENCE,
+    Candidate,
+    GrowingTree,
+    PassBudget,
+    Ranking,
+    TreeLimits,
+    floor,
+    worth_a_pass,
+    worth_a_place,
+)
 from drafthouse.policy.latency import Curve
 from drafthouse.token_tree import ROOT
 
@@ -60,6 +71,10 @@ def test_what_is_worth_a_pass_and_what_a_place() -> None:
     assert floor(0.0) == MIN_CONFIDENCE
 
 
+def ranking(tokens: Sequence[int], edges: Sequence[float]) -> Ranking:
+    return Ranking(0, list(tokens), [1.0] * len(tokens), edges)
+
+
 def assert_kept_up(growing: GrowingTree) -> None:
     assert growing.depths == growing.tree.depths()
     assert growing.confidences == pytest.approx(growing.tree.path_confidences())
@@ -75,7 +90,7 @@ def test_depths_and_confidences_keep_up_with_the_tree(additions: list[tuple[int,
         parent = unexpanded[where % len(unexpanded)]
         if parent != ROOT and parent not in growing.expanded:
             growing.expanded.append(parent)
-        growing.add_children(parent, list(range(len(edges))), edges, 0, 0.0, TreeLimits(most, 3))
+        growing.add_children(parent, ranking(range(len(edges)), edges), 0.0, TreeLimits(most, 3))
         assert_kept_up(growing)
         assert len(growing) <= most
     if len(growing):
@@ -84,7 +99,7 @@ def test_depths_and_confidences_keep_up_with_the_tree(additions: list[tuple[int,
         on_path = growing.follow([*path, 99])
         assert [before.tokens[i] for i in on_path] == path
         expanded = growing.expanded
-        index = growing.reroot(path)
+        index = growing.reroot(path, on_path)
         assert growing.expanded == [index[i] for i in expanded if i in index], "still in the order of their KV entries"
         assert all(before.tokens[old] == growing.tree.tokens[new] for old, new in index.items())
         assert_kept_up(growing)
@@ -92,9 +107,9 @@ def test_depths_and_confidences_keep_up_with_the_tree(additions: list[tuple[int,
 
 def test_the_frontier_is_what_is_left_to_expand() -> None:
     growing = GrowingTree()
-    growing.add_children(ROOT, [5, 6, 7], [0.5, 0.3, 0.1], 0, 0.0, ROOMY)
+    growing.add_children(ROOT, ranking([5, 6, 7], [0.5, 0.3, 0.1]), 0.0, ROOMY)
     growing.expanded.append(0)
-    growing.add_children(0, [8], [0.9], 0, 0.0, ROOMY)
+    growing.add_children(0, ranking([8], [0.9]), 0.0, ROOMY)
     assert growing.frontier(0.5, 0.05, ROOMY) == [(0.45, 3), (0.3, 1)]
     assert growing.frontier(0.5, 0.05, TreeLimits(1000, 2)) == [(0.3, 1)], "children of nodes at the last depth would lie too deep"
     assert growing.frontier(0.5, 0.05, TreeLimits(4, 9)) == [], "the tree is full"
@@ -102,7 +117,7 @@ def test_the_frontier_is_what_is_left_to_expand() -> None:
 
 def test_a_token_drafted_twice_is_one_node() -> None:
     growing = GrowingTree()
-    for _ in range(2):
-        growing.add_children(ROOT, [5, 6], [0.5, 0.3], 0, 0.0, ROOMY)
+    for edges in ([0.5, 0.3], [0.4, 0.5]):
+        growing.add_children(ROOT, ranking([5, 6], edges), 0.0, ROOMY)
     assert_kept_up(growing)
-    assert len(growing) == 2
+    assert growing.tree.edges == [0.5, 0.5], "the larger edge counts"
