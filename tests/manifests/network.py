@@ -39,6 +39,14 @@ def allowed(objects: list[Object], source: Labels | None, target: Labels, ports:
     return ""
 
 
+def sends_outside(objects: list[Object], source: Labels, protocol: str, port: int) -> bool:
+    """Whether `source` may reach some peer outside the namespace on `port`: names and the API server, which no policy here owns."""
+    policies = [item["spec"] for item in objects if item["kind"] == "NetworkPolicy" and matches(item["spec"]["podSelector"], source)]
+    rules = [rule for spec in policies for rule in spec.get("egress", [])]
+    outside = [rule for rule in rules if not rule.get("to") or any("namespaceSelector" in peer or "ipBlock" in peer for peer in rule["to"])]
+    return any(entry.get("protocol", "TCP") == protocol and entry["port"] == port for rule in outside for entry in rule.get("ports", []))
+
+
 def _passes(policies: list[Object], direction: str, pod: Labels, peer: Labels | None, ports: tuple[int, int]) -> bool:
     mine = [item["spec"] for item in policies if direction in item["spec"]["policyTypes"] and matches(item["spec"]["podSelector"], pod)]
     if not mine:

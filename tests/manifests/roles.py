@@ -17,12 +17,15 @@ from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDep
 
 from deployments.placement import HEAD, ROLE_LABEL, ROLES
 from drafthouse.config import PoolConfig, ServingConfig, describe
-from tests.manifests.network import FREE_PORTS, allowed
+from tests.manifests.network import FREE_PORTS, allowed, sends_outside
 from tests.manifests.rules import groups, of_kind
 
 Object = dict[str, Any]
 
 IMPORT_PATH = "deployments.app:build_app"
+
+STRANGER = {"app": "stranger"}
+"""A pod of the same namespace that no policy here selects, so that only ours can stop it."""
 
 
 def faults(objects: list[Object]) -> list[str]:
@@ -33,13 +36,8 @@ def faults(objects: list[Object]) -> list[str]:
         return found + wrong
     pools = list(_pool_faults(service, config))
     serve = yaml.safe_load(service["spec"]["serveConfigV2"])
-    return [
-        *found,
-        *pools,
-        *_front_faults(objects, service, serve),
-        *_data_plane_faults(objects, service, config),
-        *_ray_port_faults(objects, service),
-    ]
+    found += [*pools, *_front_faults(objects, service, serve), *_data_plane_faults(objects, config)]
+    return [*found, *_ray_port_faults(objects, service), *_outside_faults(objects)]
 
 
 def embedded(service: Object) -> tuple[ServingConfig | None, list[str]]:
@@ -183,11 +181,13 @@ def _front_faults(objects: list[Object], service: Object, serve: Object) -> Iter
             yield f"serveConfigV2: grpc_options.grpc_servicer_functions: there is no {function}"
 
 
-def _data_plane_faults(objects: list[Object], service: Object, config: ServingConfig) -> Iterator[str]:
+def _data_plane_faults(objects: list[Object], config: ServingConfig) -> Iterator[str]:
     for caller, role, pool in (("gateway", "verifier", config.verifier), ("verifier", "drafter", config.drafter)):
         ports = (pool.port, pool.port) if pool.port else FREE_PORTS
         if stopped := allowed(objects, {ROLE_LABEL: caller}, {ROLE_LABEL: role}, ports):
             yield f"{role}.port: data plane from {caller}, port {ports[0]} to {ports[1]}: {stopped}"
+        if not allowed(objects, STRANGER, {ROLE_LABEL: role}, ports):
+            yield f"{role}.port: the data plane takes connections from pods that are not ours"
 
 
 def _ray_port_faults(objects: list[Object], service: Object) -> Iterator[str]:
@@ -196,9 +196,25 @@ def _ray_port_faults(objects: list[Object], service: Object) -> Iterator[str]:
         parameters = group.get("rayStartParams", {})
         role = {ROLE_LABEL: group.get("labels", {}).get(ROLE_LABEL, "")}
         wanted = {key: (int(value), int(value)) for key, value in parameters.items() if re.fullmatch(r"(?!m..-worker).*-port", key)}
-        wanted["worker ports"] = (int(parameters.get("min-worker-port", 10002)), int(parameters.get("max-worker-port", 19999)))
+        wanted["worker-port range"] = (int(parameters.get("min-worker-port", 10002)), int(parameters.get("max-worker-port", 19999)))
         for missing in {"node-manager-port", "object-manager-port", "metrics-export-port"} - wanted.keys():
             yield f"{name}: rayStartParams.{missing} must be set, since NetworkPolicies name it"
         for key, ports in wanted.items():
             if stopped := allowed(objects, {ROLE_LABEL: HEAD}, role, ports):
                 yield f"{name}: {key} {ports[0]} to {ports[1]}: {stopped}"
+            if not allowed(objects, STRANGER, role, ports):
+                yield f"{name}: {key} takes connections from pods that are not ours"
+
+
+def _outside_faults(objects: list[Object]) -> Iterator[str]:
+    for role in (HEAD, *ROLES):
+        if not sends_outside(objects, {ROLE_LABEL: role}, "UDP", 53):
+            yield f"no NetworkPolicy lets the {role} ask for names (UDP 53)"
+    if not sends_outside(objects, {ROLE_LABEL: HEAD}, "TCP", 443):
+        yield "no NetworkPolicy lets the head reach the Kubernetes API, which its autoscaler needs (TCP 443)"
+    for item in of_kind(objects, "StatefulSet"):
+        labels = item["spec"]["template"]["metadata"]["labels"]
+        if stopped := allowed(objects, {ROLE_LABEL: HEAD}, labels, (6379, 6379)):
+            yield f"from the head to Redis: {stopped}"
+        if not allowed(objects, STRANGER, labels, (6379, 6379)):
+            yield "Redis takes connections from pods that are not ours"
