@@ -37,7 +37,8 @@ class SimDrafting(Drafting):
         """As the original, with a tree of the simulator's on both ends."""
         if not super().open(sequence, price, now, probe):
             return False
-        assert isinstance(sequence, SimSequence) and sequence.link is not None
+        assert isinstance(sequence, SimSequence)
+        assert sequence.link is not None
         tree = DraftTree(sequence.sim.text)
         outbox = self._outbox[sequence.link.drafter]
         outbox[-1] = cast(Any, Opening(cast(Open, outbox[-1]), tree, sequence.prompt_len))
@@ -136,7 +137,7 @@ class SimVerifier:
         self.engine = SimEngine(env, options)
         self.refused = 0
         self.peers: Mapping[str, SimDrafter] = {}
-        self._inbox: list[tuple[str, list[ToVerifierMessage]]] = []
+        self._inbox: list[tuple[str, list[ToVerifierMessage], float]] = []
         self._wake: simpy.Event | None = None
         env.process(self._run())
 
@@ -153,7 +154,7 @@ class SimVerifier:
         self._awake()
 
     def receive(self, drafter: str, messages: list[ToVerifierMessage]) -> None:
-        self._inbox.append((drafter, messages))
+        self._inbox.append((drafter, messages, self.env.now))
         self._awake()
 
     def _awake(self) -> None:
@@ -177,17 +178,18 @@ class SimVerifier:
             if not isinstance(step, Step):
                 yield self._asleep(step)
                 continue
-            yield self.env.timeout(step.run_s + overheads.step_s + overheads.sequence_s * len(step.plan.decoding))
+            yield self.env.timeout(step.run_s)
             self._take_arrivals()
+            yield self.env.timeout(overheads.step_s + overheads.sequence_s * len(step.plan.decoding))
             for request in self.engine.finish(step):
                 self._finished(request)
 
     def _take_arrivals(self) -> None:
         if self._inbox:
             batches, self._inbox = self._inbox, []
-            for drafter, messages in batches:
+            for drafter, messages, arrived in batches:
                 for message in messages:
-                    self.engine.receive(drafter, message)
+                    self.engine.receive(drafter, message, arrived)
 
     def _flush(self) -> None:
         half_trip_s = self.options.round_trip_s / 2
