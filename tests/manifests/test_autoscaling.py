@@ -24,10 +24,11 @@ def _launched(cluster: dict[str, Any], resources: dict[str, float], selector: di
         group["minReplicas"] = 0
     derived = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "drafthouse", "namespace": "default"}, "spec": cluster})
     config = AutoscalingConfig(derived, skip_content_hash=True)
-    constraints = [
-        (key, LabelSelectorOperator.LABEL_OPERATOR_NOT_IN, re.findall(r"[\w-]+", value.removeprefix("!in")))
-        for key, value in selector.items()
-    ]
+    constraints = []
+    for key, value in selector.items():
+        found = re.fullmatch(r"!in\((.+)\)", value)
+        assert found is not None
+        constraints.append((key, LabelSelectorOperator.LABEL_OPERATOR_NOT_IN, found[1].split(",")))
     request = ResourceRequestUtil.make(resources, label_selectors=[constraints])
     reply = ResourceDemandScheduler().schedule(
         SchedulingRequest(
