@@ -50,12 +50,13 @@ class DraftLink:
 
     def commit(self, tokens: list[int], price: float, now: float) -> None:
         """Re-roots the copy and expects the drafter's nodes when they usually come."""
+        self._miss(now)
         self.tree = self.tree.reroot(tokens)
         self.base_len += len(tokens)
         self.received, self.snapshot, self.exhausted = 0, False, False
         self._price, self._asked_at = price, now
         self._measure()
-        self.announcement, self._announced = self._replies.expect(len(self.tree) > 0, now), False
+        self.announcement, self._announced = self._replies.expect(len(self.tree) > 0, now, self._record.replies.seconds), False
 
     def verified(self, promised: float, accepted: int, nodes: int, price: float) -> None:
         """What came of this sequence's nodes in a step."""
@@ -102,11 +103,28 @@ class DraftLink:
         """What the first nodes after a commit brought and when; and what became of the drafter's own announcement."""
         gain = max(0.0, gain)
         if self._announced and self.announcement is not None and has_nodes:
-            self._kept.observe(self.announcement.tokens, gain)
+            self._keep(self.announcement, gain if now <= self.announcement.void_at else 0.0)
         if self._asked_at is not None and (gain > 0.0 or self.exhausted):
-            for replies in (self._replies, self._record.replies):
-                replies.observe(had_nodes, now - self._asked_at, gain)
-            self._asked_at = None
+            self._reply(had_nodes, now - self._asked_at, gain)
+
+    def _miss(self, now: float) -> None:
+        """What should have come by now, and has not, counts as nothing; what has had no time to come says nothing."""
+        a = self.announcement
+        if a is None or now <= a.void_at:
+            return
+        if self._announced:
+            self._keep(a, 0.0)
+        elif self._asked_at is not None:
+            self._reply(len(self.tree) > 0, now - self._asked_at, 0.0)
+
+    def _keep(self, announcement: Announcement, gain: float) -> None:
+        for kept in (self._kept, self._record.kept):
+            kept.observe(announcement.tokens, gain)
+
+    def _reply(self, had_nodes: bool, seconds: float, gain: float) -> None:
+        for replies in (self._replies, self._record.replies):
+            replies.observe(had_nodes, seconds, gain)
+        self._asked_at = None
 
     def _announce(self, message: Grow, now: float) -> None:
         due = now + message.eta_us / 1e6
@@ -118,7 +136,7 @@ class DraftLink:
         a = self.announcement
         if a is None or self.exhausted or self.probe or room <= 0:
             return None
-        kept = self._kept.ratio if self._announced else 1.0
+        kept = self._kept.given(self._record.kept.ratio) if self._announced else 1.0
         return Announcement(a.made, a.due, min(float(room), a.tokens * kept))
 
     def _merge(self, other: TokenTree) -> None:

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from drafthouse.policy.honesty import Standing
+from drafthouse.policy.honesty import Honesty, Standing
 from drafthouse.policy.start_rule import Replies
 
 
 @dataclass(slots=True)
 class DrafterRecord:
     standing: Standing = field(default_factory=Standing)
+    kept: Honesty = field(default_factory=Honesty)  # of its announcements, whatever the target accepts
     replies: Replies = field(default_factory=Replies)
     sessions: int = 0

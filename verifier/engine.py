@@ -200,7 +200,9 @@ class VerifierEngine:
         t.trees = self.drafting.trees + self._trees
         t.prompt_tokens += plan.prompt_tokens
         t.predicted_tokens += choosing + selected.believed_tokens
-        t.predicted_seconds += self.latency.seconds(tokens, kv_tokens)
+        expected_s = self.latency.seconds(tokens, kv_tokens)
+        t.predicted_seconds += expected_s
+        self.exchange.observe_run(run_s, expected_s)
         t.run_seconds += run_s
         t.step_seconds += now - started
         busy = now - (self._busy_since if self._busy_since is not None else started)

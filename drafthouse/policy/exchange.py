@@ -19,6 +19,7 @@ class Exchange:
         self.latency = latency
         self.meter = GoodputMeter(1.0 / latency.seconds(1, 0))
         self.overhead_s = 0.0
+        self._runs_s = self._expected_s = 0.0  # decayed, of runs as they were and as the model has them
         self.floor = 0.0
         self.quote(1, 0, 0)
 
@@ -31,7 +32,8 @@ class Exchange:
     def plain_rate(self, sequences: int, kv_tokens: int) -> float:
         """Tokens per second of steps without drafts and prompts."""
         alone = max(1, sequences)
-        return alone / (self.latency.seconds(alone, kv_tokens) + self.overhead_s)
+        late = self._runs_s / self._expected_s if self._expected_s else 1.0
+        return alone / (late * self.latency.seconds(alone, kv_tokens) + self.overhead_s)
 
     def set_floor(self, floor: float) -> None:
         """What the controller asks of drafts while drafters are short, in tokens per node."""
@@ -45,6 +47,11 @@ class Exchange:
     @property
     def seconds_per_node(self) -> float:
         return self.price / self.rate
+
+    def observe_run(self, run_s: float, expected_s: float) -> None:
+        """How long a run took and should have: a curve that is given may not be this device's."""
+        self._runs_s = (1.0 - OVERHEAD_RATE) * self._runs_s + run_s
+        self._expected_s = (1.0 - OVERHEAD_RATE) * self._expected_s + expected_s
 
     def observe(self, committed: int, sequences: int, kv_tokens: int, busy_s: float, plain_overhead_s: float | None) -> None:
         """A step without prompt tokens: seconds since the last step's end, and, if it was plain, those that it took beyond its run."""

@@ -20,14 +20,15 @@ class GoodputMeter:
 
     def __init__(self, prior_rate: float):
         self._seconds = PRIOR_S
-        self._tokens = self._plain_tokens = prior_rate * PRIOR_S
+        self._tokens = prior_rate * PRIOR_S
+        self._plain_seconds = PRIOR_S  # that plain decoding would have taken for as many tokens
 
     def observe(self, tokens: int, seconds: float, plain_rate: float) -> None:
-        """Tokens committed in so many busy seconds, in which plain decoding would have committed `plain_rate` times as many."""
+        """Tokens committed in so many busy seconds, at a load at which plain decoding commits `plain_rate` a second."""
         decay = math.exp(-seconds / HORIZON_S)
         self._tokens = self._tokens * decay + tokens
         self._seconds = self._seconds * decay + seconds
-        self._plain_tokens = self._plain_tokens * decay + plain_rate * seconds
+        self._plain_seconds = self._plain_seconds * decay + tokens / plain_rate
 
     @property
     def rate(self) -> float:
@@ -36,8 +37,8 @@ class GoodputMeter:
 
     @property
     def gain(self) -> float:
-        """What was committed over what plain decoding would have committed meanwhile."""
-        return self._tokens / self._plain_tokens
+        """The time that plain decoding would have taken over the time taken: each second counts alike, whatever the load in it."""
+        return self._plain_seconds / self._seconds
 
     def exchange(self, plain_rate: float) -> float:
         """Tokens that a second is worth now. Never below plain decoding, which can always be had: a rate that bad

@@ -24,10 +24,10 @@ PROBE_SHARE, PROBE_STEPS = 0.01, 8.0
 RETRY_RATE = 0.5
 """A session that did not pay is tried again once time is worth less than this share of what it was: the load has fallen."""
 
-WORTH_RATE, FIRST_WORTH = 1 / 16, 0.3
+WORTH_RATE, FIRST_WORTH = 1 / 16, 0.5
 """Moving average of a session's tokens per step; at first it is trusted for some forty steps."""
 
-HANDLING_S = 1e-4
+HANDLING_S = 4e-5
 """What a session costs the verifier's process each step, in messages and in keeping a tree, whether or not it is used."""
 
 

@@ -49,8 +49,9 @@ class Replies:
         self.seconds += REPLY_RATE * (seconds - self.seconds)
         self.tokens[had_nodes] += REPLY_RATE * (tokens - self.tokens[had_nodes])
 
-    def expect(self, had_nodes: bool, now: float) -> Announcement:
-        return Announcement(now, now + self.seconds, self.tokens[had_nodes])
+    def expect(self, had_nodes: bool, now: float, seconds: float) -> Announcement:
+        """`seconds` is the drafter's time to answer: one more session there delays the answers to all."""
+        return Announcement(now, now + seconds, self.tokens[had_nodes])
 
 
 def wait_until(now: float, announcements: Iterable[Announcement], goodput: float) -> float | None:

@@ -75,7 +75,7 @@ def test_probes_take_their_share_of_steps_at_most(lengths: list[int]) -> None:
 def test_a_session_pays_by_its_recent_worth_against_what_handling_costs() -> None:
     worth = SessionWorth()
     assert worth.pays(100.0)
-    for _ in range(60):
+    for _ in range(120):
         worth.observe(0.0)
     assert not worth.pays(100.0)
     for _ in range(20):
