@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.calibration_command import calibration
 from benchmarks.load.commands import load, load_steps, off_cost
 from benchmarks.options import (
     Draft,
@@ -30,6 +31,7 @@ bench_app = typer.Typer(no_args_is_help=True, help="Measure speed: against trans
 bench_app.command()(load)
 bench_app.command()(load_steps)
 bench_app.command()(off_cost)
+bench_app.command()(calibration)
 
 
 @bench_app.command()
