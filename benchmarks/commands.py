@@ -136,3 +136,34 @@ def decisions(
         report = run_decisions(repetitions)
         write_json(json_file, report)
     print_decisions(Console(), report)
+
+
+@bench_app.command()
+def heartbeats(
+    replicas: Annotated[
+        str, typer.Option(help="Pool sizes with commas between: gateways, verifiers and drafters together.")
+    ] = "10,100,600",
+    seconds: Annotated[float, typer.Option(help="Length of each measurement.", min=0.1)] = 5.0,
+    served: Annotated[bool, typer.Option("--served/--registry-only", help="Also the deployment, on a Ray Serve started for it.")] = True,
+    json_file: Json = None,
+) -> None:
+    """Heartbeats per second that one controller takes, and the pool that this carries."""
+    from benchmarks.heartbeats import pool_sizes, print_heartbeats, report_of, run_registry
+    from benchmarks.report import check_writable, write_json
+    from controller.registry import MAX_HEARTBEATS_PER_S
+    from drafthouse.config import ControllerConfig
+
+    console = Console()
+    with errors():
+        check_writable(json_file)
+        sizes, config = pool_sizes(replicas), ControllerConfig()
+        alone = [run_registry(size, seconds, config) for size in sizes]
+        rows = []
+        if served:
+            from benchmarks.heartbeats_served import run_served
+
+            with console.status("measuring on Ray Serve"):
+                rows = run_served(sizes, seconds)
+        report = report_of(alone, rows, config, MAX_HEARTBEATS_PER_S)
+        write_json(json_file, report)
+    print_heartbeats(console, report)

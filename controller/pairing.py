@@ -36,10 +36,10 @@ def fits(verifier: Peer, drafter: Peer) -> bool:
 def pair(verifiers: Sequence[Peer], drafters: Sequence[Peer], limit: int = MAX_DRAFTERS_PER_VERIFIER) -> dict[str, tuple[str, ...]]:
     """Drafters' replica ids for each verifier's, best affinity first.
 
-    Costs a hash or two for each verifier and drafter that fit: call it when the replicas change.
+    Costs a hash for each verifier and drafter that fit: call it when the replicas change.
     """
     ranked = {v.replica: _by_affinity(v, drafters) for v in verifiers}
-    chosen = {verifier: list(fitting) for verifier, fitting in ranked.items() if len(fitting) <= limit}
+    chosen = {verifier: [name for _, name in fitting] for verifier, fitting in ranked.items() if len(fitting) <= limit}
     crowded = {verifier: fitting for verifier, fitting in ranked.items() if verifier not in chosen}
     chosen |= _spread(crowded, limit)
     return {v.replica: tuple(chosen[v.replica]) for v in verifiers}
@@ -50,15 +50,18 @@ def affinity(verifier: str, drafter: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-def _by_affinity(verifier: Peer, drafters: Sequence[Peer]) -> list[str]:
-    fitting = (drafter.replica for drafter in drafters if fits(verifier, drafter))
-    return sorted(fitting, key=lambda drafter: (affinity(verifier.replica, drafter), drafter), reverse=True)
+Ranked = list[tuple[int, str]]
+"""(affinity, drafter), strongest first."""
 
 
-def _spread(ranked: dict[str, list[str]], limit: int) -> dict[str, list[str]]:
+def _by_affinity(verifier: Peer, drafters: Sequence[Peer]) -> Ranked:
+    return sorted(((affinity(verifier.replica, d.replica), d.replica) for d in drafters if fits(verifier, d)), reverse=True)
+
+
+def _spread(ranked: dict[str, Ranked], limit: int) -> dict[str, list[str]]:
     """The strongest affinities first, no drafter beyond an equal share; then what is missing, to whoever serves fewest."""
-    share = -(-limit * len(ranked) // max(len({drafter for fitting in ranked.values() for drafter in fitting}), 1))
-    strongest = sorted(((affinity(v, d), v, d) for v, fitting in ranked.items() for d in fitting), reverse=True)
+    share = -(-limit * len(ranked) // max(len({drafter for fitting in ranked.values() for _, drafter in fitting}), 1))
+    strongest = sorted(((strength, v, d) for v, fitting in ranked.items() for strength, d in fitting), reverse=True)
     chosen: dict[str, list[str]] = {verifier: [] for verifier in ranked}
     served: Counter[str] = Counter()
     for _, verifier, drafter in strongest:
@@ -66,7 +69,7 @@ def _spread(ranked: dict[str, list[str]], limit: int) -> dict[str, list[str]]:
             chosen[verifier].append(drafter)
             served[drafter] += 1
     for verifier, mine in chosen.items():
-        left = [drafter for drafter in ranked[verifier] if drafter not in mine] if len(mine) < limit else []
+        left = [drafter for _, drafter in ranked[verifier] if drafter not in mine] if len(mine) < limit else []
         for drafter in sorted(left, key=lambda name: served[name])[: limit - len(mine)]:
             mine.append(drafter)
             served[drafter] += 1
