@@ -33,6 +33,7 @@ def build_cli() -> typer.Typer:
     cli.command()(simulate_command.simulate)
     cli.command("train-demo")(model_commands.train_demo)
     cli.command()(model_commands.inflate)
+    cli.command("build-trigram")(model_commands.build_trigram)
     cli.add_typer(bench_app, name="bench")
     return cli
 

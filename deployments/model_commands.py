@@ -1,4 +1,4 @@
-"""`drafthouse train-demo` and `drafthouse inflate`: commands that make models."""
+"""`drafthouse train-demo`, `drafthouse inflate` and `drafthouse build-trigram`: commands that make models."""
 
 import pathlib
 from typing import Annotated
@@ -50,3 +50,23 @@ def inflate(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     typer.echo(f"{destination}: inflated from {source} to hidden size {hidden} and {layers} layers")
+
+
+def build_trigram(
+    draft: Annotated[str, typer.Option(help="The draft whose own output the table is made of: folder, hub id or demo:draft.")],
+    output: Annotated[pathlib.Path, typer.Option(help="File to write; the draft's folder/trigram.npz is where stages look for it.")],
+    tokens: Annotated[int, typer.Option(help="Tokens to sample.", min=1)] = 1_000_000,
+) -> None:
+    """Build the table of the trigram stage from text that the draft samples."""
+    from rich.progress import Progress
+
+    from drafthouse.stages.trigram_building import build
+
+    try:
+        with Progress() as bar:
+            task = bar.add_task("sampling", total=tokens)
+            sampled, size = build(draft, output, tokens, lambda done: bar.update(task, completed=done))
+    except DrafthouseError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"{output}: {size:,} bytes from {sampled:,} tokens of {draft}")

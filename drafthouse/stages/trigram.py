@@ -1,0 +1,62 @@
+"""The trigram stage: a Katz-backoff table of the draft's own output, ranked with the target's noise.
+
+Promises: at a temperature above 0 scores are log-probability over temperature plus the noise that the
+target adds, after the same filters, so that ranks agree with the target's choice as the draft's do.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from drafthouse.sampling import SamplingParams
+from drafthouse.stages.stage import Children, SessionFacts, Stage
+from drafthouse.stages.token_noise import token_noise
+from drafthouse.stages.trigram_table import TrigramTable
+
+
+class TrigramStage(Stage):
+    def __init__(self, facts: SessionFacts, table: TrigramTable):
+        super().__init__(facts)
+        self._table = table
+        self._last: list[int] = []
+        self._length = 0
+        self._noise: dict[int, np.ndarray] = {}  # by position; the nodes of one depth share theirs
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        self._last = [*self._last, *tokens[-2:]][-2:]
+        self._length += len(tokens)
+        self._noise = {position: noise for position, noise in self._noise.items() if position >= self._length}
+
+    def children(self, path: Sequence[int], width: int) -> Children:
+        sampling = self.facts.sampling
+        scores = self._table.log_probabilities([*self._last, *path[-2:]])
+        if not sampling.greedy:
+            scores = scores * np.float32(1.0 / sampling.temperature)
+            if sampling.filters:
+                scores = _filtered(scores, sampling)
+            scores = scores + self._noise_at(self._length + len(path))
+        count = min(width + 1, len(scores))
+        best = np.argpartition(-scores, count - 1)[:count]
+        best = best[np.argsort(-scores[best], kind="stable")]
+        values = scores[best].astype(np.float64)
+        best, values = best[values > -np.inf], values[values > -np.inf]
+        leads = [*(values[:-1] - values[1:]).tolist(), float("inf")][:width]
+        return Children(self._table.tokens[best[:width]].tolist(), leads)
+
+    def _noise_at(self, position: int) -> np.ndarray:
+        if position not in self._noise:
+            self._noise[position] = token_noise(self.facts.seed, position, self._table.tokens)
+        return self._noise[position]
+
+
+def _filtered(scores: np.ndarray, sampling: SamplingParams) -> np.ndarray:
+    """Top-k, top-p and min-p as `drafthouse.choose` applies them; tokens filtered out are -inf."""
+    order = np.argsort(-scores, kind="stable")[: sampling.top_k or None]
+    shares = np.exp(scores[order] - scores[order[0]])
+    shares /= shares.sum()
+    keep = (np.cumsum(shares) - shares < sampling.top_p) | (sampling.top_p >= 1.0)
+    keep &= shares >= sampling.min_p * shares[0]
+    keep[0] = True
+    result = np.full_like(scores, -np.inf)
+    result[order[keep]] = scores[order[keep]]
+    return result
