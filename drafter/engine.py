@@ -88,7 +88,7 @@ class DrafterEngine:
             return [Refused(message.session, message.epoch, reason)]
         calibration = self.calibrations.of(message.target_fingerprint)
         kv = KvSequence(self.runner.cache)
-        self.sessions[key] = session = Session(key[0], message, kv, self.context, self.tree.width, calibration)
+        self.sessions[key] = session = Session(key[0], message, kv, self.context, self.tree.width, calibration, self.config.grow_ahead)
         self.committed += len(message.tokens)
         self.totals.sessions += 1
         if message.sampling.penalises:
@@ -161,7 +161,7 @@ class DrafterEngine:
                 self.trace.flush()
 
     def has_work(self) -> bool:
-        return any(s.missing or s.frontier for s in self.sessions.values())
+        return any(s.missing or s.frontier.now or s.frontier.ahead for s in self.sessions.values())
 
     def run_pass(self) -> list[Outgoing]:
         """One draft pass, if any session wants it; returns what the verifiers should hear of it."""

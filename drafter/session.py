@@ -13,7 +13,7 @@ from drafthouse.engine.segment import Segment, chunk
 from drafthouse.errors import WireError
 from drafthouse.messages import Grow, Open
 from drafthouse.policy.calibration import Calibration
-from drafthouse.policy.growth import Candidate, GrowingTree, Ranking, TreeLimits, floor
+from drafthouse.policy.growth import Asked, Frontier, GrowingTree, Ranking, TreeLimits
 from drafthouse.token_tree import ROOT, TokenTree
 
 DRAFT_MODEL_SOURCE = 0
@@ -29,8 +29,8 @@ class Label:
 
 
 class Session:
-    def __init__(self, peer: str, opened: Open, kv: KvSequence, context: int, width: int, calibration: Calibration):
-        """`peer` is whoever opened it; `width` is the drafter's own, for a session that asks for none."""
+    def __init__(self, peer: str, opened: Open, kv: KvSequence, context: int, width: int, calibration: Calibration, ahead: bool):
+        """`peer` is whoever opened it; `width` is the drafter's own, for a session that asks for none; `ahead`: see growth.Asked."""
         self.key = peer, opened.session
         self.id, self.epoch = opened.session, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
@@ -42,7 +42,8 @@ class Session:
         self.cached = 0
         self.growing = GrowingTree()
         self.calibration = calibration
-        self.frontier: list[Candidate] = []
+        self.ahead = ahead
+        self.frontier = Frontier([], [])
         self.sent = 0  # nodes of the tree that the verifier has
 
     @property
@@ -64,6 +65,10 @@ class Session:
     @property
     def limits(self) -> TreeLimits:
         return TreeLimits(self.max_nodes, min(self.max_depth, self.context - len(self.tokens)))
+
+    @property
+    def asked(self) -> Asked:
+        return Asked.at(self.price, self.ahead)
 
     @property
     def expected_children(self) -> float:
@@ -90,20 +95,20 @@ class Session:
         if self.missing:
             self.growing = GrowingTree()
             self.kv.truncate(self.cached)
-        self.growing.readmit(floor(self.price), self.limits)
+        self.growing.readmit(self.asked, self.limits)
         self.refresh()
         return labels
 
     def refresh(self) -> None:
         """The frontier anew, after any change of tree or price."""
-        self.frontier = [] if self.missing else self.growing.frontier(self.expected_children, floor(self.price), self.limits)
+        self.frontier = Frontier([], []) if self.missing else self.growing.frontier(self.expected_children, self.asked, self.limits)
 
     def add_children(self, parent: int, tokens: list[int], margins: list[float]) -> int:
         """Those of the ranked children that are worth a place in the tree; returns how many. `refresh` is due after the last call."""
         tokens, margins = tokens[: self.width], margins[: self.width]
         edges = self.calibration.edges(DRAFT_MODEL_SOURCE, margins, self.sampling.temperature)
         ranking = Ranking(DRAFT_MODEL_SOURCE, tokens, margins, edges)
-        return self.growing.add_children(parent, ranking, floor(self.price), self.limits)
+        return self.growing.add_children(parent, ranking, self.asked, self.limits)
 
     def position_below(self, node: int) -> int:
         """Absolute position of a child of `node` (ROOT: the root)."""

@@ -80,6 +80,7 @@ class DrafterConfig(PoolConfig):
     max_sessions: int = Field(64, ge=1)
     pass_nodes: int = Field(16, ge=1, le=1024, description="frontier nodes of all sessions in one draft pass")
     prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass")
+    grow_ahead: bool = Field(True, description="grow trees while they are verified, where the commit may land")
     trace: pathlib.Path | None = Field(None, description="folder for acceptance traces, one file for each replica; none by default")
 
     @property
@@ -101,7 +102,7 @@ class ControllerConfig(_Section):
 
 
 class TreeConfig(_Section):
-    max_nodes: int = Field(96, ge=1, le=1024)
+    max_nodes: int = Field(256, ge=1, le=1024)
     max_depth: int = Field(16, ge=1, le=256)
     width: int = Field(4, ge=1, le=64, description="children drafted below one node")
 

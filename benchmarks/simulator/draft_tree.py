@@ -19,11 +19,12 @@ from drafthouse.token_tree import ROOT
 
 
 class DraftTree:
-    __slots__ = ("branches", "expanded", "log_confidences", "path_logs", "positions", "text")
+    __slots__ = ("branches", "expanded", "log_confidences", "parents", "path_logs", "positions", "text")
 
     def __init__(self, text: Text) -> None:
         self.text = text
         self.positions: list[int] = []
+        self.parents: list[int] = []
         self.branches: list[int] = []
         self.log_confidences: list[float] = []
         self.expanded: list[bool] = []
@@ -75,6 +76,7 @@ class DraftTree:
             if rank == hit:
                 self.path_logs[position] = log
             self.positions.append(position)
+            self.parents.append(node)
             self.branches.append(position if rank == hit else branch)
             self.log_confidences.append(log)
             self.expanded.append(False)

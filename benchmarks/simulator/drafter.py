@@ -17,7 +17,7 @@ from benchmarks.simulator.options import Options
 from benchmarks.simulator.verifier import SimVerifier
 from benchmarks.simulator.wire import Opening, ToDrafter, after
 from drafthouse.messages import Close, Grow, Refused, ToVerifierMessage
-from drafthouse.policy.growth import Candidate, PassBudget, floor, worth_a_pass
+from drafthouse.policy.growth import Asked, Candidate, Frontier, PassBudget, worth_a_pass
 from drafthouse.policy.latency import ScaledCurve
 from drafthouse.token_tree import ROOT
 
@@ -26,11 +26,11 @@ class Session:
     """The drafter's side: what is cached of the committed tokens, the nodes below the root, and those worth a pass."""
 
     __slots__ = (
-        "alive", "cached", "epoch", "expanded", "expected_children", "frontier", "id", "max_depth", "max_nodes", "price", "root",
-        "sent", "tokens", "tree", "verifier", "width",
+        "ahead", "alive", "cached", "epoch", "expanded", "expected_children", "frontier", "id", "landings", "max_depth", "max_nodes",
+        "price", "root", "sent", "tokens", "tree", "verifier", "width",
     )  # fmt: skip
 
-    def __init__(self, opening: Opening, verifier: SimVerifier, width: int):
+    def __init__(self, opening: Opening, verifier: SimVerifier, width: int, ahead: bool):
         opened = opening.message
         self.verifier, self.id, self.epoch, self.tree = verifier, opened.session, opened.epoch, opening.tree
         self.tokens, self.price = len(opened.tokens), opened.price
@@ -38,7 +38,8 @@ class Session:
         self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or width
         self.cached = self.sent = self.expanded = 0
         self.alive: list[int] = []
-        self.frontier: list[Candidate] = []
+        self.ahead, self.frontier = ahead, Frontier([], [])
+        self.landings: dict[int, float] = {}
         self.expected_children = self.tree.text.expected_children(self.width)
 
     @property
@@ -63,17 +64,29 @@ class Session:
     def refresh(self) -> None:
         """The frontier anew, after any change of tree or price."""
         if self.missing or len(self.alive) >= self.max_nodes:
-            self.frontier = []
+            self.frontier = Frontier([], [])
             return
-        tree, deepest = self.tree, self.root + self.max_depth
-        nodes = [i for i in self.alive if not tree.expanded[i] and tree.positions[i] < deepest]
-        confidences = tree.confidences(nodes, self.root)
-        self.frontier = worth_a_pass(zip(confidences, nodes, strict=True), self.expected_children, floor(self.price))
+        tree, deepest, asked = self.tree, self.root + self.max_depth, self.asked
+        confidences = tree.confidences(self.alive, self.root)
+        landings = self.landings = {}
+        for i, confidence in zip(self.alive, confidences, strict=True):
+            landings[i] = asked.landing(confidence, landings.get(tree.parents[i], 1.0))
+        unexpanded = (
+            (confidence, i, landings[i])
+            for i, confidence in zip(self.alive, confidences, strict=True)
+            if not tree.expanded[i] and tree.positions[i] < deepest
+        )
+        self.frontier = worth_a_pass(unexpanded, self.expected_children, asked)
+
+    @property
+    def asked(self) -> Asked:
+        return Asked.at(self.price, self.ahead)
 
     def expand(self, node: int, confidence: float, rng: random.Random) -> int:
         """Adds the children of `node` (ROOT: the root) that are worth a place; returns how many."""
         room = self.max_nodes - len(self.alive)
-        added = self.tree.expand(node, self.root, confidence, self.width, floor(self.price), room, rng)
+        least = self.asked.place(self.landings.get(node, 1.0))
+        added = self.tree.expand(node, self.root, confidence, self.width, least, room, rng)
         self.alive += range(len(self.tree) - added, len(self.tree))
         self.expanded += node != ROOT
         return added
@@ -149,7 +162,7 @@ class SimDrafter:
         if len(self.sessions) >= config.drafter.max_sessions:
             self.totals.refused += 1
             return Refused(opened.session, opened.epoch, "the limit of sessions")
-        self.sessions[verifier, opened.session] = session = Session(opening, verifier, config.tree.width)
+        self.sessions[verifier, opened.session] = session = Session(opening, verifier, config.tree.width, config.drafter.grow_ahead)
         return self._announce(session)
 
     def _chunk(self, session: Session) -> int:

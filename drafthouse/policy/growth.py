@@ -1,8 +1,9 @@
 """What drafters grow next: which nodes are worth a pass of the draft, and which of their children a place in the tree.
 
 Promises: drafter and simulator run this code. One pass takes the best nodes of all sessions, whosever
-they are; catch-ups come first, since without them nothing can be drafted. Prices, confidences and
-promises are in tokens.
+they are; catch-ups come first, since without them nothing can be drafted. A drafter with nothing left to
+grow that is worth its price grows ahead: below nodes that the target may be verifying, where the commit
+may land. Prices, confidences and promises are in tokens.
 """
 
 import heapq
@@ -21,16 +22,56 @@ Candidate = tuple[float, int]
 """(path confidence, node)."""
 
 
-def floor(price: float) -> float:
-    """Path confidence below which a node is not grown, when one costs `price`."""
-    return max(price, MIN_CONFIDENCE)
+AHEAD_CONFIDENCE = 0.01
+"""A commit that lands where it does less often is not prepared for."""
 
 
-def worth_a_pass(unexpanded: Iterable[Candidate], expected_children: float, least: float) -> list[Candidate]:
-    """Those whose children together may reach the confidence `least`, best first."""
-    worth = [candidate for candidate in unexpanded if candidate[0] * expected_children > least]
-    worth.sort(key=_best_first)
-    return worth
+class Asked(NamedTuple):
+    """What nodes must promise: `least` is the path confidence that is worth verifying now; `ahead`, whether to grow below it.
+
+    The tree that a commit leaves hangs below its last token, and confidences there are those of now divided by
+    that token's. A node that is not verified is where the commit lands with the probability of its own path.
+    So nodes below the price compete for idle passes by path confidence as all others do, and what lies
+    below one of them is worth growing if it will be worth its price once the commit has landed there.
+    """
+
+    least: float
+    ahead: bool
+
+    @classmethod
+    def at(cls, price: float, ahead: bool) -> "Asked":
+        """When a node costs `price`."""
+        return cls(max(price, MIN_CONFIDENCE), ahead)
+
+    def landing(self, confidence: float, above: float) -> float:
+        """1 for a node worth verifying; below, the probability that the commit lands on its branch. `above`: its parent's (1: the root)."""
+        return above if above < 1.0 else 1.0 if confidence >= self.least else confidence
+
+    def place(self, landing: float) -> float:
+        """Path confidence that a child needs for a place in the tree, below a node of this landing."""
+        if not self.ahead:
+            return self.least
+        return min(self.least, AHEAD_CONFIDENCE) if landing == 1.0 else max(AHEAD_CONFIDENCE, self.least * landing)
+
+
+class Frontier(NamedTuple):
+    """Nodes to run the draft on, best first: those that may bring children worth verifying `now`, and those `ahead`."""
+
+    now: list[Candidate]
+    ahead: list[Candidate]
+
+
+def worth_a_pass(unexpanded: Iterable[tuple[float, int, float]], expected_children: float, asked: Asked) -> Frontier:
+    """Of (path confidence, node, landing), those whose children together may reach what is asked."""
+    now: list[Candidate] = []
+    ahead: list[Candidate] = []
+    for confidence, node, landing in unexpanded:
+        children = confidence * expected_children
+        if children > asked.least:
+            now.append((confidence, node))
+        elif asked.ahead and children > asked.place(landing):
+            ahead.append((confidence, node))
+    return Frontier(sorted(now, key=_best_first), sorted(ahead, key=_best_first))
 
 
 def worth_a_place(confidence: float, edges: Sequence[float], least: float, room: int) -> Iterator[int]:
@@ -57,7 +98,7 @@ class Growing(Protocol):
         ...
 
     @property
-    def frontier(self) -> Sequence[Candidate]:
+    def frontier(self) -> Frontier:
         """As `worth_a_pass` gives it; empty while tokens are missing."""
         ...
 
@@ -75,13 +116,17 @@ class PassBudget(NamedTuple):
         """Sessions of the next pass with the nodes to expand, ascending; none for a catch-up of at most `prefill_tokens`."""
         left, catch_ups, growing = self.prefill_tokens, [], []
         for session in sessions:
-            if session.frontier:
+            if session.missing:
+                if left > 0:
+                    catch_ups.append(session)
+                    left -= session.missing
+            else:
                 growing.append(session)
-            elif session.missing and left > 0:
-                catch_ups.append(session)
-                left -= session.missing
+        frontiers = [session.frontier.now for session in growing]
+        if not catch_ups and not any(frontiers):
+            frontiers = [session.frontier.ahead for session in growing]
         chosen: dict[int, list[Candidate]] = {}
-        for _, index, candidate in islice(heapq.merge(*(_keyed(i, s.frontier) for i, s in enumerate(growing))), self.nodes):
+        for _, index, candidate in islice(heapq.merge(*(_keyed(i, each) for i, each in enumerate(frontiers))), self.nodes):
             chosen.setdefault(index, []).append(candidate)
         nodes = [(growing[i], sorted(candidates, key=lambda c: c[1])) for i, candidates in chosen.items()]
         return [(session, []) for session in catch_ups] + nodes
@@ -92,7 +137,7 @@ class PassBudget(NamedTuple):
             chunks = -(-session.missing // self.prefill_tokens)
             in_all = session.kv_tokens + session.missing
             return chunks * latency.seconds(min(session.missing, self.prefill_tokens), in_all), session.expected_children
-        best = session.frontier[: self.nodes]
+        best = session.frontier.now[: self.nodes]
         if not best:
             return 0.0, 0.0
         return latency.seconds(len(best), session.kv_tokens), session.expected_children * sum(c for c, _ in best)
@@ -148,30 +193,44 @@ class GrowingTree:
     def __len__(self) -> int:
         return len(self.tree)
 
-    def add_children(self, parent: int, ranking: Ranking, least: float, limits: TreeLimits) -> int:
+    def add_children(self, parent: int, ranking: Ranking, asked: Asked, limits: TreeLimits) -> int:
         """Adds those that are worth a place; returns how many."""
         self.rankings[parent] = ranking
         confidence, before = self._confidence(parent), len(self.tree)
-        for rank in worth_a_place(confidence, ranking.edges, least, limits.nodes - before):
+        for rank in worth_a_place(confidence, ranking.edges, asked.place(self._landing(parent, asked)), limits.nodes - before):
             self._add(parent, ranking, rank)
         return len(self.tree) - before
 
-    def readmit(self, least: float, limits: TreeLimits) -> int:
+    def readmit(self, asked: Asked, limits: TreeLimits) -> int:
         """Adds children that found no place when they were ranked, best first, as far as they are worth one now: a commit
         raises the confidence of all below it and makes room. Returns how many."""
         present = set(zip(self.tree.parents, self.tree.tokens, strict=True))
+        places = [asked.place(landing) for landing in self._landings(asked)] + [asked.place(1.0)]  # the root's is the last, at -1
         left_out = [
             (confidence * edge, parent, rank)
             for parent, ranking in self.rankings.items()
-            if (confidence := self._confidence(parent)) >= least
+            if (confidence := self._confidence(parent)) >= places[parent]
             for rank, edge in enumerate(ranking.edges)
-            if confidence * edge >= least and (parent, ranking.tokens[rank]) not in present
+            if confidence * edge >= places[parent] and (parent, ranking.tokens[rank]) not in present
         ]
         left_out.sort(key=lambda each: (-each[0], *each[1:]))
         before = len(self.tree)
         for _, parent, rank in left_out[: max(0, limits.nodes - before)]:
             self._add(parent, self.rankings[parent], rank)
         return len(self.tree) - before
+
+    def _landings(self, asked: Asked) -> list[float]:
+        landings: list[float] = []
+        for parent, confidence in zip(self.tree.parents, self.confidences, strict=True):
+            landings.append(asked.landing(confidence, 1.0 if parent == ROOT else landings[parent]))
+        return landings
+
+    def _landing(self, node: int, asked: Asked) -> float:
+        """Of one node: the confidence of the first of its path that is not worth verifying."""
+        landing = 1.0
+        while node != ROOT and self.confidences[node] < asked.least:
+            landing, node = self.confidences[node], self.tree.parents[node]
+        return landing
 
     def _confidence(self, node: int) -> float:
         return 1.0 if node == ROOT else self.confidences[node]
@@ -184,13 +243,15 @@ class GrowingTree:
         self.depths.append(1 if parent == ROOT else self.depths[parent] + 1)
         self.confidences.append(self._confidence(parent) * edge)
 
-    def frontier(self, expected_children: float, least: float, limits: TreeLimits) -> list[Candidate]:
-        """Nodes worth running the draft on, best first."""
+    def frontier(self, expected_children: float, asked: Asked, limits: TreeLimits) -> Frontier:
+        """Nodes worth running the draft on."""
         if len(self.tree) >= limits.nodes:
-            return []
-        done, depths = set(self.expanded), self.depths
-        unexpanded = ((c, node) for node, c in enumerate(self.confidences) if node not in done and depths[node] < limits.depth)
-        return worth_a_pass(unexpanded, expected_children, least)
+            return Frontier([], [])
+        done, depths, landings = set(self.expanded), self.depths, self._landings(asked)
+        unexpanded = (
+            (c, node, landings[node]) for node, c in enumerate(self.confidences) if node not in done and depths[node] < limits.depth
+        )
+        return worth_a_pass(unexpanded, expected_children, asked)
 
     def follow(self, tokens: Sequence[int]) -> list[int]:
         """Nodes along `tokens` as far as the tree has them."""

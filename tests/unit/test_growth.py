@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drafthouse.policy.growth import (
+    AHEAD_CONFIDENCE,
     MIN_CONFIDENCE,
-    Candidate,
+    Asked,
+    Frontier,
     GrowingTree,
     PassBudget,
     Ranking,
     TreeLimits,
-    floor,
     worth_a_pass,
     worth_a_place,
 )
@@ -23,11 +24,14 @@ from drafthouse.token_tree import ROOT
 
 LATENCY = Curve("test", "", 10.0, 1.0, 0.001)
 ROOMY = TreeLimits(1000, 1000)
+ANY, NOW = Asked(0.0, ahead=False), Asked(0.2, ahead=False)
+AHEAD = Asked(0.2, ahead=True)
+NOTHING = Frontier([], [])
 
 
 @dataclass(eq=False)
 class Growing:
-    frontier: list[Candidate] = field(default_factory=list)
+    frontier: Frontier = field(default_factory=lambda: NOTHING)
     missing: int = 0
     kv_tokens: int = 100
     expected_children: float = 0.5
@@ -39,9 +43,9 @@ confidences = st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.9])
 
 @given(st.lists(st.lists(confidences, max_size=6), max_size=6), st.integers(1, 8))
 def test_a_pass_takes_the_best_nodes_of_all_sessions(frontiers: list[list[float]], nodes: int) -> None:
-    sessions = [Growing(worth_a_pass([(c, node) for node, c in enumerate(each)], 0.5, 0.0)) for each in frontiers]
+    sessions = [Growing(worth_a_pass([(c, node, 1.0) for node, c in enumerate(each)], 0.5, ANY)) for each in frontiers]
     planned = PassBudget(nodes, 16).plan(sessions)
-    every = sorted((-c, node, i) for i, s in enumerate(sessions) for c, node in s.frontier)[:nodes]
+    every = sorted((-c, node, i) for i, s in enumerate(sessions) for c, node in s.frontier.now)[:nodes]
     assert sorted((-c, node, sessions.index(s)) for s, chosen in planned for c, node in chosen) == every
     for _, chosen in planned:
         assert chosen
@@ -49,26 +53,67 @@ def test_a_pass_takes_the_best_nodes_of_all_sessions(frontiers: list[list[float]
 
 
 def test_catch_ups_come_first_within_their_own_budget() -> None:
-    growing, first, second, third = Growing([(0.9, 0)]), Growing(missing=10), Growing(missing=100), Growing(missing=1)
+    growing, first, second, third = Growing(Frontier([(0.9, 0)], [])), Growing(missing=10), Growing(missing=100), Growing(missing=1)
     assert PassBudget(4, 16).plan([growing, first, second, third]) == [(first, []), (second, []), (growing, [(0.9, 0)])]
+
+
+def test_idle_passes_alone_grow_ahead() -> None:
+    ahead, both = Growing(Frontier([], [(0.1, 4)])), Growing(Frontier([(0.5, 1)], [(0.2, 2)]))
+    assert PassBudget(4, 16).plan([ahead, both]) == [(both, [(0.5, 1)])]
+    assert PassBudget(4, 16).plan([ahead, Growing(missing=3)])[0][1] == [], "a catch-up is not slowed down either"
+    idle = Growing(Frontier([], [(0.2, 2)]))
+    assert PassBudget(4, 16).plan([ahead, idle]) == [(idle, [(0.2, 2)]), (ahead, [(0.1, 4)])], "best first"
+    assert PassBudget(4, 16).announcement(idle, LATENCY) == (0.0, 0.0), "nobody should wait for it"
 
 
 def test_an_announcement_promises_what_one_pass_brings() -> None:
     budget = PassBudget(nodes=2, prefill_tokens=50)
     assert budget.announcement(Growing(), LATENCY) == (0.0, 0.0)
-    growing = Growing([(0.8, 3), (0.4, 1), (0.3, 2)])
+    growing = Growing(Frontier([(0.8, 3), (0.4, 1), (0.3, 2)], []))
     assert budget.announcement(growing, LATENCY) == (LATENCY.seconds(2, 100), pytest.approx(0.5 * 1.2)), "the third waits for another pass"
     behind = Growing(missing=120, kv_tokens=30)
     assert budget.announcement(behind, LATENCY) == (3 * LATENCY.seconds(50, 150), 0.5), "three chunks"
 
 
 def test_what_is_worth_a_pass_and_what_a_place() -> None:
-    assert worth_a_pass([(0.3, 0), (0.8, 1), (0.41, 2), (0.4, 3)], 0.5, 0.2) == [(0.8, 1), (0.41, 2)]
+    unexpanded = [(0.3, 0, 1.0), (0.8, 1, 1.0), (0.41, 2, 1.0), (0.4, 3, 1.0)]
+    assert worth_a_pass(unexpanded, 0.5, NOW) == Frontier([(0.8, 1), (0.41, 2)], [])
+    assert worth_a_pass(unexpanded, 0.5, AHEAD) == Frontier([(0.8, 1), (0.41, 2)], [(0.4, 3), (0.3, 0)])
     assert list(worth_a_place(0.5, [0.6, 0.1, 0.3], 0.15, 5)) == [0, 2]
     assert list(worth_a_place(0.5, [0.6, 0.1, 0.3], 0.0, 2)) == [0, 1]
     assert list(worth_a_place(0.5, [0.6, 0.1, 0.3], 0.0, -3)) == []
-    assert floor(0.2) == 0.2
-    assert floor(0.0) == MIN_CONFIDENCE
+    assert Asked.at(0.2, ahead=True) == AHEAD
+    assert Asked.at(0.0, ahead=False).least == MIN_CONFIDENCE
+
+
+def test_below_a_landing_what_counts_is_what_it_will_be_worth_there() -> None:
+    growing = GrowingTree()
+    growing.add_children(ROOT, ranking([5, 6, 7], [0.7, 0.1, 0.005]), AHEAD, ROOMY)
+    assert len(growing) == 2, "a commit hardly ever lands on the third"
+    growing.expanded.append(1)
+    growing.add_children(1, ranking([8, 9], [0.5, 0.19]), AHEAD, ROOMY)
+    assert growing.tree.tokens == [5, 6, 8], "after a commit of 6 the second would be below the price"
+    assert growing.frontier(0.5, AHEAD, ROOMY) == Frontier([(0.7, 0)], [(0.05, 2)])
+    assert growing.frontier(0.3, AHEAD, ROOMY).ahead == [], "nor would the children of 8 reach it"
+    assert growing.frontier(0.5, NOW, ROOMY) == Frontier([(0.7, 0)], [])
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6), st.floats(0.0, 1.2))
+def test_what_is_grown_ahead_pays_where_the_commit_lands(edges: list[float], price: float) -> None:
+    """Along a path: a node has a place if it is worth verifying, if the commit may land on it, or if it is worth it afterwards."""
+    growing, asked = GrowingTree(), Asked.at(price, ahead=True)
+    confidences = [edges[0]]
+    for node, edge in enumerate(edges[1:]):
+        confidences.append(confidences[node] * edge)
+    for node, edge in enumerate(edges):
+        parent = node - 1 if node else ROOT
+        landing = next((c for c in confidences[:node] if c < asked.least), None)
+        worth = confidences[node] / landing >= asked.least * (1 - 1e-9) if landing else True
+        often = confidences[node] >= min(asked.least, AHEAD_CONFIDENCE) if landing is None else confidences[node] >= AHEAD_CONFIDENCE
+        added = growing.add_children(parent, ranking([node], [edge]), asked, ROOMY)
+        assert added == (worth and often) or growing.confidences[-1] == pytest.approx(asked.least * (landing or 1.0))
+        if not added:
+            break
 
 
 def ranking(tokens: Sequence[int], edges: Sequence[float]) -> Ranking:
@@ -90,7 +135,7 @@ def test_depths_and_confidences_keep_up_with_the_tree(additions: list[tuple[int,
         parent = unexpanded[where % len(unexpanded)]
         if parent != ROOT and parent not in growing.expanded:
             growing.expanded.append(parent)
-        growing.add_children(parent, ranking(range(len(edges)), edges), 0.0, TreeLimits(most, 3))
+        growing.add_children(parent, ranking(range(len(edges)), edges), ANY, TreeLimits(most, 3))
         assert_kept_up(growing)
         assert len(growing) <= most
     if len(growing):
@@ -107,17 +152,18 @@ def test_depths_and_confidences_keep_up_with_the_tree(additions: list[tuple[int,
 
 def test_the_frontier_is_what_is_left_to_expand() -> None:
     growing = GrowingTree()
-    growing.add_children(ROOT, ranking([5, 6, 7], [0.5, 0.3, 0.1]), 0.0, ROOMY)
+    growing.add_children(ROOT, ranking([5, 6, 7], [0.5, 0.3, 0.1]), ANY, ROOMY)
     growing.expanded.append(0)
-    growing.add_children(0, ranking([8], [0.9]), 0.0, ROOMY)
-    assert growing.frontier(0.5, 0.05, ROOMY) == [(0.45, 3), (0.3, 1)]
-    assert growing.frontier(0.5, 0.05, TreeLimits(1000, 2)) == [(0.3, 1)], "children of nodes at the last depth would lie too deep"
-    assert growing.frontier(0.5, 0.05, TreeLimits(4, 9)) == [], "the tree is full"
+    growing.add_children(0, ranking([8], [0.9]), ANY, ROOMY)
+    asked = Asked(0.05, ahead=False)
+    assert growing.frontier(0.5, asked, ROOMY).now == [(0.45, 3), (0.3, 1)]
+    assert growing.frontier(0.5, asked, TreeLimits(1000, 2)).now == [(0.3, 1)], "children of nodes at the last depth would lie too deep"
+    assert growing.frontier(0.5, asked, TreeLimits(4, 9)) == NOTHING, "the tree is full"
 
 
 def test_a_token_drafted_twice_is_one_node() -> None:
     growing = GrowingTree()
     for edges in ([0.5, 0.3], [0.4, 0.5]):
-        growing.add_children(ROOT, ranking([5, 6], edges), 0.0, ROOMY)
+        growing.add_children(ROOT, ranking([5, 6], edges), ANY, ROOMY)
     assert_kept_up(growing)
     assert growing.tree.edges == [0.5, 0.5], "the larger edge counts"
