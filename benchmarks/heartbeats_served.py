@@ -51,12 +51,11 @@ def _measure(replicas: int, seconds: float, config: ServingConfig) -> dict[str, 
     reports = pool(replicas)
     caller = ray.remote(num_cpus=0)(_Caller)
     callers = [caller.remote(handle, reports[i::CALLERS]) for i in range(CALLERS)]
-    ray.get([c.call_all.remote() for c in callers])  # all join
+    interval_s = max(ray.get([c.join.remote() for c in callers]))
     process = _controller_process(name)
     cpu_before, started = sum(process.cpu_times()[:2]), time.perf_counter()
     latencies = np.concatenate(ray.get([c.call_for.remote(seconds) for c in callers]))
     elapsed, cpu = time.perf_counter() - started, sum(process.cpu_times()[:2]) - cpu_before
-    interval_s = handle.snapshot.remote().result()["interval_s"]
     for c in callers:
         ray.kill(c)
     serve.delete(name)
@@ -93,9 +92,12 @@ class _Caller:
     def __init__(self, handle: Any, reports: Sequence[Report]) -> None:
         self._handle, self._reports = handle, reports
 
-    async def call_all(self) -> None:
+    async def join(self) -> float:
+        """All report once; the interval that the last is told."""
+        interval_s = 0.0
         for report in self._reports:
-            await self._handle.heartbeat.remote(report)
+            interval_s = (await self._handle.heartbeat.remote(report)).interval_s
+        return interval_s
 
     async def call_for(self, seconds: float) -> list[float]:
         """Latencies in seconds, of heartbeats that each began within `seconds`."""

@@ -74,7 +74,7 @@ def measure(verifiers: Sequence[Member], drafters: Sequence[Member], floor: floa
     """`floor`: the price floor in force."""
     v, d = PoolRates(verifiers), PoolRates(drafters)
     prices = [m.gauge("price") for m in verifiers if "price" in m.gauges]
-    committed, accepted, verified, drafted = (v.of(counter) for counter in ("committed", "accepted", "verified", "drafted"))
+    committed, accepted, verified, drafted = v.of("committed"), v.of("accepted"), v.of("verified"), d.of("drafted")
     both = v.known and d.known
     return ClusterGoodput(
         committed_per_s=committed, drafted_per_s=drafted, verified_per_s=verified, accepted_per_s=accepted,

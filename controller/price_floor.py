@@ -54,15 +54,21 @@ class DraftSupply:
     bid: float
 
 
-def supply(verifiers: Sequence[Member], drafters: Sequence[Member]) -> DraftSupply:
-    """From rates between the last two reports. Where each session has a drafter of its own, nothing is shared: not wanted."""
+def supply(verifiers: Sequence[Member], drafters: Sequence[Member]) -> DraftSupply | None:
+    """From rates between the last two reports; None before a drafter has made two.
+
+    Where each session has a drafter of its own nothing is shared, so no floor is wanted.
+    """
     v, d = PoolRates(verifiers), PoolRates(drafters)
+    utilisation = d.share("busy_seconds")
+    if utilisation is None:
+        return None
     contended = sum(m.load for m in drafters) > len(drafters)
     waits = (ratio(v.of("wait_seconds"), v.busy) or 0.0) >= WAITING
     bare = v.sequence_steps > 0.0 and v.nodes_per_sequence < BARE
     bids = [m.gauge("bid") for m in verifiers if "bid" in m.gauges]
     return DraftSupply(
-        utilisation=d.share("busy_seconds") or 0.0,
+        utilisation=utilisation,
         wanted=contended and (waits or bare or d.of("refused") > 0.0),
         bid=median_low(bids) if bids else ASSUMED_BID,
     )
@@ -87,9 +93,11 @@ class PriceFloor:
     def due(self, now: float) -> bool:
         return now >= self._due
 
-    def move(self, supply: DraftSupply, now: float, interval_s: float) -> None:
-        """Once `due`. `interval_s` lies between two reports of one replica."""
+    def move(self, supply: DraftSupply | None, now: float, interval_s: float) -> None:
+        """Once `due`. `interval_s` lies between two reports of one replica. Of what is not known nothing follows."""
         self._due = now + interval_s
+        if supply is None:
+            return
         highest = BID_SHARE * supply.bid
         if self.floor > highest:
             self.floor = highest

@@ -154,3 +154,12 @@ def test_a_cliff_of_demand_is_met_with_ever_smaller_steps():
     history = utilisations(lambda floor: 1.5 if floor < 0.2 else 0.1, lambda _: 1.0, 60.0, 1)
     late = [floor for now, floor, _ in history if now >= 30.0]
     assert max(late) / min(late) < 1.5
+
+
+def test_nothing_follows_from_drafters_that_have_not_told():
+    assert supply([verifier()], [Member("new", 3, {}, {})]) is None
+    floor = PriceFloor()
+    floor.resume(0.3)
+    floor.move(None, 0.0, INTERVAL_S)
+    assert floor.floor == 0.3
+    assert not floor.due(0.4)

@@ -135,3 +135,43 @@ def test_one_round_of_heartbeats_rebuilds_the_state(registry):
     observe(other, 0.0, *reports[::-1])
     for one in reports:
         assert registry.directive_for(one, 0.0) == other.directive_for(one, 0.0)
+
+
+def drive_short_of_drafts(registry: Registry, seconds: float) -> None:
+    """A verifier that waits a quarter of its time for one busy drafter with three sessions, reporting every 0.5 s."""
+    for i in range(1, int(seconds / 0.5) + 1):
+        now = 0.5 * i
+        totals = {"step_seconds": 0.6 * now, "wait_seconds": 0.2 * now, "committed": 100 * now, "accepted": 50 * now}
+        drafter = report("drafter", "d0", load=3, totals={"busy_seconds": now, "drafted": 400 * now})
+        observe(registry, now, report(totals=totals), drafter)
+
+
+def test_verifiers_are_told_the_floor_and_nobody_else(registry):
+    drive_short_of_drafts(registry, 10.0)
+    floor = registry.directive_for(report(), 10.0).price_floor
+    assert floor > 0.1
+    assert registry.directive_for(report("drafter", "d0"), 10.0).price_floor == 0.0
+    assert registry.directive_for(GATEWAY, 10.0).price_floor == 0.0
+    assert registry.snapshot(10.0)["goodput"]["price_floor"] == floor
+
+
+def test_a_new_controller_takes_the_floor_from_the_first_verifier(registry):
+    observe(registry, 0.0, report(gauges={"price_floor": 0.3}), report(replica="v1"))
+    assert registry.directive_for(report(), 0.0).price_floor == 0.3
+
+
+def test_goodput_counts_who_is_there(registry):
+    drive_short_of_drafts(registry, 5.0)
+    goodput = registry.snapshot(5.0)["goodput"]
+    assert goodput["committed_per_s"] == pytest.approx(100.0)
+    assert goodput["drafted_per_s"] == pytest.approx(400.0)
+    assert goodput["waiting_share"] == pytest.approx(0.25)
+    assert registry.snapshot(5.0 + EXPIRY_S + 0.1)["goodput"]["committed_per_s"] == 0.0
+
+
+def test_a_replica_that_reports_again_before_it_expires_stays(registry):
+    for i in range(40):
+        observe(registry, 0.4 * i, report(), report("drafter", "d0"))
+    observe(registry, 15.8 + EXPIRY_S, report())
+    assert registry.directive_for(report(), 15.8 + EXPIRY_S).drafters == ()
+    assert registry.directive_for(GATEWAY, 15.8 + EXPIRY_S).verifiers

@@ -1,0 +1,153 @@
+"""Cluster-wide goodput: rates from counters, figures of the pools, and what one more replica adds."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from controller.cluster_goodput import Member, measure
+from controller.marginal_goodput import one_more_drafter, one_more_verifier
+from controller.replica_rates import WINDOW_S, ReplicaRates
+from drafthouse.membership import Report
+
+
+def rates_of(*samples: tuple[float, dict[str, float]]) -> ReplicaRates:
+    rates = ReplicaRates()
+    for now, totals in samples:
+        rates.observe(totals, now)
+    return rates
+
+
+def test_one_report_has_no_rate():
+    assert rates_of((0.0, {"committed": 5.0})).over_window() == {}
+
+
+def test_rates_over_the_window_and_between_the_last_two_reports():
+    rates = rates_of((0.0, {"committed": 0.0}), (1.0, {"committed": 10.0}), (2.0, {"committed": 40.0}))
+    assert rates.over_window() == {"committed": 20.0}
+    assert rates.latest() == {"committed": 30.0}
+
+
+def test_what_lies_before_the_window_is_forgotten():
+    rates = rates_of(*((float(i), {"committed": 100.0 if i else 0.0}) for i in range(int(2 * WINDOW_S))))
+    assert rates.over_window() == {"committed": 0.0}
+    assert len(rates._samples) == WINDOW_S + 1
+
+
+def test_reports_rarer_than_the_window_still_have_a_rate():
+    rates = rates_of((0.0, {"committed": 0.0}), (50.0, {"committed": 100.0}), (100.0, {"committed": 300.0}))
+    assert rates.over_window() == {"committed": 4.0}
+
+
+def test_a_counter_that_goes_back_starts_anew():
+    rates = rates_of((0.0, {"committed": 90.0}), (1.0, {"committed": 100.0}), (2.0, {"committed": 3.0}))
+    assert rates.over_window() == {}
+    rates.observe({"committed": 8.0}, 3.0)
+    assert rates.over_window() == {"committed": 5.0}
+
+
+def test_a_second_report_of_the_same_moment_replaces_the_first():
+    rates = rates_of((0.0, {"committed": 1.0}), (1.0, {"committed": 2.0}), (1.0, {"committed": 5.0}))
+    assert rates.over_window() == {"committed": 4.0}
+
+
+VERIFIER_RATES = {
+    "committed": 300.0, "accepted": 200.0, "verified": 400.0, "predicted_tokens": 250.0, "predicted_seconds": 0.5, "run_seconds": 0.6,
+    "step_seconds": 0.8, "wait_seconds": 0.2, "steps": 50.0,
+}  # fmt: skip
+VERIFIER_GAUGES = {
+    "price": 0.2, "waiting": 3.0, "running": 2.0, "decoding": 2.0, "step_seconds_base": 0.012, "step_seconds_least": 0.01,
+    "seconds_per_token": 0.0005,
+}  # fmt: skip
+
+
+def verifier(name: str = "v0", **gauges: float) -> Member:
+    return Member(name, 5, VERIFIER_GAUGES | gauges, VERIFIER_RATES)
+
+
+def drafter(name: str = "d0", load: int = 2, **rates: float) -> Member:
+    return Member(name, load, {}, {"drafted": 500.0, "busy_seconds": 0.5, "refused": 0.0} | rates)
+
+
+def test_figures_of_the_pools():
+    found = measure([verifier(), verifier("v1", price=0.6)], [drafter()], 0.1)
+    assert (found.committed_per_s, found.accepted_per_s, found.verified_per_s) == (600.0, 400.0, 800.0)
+    assert (found.drafted_per_s, found.wasted_per_s, found.rejected_per_s) == (500.0, 100.0, 400.0)
+    assert (found.tokens_over_predicted, found.seconds_over_predicted) == (1.2, 1.2)
+    assert (found.price_median, found.price_lowest, found.price_highest, found.price_floor) == (0.4, 0.2, 0.6, 0.1)
+    assert (found.verifier_utilisation, found.waiting_share, found.drafter_utilisation) == (0.8, 0.2, 0.5)
+    assert found.queue == 6
+    assert found.committed_per_s_by_verifier == {"v0": 300.0, "v1": 300.0}
+
+
+def test_what_is_not_known_is_none():
+    found = measure([], [], 0.0)
+    assert (found.price_median, found.drafter_utilisation, found.one_more_verifier_per_s, found.tokens_over_predicted) == (None,) * 4
+    fresh = measure([Member("v0", 0, {"price": 0.1}, {})], [Member("d0", 0, {}, {})], 0.0)
+    assert (fresh.verifier_utilisation, fresh.one_more_drafter_per_s, fresh.price_median) == (None, None, 0.1)
+
+
+def test_a_price_without_bound_is_left_out():
+    report = Report("verifier", "v0", "", 1, "", "", 0, 8, gauges={"price": math.inf})
+    assert measure([Member.of(report, {})], [], 0.0).price_median is None
+
+
+def test_json_and_log_line():
+    found = measure([verifier()], [drafter()], 0.1)
+    assert json.loads(json.dumps(found.as_json(), allow_nan=False))["committed_per_s"] == 300.0
+    line = found.log_line()
+    assert line.startswith("goodput committed_per_s=300 ")
+    assert "\n" not in line
+    assert "None" not in measure([], [], 0.0).log_line()
+
+
+def test_one_more_verifier_in_the_pool_s_own_figures():
+    # 2 sequences a step, of 20 ms; one costs 2 ms (base beyond the least) and 4 nodes at 0.5 ms. Three wait: two of them get places.
+    found = measure([verifier()], [], 0.0)
+    assert found.one_more_verifier_per_s == pytest.approx(one_more_verifier(300.0, 1, 2.0, 3, 0.02, 0.002 + 4 * 0.0005))
+    assert found.one_more_verifier_per_s == pytest.approx(300.0)  # as much as the one that is there
+
+
+def test_spreading_sequences_saves_their_share_of_the_step():
+    # 32 sequences, 0.1 ms each, of a 10 ms step: 16 on each of two verifiers step in 8.4 ms.
+    assert one_more_verifier(1000.0, 1, 32.0, 0, 0.010, 0.0001) == pytest.approx(1000.0 * (10 / 8.4 - 1))
+
+
+def test_one_sequence_cannot_be_spread():
+    assert one_more_verifier(100.0, 1, 1.0, 0, 0.01, 0.005) == 0.0
+    assert one_more_verifier(100.0, 4, 1.0, 0, 0.01, 0.005) == 0.0
+
+
+def test_a_full_cluster_with_a_queue_gains_an_equal_share():
+    assert one_more_verifier(1000.0, 4, 32.0, 500, 0.01, 0.0001) == pytest.approx(250.0)
+
+
+@given(
+    verifiers=st.integers(1, 50), batch=st.floats(0.5, 256), waiting=st.integers(0, 500), step_s=st.floats(1e-3, 1.0),
+    share=st.floats(0.0, 2.0),
+)  # fmt: skip
+def test_one_more_verifier_adds_no_more_than_in_proportion(verifiers, batch, waiting, step_s, share):
+    gain = one_more_verifier(1000.0, verifiers, batch, waiting, step_s, share * step_s / batch)
+    assert 0.0 <= gain <= 1000.0 / verifiers * (1 + 1e-9)
+
+
+def test_one_more_drafter_is_worth_nothing_where_drafters_keep_up():
+    assert one_more_drafter(1000.0, 4, 0.75, 0.3, 0.05, 10.0) == 0.0
+
+
+def test_one_more_drafter_drafts_what_the_floor_refuses():
+    # 250 more nodes a second, worth between 0.3 and 0.24, at a price of 0.05.
+    assert one_more_drafter(1000.0, 4, 1.0, 0.3, 0.05, 0.0) == pytest.approx(250 * (0.27 - 0.05))
+    assert one_more_drafter(1000.0, 4, 0.9, 0.3, 0.05, 0.0) == pytest.approx(125 * (0.27 - 0.05))
+    assert one_more_drafter(1000.0, 4, 1.0, 0.05, 0.05, 0.0) == 0.0  # no floor: whoever lacks nodes lacks no price
+
+
+def test_one_more_drafter_takes_sessions_that_are_refused():
+    # 2 verifiers with 10 running each, 16 sessions on 2 drafters; 400 tokens/s accepted: 25 a session; room for 8, 4 lack one.
+    verifiers = [verifier(running=10.0), verifier("v1", running=10.0)]
+    full = [drafter(load=8, busy_seconds=1.0, refused=1.0), drafter("d1", 8, busy_seconds=1.0)]
+    assert measure(verifiers, full, 0.0).one_more_drafter_per_s == pytest.approx(100.0)
+    content = [drafter(load=8, busy_seconds=1.0), drafter("d1", 8, busy_seconds=1.0)]
+    assert measure(verifiers, content, 0.0).one_more_drafter_per_s == 0.0
