@@ -138,6 +138,26 @@ def _print_cluster(cluster: dict[str, Any]) -> None:
         counters = (f"{name} {number:,.10g}" for name, number in totals.items())
         console.print(f"[bold]{pool}, all together[/]: {', '.join(counters)}")
     console.print(f"[bold]sessions[/]: {cluster.get('sessions', 0)}")
+    _print_goodput(console, cluster["goodput"])
+
+
+def _print_goodput(console: Console, goodput: dict[str, Any]) -> None:
+    def number(name: str, form: str = ",.1f") -> str:
+        return "-" if goodput[name] is None else format(goodput[name], form)
+
+    lines = {
+        "goodput": f"{number('committed_per_s')} tokens/s; one more verifier would add {number('one_more_verifier_per_s')}, "
+        f"one more drafter {number('one_more_drafter_per_s')}",
+        "drafts a second": f"{number('drafted_per_s')} drafted, {number('verified_per_s')} verified, {number('accepted_per_s')} accepted, "
+        f"{number('wasted_per_s')} wasted; {number('refused_sessions_per_s')} sessions refused",
+        "measured over predicted": f"tokens {number('tokens_over_predicted', '.2f')}, seconds {number('seconds_over_predicted', '.2f')}",
+        "price of a node": f"{number('price_median', '.3f')} tokens ({number('price_lowest', '.3f')} to {number('price_highest', '.3f')}), "
+        f"floor {number('price_floor', '.3f')}",
+        "in use": f"verifiers {number('verifier_utilisation', '.0%')} (waiting for drafts {number('waiting_share', '.0%')}), "
+        f"drafters {number('drafter_utilisation', '.0%')}; {goodput['queue']} requests queue",
+    }
+    for name, line in lines.items():
+        console.print(f"[bold]{name}[/]: {line}")
 
 
 def _check(answer: httpx.Response) -> None:

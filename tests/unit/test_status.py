@@ -1,0 +1,72 @@
+"""`drafthouse status`: what it prints of a registry's own snapshot."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from typer.testing import CliRunner
+
+from controller.registry import Registry
+from deployments.cli import build_cli
+from drafthouse.config import ControllerConfig
+from drafthouse.membership import Report
+
+
+def _report(role, **fields) -> Report:
+    return Report(role=role, replica=f"{role}-0", address="h:1", pid=1, node="n", fingerprint="", capacity=8, **fields)
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry(ControllerConfig())
+
+
+@pytest.fixture
+def url(registry: Registry) -> Iterator[str]:
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(registry.snapshot(1.0)).encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing: test output is for tests."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def status(url: str) -> str:
+    result = CliRunner().invoke(build_cli(), ["status", "--url", url], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_goodput_of_pools_at_work(registry, url):
+    for now in (0.0, 1.0):
+        verifier = {
+            "committed": 1200 * now,
+            "accepted": 700 * now,
+            "step_seconds": 0.6 * now,
+            "wait_seconds": 0.2 * now,
+            "steps": 100 * now,
+        }
+        registry.observe(_report("verifier", load=3, totals=verifier, gauges={"price": 0.25, "waiting": 2.0}), now)
+        registry.observe(_report("drafter", load=3, totals={"drafted": 900 * now, "busy_seconds": 0.5 * now}), now)
+    output = status(url)
+    assert "goodput: 1,200.0 tokens/s" in output
+    assert "900.0 drafted" in output
+    assert "200.0 wasted" in output
+    assert "0.250 tokens (0.250 to 0.250), floor 0.000" in output
+    assert "verifiers 60% (waiting for drafts 25%), drafters 50%; 2 requests queue" in output
+
+
+def test_what_is_not_known_is_a_dash(url):
+    output = status(url)
+    assert "one more verifier would add -, one more drafter -" in output
+    assert "drafters -; 0 requests queue" in output
