@@ -8,12 +8,10 @@ may land. Prices, confidences and promises are in tokens.
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar
 
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.token_tree import ROOT, TokenTree
 
 MIN_CONFIDENCE = 0.005
 """Nodes below it are not worth their bytes at any price."""
@@ -40,8 +38,8 @@ class Asked(NamedTuple):
 
     @classmethod
     def at(cls, price: float, ahead: bool) -> "Asked":
-        """When a node costs `price`."""
-        return cls(max(price, MIN_CONFIDENCE), ahead)
+        """When a node costs `price`; where one costs a whole token none will be worth it after the next commit either."""
+        return cls(max(price, MIN_CONFIDENCE), ahead and price < 1.0)
 
     def landing(self, confidence: float, above: float) -> float:
         """1 for a node worth verifying; below, the probability that the commit lands on its branch. `above`: its parent's (1: the root)."""
@@ -150,132 +148,3 @@ def _best_first(candidate: Candidate) -> tuple[float, int]:
 def _keyed(index: int, frontier: Sequence[Candidate]) -> Iterator[tuple[tuple[float, int], int, Candidate]]:
     """Equal candidates of two sessions go to the first of them."""
     return ((_best_first(candidate), index, candidate) for candidate in frontier)
-
-
-@dataclass(frozen=True, slots=True)
-class TreeLimits:
-    """Nodes of a tree, and the depth of its deepest."""
-
-    nodes: int
-    depth: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """The children that a pass ranked below one node, best first, whether or not they found a place in the tree.
-
-    Margins as `drafthouse.choose.rank` gives them, edges as they were when the pass ran.
-    """
-
-    source: int
-    tokens: Sequence[int]
-    margins: Sequence[float]
-    edges: Sequence[float]
-
-    def hit(self, token: int) -> int:
-        """Rank of a token, or -1."""
-        return self.tokens.index(token) if token in self.tokens else -1
-
-
-class GrowingTree:
-    """A token tree, the nodes that the draft has run on in the order in which it did, and each node's depth and path confidence.
-
-    `rankings` has what it ranked below each of them and below the root.
-    """
-
-    def __init__(self) -> None:
-        self.tree = TokenTree()
-        self.expanded: list[int] = []
-        self.rankings: dict[int, Ranking] = {}
-        self.depths: list[int] = []
-        self.confidences: list[float] = []
-
-    def __len__(self) -> int:
-        return len(self.tree)
-
-    def add_children(self, parent: int, ranking: Ranking, asked: Asked, limits: TreeLimits) -> int:
-        """Adds those that are worth a place; returns how many."""
-        self.rankings[parent] = ranking
-        confidence, before = self._confidence(parent), len(self.tree)
-        for rank in worth_a_place(confidence, ranking.edges, asked.place(self._landing(parent, asked)), limits.nodes - before):
-            self._add(parent, ranking, rank)
-        return len(self.tree) - before
-
-    def readmit(self, asked: Asked, limits: TreeLimits) -> int:
-        """Adds children that found no place when they were ranked, best first, as far as they are worth one now: a commit
-        raises the confidence of all below it and makes room. Returns how many."""
-        present = set(zip(self.tree.parents, self.tree.tokens, strict=True))
-        places = [asked.place(landing) for landing in self._landings(asked)] + [asked.place(1.0)]  # the root's is the last, at -1
-        left_out = [
-            (confidence * edge, parent, rank)
-            for parent, ranking in self.rankings.items()
-            if (confidence := self._confidence(parent)) >= places[parent]
-            for rank, edge in enumerate(ranking.edges)
-            if confidence * edge >= places[parent] and (parent, ranking.tokens[rank]) not in present
-        ]
-        left_out.sort(key=lambda each: (-each[0], *each[1:]))
-        before = len(self.tree)
-        for _, parent, rank in left_out[: max(0, limits.nodes - before)]:
-            self._add(parent, self.rankings[parent], rank)
-        return len(self.tree) - before
-
-    def _landings(self, asked: Asked) -> list[float]:
-        landings: list[float] = []
-        for parent, confidence in zip(self.tree.parents, self.confidences, strict=True):
-            landings.append(asked.landing(confidence, 1.0 if parent == ROOT else landings[parent]))
-        return landings
-
-    def _landing(self, node: int, asked: Asked) -> float:
-        """Of one node: the confidence of the first of its path that is not worth verifying."""
-        landing = 1.0
-        while node != ROOT and self.confidences[node] < asked.least:
-            landing, node = self.confidences[node], self.tree.parents[node]
-        return landing
-
-    def _confidence(self, node: int) -> float:
-        return 1.0 if node == ROOT else self.confidences[node]
-
-    def _add(self, parent: int, ranking: Ranking, rank: int) -> None:
-        edge = ranking.edges[rank]
-        if self.tree.add(ranking.tokens[rank], parent, edge, ranking.source) < len(self.depths):
-            self.confidences = self.tree.path_confidences()  # known already: the larger edge counts, for all below it
-            return
-        self.depths.append(1 if parent == ROOT else self.depths[parent] + 1)
-        self.confidences.append(self._confidence(parent) * edge)
-
-    def frontier(self, expected_children: float, asked: Asked, limits: TreeLimits) -> Frontier:
-        """Nodes worth running the draft on."""
-        if len(self.tree) >= limits.nodes:
-            return Frontier([], [])
-        done, depths, landings = set(self.expanded), self.depths, self._landings(asked)
-        unexpanded = (
-            (c, node, landings[node]) for node, c in enumerate(self.confidences) if node not in done and depths[node] < limits.depth
-        )
-        return worth_a_pass(unexpanded, expected_children, asked)
-
-    def follow(self, tokens: Sequence[int]) -> list[int]:
-        """Nodes along `tokens` as far as the tree has them."""
-        nodes, node = [], ROOT
-        for token in tokens:
-            found = next((i for i in self.tree.children(node) if self.tree.tokens[i] == token), None)
-            if found is None:
-                break
-            nodes.append(found)
-            node = found
-        return nodes
-
-    def rankings_along(self, tokens: Sequence[int], path: Sequence[int]) -> list[Ranking]:
-        """What was ranked where each of `tokens` was committed, for as many of the first as the draft had run on the node
-        before; `path` as `follow` gives it."""
-        found = [self.rankings.get(node) for node in [ROOT, *path][: len(tokens)]]
-        return [ranking for ranking in found if ranking is not None]
-
-    def reroot(self, tokens: Sequence[int], path: Sequence[int]) -> dict[int, int]:
-        """Keeps what lies below the path `tokens`; returns the new index of each node kept, by its old one."""
-        index = {old: new for new, old in enumerate(self.tree.survivors(tokens))}
-        renamed = index | {path[-1]: ROOT} if len(path) == len(tokens) else index
-        self.tree = self.tree.reroot(tokens)
-        self.expanded = [index[node] for node in self.expanded if node in index]
-        self.rankings = {renamed[node]: ranking for node, ranking in self.rankings.items() if node in renamed}
-        self.depths, self.confidences = self.tree.depths(), self.tree.path_confidences()
-        return index

@@ -114,12 +114,26 @@ def test_nodes_never_lie_beyond_the_drafts_context() -> None:
 def test_the_price_stops_growth() -> None:
     sizes = {}
     for price in (0.0, 0.05, 0.2, 1.5):
-        engine = scripted()
+        engine = scripted(config=DrafterConfig(grow_ahead=False))
         grown(engine, opening("s", [1, 2, 3], price=price))
         sizes[price] = len(tree_of(engine))
         assert all(confidence >= price for confidence in tree_of(engine).path_confidences())
     assert sizes[0.0] > sizes[0.05] > sizes[0.2] > sizes[1.5] == 0
     assert engine.totals.passes == 1, "only the catch-up: nothing else is worth a pass"
+
+
+def test_ahead_of_the_price_it_grows_only_where_the_commit_may_land() -> None:
+    sizes = {}
+    for price in (0.05, 0.2, 0.99, 1.5):
+        for ahead in (False, True):
+            engine = scripted(config=DrafterConfig(grow_ahead=ahead))
+            grown(engine, opening("s", [1, 2, 3], price=price))
+            sizes[price, ahead] = len(tree_of(engine))
+            if not ahead:
+                assert engine.sessions["v", "s"].frontier.ahead == []
+    assert all(sizes[price, True] > sizes[price, False] for price in (0.05, 0.2))
+    assert sizes[0.99, True] <= WIDE.width, "what the commit may land on, but nothing below it: that would not be worth its price"
+    assert sizes[1.5, True] == 0
 
 
 def test_a_commit_brings_a_new_price() -> None:
@@ -138,7 +152,7 @@ def test_what_a_commit_pruned_is_not_run() -> None:
     engine.handle("v", opening("s", [1, 2, 3]))
     engine.run_pass()
     engine.handle("v", Commit("s", 1, 3, (tree_of(engine).tokens[0],), 0.0))
-    assert not engine.sessions["v", "s"].frontier, "the root has changed: its siblings and their children are gone"
+    assert engine.sessions["v", "s"].frontier == ([], []), "the root has changed: its siblings and their children are gone"
 
 
 def test_an_announcement_says_whether_more_is_to_come() -> None:

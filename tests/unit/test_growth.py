@@ -98,7 +98,7 @@ def test_below_a_landing_what_counts_is_what_it_will_be_worth_there() -> None:
     assert growing.frontier(0.5, NOW, ROOMY) == Frontier([(0.7, 0)], [])
 
 
-@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6), st.floats(0.0, 1.2))
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6), st.floats(0.0, 0.99))
 def test_what_is_grown_ahead_pays_where_the_commit_lands(edges: list[float], price: float) -> None:
     """Along a path: a node has a place if it is worth verifying, if the commit may land on it, or if it is worth it afterwards."""
     growing, asked = GrowingTree(), Asked.at(price, ahead=True)
