@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.calibration_command import calibration
+from benchmarks.ablation.commands import ablation
 from benchmarks.load.commands import load, load_steps, off_cost
 from benchmarks.options import (
     Draft,
@@ -31,6 +32,7 @@ bench_app = typer.Typer(no_args_is_help=True, help="Measure speed: against trans
 bench_app.command()(load)
 bench_app.command()(load_steps)
 bench_app.command()(off_cost)
+bench_app.command()(ablation)
 bench_app.command()(calibration)
 
 

@@ -113,16 +113,22 @@ def load_stock(path: str, dtype: str) -> PreTrainedModel:
 def ours(pair: Pair, tree: TreeConfig | None = None) -> tuple[Drafthouse, Drafthouse]:
     """With speculation and without: one set of weights, but engines of their own, so that neither learns from the other's steps."""
     tree = tree or TreeConfig()
-    target, draft = (load(_model_config(pair, path)) for path in (pair.target, pair.draft))
-    if target.runner.vocab_size != draft.runner.vocab_size:
-        raise ConfigError(
-            f"--draft {pair.draft}: vocabulary of {draft.runner.vocab_size} tokens, the target has {target.runner.vocab_size}"
-        )
+    target, draft = load_pair(pair)
     latency = latency_of(target, VerifierConfig().step_tokens)
     drafter = DrafterEngine(draft, latency_of(draft, DrafterConfig().step_tokens), DrafterConfig(), tree)
     speculating = OneProcess(_verifier(target, copy.deepcopy(latency), tree), [drafter])
     plain = OneProcess(_verifier(target, latency, tree), [])
     return Drafthouse(speculating, "auto"), Drafthouse(plain, "off")
+
+
+def load_pair(pair: Pair) -> tuple[LoadedModel, LoadedModel]:
+    """Target and draft. Raises ConfigError naming --draft where their vocabularies differ in size."""
+    target, draft = (load(_model_config(pair, path)) for path in (pair.target, pair.draft))
+    if target.runner.vocab_size != draft.runner.vocab_size:
+        raise ConfigError(
+            f"--draft {pair.draft}: vocabulary of {draft.runner.vocab_size} tokens, the target has {target.runner.vocab_size}"
+        )
+    return target, draft
 
 
 def _verifier(target: LoadedModel, latency: LatencyModel, tree: TreeConfig) -> VerifierEngine:

@@ -4,11 +4,6 @@ Promises: started by `drafthouse serve --config` in a process of its own, on fre
 `close`. Totals are read from `/v1/cluster`, only after the replicas have reported them.
 """
 
-import pathlib
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +13,13 @@ import httpx
 import yaml
 
 from benchmarks.http_stream import BenchError
+from benchmarks.server_process import ServerProcess
 from deployments.ray_environment import free_port
 from drafthouse.config import ServingConfig
 
-START_TIMEOUT_S = 180.0
-STOP_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 30.0
+SETTLED_HEARTBEATS = 2.2
+"""By then every replica has reported twice; a drafter learns of a request's end a message later than the client, so once would not do."""
 
 Totals = dict[str, float]
 
@@ -67,82 +63,52 @@ class PacedServer:
         self.config = ServingConfig.model_validate(data)
         self.url = f"http://127.0.0.1:{self.config.server.http_port}"
         self._data = data
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = ServerProcess("drafthouse serve")
 
     def start(self) -> None:
         """Returns when the pools have reported, paired where there are drafters. Raises BenchError with the server's last words."""
-        self._folder = tempfile.TemporaryDirectory(prefix="drafthouse-bench-")
-        folder = pathlib.Path(self._folder.name)
-        (folder / "config.yaml").write_text(yaml.safe_dump(self._data), encoding="utf-8")
-        self._log = folder / "serve.log"
-        command = [sys.executable, "-c", "from deployments.cli import main; main()", "serve", "--config", str(folder / "config.yaml")]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        try:
-            self._wait_ready()
-        except BaseException:
-            self.close()
-            raise
-
-    def _wait_ready(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        assert self._process is not None
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise BenchError(f"drafthouse serve ended with status {self._process.returncode}:\n{self._tail()}")
-            try:
-                pools = self.cluster()["pools"]
-                if self._paired(pools):
-                    return
-            except (httpx.HTTPError, LookupError, ValueError):
-                pass
-            time.sleep(0.25)
-        raise BenchError(f"drafthouse serve was not ready after {START_TIMEOUT_S:.0f} s:\n{self._tail()}")
-
-    def _paired(self, pools: dict[str, Any]) -> bool:
-        if not self.config.drafter.replicas:
-            return bool(pools["verifier"])
-        return bool(pools["drafter"]) and any(v["gauges"].get("drafters") for v in pools["verifier"])
-
-    def _tail(self) -> str:
-        return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+        command = ["-c", "from deployments.cli import main; main()", "serve", "--config"]
+        self._process.start(yaml.safe_dump(self._data), command, lambda: paired(cluster(self.url), self.config.drafter.replicas))
 
     def close(self) -> None:
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._folder.cleanup()
-
-    def cluster(self) -> dict[str, Any]:
-        answer = httpx.get(f"{self.url}/v1/cluster", timeout=5.0, trust_env=False)
-        answer.raise_for_status()
-        result: dict[str, Any] = answer.json()
-        return result
+        self._process.close()
 
     def totals(self, finished: float) -> dict[str, Totals]:
-        """Sums by pool, once `finished` requests in all are in them and every replica has reported twice since.
-
-        A drafter learns of a request's end a message later than the client, so one report would not do.
-        """
-        deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if sums(self.cluster(), "verifier").get("finished", 0.0) >= finished:
-                time.sleep(2.2 * self.config.controller.heartbeat_s)
-                cluster = self.cluster()
-                return {role: sums(cluster, role) for role in ("verifier", "drafter")}
-            time.sleep(0.1)
-        raise BenchError(f"{self.url}/v1/cluster does not count {finished:.0f} finished requests after {SETTLE_TIMEOUT_S:.0f} s")
+        return settled_totals(self.url, finished, SETTLED_HEARTBEATS * self.config.controller.heartbeat_s)
 
 
-def sums(cluster: dict[str, Any], role: str) -> Totals:
+def cluster(url: str) -> dict[str, Any]:
+    """`/v1/cluster` of the application at `url`. Raises httpx.HTTPError."""
+    answer = httpx.get(f"{url}/v1/cluster", timeout=5.0, trust_env=False)
+    answer.raise_for_status()
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def paired(state: Mapping[str, Any], drafters: int) -> bool:
+    """Whether the pools of a `cluster` state have reported and, where there are drafters, found each other."""
+    pools = state["pools"]
+    if not drafters:
+        return bool(pools["verifier"])
+    return bool(pools["drafter"]) and any(v["gauges"].get("drafters") for v in pools["verifier"])
+
+
+def settled_totals(url: str, finished: float, settle_s: float) -> dict[str, Totals]:
+    """Sums by pool, `settle_s` after the verifiers count `finished` requests in all. Raises BenchError where they never do."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if sums(cluster(url), "verifier").get("finished", 0.0) >= finished:
+            time.sleep(settle_s)
+            state = cluster(url)
+            return {role: sums(state, role) for role in ("verifier", "drafter")}
+        time.sleep(0.1)
+    raise BenchError(f"{url}/v1/cluster does not count {finished:.0f} finished requests after {SETTLE_TIMEOUT_S:.0f} s")
+
+
+def sums(state: Mapping[str, Any], role: str) -> Totals:
     """Totals of a pool's replicas, added up."""
     result: Totals = {}
-    for replica in cluster["pools"].get(role, []):
+    for replica in state["pools"].get(role, []):
         for name, value in replica["totals"].items():
             result[name] = result.get(name, 0.0) + value
     return result

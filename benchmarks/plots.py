@@ -35,7 +35,7 @@ def plot_latency(report: Report, folder: pathlib.Path) -> pathlib.Path:
     """Mean latency (with its interval) and p99 against rate, a column for each workload, a line for each policy."""
     points = report["points"]
     workloads = list(dict.fromkeys(p["workload"] for p in points))
-    figure = _figure(5.2 * len(workloads), 7.0)
+    figure = new_figure(5.2 * len(workloads), 7.0)
     axes = figure.subplots(2, len(workloads), squeeze=False, sharex="col")
     for column, workload in enumerate(workloads):
         for policy in dict.fromkeys(p["policy"] for p in points):
@@ -54,14 +54,14 @@ def plot_latency(report: Report, folder: pathlib.Path) -> pathlib.Path:
             axis.set_ylim(bottom=0.0)
             axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
-    return _save(figure, folder / "latency.png")
+    return save(figure, folder / "latency.png")
 
 
 def plot_steps(report: Report, folder: pathlib.Path) -> pathlib.Path:
     """Requests in flight, depth and price over time, grey until they had followed each change."""
     series, phases = report["series"], report["phases"]
     at = [s["at_s"] for s in series]
-    figure = _figure(9.0, 7.0)
+    figure = new_figure(9.0, 7.0)
     load, depth, price = figure.subplots(3, 1, sharex=True)
     edges = [p["start_s"] for p in phases] + [phases[-1]["end_s"]]
     load.stairs([p["in_flight"] for p in phases], edges, color="#555555", label="in flight, clients")
@@ -79,16 +79,18 @@ def plot_steps(report: Report, folder: pathlib.Path) -> pathlib.Path:
                 axis.axvspan(change["at_s"], change["at_s"] + change["settle_s"], color="#888888", alpha=0.25)
     for axis in (load, depth, price):
         axis.grid(alpha=0.3)
-    return _save(figure, folder / "load-steps.png")
+    return save(figure, folder / "load-steps.png")
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Of so many inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
+def save(figure: Figure, path: pathlib.Path) -> pathlib.Path:
+    """Returns `path`. Raises ConfigError naming --plots."""
     try:
         figure.savefig(path, dpi=DPI)
     except OSError as error:

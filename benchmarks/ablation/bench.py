@@ -1,0 +1,117 @@
+"""`drafthouse bench ablation`: what each way of drafting is worth, all in one run, interleaved.
+
+Promises: options are checked before models are loaded or a server is started.
+"""
+
+import pathlib
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from transformers import AutoConfig
+
+from benchmarks.ablation.configurations import CONFIGURATIONS, by_default, chosen
+from benchmarks.ablation.figures import ablation_report, kept
+from benchmarks.ablation.schedule import Schedule
+from benchmarks.ablation.workloads import prompts as workload_prompts
+from benchmarks.contestants import Pair
+from benchmarks.paced_server import PacedPair
+from benchmarks.prompts import load_texts, load_tokenizer
+from benchmarks.report import Report, machine
+from drafthouse.config import model_path
+from drafthouse.errors import ConfigError
+from drafthouse.policy.latency import load_curve
+from drafthouse.sampling import SamplingParams
+
+SAMPLED_TOP_K = 50
+"""As in the staged paper's table (arXiv 2308.04623)."""
+
+SAMPLINGS = {"greedy": SamplingParams(temperature=0.0), "sampled": SamplingParams(temperature=1.0, top_k=SAMPLED_TOP_K)}
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """`configurations`: None for those of the setting; `prompt_tokens` cuts prompts of workload `code`; `budget_s`: prompts are run as
+    long as another one fits, from when the options were made."""
+
+    workload: str
+    configurations: tuple[str, ...] | None
+    prompts: int
+    prompt_tokens: int | None
+    long_tokens: int
+    tokens: int
+    rounds: int
+    quick: bool = False
+    prompts_file: pathlib.Path | None = None
+    budget_s: float | None = None
+
+
+def run_ablation(options: AblationOptions, pair: Pair | PacedPair, console: Console) -> Report:
+    """A `Pair` runs in this process, a `PacedPair` over the full stack. Raises ConfigError naming the option, ModelError, BenchError."""
+    started, state = time.monotonic(), machine()
+    paced = isinstance(pair, PacedPair)
+    names = _names(options, overlap=paced)
+    curves = _curves(pair) if isinstance(pair, PacedPair) else {}
+    prompts = _prompts(options, pair)
+    deadline = started + options.budget_s if options.budget_s is not None else None
+    schedule = Schedule(names, len(prompts), options.rounds, deadline)
+    more: Report = {}
+    if isinstance(pair, PacedPair):
+        from benchmarks.ablation import paced as full_stack
+
+        generations, more = full_stack.measure(pair, names, prompts, options.tokens, SAMPLINGS, schedule, console)
+    else:
+        from benchmarks.ablation import cpu
+
+        generations = cpu.measure(pair, names, prompts, options.tokens, SAMPLINGS, schedule, console)
+    report = ablation_report(generations, names)
+    shown = [name for name in names if name in report]
+    report["kept_when_sampled"] = {name: kept(report, name) for name in shown}
+    report["settings"] = _settings(options, pair, names) | {
+        "paced": paced, "curves": curves, "prompts_run": schedule.prompts_run, "machine": state
+    }  # fmt: skip
+    return {"void": False, **report, **more}
+
+
+def _names(options: AblationOptions, overlap: bool) -> tuple[str, ...]:
+    if options.configurations is not None:
+        return chosen(options.configurations, overlap)
+    return by_default(overlap, options.workload == "long", options.quick)
+
+
+def _curves(pair: PacedPair) -> dict[str, Any]:
+    return {"target": asdict(load_curve(pair.target_curve)), "draft": asdict(load_curve(pair.draft_curve))}
+
+
+def _prompts(options: AblationOptions, pair: Pair | PacedPair) -> list[list[int]]:
+    tokenizer = load_tokenizer(model_path(pair.target))
+    texts = load_texts(options.prompts_file, options.prompts)
+    prompts = workload_prompts(
+        options.workload, texts, lambda text: list(tokenizer(text).input_ids), options.prompt_tokens, options.long_tokens
+    )
+    _check_length(prompts, options.tokens, pair)
+    return prompts
+
+
+def _check_length(prompts: Sequence[Sequence[int]], tokens: int, pair: Pair | PacedPair) -> None:
+    """Raises ConfigError where the longest prompt with its text exceeds a context."""
+    longest = max(map(len, prompts))
+    for option, path in (("--target", pair.target), ("--draft", pair.draft)):
+        config = AutoConfig.from_pretrained(model_path(path)).get_text_config()
+        context = int(getattr(config, "max_position_embeddings", 0) or 2048)
+        if longest + tokens > context:
+            raise ConfigError(
+                f"--tokens {tokens}: with the longest prompt of {longest} tokens it exceeds {context}, the context of {option} {path}"
+            )
+
+
+def _settings(options: AblationOptions, pair: Pair | PacedPair, names: Sequence[str]) -> Report:
+    return {
+        **asdict(pair), **asdict(options), "prompts_file": str(options.prompts_file or "held-out prompts of the package"),
+        "configurations": {name: {"meaning": c.meaning, "sections": c.sections, "mode": c.mode, "on": c.on or name}
+                           for name, c in CONFIGURATIONS.items() if name in names},
+        "samplings": {name: asdict(sampling) for name, sampling in SAMPLINGS.items()},
+        "ratio": "total tokens/s over prompts and rounds; 95 % interval: bootstrap over prompts",
+    }  # fmt: skip

@@ -1,0 +1,88 @@
+"""The ablation in one process: verifier and drafter take turns on one CPU, on a target of real cost.
+
+Promises: target and draft are loaded once for all configurations; each has engines of its own, so that none
+learns from another's steps. Seconds are from the prompt's ids to the last token's.
+"""
+
+import copy
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from benchmarks.ablation.configurations import CONFIGURATIONS, laid_over, pool_of, pools
+from benchmarks.ablation.figures import Generation, Work
+from benchmarks.ablation.schedule import Schedule
+from benchmarks.contestants import Pair, load_pair
+from benchmarks.interleave import SAMPLINGS, Turn
+from benchmarks.one_process import OneProcess
+from benchmarks.samples import Sample
+from drafter.engine import DrafterEngine
+from drafthouse.config import DrafterConfig, ServingConfig, VerifierConfig, describe
+from drafthouse.engine.loader import LoadedModel
+from drafthouse.engine.profiling import latency_of
+from drafthouse.errors import ConfigError
+from drafthouse.messages import GenerateRequest
+from drafthouse.policy.latency import LatencyModel
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
+from verifier.engine import VerifierEngine
+
+WARM_UP_RUNS, WARM_UP_TOKENS = 2, 24
+
+
+def measure(
+    pair: Pair, names: Sequence[str], prompts: Sequence[list[int]], tokens: int, samplings: Mapping[str, SamplingParams],
+    schedule: Schedule, console: Console,
+) -> list[Generation]:  # fmt: skip
+    """Raises ConfigError naming the option, ModelError for a folder that cannot be loaded."""
+    configs = {name: _config(name) for name in pools(names)}
+    with console.status("loading the models" + (" and compiling, which takes minutes" if pair.compile else "")):
+        target, draft = load_pair(pair)
+        latencies = latency_of(target, VerifierConfig().step_tokens), latency_of(draft, DrafterConfig().step_tokens)
+        processes = {name: _process(target, draft, config, *copy.deepcopy(latencies)) for name, config in configs.items()}
+    with console.status("warming up"):
+        for name, sampling, seed in itertools.product(processes, SAMPLINGS, range(WARM_UP_RUNS)):
+            turn = Turn(name, sampling, seed % len(prompts), round=-1, seed=seed)
+            _generate(processes[name], turn, prompts[turn.prompt], min(tokens, WARM_UP_TOKENS), samplings[sampling])
+    return [
+        _generate(processes[pool_of(turn.contestant)], turn, prompts[turn.prompt], tokens, samplings[turn.sampling])
+        for turn in schedule.turns(console)
+    ]
+
+
+def _config(name: str) -> ServingConfig:
+    try:
+        return laid_over({}, name)
+    except ValidationError as error:
+        raise ConfigError(f"--configurations: {name}: " + "; ".join(describe(error))) from error
+
+
+def _process(
+    target: LoadedModel, draft: LoadedModel, config: ServingConfig, target_latency: LatencyModel, draft_latency: LatencyModel
+) -> OneProcess:
+    verifier = VerifierEngine(target, target_latency, config.verifier, config.tree)
+    return OneProcess(verifier, [DrafterEngine(draft, draft_latency, config.drafter, config.tree)])
+
+
+def _generate(process: OneProcess, turn: Turn, prompt: Sequence[int], tokens: int, sampling: SamplingParams) -> Generation:
+    request = GenerateRequest(
+        request=f"{turn}", attempt=1, prompt=tuple(prompt), emitted=(), sampling=sampling, seed=turn.seed, max_tokens=tokens,
+        stop_tokens=(), speculation=Speculation(CONFIGURATIONS[turn.contestant].mode),
+    )  # fmt: skip
+    before, started = _counted(process), time.perf_counter()
+    output = process.generate([request])[request.request]
+    seconds = time.perf_counter() - started
+    work = _counted(process) - before
+    sample = Sample(turn.contestant, turn.sampling, turn.prompt, len(output), seconds, round(work.steps))
+    return Generation(sample, seconds, work)
+
+
+def _counted(process: OneProcess) -> Work:
+    verifier, drafters = process.verifier.totals, process.drafters.values()
+    return Work(
+        committed=verifier.committed, steps=verifier.steps, verified=verifier.verified, wait_seconds=verifier.wait_seconds,
+        passes=sum(d.totals.passes for d in drafters), pass_seconds=sum(d.totals.pass_seconds for d in drafters),
+    )  # fmt: skip

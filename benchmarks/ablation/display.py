@@ -1,0 +1,91 @@
+"""The ablation's table and plot.
+
+Promises: drawn without a display; a folder that cannot be written is a ConfigError that names --plots.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.ablation.configurations import PLAIN
+from benchmarks.interleave import SAMPLINGS
+from benchmarks.paced import OVERRUN_LIMIT
+from benchmarks.plots import new_figure, save
+from benchmarks.report import Report
+
+COLOURS = {"greedy": "#0b62a4", "sampled": "#d1751f"}
+HEADINGS = ("tok/s", "x plain", "95 %", "tok/step", "draft", "wait", "hidden", "pass/tok")
+
+
+def names_of(report: Report) -> list[str]:
+    return list(report["kept_when_sampled"])
+
+
+def title(report: Report) -> str:
+    s = report["settings"]
+    if s["paced"]:
+        how = f"paced: {s['target_curve']} with {s['draft_curve']}, time stretched by {s['time_scale']:g}; one stream, full stack"
+    else:
+        how = f"target {s['target']}, {s['dtype']}, {s['threads']} threads; one stream, one process"
+    return f"{how}; {s['workload']}, {s['prompts_run']} prompts x up to {s['tokens']} tokens"
+
+
+def print_ablation(console: Console, report: Report) -> None:
+    console.print(title(report), style="bold", highlight=False)
+    for sampling in SAMPLINGS:
+        _print_table(console, report, sampling)
+    control = ", ".join(f"{s} {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for s, c in report["control"].items())
+    console.print(f"control (tree again to tree): {control}", highlight=False)
+    if "overruns" in report:
+        overruns = ", ".join(f"{role} {share:.2%}" for role, share in report["overruns"].items())
+        console.print(f"passes that the CPU could not compute in the curve's time: {overruns}", highlight=False)
+    if report["void"]:
+        console.print(
+            f"[bold red]void[/]: more than {OVERRUN_LIMIT:.0%}; use a larger --time-scale, --threads or fewer --step-tokens",
+            highlight=False,
+        )
+
+
+def _print_table(console: Console, report: Report, sampling: str) -> None:
+    table = Table(title=sampling, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    table.add_column("configuration", no_wrap=True)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    if sampling == "sampled":
+        table.add_column("kept", justify="right", no_wrap=True)
+    for name in names_of(report):
+        row = _row(report[name][sampling])
+        table.add_row(name, *row, *([f"{report['kept_when_sampled'][name]:.2f}"] if sampling == "sampled" else []))
+    console.print(table)
+
+
+def _row(figures: Mapping[str, Any]) -> list[str]:
+    r, hidden = figures["ratio_to_plain"], figures["draft_time_hidden"]
+    return [
+        f"{figures['tokens_per_second']:.1f}", f"{r['value']:.2f}", f"{r['low']:.2f}-{r['high']:.2f}", f"{figures['tokens_per_step']:.2f}",
+        f"{figures['draft_share_of_time']:.0%}", f"{figures['wait_share_of_time']:.0%}", "" if hidden is None else f"{hidden:.0%}",
+        f"{figures['draft_passes_per_token']:.2f}",
+    ]  # fmt: skip
+
+
+def plot_ablation(report: Report, folder: pathlib.Path) -> pathlib.Path:
+    """Ratio to plain by configuration, with its interval, for both samplings side by side."""
+    names = [name for name in names_of(report) if name != PLAIN]
+    figure = new_figure(1.6 + 0.95 * len(names), 4.2)
+    axis = figure.subplots()
+    for side, sampling in enumerate(SAMPLINGS):
+        ratios = [report[name][sampling]["ratio_to_plain"] for name in names]
+        at = [i + 0.38 * (side - 0.5) for i in range(len(names))]
+        below, above = ([abs(r["value"] - r[end]) for r in ratios] for end in ("low", "high"))
+        axis.bar(at, [r["value"] for r in ratios], width=0.36, yerr=[below, above], capsize=2, color=COLOURS[sampling], label=sampling)
+    axis.axhline(1.0, color="#555555", linewidth=1.0)
+    axis.set_xticks(range(len(names)), names, rotation=20)
+    axis.set_ylabel("tokens per second, x plain")
+    axis.set_title(title(report), fontsize=8)
+    axis.grid(alpha=0.3, axis="y")
+    axis.legend(fontsize=8)
+    return save(figure, folder / f"ablation-{report['settings']['workload']}.png")

@@ -1,0 +1,143 @@
+"""The ablation over the full stack: real Ray cluster, HTTP, data plane; time of passes from curves.
+
+Promises: all configurations take turns on each prompt with the same seed; those with pools of their own have them all along, and one
+request is in flight at a time. Rates are of decoding: from the first text on, without the token that it
+is, since prompts go through in smaller chunks here than a real target takes. Seconds are on the stretched axis.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+
+import httpx
+from rich.console import Console
+
+from benchmarks.ablation.cluster import HEARTBEAT_S, AblationServer
+from benchmarks.ablation.configurations import CONFIGURATIONS, pool_of, pools
+from benchmarks.ablation.figures import Generation, Work
+from benchmarks.ablation.schedule import Schedule
+from benchmarks.http_stream import Completion, complete, connect
+from benchmarks.interleave import SAMPLINGS, Turn
+from benchmarks.paced import OVERRUN_LIMIT
+from benchmarks.paced_server import SETTLED_HEARTBEATS, PacedPair, Totals, difference, settled_totals
+from benchmarks.report import Report
+from benchmarks.samples import Sample
+from drafthouse.sampling import SamplingParams
+
+WARM_UP_RUNS = 2
+
+State = dict[str, Totals]
+
+
+@dataclass
+class Meter:
+    """What each pair of pools counts, turn by turn. Totals are read late: when the same pools' next turn comes, they have settled
+    meanwhile, and nobody waits for heartbeats."""
+
+    urls: Mapping[str, str]
+    finished: dict[str, int] = field(default_factory=dict)
+    works: dict[Turn, Work] = field(default_factory=dict)
+    first: dict[str, State] = field(default_factory=dict)
+    last: dict[str, State] = field(default_factory=dict)
+    _open: dict[str, Turn] = field(default_factory=dict)
+    _ended: dict[str, float] = field(default_factory=dict)
+
+    def started(self, pool: str, warm_ups: int) -> None:
+        self.finished[pool], self._ended[pool] = warm_ups, time.monotonic()
+        self.first[pool] = self.last[pool] = self._read(pool)
+
+    def before(self, pool: str) -> None:
+        """The last turn of these pools is accounted for."""
+        turn = self._open.pop(pool, None)
+        if turn is not None:
+            after = self._read(pool)
+            self.works[turn] = _work(after, self.last[pool])
+            self.last[pool] = after
+
+    def after(self, pool: str, turn: Turn) -> None:
+        self._open[pool], self._ended[pool] = turn, time.monotonic()
+        self.finished[pool] += 1
+
+    def _read(self, pool: str) -> State:
+        left = self._ended[pool] + SETTLED_HEARTBEATS * HEARTBEAT_S - time.monotonic()
+        return settled_totals(self.urls[pool], self.finished[pool], max(0.0, left))
+
+    def overruns(self) -> dict[str, float]:
+        """Share of each role's passes, of all pools together, that took the CPU longer than the curve allows."""
+        shares = {}
+        for role in ("verifier", "drafter"):
+            changes = [difference(self.last[pool][role], self.first[pool][role]) for pool in self.first]
+            steps, late = (sum(c.get(name, 0.0) for c in changes) for name in ("paced_steps", "paced_overruns"))
+            shares[role] = late / steps if steps else 0.0
+        return shares
+
+
+def _work(after: State, before: State) -> Work:
+    verifier, drafter = (difference(after[role], before[role]) for role in ("verifier", "drafter"))
+    return Work(
+        committed=verifier["committed"], steps=verifier["steps"], verified=verifier["verified"],
+        wait_seconds=verifier["wait_seconds"], passes=drafter["passes"], pass_seconds=drafter["pass_seconds"],
+    )  # fmt: skip
+
+
+def measure(
+    pair: PacedPair, names: Sequence[str], prompts: Sequence[list[int]], tokens: int, samplings: Mapping[str, SamplingParams],
+    schedule: Schedule, console: Console,
+) -> tuple[list[Generation], Report]:  # fmt: skip
+    """Generations, and what else is to be reported. Raises ConfigError naming the option, BenchError when the server fails."""
+    own = pools(names)
+    server = AblationServer(pair, own)
+    with ExitStack() as stack:
+        started = time.monotonic()
+        with console.status(f"starting Ray and {len(own)} applications"):
+            server.start()
+        stack.enter_context(closing(server))
+        start_s = time.monotonic() - started
+        clients = {pool: stack.enter_context(connect(server.url(pool), trust_env=False)) for pool in own}
+        meter = Meter({pool: server.url(pool) for pool in own})
+        with console.status("warming up"):
+            warm_ups = {pool: _warm_up(clients[pool], prompts, tokens, samplings) for pool in own}
+            for pool, count in warm_ups.items():
+                meter.started(pool, count)
+        timed = list(_timed(clients, meter, prompts, tokens, samplings, schedule, console))
+        for pool in own:
+            meter.before(pool)
+    shares = meter.overruns()
+    generations = [_generation(turn, completion, meter.works[turn]) for turn, completion in timed]
+    return generations, {"overruns": shares, "void": max(shares.values()) > OVERRUN_LIMIT, "start_s": round(start_s, 1)}
+
+
+def _warm_up(client: httpx.Client, prompts: Sequence[list[int]], tokens: int, samplings: Mapping[str, SamplingParams]) -> int:
+    """Untimed; kernels and calibration meet their first steps here. Returns how many requests that were."""
+    bodies = [_body(prompts[seed % len(prompts)], tokens, samplings[s], seed, "auto") for s in SAMPLINGS for seed in range(WARM_UP_RUNS)]
+    for body in bodies:
+        complete(client, body)
+    return len(bodies)
+
+
+def _timed(
+    clients: Mapping[str, httpx.Client], meter: Meter, prompts: Sequence[list[int]], tokens: int,
+    samplings: Mapping[str, SamplingParams], schedule: Schedule, console: Console,
+) -> Iterator[tuple[Turn, Completion]]:  # fmt: skip
+    for turn in schedule.turns(console):
+        pool = pool_of(turn.contestant)
+        meter.before(pool)
+        mode = CONFIGURATIONS[turn.contestant].mode
+        completion = complete(clients[pool], _body(prompts[turn.prompt], tokens, samplings[turn.sampling], turn.seed, mode))
+        meter.after(pool, turn)
+        yield turn, completion
+
+
+def _body(prompt: Sequence[int], tokens: int, sampling: SamplingParams, seed: int, mode: str) -> dict[str, object]:
+    return {
+        "model": "paced", "prompt": list(prompt), "max_tokens": tokens, "temperature": sampling.temperature, "top_k": sampling.top_k,
+        "seed": seed, "speculation": {"mode": mode}, "stream": True, "stream_options": {"include_usage": True},
+    }  # fmt: skip
+
+
+def _generation(turn: Turn, c: Completion, work: Work) -> Generation:
+    """Without the first token and its step. A text that ends with it has no rate of decoding, and weighs nothing."""
+    decoded = max(0, c.tokens - 1)
+    sample = Sample(turn.contestant, turn.sampling, turn.prompt, decoded, c.decode_seconds, max(0, c.steps - 1))
+    return Generation(sample, c.seconds, work)
