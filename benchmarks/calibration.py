@@ -33,8 +33,8 @@ PROMPT_TOKENS = 96
 """Prompts are cut to their last so many tokens."""
 BATCH = 8
 """Prompts that run together: logits of all their positions lie in memory."""
-BINS = 12
-"""Of equally many children each."""
+BINS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Upper bounds of the predicted edges that are averaged together; finer at the bottom, where most children are."""
 
 Report = dict[str, Any]
 Edges = Callable[[int, Sequence[float], float], list[float]]
@@ -159,9 +159,11 @@ def reliability(edges_of: Edges, positions: Sequence[Position], temperature: flo
     edges = [edges_of(DRAFT_MODEL_SOURCE, p.margins, temperature) for p in positions]
     predicted = np.array([edge for each in edges for edge in each])
     accepted = np.array([rank == p.hit for p, each in zip(positions, edges, strict=True) for rank in range(len(each))])
+    bucket = np.searchsorted(BINS, predicted)
     bins = [
-        {"predicted": float(predicted[part].mean()), "measured": float(accepted[part].mean()), "count": len(part)}
-        for part in np.array_split(predicted.argsort(kind="stable"), min(BINS, len(predicted)))
+        {"predicted": float(predicted[part].mean()), "measured": float(accepted[part].mean()), "count": int(part.sum())}
+        for part in (bucket == each for each in range(len(BINS) + 1))
+        if part.any()
     ]
     return {
         "ece": sum(b["count"] * abs(b["predicted"] - b["measured"]) for b in bins) / len(predicted),

@@ -36,10 +36,11 @@ def plot_reliability(path: pathlib.Path, report: Mapping[str, Any], samplings: l
             predicted = [b["predicted"] for b in bins]
             label = f"{name}, error {report[sampling][name]['ece']:.3f}"
             curve.plot(predicted, [b["measured"] for b in bins], markersize=4, linewidth=1.2, label=label, **style)
-            counts.vlines(predicted, 0, [b["count"] for b in bins], color=style["color"], linewidth=2)
+            counts.plot(predicted, [b["count"] for b in bins], linestyle="none", markersize=4, **style)
         curve.set_title(f"{sampling}, {report[sampling]['judged']} positions")
         curve.set_aspect("equal")
         curve.legend(fontsize=8)
+        counts.set_yscale("log")
         counts.set_xlabel("predicted edge")
         for axis in (curve, counts):
             axis.grid(alpha=0.3)

@@ -22,8 +22,8 @@ MARGINS = (0.2, 0.5, 1.0, 1.7, 2.5, 4.0, 7.0)
 TEMPERATURES = (0.0, 0.5, 0.9, 1.1)
 """Upper bounds of the temperature buckets: greedy, cool, and around 1, where most requests are; the last is open."""
 
-PRIOR_WEIGHT = 20.0
-"""Labels that the prior is worth. With less, chance decides the first hundreds; with more, a wrong prior lasts."""
+PRIOR_WEIGHT = 50.0
+"""Labels of one cell that the prior is worth. With less, chance decides the first thousands of tokens; with more, a wrong prior lasts."""
 
 HALF_LIFE = 2000.0
 """Labels of one cell after which one counts half: a share is known to about 1 in 100 then, and new texts show within minutes."""
