@@ -1,8 +1,9 @@
 """The price that all verifiers ask of drafts while drafters are what is short (DESIGN 7).
 
-Promises: pure; 0 while drafters keep up, and never so high that the typical verifier would give its
-sessions up; moves in logarithmic steps, each with time to show before the next, and half as large after each
-turn, so a closed loop settles. Designs weighed: docs/controller.md.
+Promises: pure; 0 while drafters keep up; never above what the drafter's time for one more node brings
+elsewhere, nor so high that the typical verifier would give its sessions up; moves in logarithmic
+steps, each with time to show before the next, and half as large after each turn, so a closed loop
+settles. Designs weighed: docs/controller.md.
 """
 
 import math
@@ -47,11 +48,15 @@ ASSUMED_BID = 0.7
 
 @dataclass(frozen=True, slots=True)
 class DraftSupply:
-    """The drafter pool between its last reports: share of time in use, whether anybody lacks drafts, the median bid (tokens)."""
+    """The drafter pool between its last reports: share of time in use, whether anybody lacks drafts, the median bid (tokens).
+
+    `worth`: tokens accepted per second of drafters' busy time, times what one more node makes a pass longer (seconds).
+    """
 
     utilisation: float
     wanted: bool
     bid: float
+    worth: float
 
 
 def supply(verifiers: Sequence[Member], drafters: Sequence[Member]) -> DraftSupply | None:
@@ -67,10 +72,12 @@ def supply(verifiers: Sequence[Member], drafters: Sequence[Member]) -> DraftSupp
     waits = (ratio(v.of("wait_seconds"), v.busy) or 0.0) >= WAITING
     bare = v.sequence_steps > 0.0 and v.nodes_per_sequence < BARE
     bids = [m.gauge("bid") for m in verifiers if "bid" in m.gauges]
+    slopes = [m.gauge("seconds_per_node") for m in d.known]
     return DraftSupply(
         utilisation=utilisation,
         wanted=contended and (waits or bare or d.of("refused") > 0.0),
         bid=median_low(bids) if bids else ASSUMED_BID,
+        worth=(ratio(v.of("accepted"), d.of("busy_seconds")) or 0.0) * median_low(slopes),
     )
 
 
@@ -98,7 +105,8 @@ class PriceFloor:
         self._due = now + interval_s
         if supply is None:
             return
-        highest = BID_SHARE * supply.bid
+        highest = min(BID_SHARE * supply.bid, supply.worth)
+        highest = highest if highest >= LEAST else 0.0
         if self.floor > highest:
             self.floor = highest
         elif supply.utilisation > BUSY and supply.wanted and self.floor < highest:

@@ -16,6 +16,8 @@ from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.profiling import latency_of
 from drafthouse.heartbeat import Heartbeat
 from drafthouse.membership import Report
+from drafthouse.policy.selection import price
+from drafthouse.transport import load_transport
 
 
 @serve.deployment
@@ -31,7 +33,7 @@ class DrafterReplica:
             model, latency_of(model, config.drafter.step_tokens), config.drafter, config.tree,
             calibrations=CalibrationStore(model.fingerprint, cache_folder("calibration")),
         )  # fmt: skip
-        self.server = DrafterServer(self.engine, self.name)
+        self.server = DrafterServer(self.engine, self.name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.drafter.port)
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
         self.heartbeat = Heartbeat(controller, self.report, config.controller.heartbeat_s)
@@ -48,6 +50,7 @@ class DrafterReplica:
         gauges = {
             "vocab_size": float(engine.runner.vocab_size),
             "pass_ms": 1e3 * engine.latency.seconds(1, 0),
+            "seconds_per_node": price(1, 0, 1.0, engine.latency),
             "kv_slots_used": float(allocator.count - allocator.free_count),
             "kv_slots": float(allocator.count),
         } | {f"calibration_{name}": value for name, value in engine.calibrations.gauges().items()}

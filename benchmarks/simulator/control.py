@@ -18,6 +18,7 @@ from benchmarks.simulator.verifier import SimVerifier
 from controller.registry import Registry
 from deployments.verifier_routes import VerifierRoutes
 from drafthouse.membership import Directive, Report, Role
+from drafthouse.policy.selection import price
 
 Follow = Callable[[Directive], None]
 
@@ -106,5 +107,5 @@ def _verifier_report(v: SimVerifier) -> Report:
 def _drafter_report(d: SimDrafter) -> Report:
     totals = {name: float(value) for name, value in asdict(d.totals).items()}
     totals["busy_seconds"] = d.totals.pass_seconds
-    gauges = {"pass_ms": 1e3 * d.latency.seconds(1, 0)}
+    gauges = {"pass_ms": 1e3 * d.latency.seconds(1, 0), "seconds_per_node": price(1, 0, 1.0, d.latency)}
     return _report("drafter", d.name, len(d.sessions), d.options.config.drafter.max_sessions, totals, gauges)

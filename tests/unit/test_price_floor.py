@@ -11,7 +11,8 @@ from controller.price_floor import BID_SHARE, BUSY, FIRST, SLACK, DraftSupply, P
 
 INTERVAL_S = 0.5
 BID = 0.95
-SHORT = DraftSupply(1.0, True, BID)
+DEAR = 10.0  # drafters' time is worth more than any bid
+SHORT = DraftSupply(1.0, True, BID, DEAR)
 
 
 def moved(floor: PriceFloor, *supplies: DraftSupply) -> list[float]:
@@ -24,11 +25,11 @@ def moved(floor: PriceFloor, *supplies: DraftSupply) -> list[float]:
 
 
 def test_drafters_that_keep_up_have_no_floor():
-    assert moved(PriceFloor(), *[DraftSupply(0.9, True, BID)] * 5) == [0.0] * 5
+    assert moved(PriceFloor(), *[DraftSupply(0.9, True, BID, DEAR)] * 5) == [0.0] * 5
 
 
 def test_busy_drafters_that_nobody_waits_for_have_no_floor():
-    assert moved(PriceFloor(), *[DraftSupply(1.0, False, BID)] * 5) == [0.0] * 5
+    assert moved(PriceFloor(), *[DraftSupply(1.0, False, BID, DEAR)] * 5) == [0.0] * 5
 
 
 def test_it_rises_to_what_gates_bear_and_no_further():
@@ -38,23 +39,28 @@ def test_it_rises_to_what_gates_bear_and_no_further():
     assert values[-1] == BID_SHARE * BID
 
 
+def test_it_never_asks_for_more_than_the_drafters_time_brings_elsewhere():
+    assert moved(PriceFloor(), *[DraftSupply(1.0, True, BID, 0.12)] * 20)[-1] == 0.12
+    assert moved(PriceFloor(), *[DraftSupply(1.0, True, BID, 0.004)] * 20)[-1] == 0.0  # a place in a pass costs next to nothing
+
+
 def test_time_at_the_bound_does_not_delay_the_fall():
     floor = PriceFloor()
     moved(floor, *[SHORT] * 100)
-    floor.move(DraftSupply(0.3, True, BID), 1e6, INTERVAL_S)
+    floor.move(DraftSupply(0.3, True, BID, DEAR), 1e6, INTERVAL_S)
     assert floor.floor < 0.7 * BID_SHARE * BID
 
 
 def test_it_falls_to_nothing_with_the_load():
     floor = PriceFloor()
     moved(floor, *[SHORT] * 4)
-    assert moved(floor, *[DraftSupply(0.0, False, BID)] * 12)[-1] == 0.0
+    assert moved(floor, *[DraftSupply(0.0, False, BID, DEAR)] * 12)[-1] == 0.0
 
 
 def test_it_follows_the_bid_down_at_once():
     floor = PriceFloor()
     moved(floor, *[SHORT] * 8)
-    floor.move(DraftSupply(0.9, True, 0.2), 1e6, INTERVAL_S)
+    floor.move(DraftSupply(0.9, True, 0.2, DEAR), 1e6, INTERVAL_S)
     assert floor.floor == pytest.approx(BID_SHARE * 0.2)
 
 
@@ -97,10 +103,12 @@ def test_who_lacks_drafts(verifiers, drafters, wanted):
 
 
 def test_supply_measures_the_pool():
-    found = supply(
-        [verifier(bid=0.4), verifier(bid=0.6), verifier(bid=0.9)], [drafter(2), drafter(2, busy_seconds=0.5), Member("new", 0, {}, {})]
-    )
+    costs = {"seconds_per_node": 0.002}
+    drafters = [Member("d0", 2, costs, {"busy_seconds": 1.0}), Member("d1", 2, costs, {"busy_seconds": 0.5}), Member("new", 0, {}, {})]
+    found = supply([verifier(bid=0.4), verifier(bid=0.6), verifier(bid=0.9)], drafters)
+    assert found is not None
     assert (found.utilisation, found.bid) == (0.75, 0.6)
+    assert found.worth == pytest.approx(150 / 1.5 * 0.002)
 
 
 def utilisations(demand, load, seconds: float, lag: int, noise: float = 0.0) -> list[tuple[float, float, float]]:
@@ -114,7 +122,7 @@ def utilisations(demand, load, seconds: float, lag: int, noise: float = 0.0) -> 
         now = i * INTERVAL_S
         busy = min(1.0, load(now) * demand(max(told[0], 0.005))) * (1.0 - noise * random.random())
         if floor.due(now):
-            floor.move(DraftSupply(busy, True, BID), now, INTERVAL_S)
+            floor.move(DraftSupply(busy, True, BID, DEAR), now, INTERVAL_S)
         told.append(floor.floor)
         history.append((now, floor.floor, busy))
     return history

@@ -142,7 +142,8 @@ def drive_short_of_drafts(registry: Registry, seconds: float) -> None:
     for i in range(1, int(seconds / 0.5) + 1):
         now = 0.5 * i
         totals = {"step_seconds": 0.6 * now, "wait_seconds": 0.2 * now, "committed": 100 * now, "accepted": 50 * now}
-        drafter = report("drafter", "d0", load=3, totals={"busy_seconds": now, "drafted": 400 * now})
+        totals_of_drafter = {"busy_seconds": now, "drafted": 400 * now}
+        drafter = report("drafter", "d0", load=3, totals=totals_of_drafter, gauges={"seconds_per_node": 0.005})
         observe(registry, now, report(totals=totals), drafter)
 
 
