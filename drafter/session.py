@@ -13,7 +13,8 @@ from drafthouse.engine.segment import Segment, chunk
 from drafthouse.errors import WireError
 from drafthouse.messages import Grow, Open
 from drafthouse.policy.calibration import Calibration
-from drafthouse.policy.growth import Asked, Frontier, GrowingTree, Ranking, TreeLimits
+from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
+from drafthouse.policy.growth import Asked, Frontier
 from drafthouse.token_tree import ROOT, TokenTree
 
 DRAFT_MODEL_SOURCE = 0
@@ -84,7 +85,11 @@ class Session:
         entry_of = {node: self.cached + i for i, node in enumerate(self.expanded)}
         path = self.growing.follow(tokens)
         rankings = self.growing.rankings_along(tokens, path)
-        labels = [Label(base_len + i, r, r.hit(token)) for i, (token, r) in enumerate(zip(tokens, rankings, strict=False))]
+        labels = [
+            Label(base_len + i, ranking, ranking.hit(token))
+            for i, (token, by_source) in enumerate(zip(tokens, rankings, strict=False))
+            for ranking in by_source.values()
+        ]
         walked = [entry_of[node] for node in path if node in entry_of]
         index = self.growing.reroot(tokens, path)
         self.kv.keep(self.cached, walked + [entry for node, entry in entry_of.items() if node in index])

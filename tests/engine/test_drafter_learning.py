@@ -35,7 +35,7 @@ def open_and_grow(engine: DrafterEngine, price: float = 0.0, passes: int = 99) -
     growing = engine.sessions["v", "s"].growing
     ranked, node = [], -1
     while node in growing.rankings:
-        ranked.append(list(growing.rankings[node].tokens))
+        ranked.append(list(growing.rankings[node][0].tokens))
         node = growing.tree.children(node)[0] if growing.tree.children(node) else -2
     return ranked
 
@@ -55,8 +55,8 @@ def test_each_committed_token_below_which_the_draft_ran_is_a_label(tmp_path: pat
     root, first, *_ = open_and_grow(engine)
     tree = engine.sessions["v", "s"].growing
     second = next(i for i in tree.tree.children(0) if tree.tree.tokens[i] == first[1])
-    below = list(tree.rankings[second].tokens)
-    edges = [list(tree.rankings[node].edges) for node in (-1, 0, second)]
+    below = list(tree.rankings[second][0].tokens)
+    edges = [list(tree.rankings[node][0].edges) for node in (-1, 0, second)]
     engine.handle("v", Commit("s", 1, 3, (root[0], first[1], outsider(below), 4), 0.0))
     assert engine.calibrations.of("target").labels == 3
     counts = {key[:2]: (labels, hits) for key, labels, hits in engine.calibrations.of("target").cells() if key[2] == ANY_MARGIN}

@@ -7,15 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import (
     AHEAD_CONFIDENCE,
     MIN_CONFIDENCE,
     Asked,
     Frontier,
-    GrowingTree,
     PassBudget,
-    Ranking,
-    TreeLimits,
     worth_a_pass,
     worth_a_place,
 )
@@ -116,8 +114,8 @@ def test_what_is_grown_ahead_pays_where_the_commit_lands(edges: list[float], pri
             break
 
 
-def ranking(tokens: Sequence[int], edges: Sequence[float]) -> Ranking:
-    return Ranking(0, list(tokens), [1.0] * len(tokens), edges)
+def ranking(tokens: Sequence[int], edges: Sequence[float], source: int = 0) -> Ranking:
+    return Ranking(source, list(tokens), [1.0] * len(tokens), edges)
 
 
 def assert_kept_up(growing: GrowingTree) -> None:
@@ -130,14 +128,15 @@ def assert_kept_up(growing: GrowingTree) -> None:
 )
 def test_depths_and_confidences_keep_up_with_the_tree(additions: list[tuple[int, list[float]]], most: int, data: st.DataObject) -> None:
     growing = GrowingTree()
-    for where, edges in additions:
+    for source, (where, edges) in enumerate(additions):
         unexpanded = [ROOT, *range(len(growing))]
         parent = unexpanded[where % len(unexpanded)]
         if parent != ROOT and parent not in growing.expanded:
             growing.expanded.append(parent)
-        growing.add_children(parent, ranking(range(len(edges)), edges), ANY, TreeLimits(most, 3))
+        growing.add_children(parent, ranking(range(len(edges)), edges, source), ANY, TreeLimits(most, 3))
         assert_kept_up(growing)
         assert len(growing) <= most
+        assert all(sum(growing.tree.edges[i] for i in growing.tree.children(node)) <= 1 + 1e-9 for node in unexpanded)
     if len(growing):
         node = data.draw(st.integers(0, len(growing) - 1))
         path, before = growing.tree.path(node), growing.tree
@@ -163,7 +162,29 @@ def test_the_frontier_is_what_is_left_to_expand() -> None:
 
 def test_a_token_drafted_twice_is_one_node() -> None:
     growing = GrowingTree()
-    for edges in ([0.5, 0.3], [0.4, 0.5]):
-        growing.add_children(ROOT, ranking([5, 6], edges), ANY, ROOMY)
+    for source, edges in enumerate([[0.5, 0.3], [0.4, 0.5]]):
+        growing.add_children(ROOT, ranking([5, 6], edges, source), ANY, ROOMY)
     assert_kept_up(growing)
     assert growing.tree.edges == [0.5, 0.5], "the larger edge counts"
+    assert growing.tree.sources == [0, 1], "and its source"
+
+
+def test_what_two_sources_promise_together_is_at_most_one() -> None:
+    growing = GrowingTree()
+    growing.add_children(ROOT, ranking([5], [0.9], source=2), ANY, ROOMY)
+    growing.add_children(0, ranking([9], [0.5], source=2), ANY, ROOMY)
+    growing.add_children(ROOT, ranking([6, 7], [0.6, 0.3], source=0), ANY, ROOMY)
+    assert growing.tree.edges == pytest.approx([0.5, 0.5, 1 / 3, 1 / 6]), "scaled alike; what lies below keeps its own edge"
+    assert_kept_up(growing)
+
+
+def test_a_source_is_asked_where_it_has_ranked_nothing_yet() -> None:
+    growing = GrowingTree()
+    assert growing.unranked(2, ROOT, 0.5, NOW, ROOMY) == [(1.0, ROOT)]
+    growing.add_children(ROOT, ranking([5, 6], [0.7, 0.3], source=0), NOW, ROOMY)
+    assert growing.unranked(2, ROOT, 0.5, NOW, ROOMY) == [(1.0, ROOT), (0.7, 0)], "the children of the other would not reach the price"
+    growing.add_children(ROOT, ranking([], [], source=2), NOW, ROOMY)
+    assert growing.unranked(2, ROOT, 0.5, NOW, ROOMY) == [(0.7, 0)], "nothing is a ranking too"
+    assert growing.unranked(2, 1, 0.5, AHEAD, ROOMY) == [(0.3, 1)]
+    assert growing.unranked(2, ROOT, 0.5, NOW, TreeLimits(1000, 1)) == []
+    assert growing.unranked(2, ROOT, 0.5, NOW, TreeLimits(2, 9)) == []
