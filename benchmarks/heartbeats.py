@@ -130,7 +130,7 @@ def report_of(registry: list[dict[str, Any]], served: list[dict[str, Any]], conf
 
 
 def print_heartbeats(console: Console, report: BenchReport) -> None:
-    alone = Table(title="the registry alone, one core", title_justify="left")
+    alone = Table(title="the registry alone, one core", title_justify="left", padding=0)
     headings = (
         "replicas",
         "every\ns",
@@ -154,7 +154,7 @@ def print_heartbeats(console: Console, report: BenchReport) -> None:
     console.print(alone)
     if not report["served"]:
         return
-    served = Table(title="the deployment, through its Serve handle", title_justify="left")
+    served = Table(title="the deployment, through its Serve handle", title_justify="left", padding=0)
     for heading in ("replicas", "due\n/s", "taken\n/s", "median\nms", "p99\nms", "CPU ms\neach", "of a\ncore"):
         served.add_column(heading, justify="right")
     for row in report["served"]:
