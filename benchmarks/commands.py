@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.calibration_command import calibration
 from benchmarks.ablation.commands import ablation
+from benchmarks.calibration_command import calibration
+from benchmarks.draft_commands import drafts, gain
 from benchmarks.load.commands import load, load_steps, off_cost
 from benchmarks.options import (
     Draft,
@@ -33,6 +34,8 @@ bench_app.command()(load)
 bench_app.command()(load_steps)
 bench_app.command()(off_cost)
 bench_app.command()(ablation)
+bench_app.command()(drafts)
+bench_app.command()(gain)
 bench_app.command()(calibration)
 
 

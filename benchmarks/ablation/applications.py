@@ -17,7 +17,6 @@ from typing import Any
 
 import yaml
 
-from deployments.app import build_app
 from deployments.local_cluster import DeployError, LocalCluster, root_cause
 from drafthouse.config import ServingConfig
 from drafthouse.errors import DrafthouseError
@@ -28,7 +27,9 @@ POLL_S = 0.5
 
 def deploy(configs: dict[str, ServingConfig]) -> None:
     """Returns when all run. Raises DeployError with the cause, ConfigError or ModelError from the checks before."""
-    from ray import serve
+    from ray import serve  # only after the cluster's start, which sets what Ray reads when it is imported
+
+    from deployments.app import build_app
 
     targets = [serve.RunTarget(build_app(config), name=name, route_prefix=f"/{name}") for name, config in configs.items()]
     serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)

@@ -91,16 +91,22 @@ def _prompts(options: AblationOptions, pair: Pair | PacedPair) -> list[list[int]
     prompts = workload_prompts(
         options.workload, texts, lambda text: list(tokenizer(text).input_ids), options.prompt_tokens, options.long_tokens
     )
-    _check_length(prompts, options.tokens, pair)
+    check_length(prompts, options.tokens, _contexts(pair))
     return prompts
 
 
-def _check_length(prompts: Sequence[Sequence[int]], tokens: int, pair: Pair | PacedPair) -> None:
-    """Raises ConfigError where the longest prompt with its text exceeds a context."""
-    longest = max(map(len, prompts))
+def _contexts(pair: Pair | PacedPair) -> list[tuple[str, str, int]]:
+    found = []
     for option, path in (("--target", pair.target), ("--draft", pair.draft)):
         config = AutoConfig.from_pretrained(model_path(path)).get_text_config()
-        context = int(getattr(config, "max_position_embeddings", 0) or 2048)
+        found.append((option, path, int(getattr(config, "max_position_embeddings", 0) or 2048)))
+    return found
+
+
+def check_length(prompts: Sequence[Sequence[int]], tokens: int, contexts: Sequence[tuple[str, str, int]]) -> None:
+    """`contexts`: option, path, length in tokens. Raises ConfigError where the longest prompt with its text exceeds one."""
+    longest = max(map(len, prompts))
+    for option, path, context in contexts:
         if longest + tokens > context:
             raise ConfigError(
                 f"--tokens {tokens}: with the longest prompt of {longest} tokens it exceeds {context}, the context of {option} {path}"
