@@ -16,7 +16,7 @@ from rich.table import Table
 from benchmarks.report import Report as BenchReport
 from benchmarks.report import machine
 from controller.pairing import MAX_DRAFTERS_PER_VERIFIER
-from controller.registry import Registry
+from controller.registry import Registry, interval
 from drafthouse.config import ControllerConfig
 from drafthouse.errors import ConfigError
 from drafthouse.membership import Report, Role
@@ -68,6 +68,12 @@ def _name(role: Role, number: int) -> str:
     return f"{role.capitalize()}Replica#{number:08x}"
 
 
+def due(replicas: int, config: ControllerConfig) -> dict[str, float]:
+    """What the interval rule makes of a pool."""
+    interval_s = interval(replicas, config.heartbeat_s)
+    return {"replicas": replicas, "interval_s": interval_s, "due_per_s": replicas / interval_s}
+
+
 def run_registry(replicas: int, seconds: float, config: ControllerConfig) -> dict[str, Any]:
     """`join_s`: all replicas of the pool report for the first time, one after another; `pair_ms`: pairs are renewed."""
     reports, registry = pool(replicas), Registry(config)
@@ -88,7 +94,7 @@ def run_registry(replicas: int, seconds: float, config: ControllerConfig) -> dic
     snapshot_started = time.process_time()
     registry.snapshot(interval_s)
     return {
-        "replicas": replicas, "interval_s": interval_s, "due_per_s": replicas / interval_s, "sustained_per_s": beats / busy,
+        **due(replicas, config), "sustained_per_s": beats / busy,
         "microseconds_by_role": {role: 1e6 * spent / count for role, (count, spent) in by_role.items()},
         "join_s": joined - started, "pair_ms": 1e3 * (paired - pairing), "snapshot_ms": 1e3 * (time.process_time() - snapshot_started),
     }  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.heartbeats import pool
+from benchmarks.heartbeats import due, pool
 from deployments.local_cluster import DeployError, LocalCluster, root_cause
 from deployments.ray_environment import free_port
 from drafthouse.config import ServerConfig, ServingConfig
@@ -51,7 +51,7 @@ def _measure(replicas: int, seconds: float, config: ServingConfig) -> dict[str, 
     reports = pool(replicas)
     caller = ray.remote(num_cpus=0)(_Caller)
     callers = [caller.remote(handle, reports[i::CALLERS]) for i in range(CALLERS)]
-    interval_s = max(ray.get([c.join.remote() for c in callers]))
+    ray.get([c.join.remote() for c in callers])
     process = _controller_process(name)
     cpu_before, started = sum(process.cpu_times()[:2]), time.perf_counter()
     latencies = np.concatenate(ray.get([c.call_for.remote(seconds) for c in callers]))
@@ -60,7 +60,7 @@ def _measure(replicas: int, seconds: float, config: ServingConfig) -> dict[str, 
         ray.kill(c)
     serve.delete(name)
     return {
-        "replicas": replicas, "interval_s": interval_s, "due_per_s": replicas / interval_s, "sustained_per_s": len(latencies) / elapsed,
+        **due(replicas, config.controller), "sustained_per_s": len(latencies) / elapsed,
         "median_ms": 1e3 * float(np.median(latencies)), "p99_ms": 1e3 * float(np.quantile(latencies, 0.99)),
         "cpu_ms": 1e3 * cpu / len(latencies), "cpu_share": cpu / elapsed,
     }  # fmt: skip
@@ -92,12 +92,14 @@ class _Caller:
     def __init__(self, handle: Any, reports: Sequence[Report]) -> None:
         self._handle, self._reports = handle, reports
 
-    async def join(self) -> float:
-        """All report once; the interval that the last is told."""
-        interval_s = 0.0
-        for report in self._reports:
-            interval_s = (await self._handle.heartbeat.remote(report)).interval_s
-        return interval_s
+    async def join(self) -> None:
+        """All report once."""
+
+        async def report(reports: Sequence[Report]) -> None:
+            for each in reports:
+                await self._handle.heartbeat.remote(each)
+
+        await asyncio.gather(*(report(self._reports[i::IN_FLIGHT]) for i in range(IN_FLIGHT)))
 
     async def call_for(self, seconds: float) -> list[float]:
         """Latencies in seconds, of heartbeats that each began within `seconds`."""

@@ -30,6 +30,11 @@ MAX_DEPARTED = 1000
 Key = tuple[Role, str, int]
 
 
+def interval(replicas: int, heartbeat_s: float) -> float:
+    """Seconds between two reports of one replica: longer in large pools, so that the controller's load is bounded."""
+    return heartbeat_s if replicas <= FAST_REPLICAS else max(heartbeat_s, replicas / MAX_HEARTBEATS_PER_S)
+
+
 @dataclass(slots=True)
 class _Entry:
     report: Report
@@ -51,9 +56,8 @@ class Registry:
 
     @property
     def interval_s(self) -> float:
-        """When replicas are to report next: longer in large pools, so that the controller's load is bounded."""
-        base, replicas = self._config.heartbeat_s, len(self._live)
-        return base if replicas <= FAST_REPLICAS else max(base, replicas / MAX_HEARTBEATS_PER_S)
+        """When replicas are to report next."""
+        return interval(len(self._live), self._config.heartbeat_s)
 
     @property
     def _settle_s(self) -> float:
