@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.commands import bench_app
-from deployments import client_commands, model_commands, profile_command, serve_command, simulate_command
+from deployments import client_commands, key_command, model_commands, profile_command, serve_command, simulate_command
 from drafthouse import __version__
 
 
@@ -29,6 +29,7 @@ def build_cli() -> typer.Typer:
     cli.command()(serve_command.stop)
     cli.command()(client_commands.generate)
     cli.command()(client_commands.status)
+    cli.command("hash-key")(key_command.hash_key)
     cli.command()(profile_command.profile)
     cli.command()(simulate_command.simulate)
     cli.command("train-demo")(model_commands.train_demo)

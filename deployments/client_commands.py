@@ -1,10 +1,12 @@
 """`drafthouse generate` and `drafthouse status`: clients of a running server's HTTP API.
 
 Promises: text goes to standard output as it comes, and nothing else does, so that it can be piped;
-notes and errors go to standard error; an error is one line, with exit status 1.
+notes and errors go to standard error; an error is one line, with exit status 1. The API key comes from
+DRAFTHOUSE_API_KEY alone: a command line can be read by every user of the machine.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn
@@ -16,6 +18,7 @@ from rich.table import Table
 
 from drafthouse.membership import SYNTHETIC_GAUGE
 
+API_KEY = "DRAFTHOUSE_API_KEY"
 DEFAULT_URL = "http://127.0.0.1:8000"
 REPLICA_COLUMNS = ("replica", "pid", "address", "load", "capacity", "draining")
 Url = Annotated[str, typer.Option(help="Where the server's HTTP API is.", envvar="DRAFTHOUSE_URL")]
@@ -55,13 +58,20 @@ def generate(
     body |= {} if seed is None else {"seed": seed}
     body |= {"stop": stop} if stop else {}
     try:
-        with httpx.Client(base_url=url, timeout=httpx.Timeout(10.0, read=300.0)) as client:
+        with httpx.Client(base_url=url, headers=_headers(), timeout=httpx.Timeout(10.0, read=300.0)) as client:
             body["model"] = model or _only_model(client)
             usage = _stream(client, body)
     except (httpx.TransportError, httpx.InvalidURL) as error:
         _unreachable(url, error)
     if usage:
         _print_usage(usage)
+
+
+def _headers() -> dict[str, str]:
+    key = os.environ.get(API_KEY, "").strip()
+    if not key.isascii() or any(character.isspace() for character in key):
+        _fail(f"{API_KEY}: an API key is printable ASCII without spaces")
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _only_model(client: httpx.Client) -> str:
@@ -112,7 +122,7 @@ def status(
 ) -> None:
     """Show the pools, their replicas, and totals."""
     try:
-        answer = httpx.get(f"{url}/v1/cluster", timeout=10.0)
+        answer = httpx.get(f"{url}/v1/cluster", headers=_headers(), timeout=10.0)
     except (httpx.TransportError, httpx.InvalidURL) as error:
         _unreachable(url, error)
     _check(answer)
@@ -167,6 +177,8 @@ def _check(answer: httpx.Response) -> None:
         message = str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         message = answer.text[:500]
+    if answer.status_code == 401:
+        message += f"; the key is taken from {API_KEY}"
     _fail(f"{answer.status_code} from {answer.request.url}: {message}")
 
 

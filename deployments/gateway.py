@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 
 from deployments import grpc_api
@@ -19,9 +20,11 @@ from deployments.openai_routes import build_http_app
 from deployments.request_factory import RequestFactory
 from deployments.text_codec import load_codec, load_limits
 from deployments.verifier_link import VerifierLink
+from drafthouse.api_keys import load_api_keys
 from drafthouse.config import ServingConfig
 from drafthouse.heartbeat import Heartbeat
 from drafthouse.membership import Directive, Report
+from drafthouse.transport import load_transport
 from protos import inference_pb2
 
 
@@ -40,7 +43,8 @@ class Gateway:
         factory = RequestFactory(config.model, load_codec(config.target), load_limits(config.target))
         self._capacity = config.gateway.max_ongoing_requests
         self._controller = controller
-        self._link = VerifierLink()
+        self._keys = load_api_keys(config.security.api_keys)
+        self._link = VerifierLink(transport=load_transport(config.security.data_plane))
         self._service = InferenceService(factory, self._link)
         self._heartbeat = Heartbeat(controller, self._report, config.controller.heartbeat_s, self._directed)
         self._replica = serve.get_replica_context().replica_id.unique_id
@@ -49,14 +53,18 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
-        return build_http_app(self._service, self._snapshot, self._lifespan)
+        return build_http_app(self._service, self._snapshot, self._lifespan, self._keys)
 
-    async def Generate(self, request: inference_pb2.GenerateRequest) -> inference_pb2.GenerateResponse:  # the proto's name
+    async def Generate(  # the proto's name; Serve fills in `grpc_context`
+        self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
+    ) -> inference_pb2.GenerateResponse:
+        grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
         return await grpc_api.generate(self._service, request)
 
-    async def GenerateStream(  # the proto's name
-        self, request: inference_pb2.GenerateRequest
+    async def GenerateStream(
+        self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
     ) -> AsyncGenerator[inference_pb2.GenerateChunk, None]:
+        grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
         async for chunk in grpc_api.stream(self._service, request):
             yield chunk
 

@@ -1,10 +1,10 @@
 """The public gRPC API (protos/inference.proto) in terms of plans and deltas.
 
 Promises: the same checks and the same text as over HTTP; errors become INVALID_ARGUMENT, NOT_FOUND,
-RESOURCE_EXHAUSTED, UNAVAILABLE or INTERNAL, through Ray Serve's `gRPCStatusError`.
+UNAUTHENTICATED, RESOURCE_EXHAUSTED, UNAVAILABLE or INTERNAL, through Ray Serve's `gRPCStatusError`.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
 import grpc
@@ -15,12 +15,14 @@ from deployments.inference_service import InferenceService
 from deployments.openai_schema import checked_stops
 from deployments.request_factory import DEFAULT_MAX_TOKENS, Plan, RequestFactory, Settings
 from deployments.verifier_link import NoVerifierError
+from drafthouse.api_keys import ApiKeys
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from protos import inference_pb2 as pb
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+CODES = {401: grpc.StatusCode.UNAUTHENTICATED, 404: grpc.StatusCode.NOT_FOUND}
 
 
 def make_plan(factory: RequestFactory, request: pb.GenerateRequest) -> Plan:
@@ -41,6 +43,16 @@ def make_plan(factory: RequestFactory, request: pb.GenerateRequest) -> Plan:
         stops=checked_stops(request.stop),
     )
     return factory.plan("gen", [prompt], settings, field=kind)
+
+
+def authenticate(keys: ApiKeys | None, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """Raises gRPCStatusError unless the call's metadata has `authorization: Bearer KEY`; without `keys` all are let in."""
+    if keys is None:
+        return
+    try:
+        keys.check(next((str(value) for name, value in metadata if name == "authorization"), None))
+    except RequestError as error:
+        raise as_status(error) from error
 
 
 async def generate(service: InferenceService, request: pb.GenerateRequest) -> pb.GenerateResponse:
@@ -71,7 +83,7 @@ async def stream(service: InferenceService, request: pb.GenerateRequest) -> Asyn
 
 def as_status(error: Exception) -> gRPCStatusError:
     if isinstance(error, RequestError):
-        code = grpc.StatusCode.NOT_FOUND if error.status == 404 else grpc.StatusCode.INVALID_ARGUMENT
+        code = CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT)
     elif isinstance(error, OverloadError):
         code = grpc.StatusCode.RESOURCE_EXHAUSTED
     elif isinstance(error, NoVerifierError):

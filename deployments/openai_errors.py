@@ -1,7 +1,7 @@
 """Errors as OpenAI's clients know them: {"error": {"message", "type", "param", "code"}}.
 
 Promises: every error of the HTTP API has this shape and a fitting status; 429 and 503 carry
-Retry-After; an unforeseen error says nothing of its inside to the client, and is logged.
+Retry-After, 401 WWW-Authenticate; an unforeseen error says nothing of its inside to the client, and is logged.
 """
 
 import logging
@@ -50,6 +50,8 @@ def describe_error(error: Exception) -> tuple[int, dict[str, Any]]:
 def error_response(error: Exception) -> JSONResponse:
     status, body = describe_error(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
         headers["Retry-After"] = str(RETRY_AFTER_S)
     return JSONResponse(body, status, headers=headers)

@@ -2,7 +2,8 @@
 
 Promises: an error before the first token has its own status; after it, the error is the stream's
 last event but one. The first token leaves as soon as it is there. A client that goes away cancels
-its generation. FastAPI reads the annotations of these routes, so they must not be postponed here.
+its generation. With API keys on, all but /health asks for one before the body is read. FastAPI reads
+the annotations of these routes, so they must not be postponed here.
 """
 
 import asyncio
@@ -13,12 +14,14 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from deployments.api_key_gate import ApiKeyGate
 from deployments.generation import TextDelta
 from deployments.inference_service import InferenceService
 from deployments.openai_errors import NoControllerError, describe_error, error_response, install_error_handlers
 from deployments.openai_responses import DONE, Answerer, UsageCount, sse
 from deployments.openai_schema import ChatRequest, CompletionRequest, parse_body
 from deployments.request_factory import Plan
+from drafthouse.api_keys import ApiKeys
 from drafthouse.errors import RequestError
 
 SNAPSHOT_TIMEOUT_S = 2.0
@@ -27,10 +30,14 @@ Deltas = AsyncGenerator[tuple[int, TextDelta], None]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def build_http_app(service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]], lifespan: Lifespan) -> FastAPI:
-    """`snapshot` asks the controller for /v1/cluster."""
+def build_http_app(
+    service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]], lifespan: Lifespan, keys: ApiKeys | None
+) -> FastAPI:
+    """`snapshot` asks the controller for /v1/cluster; without `keys` the API is open."""
     app = FastAPI(title="Drafthouse", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app)
+    if keys is not None:
+        app.add_middleware(ApiKeyGate, keys=keys)
     _add_generation(app, service)
     _add_status(app, service, snapshot)
     return app

@@ -35,6 +35,8 @@ def serve(
     """
     from deployments.preflight import check_models, check_ports
     from deployments.synthetic_flag import ALLOW_SYNTHETIC, check_synthetic
+    from drafthouse.api_keys import load_api_keys
+    from drafthouse.transport import load_transport
 
     console = Console(stderr=True)
     try:
@@ -43,6 +45,9 @@ def serve(
             os.environ[ALLOW_SYNTHETIC] = "1"
         check_synthetic(serving, os.environ)
         check_ports(serving)
+        # Gateways and replicas read these themselves; here a fault shows before Ray starts.
+        load_api_keys(serving.security.api_keys)
+        load_transport(serving.security.data_plane)
         check_models(serving)
     except DrafthouseError as error:
         _fail(console, str(error))

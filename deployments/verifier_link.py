@@ -22,6 +22,7 @@ from deployments.verifier_routes import VerifierRoutes
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
 from drafthouse.membership import Route
 from drafthouse.messages import GenerateReply, GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.transport import PLAINTEXT, Transport
 from protos import dataplane_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -93,11 +94,11 @@ class _Call:
 class VerifierLink:
     """A gateway's way to all verifiers. Feed it each directive's routes."""
 
-    def __init__(self, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, patience_s: float = PATIENCE_S, transport: Transport = PLAINTEXT) -> None:
         self.routes = VerifierRoutes()
         self.failovers = 0
         self._patience_s = patience_s
-        self._channels = Channels()
+        self._channels = Channels(transport)
         self._calls: set[_Call] = set()
         self._changed = asyncio.Event()
 
@@ -232,4 +233,6 @@ def _translated(error: grpc.aio.AioRpcError) -> Exception:
         return RequestError(details)
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return _Refused(details)
+    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+        return _Unreachable(details)
     return _Broken(f"{error.code().name}: {details}")

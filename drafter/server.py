@@ -16,7 +16,8 @@ from drafter.engine import DrafterEngine, Outgoing
 from drafter.pass_loop import PassLoop
 from drafthouse.errors import WireError
 from drafthouse.messages import Dropped, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
-from drafthouse.wire import CHANNEL_OPTIONS
+from drafthouse.transport import PLAINTEXT, Transport
+from drafthouse.wire import DRAFTER_METADATA
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 
@@ -33,8 +34,8 @@ class _Stream:
 
 
 class DrafterServer(rpc.DrafterServicer):
-    def __init__(self, engine: DrafterEngine, name: str):
-        self.name = name
+    def __init__(self, engine: DrafterEngine, name: str, transport: Transport = PLAINTEXT):
+        self.name, self._transport = name, transport
         self.loop = PassLoop(engine, self._send_from_thread)
         self._streams: dict[str, _Stream] = {}
         self._count = 0
@@ -44,9 +45,8 @@ class DrafterServer(rpc.DrafterServicer):
         """Starts the thread and the server; returns the port."""
         self._asyncio = asyncio.get_running_loop()
         self.loop.start()
-        self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
+        self._server, bound = self._transport.server(f"{host}:{port}")
         rpc.add_DrafterServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
-        bound: int = self._server.add_insecure_port(f"{host}:{port}")
         await self._server.start()
         return bound
 
@@ -55,6 +55,7 @@ class DrafterServer(rpc.DrafterServicer):
         self.loop.stop()
 
     async def Connect(self, request_iterator: AsyncIterator[pb.ToDrafter], context: Any) -> AsyncIterator[pb.ToVerifier]:
+        await context.send_initial_metadata(((DRAFTER_METADATA, self.name),))
         self._count += 1
         peer, stream = f"{context.peer()}#{self._count}", _Stream()
         self._streams[peer] = stream

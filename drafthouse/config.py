@@ -12,12 +12,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from drafthouse.errors import ConfigError
+from drafthouse.security_config import SecurityConfig
 
 DEMO_MODELS = pathlib.Path(__file__).parent / "demo_models"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # Ray prints these errors: an input, such as an API key in place of its hash, is not to be in them.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
 
 class PacedConfig(_Section):
@@ -126,6 +128,7 @@ class ServingConfig(_Section):
     controller: ControllerConfig = ControllerConfig()
     tree: TreeConfig = TreeConfig()
     server: ServerConfig = ServerConfig()
+    security: SecurityConfig = SecurityConfig()
 
 
 def load_config(path: pathlib.Path | None) -> ServingConfig:

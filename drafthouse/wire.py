@@ -1,5 +1,8 @@
 """Settings that both ends of the data plane share."""
 
+DRAFTER_METADATA = "drafthouse-drafter"
+"""A drafter that takes a verifier's stream says its name at once under this key; a refusal comes without."""
+
 MAX_MESSAGE_BYTES = 64 << 20
 """A coalesced message may open many sessions with long prompts at once."""
 

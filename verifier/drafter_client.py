@@ -1,7 +1,7 @@
 """The verifier's end of the stream to one drafter: dials, re-dials, coalesces.
 
 Promises: what is to be said at one moment goes out as one message. When the stream breaks, `lost`
-is called once and the client dials again with growing pauses until it is closed.
+is called once and the client dials again, with growing pauses where it is not let in, until it is closed.
 """
 
 import asyncio
@@ -9,18 +9,23 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 
 from drafthouse.errors import WireError
 from drafthouse.messages import ToDrafterMessage, ToVerifierMessage, from_verifier_proto, session_of, to_drafter_proto
-from drafthouse.wire import CHANNEL_OPTIONS
+from drafthouse.transport import Transport
+from drafthouse.wire import DRAFTER_METADATA
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+OPEN_S = 2.0
+"""A drafter that has not taken the stream by then is dialled again."""
+
 PROBE_S = 1.0
 """A round trip is measured this often; an idle stream costs one small message a second."""
 
@@ -31,12 +36,13 @@ class DrafterClient:
         drafter: str,
         address: str,
         verifier: str,
+        transport: Transport,
         connected: Callable[[str], None],
         lost: Callable[[str], None],
         received: Callable[[str, list[ToVerifierMessage]], None],
         malformed: Callable[[str, int, str], None],
     ):
-        self.drafter, self.address, self.verifier = drafter, address, verifier
+        self.drafter, self.address, self.verifier, self._transport = drafter, address, verifier, transport
         self._connected, self._lost, self._received, self._malformed = connected, lost, received, malformed
         self._messages: list[ToDrafterMessage] = []
         self._ready = asyncio.Event()
@@ -55,25 +61,33 @@ class DrafterClient:
     async def _run(self) -> None:
         pause = FIRST_PAUSE_S
         while True:
-            async with grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS) as channel:
+            async with self._transport.channel(self.address) as channel:
                 connected = False
                 try:
-                    await asyncio.wait_for(channel.channel_ready(), timeout=2.0)
-                    self._messages = []
+                    async with asyncio.timeout(OPEN_S):
+                        stream = await self._open(channel)
                     connected, pause = True, FIRST_PAUSE_S
                     self._connected(self.drafter)
-                    await self._talk(channel)
-                except (grpc.RpcError, TimeoutError) as error:
-                    logger.info("drafter %s at %s: %s", self.drafter, self.address, type(error).__name__)
+                    await self._listen(stream)
+                except (grpc.RpcError, TimeoutError, ConnectionError) as error:
+                    logger.info("drafter %s at %s: %s %s", self.drafter, self.address, type(error).__name__, error)
                 finally:
                     if connected:
                         self._lost(self.drafter)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def _talk(self, channel: grpc.aio.Channel) -> None:
-        stub = rpc.DrafterStub(channel)  # type: ignore[no-untyped-call]
-        async for batch in stub.Connect(self._outgoing()):
+    async def _open(self, channel: grpc.aio.Channel) -> Any:
+        """The stream, once the drafter has taken it. Raises ConnectionError when it is refused."""
+        await channel.channel_ready()
+        self._messages = []
+        stream = rpc.DrafterStub(channel).Connect(self._outgoing())  # type: ignore[no-untyped-call]
+        if DRAFTER_METADATA not in await stream.initial_metadata():
+            raise ConnectionError(f"{(await stream.code()).name}: {await stream.details()}")
+        return stream
+
+    async def _listen(self, stream: Any) -> None:
+        async for batch in stream:
             if batch.echo_us:
                 trip = time.perf_counter() - batch.echo_us / 1e6 - batch.held_us / 1e6
                 self.round_trip_s = trip if self.round_trip_s is None else 0.8 * self.round_trip_s + 0.2 * trip

@@ -12,6 +12,7 @@ from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.profiling import latency_of
 from drafthouse.heartbeat import Heartbeat
 from drafthouse.membership import SYNTHETIC_GAUGE, Directive, Report
+from drafthouse.transport import load_transport
 from verifier.engine import VerifierEngine
 from verifier.server import VerifierServer
 
@@ -25,7 +26,7 @@ class VerifierReplica:
         model = load(config.target)
         self.fingerprint = model.fingerprint
         self.engine = VerifierEngine(model, latency_of(model, config.verifier.step_tokens), config.verifier, config.tree)
-        self.server = VerifierServer(self.engine, self.name)
+        self.server = VerifierServer(self.engine, self.name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.verifier.port)
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
         self.heartbeat = Heartbeat(controller, self.report, config.controller.heartbeat_s, self.follow)

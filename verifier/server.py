@@ -1,7 +1,7 @@
 """The verifier's data plane: `Generate` streams for gateways, one client per drafter it may use.
 
 Promises: each accepted request's stream ends with exactly one reply that has a finish_reason;
-a stream that is cancelled frees its KV slots before the next step.
+a stream that is cancelled frees its KV slots before the next step; with TLS on, nobody is served without.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from drafthouse.messages import (
     from_request_proto,
     to_reply_proto,
 )
-from drafthouse.wire import CHANNEL_OPTIONS
+from drafthouse.transport import PLAINTEXT, Transport
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from verifier.drafter_client import DrafterClient
@@ -29,8 +29,8 @@ from verifier.step_loop import StepLoop
 
 
 class VerifierServer(rpc.VerifierServicer):
-    def __init__(self, engine: VerifierEngine, name: str):
-        self.name = name
+    def __init__(self, engine: VerifierEngine, name: str, transport: Transport = PLAINTEXT):
+        self.name, self._transport = name, transport
         self.loop = StepLoop(engine, self._deliver_from_thread)
         self.clients: dict[str, DrafterClient] = {}
         self._streams: dict[tuple[str, int], asyncio.Queue[GenerateReply]] = {}
@@ -39,9 +39,8 @@ class VerifierServer(rpc.VerifierServicer):
         """Starts the thread and the server; returns the port."""
         self._asyncio = asyncio.get_running_loop()
         self.loop.start()
-        self._server = grpc.aio.server(options=CHANNEL_OPTIONS)
+        self._server, bound = self._transport.server(f"{host}:{port}")
         rpc.add_VerifierServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
-        bound: int = self._server.add_insecure_port(f"{host}:{port}")
         await self._server.start()
         return bound
 
@@ -118,8 +117,9 @@ class VerifierServer(rpc.VerifierServicer):
         for replica, address in wanted.items():
             if replica not in self.clients:
                 self.clients[replica] = DrafterClient(
-                    replica, address, self.name, self._drafter_connected, self._drafter_lost, self._drafter_said, self._malformed
-                )
+                    replica, address, self.name, self._transport,
+                    self._drafter_connected, self._drafter_lost, self._drafter_said, self._malformed,
+                )  # fmt: skip
 
     def _drafter_connected(self, drafter: str) -> None:
         self.loop.post(lambda engine: engine.drafting.add_drafter(drafter))

@@ -40,7 +40,7 @@ async def gateway(verifier: VerifierDouble | None = None, cluster=snapshot):
         link.update(routes)
         service = InferenceService(RequestFactory("demo", codec(), limits()), link)
         try:
-            yield build_http_app(service, cluster, no_lifespan), service
+            yield build_http_app(service, cluster, no_lifespan, keys=None), service
         finally:
             await link.close()
 

@@ -1,0 +1,27 @@
+"""The HTTP API's gate: no key, no answer.
+
+Promises: it stands in front of routes, bodies and unknown paths; only load balancers' /health is open.
+"""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.openai_errors import error_response
+from drafthouse.api_keys import ApiKeys
+from drafthouse.errors import RequestError
+
+OPEN_PATHS = frozenset({"/health"})
+
+
+class ApiKeyGate:
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            try:
+                self._keys.check(Headers(scope=scope).get("authorization"))
+            except RequestError as error:
+                await error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
