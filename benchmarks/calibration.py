@@ -19,7 +19,6 @@ from transformers import PreTrainedModel
 
 from benchmarks.contestants import load_stock
 from benchmarks.prompts import encode, load_texts, load_tokenizer
-from drafter.session import DRAFT_MODEL_SOURCE
 from drafthouse.choose import Row, rank
 from drafthouse.config import TreeConfig, model_path
 from drafthouse.demo_models.evaluation import SEED, continue_text
@@ -28,6 +27,8 @@ from drafthouse.policy.calibration import Calibration, brier
 from drafthouse.sampling import SamplingParams
 
 SAMPLINGS = {"greedy": SamplingParams(0.0), "sampled": SamplingParams(1.0)}
+SOURCE = 0
+"""Of all children here; the calibration only keeps sources apart."""
 WIDTH = TreeConfig().width
 PROMPT_TOKENS = 96
 """Prompts are cut to their last so many tokens."""
@@ -120,7 +121,7 @@ def judge(positions: Sequence[Position], temperature: float) -> Report:
     learned = Calibration()
     for p in positions:
         if p.prompt % 2 == 0:
-            learned.observe(DRAFT_MODEL_SOURCE, p.margins, temperature, p.hit)
+            learned.observe(SOURCE, p.margins, temperature, p.hit)
     judged = [p for p in positions if p.prompt % 2 == 1]
     first = np.array([p.hit == 0 for p in judged])
     return {
@@ -130,16 +131,18 @@ def judge(positions: Sequence[Position], temperature: float) -> Report:
         "any_accepted": float(np.mean([p.hit >= 0 for p in judged])),
         "auc_margin": auc([p.margins[0] for p in judged], first),
         "auc_probability": auc([p.probability for p in judged], first),
-        "auc_margin_by_rank": [_auc_of_rank(judged, rank) for rank in range(WIDTH)],
+        "auc_margin_by_rank": [_auc_of_rank(judged, rank, rank) for rank in range(WIDTH)],
+        "auc_distance_by_rank": [None, *(_auc_of_rank(judged, rank, rank - 1) for rank in range(1, WIDTH))],
         "prior": reliability(Calibration().edges, judged, temperature),
         "calibrated": reliability(learned.edges, judged, temperature),
     }
 
 
-def _auc_of_rank(positions: Sequence[Position], rank: int) -> float | None:
-    """Of the margin, where no child above was accepted."""
+def _auc_of_rank(positions: Sequence[Position], rank: int, margin: int) -> float | None:
+    """How well the margin of rank `margin` (that above: the distance to it) predicts the child where no other above was accepted."""
     open_ = [p for p in positions if len(p.margins) > rank and (p.hit < 0 or p.hit >= rank)]
-    return auc([p.margins[rank] for p in open_], np.array([p.hit == rank for p in open_]))
+    sign = 1.0 if margin == rank else -1.0
+    return auc([sign * p.margins[margin] for p in open_], np.array([p.hit == rank for p in open_]))
 
 
 def auc(scores: Sequence[float], hits: np.ndarray) -> float | None:
@@ -156,7 +159,7 @@ def auc(scores: Sequence[float], hits: np.ndarray) -> float | None:
 def reliability(edges_of: Edges, positions: Sequence[Position], temperature: float) -> Report:
     """Predicted against measured, over all children: `bins` by predicted edge, their weighted error `ece`, and the Brier
     score of a position's children."""
-    edges = [edges_of(DRAFT_MODEL_SOURCE, p.margins, temperature) for p in positions]
+    edges = [edges_of(SOURCE, p.margins, temperature) for p in positions]
     predicted = np.array([edge for each in edges for edge in each])
     accepted = np.array([rank == p.hit for p, each in zip(positions, edges, strict=True) for rank in range(len(each))])
     bucket = np.searchsorted(BINS, predicted)
@@ -185,7 +188,8 @@ def print_calibration(console: Console, report: Report) -> None:
         (f"one of {WIDTH} accepted", lambda r: r["any_accepted"]),
         ("AUC of the margin", lambda r: r["auc_margin"]),
         ("AUC of the draft's probability", lambda r: r["auc_probability"]),
-        *((f"AUC of the margin, rank {i}", lambda r, i=i: r["auc_margin_by_rank"][i]) for i in range(1, WIDTH)),
+        *((f"AUC of the lead, child {i + 1}", lambda r, i=i: r["auc_margin_by_rank"][i]) for i in range(1, WIDTH)),
+        *((f"AUC of the distance above, child {i + 1}", lambda r, i=i: r["auc_distance_by_rank"][i]) for i in range(1, WIDTH)),
         ("calibration error, prior", lambda r: r["prior"]["ece"]),
         ("calibration error, learned", lambda r: r["calibrated"]["ece"]),
         ("Brier score, prior", lambda r: r["prior"]["brier"]),
