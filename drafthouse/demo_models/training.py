@@ -25,7 +25,7 @@ SHORT_SHARE = 0.67
 """So much of the target's training sees half the context: attention is half the cost there."""
 
 TARGET_SHAPE = dict(hidden_size=256, intermediate_size=896, num_hidden_layers=10, num_attention_heads=4, num_key_value_heads=2)
-DRAFT_SHAPE = dict(hidden_size=160, intermediate_size=480, num_hidden_layers=2, num_attention_heads=5, num_key_value_heads=1)
+DRAFT_SHAPE = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=1)
 
 
 @dataclass(frozen=True)
