@@ -47,7 +47,9 @@ def build_app(args: ServingConfig) -> serve.Application:
     target_actor = _actor("verifier", verifier.num_cpus, verifier.num_gpus, args.target.threads)
     verifiers = sized(VerifierReplica, verifier.replicas, target_actor)
     drafters = (
-        sized(DrafterReplica, drafter.replicas, _actor("drafter", drafter.num_cpus, drafter.num_gpus, args.draft.threads))
+        sized(
+            DrafterReplica, drafter.replicas, _actor("drafter", drafter.num_cpus, drafter.num_gpus, args.draft.threads if args.draft else 1)
+        )
         if drafter.replicas
         else None
     )

@@ -1,4 +1,4 @@
-"""Cross-checks before anything is deployed: model folders, vocabularies, ports.
+"""Cross-checks before anything is deployed: model folders, vocabularies, stages, ports.
 
 Promises: each check passes silently or raises a typed error whose message names the config key,
 the file or the port at fault. Nothing here loads weights or starts a process.
@@ -9,17 +9,21 @@ from collections.abc import Mapping
 
 from drafthouse.config import PoolConfig, ServerConfig, ServingConfig, model_path
 from drafthouse.errors import ConfigError, ModelError
+from drafthouse.stages.build import check_stages
 
 
 def check_models(config: ServingConfig) -> None:
-    """Both models are there and share one vocabulary. Raises ConfigError or ModelError."""
+    """The models are there and share one vocabulary, and the stages can be built. Raises ConfigError or ModelError."""
     paths = {}
     for role, model in (("target", config.target), ("draft", config.draft)):
+        if model is None:
+            continue
         try:
             paths[role] = model_path(model.path)
         except ConfigError as error:
             raise ConfigError(f"{role}.path: {error}") from error
-    if paths["target"] == paths["draft"]:
+    check_stages(config.drafter.stages, config.draft)
+    if config.draft is None or paths["target"] == paths["draft"]:
         return
     target, draft = (_vocabulary(f"{role}.path", paths[role]) for role in ("target", "draft"))
     if difference := first_difference(target, draft):

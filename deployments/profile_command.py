@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drafthouse.config import ModelConfig, load_config
-from drafthouse.errors import DrafthouseError
+from drafthouse.errors import ConfigError, DrafthouseError
 
 if TYPE_CHECKING:
     from drafthouse.engine.latency_cache import LatencyCache, Profile, ProfileKey
@@ -39,7 +39,11 @@ def profile(
     try:
         check_writable(json_file)
         serving = load_config(config)
-        models = {Role.target: (serving.target, serving.verifier.step_tokens), Role.draft: (serving.draft, serving.drafter.step_tokens)}
+        models = {Role.target: (serving.target, serving.verifier.step_tokens)}
+        if serving.draft is not None:
+            models[Role.draft] = serving.draft, serving.drafter.step_tokens
+        elif role is Role.draft:
+            raise ConfigError("draft: it is null, so there is no draft model to profile")
         wanted = [r for r in models if role in (r, Role.both)]
         report = {"machine": machine(), "models": {r.value: _one(r, *models[r], fresh, console, notes) for r in wanted}}
         write_json(json_file, report)

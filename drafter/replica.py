@@ -9,9 +9,10 @@ from ray import serve
 from drafter.calibration_store import CalibrationStore
 from drafter.engine import DrafterEngine
 from drafter.server import DrafterServer
+from drafter.without_model import without_model
 from drafthouse.cache_files import cache_folder
 from drafthouse.config import ServingConfig
-from drafthouse.engine.loader import load
+from drafthouse.engine.loader import LoadedModel, load
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.profiling import latency_of
 from drafthouse.heartbeat import Heartbeat
@@ -27,12 +28,11 @@ class DrafterReplica:
     async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle):
         self.name = serve.get_replica_context().replica_id.unique_id
         self.max_sessions = config.drafter.max_sessions
-        model = load(config.draft)
+        model = load(config.draft) if config.draft is not None else without_model(config.target, config.drafter.stages)
+        latency = latency_of(model, config.drafter.step_tokens) if isinstance(model, LoadedModel) else None
         self.fingerprint = model.fingerprint
-        self.engine = DrafterEngine(
-            model, latency_of(model, config.drafter.step_tokens), config.drafter, config.tree,
-            calibrations=CalibrationStore(model.fingerprint, cache_folder("calibration")),
-        )  # fmt: skip
+        calibrations = CalibrationStore(model.fingerprint, cache_folder("calibration"))
+        self.engine = DrafterEngine(model, latency, config.drafter, config.tree, calibrations=calibrations, draft=config.draft)
         self.server = DrafterServer(self.engine, self.name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.drafter.port)
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
@@ -40,17 +40,19 @@ class DrafterReplica:
         self.heartbeat.start()
 
     def report(self) -> Report:
-        engine, allocator = self.engine, self.engine.runner.cache.allocator
-        totals = {name: float(value) for name, value in asdict(engine.totals).items()}
+        engine, allocator = self.engine, self.engine.cache.allocator
+        totals = {name: float(value) for name, value in (asdict(engine.totals) | asdict(engine.stage_totals)).items()}
         totals["calibration_labels"] = float(engine.calibrations.labels)
         totals |= {"malformed": float(self.server.malformed), "pass_faults": float(self.server.loop.faults)}
         totals["busy_seconds"] = self.server.loop.busy_seconds
-        if isinstance(engine.runner, PacedRunner):
-            totals |= {"paced_steps": float(engine.runner.steps), "paced_overruns": float(engine.runner.overruns)}
+        runner = engine.draft.runner if engine.draft is not None else None
+        if isinstance(runner, PacedRunner):
+            totals |= {"paced_steps": float(runner.steps), "paced_overruns": float(runner.overruns)}
+        latency = engine.draft.latency if engine.draft is not None else None
         gauges = {
-            "vocab_size": float(engine.runner.vocab_size),
-            "pass_ms": 1e3 * engine.latency.seconds(1, 0),
-            "seconds_per_node": price(1, 0, 1.0, engine.latency),
+            "vocab_size": float(engine.vocab_size),
+            "pass_ms": 1e3 * latency.seconds(1, 0) if latency is not None else 0.0,
+            "seconds_per_node": price(1, 0, 1.0, latency) if latency is not None else 0.0,
             "kv_slots_used": float(allocator.count - allocator.free_count),
             "kv_slots": float(allocator.count),
         } | {f"calibration_{name}": value for name, value in engine.calibrations.gauges().items()}

@@ -1,23 +1,29 @@
 """One session of the drafter: the committed tokens, the tree below them, and the draft's KV of both.
 
-Promises: `kv` holds entries for the first `cached` committed tokens, then one for each node of
-`expanded`, in that order. A node is expanded (the draft has run on it) only after its parent, so
-the expanded nodes of any path are a prefix of it. The tree is not empty only while every
-committed token is cached: nothing is ever drafted from a stale cache.
+Promises: `kv` holds entries for the committed tokens that the draft has seen, `cached` of them less those
+that its window has left behind, then one for each node of `expanded`, in that order. A node is expanded (the
+draft has run on it) only after its parent, so the expanded nodes of any path are a prefix of it. The draft
+runs on nodes only while every committed token is cached: it never drafts from a stale cache.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from drafter.lookahead import Lookahead, path_to
+from drafthouse.choose import Row
+from drafthouse.config import WindowConfig
 from drafthouse.engine.kv_cache import KvSequence
-from drafthouse.engine.segment import Segment, chunk
 from drafthouse.errors import WireError
 from drafthouse.messages import Grow, Open
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import Asked, Frontier
+from drafthouse.policy.stage_worth import CommitRate, StageWorth
+from drafthouse.stages.build import MODEL
+from drafthouse.stages.session_stages import SessionStages
 from drafthouse.token_tree import ROOT, TokenTree
-
-DRAFT_MODEL_SOURCE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +35,40 @@ class Label:
     hit: int
 
 
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """What holds for all sessions of a drafter: tokens of context, children of a node for a session that asks for none, growth
+    ahead (see `growth.Asked`), the window of the draft's KV, and whether there is a draft model."""
+
+    context: int
+    width: int
+    ahead: bool
+    window: WindowConfig | None
+    has_model: bool
+
+
 class Session:
-    def __init__(self, peer: str, opened: Open, kv: KvSequence, context: int, width: int, calibration: Calibration, ahead: bool):
-        """`peer` is whoever opened it; `width` is the drafter's own, for a session that asks for none; `ahead`: see growth.Asked."""
+    def __init__(
+        self, peer: str, opened: Open, kv: KvSequence, rules: SessionRules, calibration: Calibration, stages: SessionStages, now: float
+    ):
+        """`peer` is whoever opened it. `lookahead` and `seen` are for the engine to set."""
         self.key = peer, opened.session
         self.id, self.epoch = opened.session, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
-        self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or width
-        self.context = context
-        self.price = opened.price
+        self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or rules.width
+        self.rules, self.price = rules, opened.price
         self.tokens = list(opened.tokens)
-        self.kv = kv
-        self.cached = 0
+        self.kv, self.cached, self.skipped = kv, 0, 0
         self.growing = GrowingTree()
-        self.calibration = calibration
-        self.ahead = ahead
+        self.calibration, self.stages = calibration, stages
+        self.lookahead: Lookahead | None = None
+        self.seen: torch.Tensor | None = None  # bool [vocab], only with a repetition penalty
         self.frontier = Frontier([], [])
         self.sent = 0  # nodes of the tree that the verifier has
+        self._sent_edges: list[float] = []
+        self.model_worth, self.model_seconds = StageWorth(), 0.0  # seconds since the last commit
+        self._rate, self._committed_at = CommitRate(), now
+        self.stages.follow(self.tokens)
 
     @property
     def tree(self) -> TokenTree:
@@ -56,8 +79,19 @@ class Session:
         return self.growing.expanded
 
     @property
+    def drafts(self) -> bool:
+        """Whether the draft model works for this session; where no stage is beside it, it always does."""
+        return self.rules.has_model and (self.model_worth.working or not self.stages.working)
+
+    @property
     def missing(self) -> int:
-        return len(self.tokens) - self.cached
+        """Committed tokens that the draft has to see first; none while it does not work for this session."""
+        return len(self.tokens) - self.cached if self.drafts else 0
+
+    @property
+    def held(self) -> int:
+        """KV entries of committed tokens."""
+        return self.cached - self.skipped
 
     @property
     def kv_tokens(self) -> int:
@@ -65,81 +99,132 @@ class Session:
 
     @property
     def limits(self) -> TreeLimits:
-        return TreeLimits(self.max_nodes, min(self.max_depth, self.context - len(self.tokens)))
+        return TreeLimits(self.max_nodes, min(self.max_depth, self.rules.context - len(self.tokens)))
 
     @property
     def asked(self) -> Asked:
-        return Asked.at(self.price, self.ahead)
+        return Asked.at(self.price, self.rules.ahead)
 
     @property
     def expected_children(self) -> float:
-        return self.calibration.expected_children(DRAFT_MODEL_SOURCE, self.width, self.sampling.temperature)
+        return self.calibration.expected_children(MODEL, self.width, self.sampling.temperature)
 
-    def commit(self, base_len: int, tokens: tuple[int, ...], price: float) -> list[Label]:
+    def commit(self, base_len: int, tokens: tuple[int, ...], price: float, now: float) -> list[Label]:
         """Re-roots along the committed tokens; returns what they say of the drafted ones.
 
         Raises WireError when they do not follow what is known.
         """
         if base_len != len(self.tokens):
             raise WireError(f"commit at {base_len}, but the session has {len(self.tokens)} tokens")
-        entry_of = {node: self.cached + i for i, node in enumerate(self.expanded)}
+        entry_of = {node: self.held + i for i, node in enumerate(self.expanded)}
         path = self.growing.follow(tokens)
-        rankings = self.growing.rankings_along(tokens, path)
         labels = [
             Label(base_len + i, ranking, ranking.hit(token))
-            for i, (token, by_source) in enumerate(zip(tokens, rankings, strict=False))
+            for i, (token, by_source) in enumerate(zip(tokens, self.growing.rankings_along(tokens, path), strict=False))
             for ranking in by_source.values()
         ]
+        self._judge(labels, base_len + len(path), len(tokens), now)
         walked = [entry_of[node] for node in path if node in entry_of]
         index = self.growing.reroot(tokens, path)
-        self.kv.keep(self.cached, walked + [entry for node, entry in entry_of.items() if node in index])
+        self.kv.keep(self.held, walked + [entry for node, entry in entry_of.items() if node in index])
         self.cached += len(walked)
         self.tokens += tokens
         self.price = price
-        self.sent = 0
-        if self.missing:
-            self.growing = GrowingTree()
-            self.kv.truncate(self.cached)
-        self.growing.readmit(self.asked, self.limits)
-        self.refresh()
+        self.sent, self._sent_edges = 0, []
+        self._slide_window()
+        self.stages.follow(tokens)
+        if self.lookahead is not None:
+            self.lookahead.follow(tokens)
+        if self.limits.depth > 0:
+            self.growing.readmit(self.asked, self.limits)
+        self.grow_stages()
         return labels
+
+    def _judge(self, labels: Sequence[Label], end: int, count: int, now: float) -> None:
+        """Which stages have paid: a token that was drafted, before position `end`, is to the credit of the first that had it,
+        the draft model last, since it costs most."""
+        if not self.stages.sources:
+            return
+        order = [*self.stages.sources, MODEL]
+        first: dict[int, int] = {}
+        for label in labels:
+            source = label.ranking.source
+            if label.hit >= 0 and label.position < end and source in order:
+                first[label.position] = min(first.get(label.position, len(order)), order.index(source))
+        gains = {source: sum(each == rank for each in first.values()) for rank, source in enumerate(order)}
+        self._rate.observe(count, now - self._committed_at)
+        self._committed_at = now
+        self.stages.judge(gains, self._rate.tokens_per_second)
+        self.model_worth.observe(gains[MODEL], self.model_seconds, self._rate.tokens_per_second)
+        self.model_seconds = 0.0
+
+    def _slide_window(self) -> None:
+        """Frees what lies between the sinks and the recent committed tokens."""
+        window = self.rules.window
+        if window is not None and (beyond := self.held - window.sinks - window.recent) > 0:
+            self.kv.cut(window.sinks, beyond)
+            self.skipped += beyond
+
+    def grow_stages(self) -> int:
+        """Lets the stages without a model add what they have; returns how many nodes are new. `refresh` is done."""
+        added = self.stages.grow(self.growing, self.asked, self.limits) if self.limits.depth > 0 else 0
+        self.refresh()
+        return added
 
     def refresh(self) -> None:
         """The frontier anew, after any change of tree or price."""
-        self.frontier = Frontier([], []) if self.missing else self.growing.frontier(self.expected_children, self.asked, self.limits)
+        grows = self.drafts and not self.missing
+        self.frontier = self.growing.frontier(self.expected_children, self.asked, self.limits) if grows else Frontier([], [])
 
     def add_children(self, parent: int, tokens: list[int], margins: list[float]) -> int:
-        """Those of the ranked children that are worth a place in the tree; returns how many. `refresh` is due after the last call."""
+        """Those of the draft's children that are worth a place in the tree; returns how many. `refresh` is due after the last call."""
         tokens, margins = tokens[: self.width], margins[: self.width]
-        edges = self.calibration.edges(DRAFT_MODEL_SOURCE, margins, self.sampling.temperature)
-        ranking = Ranking(DRAFT_MODEL_SOURCE, tokens, margins, edges)
-        return self.growing.add_children(parent, ranking, self.asked, self.limits)
+        edges = self.calibration.edges(MODEL, margins, self.sampling.temperature)
+        return self.growing.add_children(parent, Ranking(MODEL, tokens, margins, edges), self.asked, self.limits)
 
-    def position_below(self, node: int) -> int:
-        """Absolute position of a child of `node` (ROOT: the root)."""
-        return len(self.tokens) + (0 if node == ROOT else self.growing.depths[node])
+    def row(self, node: int, guesses: TokenTree) -> Row:
+        """For ranking the children of a node, of a guess or of the root."""
+        path = path_to(self.growing, guesses, node)
+        tokens = [self.token(each, guesses) for each in path] if self.sampling.penalises else ()
+        return Row(self.sampling, self.seed, len(self.tokens) + len(path), tokens, self.seen)
 
-    def catch_up_segment(self, limit: int) -> Segment:
-        """The next committed tokens without KV, at most `limit`; logits of the last one if it is the root."""
-        tokens = self.tokens[self.cached : self.cached + limit]
-        return chunk(self.kv, tokens, self.cached, want_logits=self.cached + len(tokens) == len(self.tokens))
+    def token(self, node: int, guesses: TokenTree) -> int:
+        """Of a node or a guess."""
+        return self.tree.tokens[node] if node < len(self.tree) else guesses.tokens[node - len(self.tree)]
 
-    def tree_segment(self, nodes: list[int]) -> Segment:
-        """A pass over frontier nodes; logits of all of them."""
-        depths, ancestors = self.growing.depths, self.tree.ancestor_mask()
-        self.kv.extend(len(nodes))
-        tail = self.expanded + nodes
-        mask = [[ancestors[node][other] for other in tail] for node in nodes]
-        root_position = len(self.tokens) - 1
-        tail_positions = [root_position + depths[node] for node in tail]
-        tokens = [self.tree.tokens[node] for node in nodes]
-        return Segment(self.kv, tokens, tail_positions[len(self.expanded) :], range(len(nodes)), mask, tail_positions)
+    @property
+    def sinks(self) -> int:
+        return self.rules.window.sinks if self.rules.window is not None else 0
+
+    def was_run(self, chunk: int, came_true: Sequence[int]) -> None:
+        """After a pass over `chunk` committed tokens or over nodes, and over guesses. All nodes that were run are `expanded` by
+        now, the guesses that `came_true`, ascending, last; the entries of the others go."""
+        self.cached += chunk
+        kept = self.held + len(self.expanded) - len(came_true)
+        self.kv.keep(kept, [kept + guess for guess in came_true])
+        self._slide_window()
+
+    def child(self, node: int, token: int) -> int | None:
+        """The child of a node (ROOT: of the root) with this token."""
+        return next((i for i in self.tree.children(node) if self.tree.tokens[i] == token), None)
+
+    def may_have_children(self, node: int) -> bool:
+        return node == ROOT or self.growing.depths[node] < self.limits.depth
+
+    def close(self) -> None:
+        self.kv.release()
+        self.stages.close()
+        if self.lookahead is not None:
+            self.lookahead.close()
 
     def grow_message(self, eta_us: int, expected_tokens: float) -> Grow:
-        """What the verifier does not have yet, and the announcement of the next pass."""
-        new = slice(self.sent, None)
+        """What the verifier does not have yet, and the announcement of the next pass. When an edge that it has is another
+        one now, the whole tree."""
         t = self.tree
+        if t.edges[: self.sent] != self._sent_edges:
+            self.sent = 0
+        new = slice(self.sent, None)
         nodes = TokenTree(t.tokens[new], t.parents[new], t.edges[new], t.sources[new])
         message = Grow(self.id, self.epoch, len(self.tokens), self.sent, nodes, eta_us, expected_tokens)
-        self.sent = len(t)
+        self.sent, self._sent_edges = len(t), list(t.edges)
         return message

@@ -78,17 +78,66 @@ class VerifierConfig(PoolConfig):
         return self
 
 
+class StageConfig(_Section):
+    """One source of drafted nodes; several are merged into one tree. `module:Class` is an own stage: a subclass of
+    `drafthouse.stages.stage.Stage`."""
+
+    kind: str = Field(pattern=r"^(model|trigram|lookup|suffix|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$", description="or module:Class")
+    inner: "StageConfig | None" = Field(None, description="kind model only: the stage whose tree the draft model runs on in one pass")
+    placement: Literal["drafter", "verifier"] = Field("drafter", description="verifier: in its process, for a stage without a model")
+    nodes: int = Field(16, ge=1, le=256, description="most nodes it adds at once")
+    table: pathlib.Path | None = Field(None, description="kind trigram: what build-trigram wrote; by default trigram.npz beside the draft")
+    traffic_tokens: int = Field(
+        0, ge=0, le=10_000_000, description="kind suffix: tokens of finished requests to remember, by cache key, half a kB each"
+    )
+
+    @model_validator(mode="after")
+    def _fields_fit_the_kind(self) -> "StageConfig":
+        if self.kind != "model" and self.inner is not None:
+            raise ValueError("inner: only a stage of kind model has one")
+        if self.inner is not None and (self.inner.kind == "model" or self.inner.placement != "drafter"):
+            raise ValueError("inner: must be a stage without a model, beside the draft model")
+        if self.kind == "model" and self.placement == "verifier":
+            raise ValueError("placement: the draft model runs in the drafter")
+        if self.kind != "trigram" and self.table is not None:
+            raise ValueError("table: only a stage of kind trigram has one")
+        if self.kind != "suffix" and self.traffic_tokens:
+            raise ValueError("traffic_tokens: only a stage of kind suffix has them")
+        return self
+
+
+class WindowConfig(_Section):
+    """What the draft sees of a long context: its first tokens and its latest."""
+
+    sinks: int = Field(4, ge=0, le=4096)
+    recent: int = Field(ge=8, le=1 << 20)
+
+
 class DrafterConfig(PoolConfig):
     max_sessions: int = Field(64, ge=1)
     pass_nodes: int = Field(16, ge=1, le=1024, description="frontier nodes of all sessions in one draft pass")
     prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass")
     grow_ahead: bool = Field(True, description="grow trees while they are verified, where the commit may land")
+    stages: tuple[StageConfig, ...] = Field((StageConfig(kind="model"),), min_length=1, description="what drafts; merged into one tree")
+    window: WindowConfig | None = Field(None, description="the draft's KV keeps only this of the committed tokens; by default all")
     trace: pathlib.Path | None = Field(None, description="folder for acceptance traces, one file for each replica; none by default")
+
+    @model_validator(mode="after")
+    def _stages_differ(self) -> "DrafterConfig":
+        kinds = [stage.kind for stage in self.stages]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("stages: two of them are of one kind")
+        return self
+
+    @property
+    def uses_model(self) -> bool:
+        return any(stage.kind == "model" for stage in self.stages)
 
     @property
     def step_tokens(self) -> int:
         """Tokens of one pass."""
-        return self.pass_nodes + self.prefill_tokens
+        inner = sum(stage.inner.nodes for stage in self.stages if stage.inner is not None)
+        return self.pass_nodes + self.prefill_tokens + inner
 
 
 class GatewayConfig(_Section):
@@ -121,7 +170,7 @@ class ServingConfig(_Section):
 
     model: str = Field("demo", min_length=1, description="model name in the API")
     target: ModelConfig = ModelConfig(path="demo:target")
-    draft: ModelConfig = ModelConfig(path="demo:draft")
+    draft: ModelConfig | None = Field(ModelConfig(path="demo:draft"), description="null: stages without a model alone")
     gateway: GatewayConfig = GatewayConfig()
     verifier: VerifierConfig = VerifierConfig()
     drafter: DrafterConfig = DrafterConfig()
@@ -129,6 +178,14 @@ class ServingConfig(_Section):
     tree: TreeConfig = TreeConfig()
     server: ServerConfig = ServerConfig()
     security: SecurityConfig = SecurityConfig()
+
+    @model_validator(mode="after")
+    def _stages_fit_the_pools(self) -> "ServingConfig":
+        if self.drafter.uses_model != (self.draft is not None):
+            raise ValueError("draft and drafter.stages: a draft model and a stage of kind model go together; draft: null for neither")
+        if self.drafter.replicas and not any(stage.placement == "drafter" for stage in self.drafter.stages):
+            raise ValueError("drafter.replicas: every stage runs in the verifier, so it must be 0")
+        return self
 
 
 def load_config(path: pathlib.Path | None) -> ServingConfig:

@@ -22,7 +22,8 @@ MAX_WIDTH = 64
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A new session. `tokens` are the prompt and all committed tokens; the last is the root. `width` 0: the drafter's own."""
+    """A new session. `tokens` are the prompt and all committed tokens; the last is the root. `width` 0: the drafter's own.
+    `cache_key` names whose traffic may be remembered together; empty: nobody's."""
 
     session: str
     epoch: int
@@ -36,6 +37,7 @@ class Open:
     price: float
     vocab_size: int
     width: int = 0
+    cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class GenerateRequest:
     max_tokens: int
     stop_tokens: tuple[int, ...]
     speculation: Speculation
+    cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,7 @@ def _open(m: pb.Open) -> Open:
     return Open(
         session=_session(m.session), epoch=m.epoch, tokens=tuple(m.tokens), sampling=_sampling(m.sampling), seed=_seed(m.seed),
         noise_version=m.noise_version, target_fingerprint=m.target_fingerprint, max_nodes=m.max_nodes, max_depth=m.max_depth,
-        price=_price(m.price), vocab_size=m.vocab_size, width=m.width,
+        price=_price(m.price), vocab_size=m.vocab_size, width=m.width, cache_key=_cache_key(m.cache_key),
     )  # fmt: skip
 
 
@@ -222,6 +225,7 @@ def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
         request=request.request, attempt=request.attempt, prompt=request.prompt, emitted=request.emitted,
         sampling=pb.Sampling(**asdict(request.sampling)), seed=request.seed, max_tokens=request.max_tokens,
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
+        cache_key=request.cache_key,
     )  # fmt: skip
 
 
@@ -239,7 +243,7 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
     return GenerateRequest(
         request=_session(m.request), attempt=m.attempt, prompt=tuple(m.prompt), emitted=tuple(m.emitted),
         sampling=_sampling(m.sampling), seed=_seed(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
-        speculation=speculation,
+        speculation=speculation, cache_key=_cache_key(m.cache_key),
     )  # fmt: skip
 
 
@@ -259,6 +263,12 @@ def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
 def _session(value: str) -> str:
     if not value or len(value) > 256:
         raise WireError("a session or request id has 1 to 256 characters")
+    return value
+
+
+def _cache_key(value: str) -> str:
+    if len(value) > 256:
+        raise WireError("a cache key has at most 256 characters")
     return value
 
 

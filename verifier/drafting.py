@@ -73,7 +73,7 @@ class Drafting:
         message = Open(
             session=sequence.id, epoch=self._epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
             noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint, max_nodes=max_nodes, max_depth=max_depth,
-            price=self._asked(sequence, price), vocab_size=self.vocab_size, width=width,
+            price=self._asked(sequence, price), vocab_size=self.vocab_size, width=width, cache_key=r.cache_key,
         )  # fmt: skip
         self._send(drafter, message)
         return True

@@ -65,14 +65,15 @@ def _part(segment: Segment, first: int, device: torch.device) -> _Part:
         tail_positions = torch.tensor(segment.tail_positions, device=device)
     else:
         inside = torch.ones(count, count, dtype=torch.bool, device=device).tril()
-        tail_positions = torch.arange(total - count, total, device=device)
+        tail_positions = torch.tensor(segment.positions, device=device)
     visible = None
     if count > 1 or tail > 1:
         visible = torch.cat([torch.ones(count, total - tail, dtype=torch.bool, device=device), inside], 1)
     query_positions = torch.tensor(segment.positions, device=device)
-    return _Part(
-        first, first + count, keys, visible, query_positions, torch.cat([torch.arange(total - tail, device=device), tail_positions])
-    )
+    committed = torch.arange(total - tail, device=device)
+    if segment.skipped:
+        committed[segment.sinks :] += segment.skipped
+    return _Part(first, first + count, keys, visible, query_positions, torch.cat([committed, tail_positions]))
 
 
 def _bias(part: _Part, window: int | None, groups: int, dtype: torch.dtype) -> torch.Tensor | None:

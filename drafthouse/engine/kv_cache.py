@@ -138,5 +138,13 @@ class KvSequence:
             self.cache.move([s for s, _ in moves], [t for _, t in moves])
         self.truncate(prefix + len(kept))
 
+    def cut(self, prefix: int, count: int) -> None:
+        """Frees the `count` entries after the first `prefix`. The prefix moves up to what follows, so a contiguous list stays one."""
+        if prefix:
+            self.cache.move(self.slots[:prefix], self.slots[count : count + prefix])
+        self.cache.allocator.free(self.slots[:count])
+        del self.slots[:count]
+        self._contiguous = max(self._contiguous - count, min(1, len(self.slots)))
+
     def release(self) -> None:
         self.truncate(0)

@@ -1,7 +1,8 @@
 """What one sequence brings to a step: its new tokens, their positions, and who sees whom.
 
 Promises: a segment's new tokens are the last entries of its KV sequence. All entries but the last
-`tail` are committed tokens, seen by every new token, entry `i` at position `i`. Within the tail
+`tail` are committed tokens, seen by every new token, entry `i` at position `i`; where `sinks` and
+`skipped` are given, those from entry `sinks` on are `skipped` positions further. Within the tail
 `mask` decides; without a mask the tail is exactly the new tokens and each sees those before it.
 """
 
@@ -22,6 +23,8 @@ class Segment:
     outputs: Sequence[int]
     mask: Sequence[Sequence[bool]] | None = None  # [new tokens][tail]
     tail_positions: Sequence[int] | None = None  # positions of the tail's entries; goes with `mask`
+    sinks: int = 0
+    skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)

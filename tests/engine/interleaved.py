@@ -220,7 +220,7 @@ class Interleaved:
                 self.deliver_up(stream, 99)
                 assert not any(peer == stream.peer for peer, _ in self.drafters[stream.drafter].sessions), "a session was not closed"
             self.forget(stream)
-        for engine in (self.verifier, *self.drafters.values()):
-            allocator = engine.runner.cache.allocator
+        for cache in (self.verifier.runner.cache, *(drafter.cache for drafter in self.drafters.values())):
+            allocator = cache.allocator
             allocator.check_integrity()
             assert allocator.free_count == allocator.count, "KV slots leaked"

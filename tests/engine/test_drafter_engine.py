@@ -208,8 +208,8 @@ def test_when_kv_slots_run_out_only_that_session_is_dropped() -> None:
     for _, name in engine.sessions:
         assert words(tree_of(engine, name)) == pytest.approx(grown(alone, opening(name, [1, 2, len(name)])))
     engine.forget_peer("v")
-    engine.runner.cache.allocator.check_integrity()
-    assert engine.runner.cache.allocator.free_count == 42
+    engine.cache.allocator.check_integrity()
+    assert engine.cache.allocator.free_count == 42
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_commit_that_cannot_be_followed_drops_its_session_alone(base_len: int,
     assert reason in answer.reason
     assert list(engine.sessions) == [("v", "b")]
     engine.handle("v", Close("b", 1))
-    assert engine.runner.cache.allocator.free_count == 1000
+    assert engine.cache.allocator.free_count == 1000
 
 
 def test_messages_of_an_older_epoch_and_of_unknown_sessions_are_ignored() -> None:

@@ -54,7 +54,7 @@ def test_any_mix_of_requests_gives_each_its_own_text() -> None:
     assert both.verifier.runner.cache.allocator.free_count == 420, "all KV slots come back"
     for drafter in both.drafters.values():
         assert not drafter.sessions
-        assert drafter.runner.cache.allocator.free_count == drafter.runner.cache.allocator.count
+        assert drafter.cache.allocator.free_count == drafter.cache.allocator.count
 
 
 def test_emitted_tokens_resume_the_same_text() -> None:

@@ -1,0 +1,172 @@
+"""The passes of the draft model over the trees of all sessions.
+
+Promises: a pass takes the best frontier nodes of all sessions, batched; what a commit pruned is never run. With
+an inner stage it takes guesses along, and of them keeps what the draft itself drafts (`drafter.lookahead`).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from drafter.lookahead import Lookahead
+from drafter.pass_segments import NO_GUESSES, catch_up, tree_nodes
+from drafter.session import Session
+from drafthouse.choose import rank
+from drafthouse.config import DrafterConfig
+from drafthouse.engine.loader import LoadedModel
+from drafthouse.engine.segment import Segment
+from drafthouse.errors import OutOfKvSlots
+from drafthouse.policy.calibration import Calibration
+from drafthouse.policy.growth import PassBudget
+from drafthouse.policy.latency import LatencyModel
+from drafthouse.stages.build import StageMaker
+from drafthouse.stages.session_stages import StageTotals
+from drafthouse.stages.stage import SessionFacts
+from drafthouse.token_tree import ROOT, TokenTree
+
+STAGED_CHUNK = 32
+"""A longer run of committed tokens takes no guesses along: the mask grows with the square, and prompts are no place to hurry."""
+
+LEAST_GUESS = 0.02
+"""A guess that comes true less often costs more in lists and masks than it saves."""
+
+
+@dataclass
+class DraftTotals:
+    """`guessed` nodes of inner stages that passes took along, and how many `came_true`."""
+
+    sessions: int = 0
+    passes: int = 0
+    pass_seconds: float = 0.0
+    drafted: int = 0
+    guessed: int = 0
+    came_true: int = 0
+    dropped: int = 0
+    refused: int = 0
+
+
+@dataclass(slots=True)
+class Work:
+    """One session's part of a pass: nodes to expand, ascending; none for a catch-up chunk. Guess `i` is node `len(tree) + i`."""
+
+    session: Session
+    nodes: list[int]
+    guesses: TokenTree
+    segment: Segment
+
+    @property
+    def chunk(self) -> int:
+        """Committed tokens of a catch-up."""
+        return 0 if self.nodes else len(self.segment) - len(self.guesses)
+
+    @property
+    def parents(self) -> list[int]:
+        """Whose logits the pass gives, in order."""
+        if not self.segment.outputs:
+            return []
+        first = len(self.session.tree)
+        return (self.nodes or [ROOT]) + list(range(first, first + len(self.guesses)))
+
+
+class DraftModel:
+    def __init__(
+        self, model: LoadedModel, latency: LatencyModel, config: DrafterConfig, clock: Callable[[], float], inner: StageMaker | None
+    ):
+        self.runner, self.latency, self.clock, self.inner = model.runner, latency, clock, inner
+        self.budget = PassBudget(config.pass_nodes, config.prefill_tokens)
+        self._guess_calibration = Calibration()
+
+    def lookahead(self, facts: SessionFacts, width: int, totals: StageTotals) -> Lookahead | None:
+        return Lookahead(self.inner, facts, self._guess_calibration, totals, width) if self.inner is not None else None
+
+    def announcement(self, session: Session) -> tuple[float, float]:
+        """Seconds until the session's next nodes and accepted tokens that they promise; zeros when no pass is planned."""
+        return self.budget.announcement(session, self.latency)
+
+    def run_pass(self, sessions: Iterable[Session], totals: DraftTotals) -> tuple[list[Session], list[tuple[Session, str]]]:
+        """Sessions whose trees may have grown, and those for which there were no KV slots, with the reason."""
+        works: list[Work] = []
+        failed: list[tuple[Session, str]] = []
+        for session, candidates in self.budget.plan(sessions):
+            try:
+                works.append(self._work(session, [node for _, node in candidates]))
+            except OutOfKvSlots as error:
+                failed.append((session, str(error)))
+        if not works:
+            return [], failed
+        started = self.clock()
+        result = self.runner.run([work.segment for work in works])
+        grown = self._grow(works, result.logits, totals)
+        seconds = self.clock() - started
+        totals.passes += 1
+        totals.pass_seconds += seconds
+        tokens = sum(len(work.segment) for work in works)
+        for work in works:
+            work.session.model_seconds += seconds * len(work.segment) / tokens
+        self.latency.observe(tokens, sum(work.session.kv_tokens for work in works), seconds)
+        return grown, failed
+
+    def _work(self, session: Session, nodes: list[int]) -> Work:
+        guesses = self._guesses(session, nodes)
+        if nodes:
+            return Work(session, nodes, guesses, tree_nodes(session, nodes, guesses))
+        return Work(session, nodes, guesses, catch_up(session, self.budget.prefill_tokens, guesses))
+
+    def _guesses(self, session: Session, nodes: list[int]) -> TokenTree:
+        """What the inner stage expects below the nodes, or below the root after a short catch-up."""
+        tokens = len(nodes) or session.missing
+        if session.lookahead is None or self.inner is None or (not nodes and tokens > STAGED_CHUNK):
+            return NO_GUESSES
+        if self.runner.cache.allocator.free_count < tokens + self.inner.nodes:
+            return NO_GUESSES
+        # A guess that comes true spares a token's share of a later pass, at most a pass of its own.
+        seconds, most = self.latency.seconds, self.inner.nodes
+        cost = (seconds(tokens + most, session.kv_tokens) - seconds(tokens, session.kv_tokens)) / most
+        least = max(LEAST_GUESS, cost / seconds(1, session.kv_tokens))
+        return session.lookahead.guess(session.growing, nodes or [ROOT], least, session.limits.depth - 1)
+
+    def _grow(self, works: list[Work], logits: torch.Tensor, totals: DraftTotals) -> list[Session]:
+        """Adds the children that the pass drafted; returns the sessions whose tree may have grown."""
+        rows = [work.session.row(node, work.guesses) for work in works for node in work.parents]
+        ranked = list(zip(*rank(logits, rows, max(work.session.width for work in works)), strict=True)) if rows else []
+        grown = []
+        for work in works:
+            session, parents = work.session, work.parents
+            mine, ranked = ranked[: len(parents)], ranked[len(parents) :]
+            session.expanded.extend(work.nodes)
+            came_true, drafted = _follow(work, parents, mine)
+            totals.drafted += drafted
+            totals.guessed += len(work.guesses)
+            totals.came_true += len(came_true)
+            session.was_run(work.chunk, came_true)
+            if parents:
+                session.grow_stages()
+                grown.append(session)
+        return grown
+
+
+def _follow(work: Work, parents: list[int], ranked: list[tuple[list[int], list[float]]]) -> tuple[list[int], int]:
+    """Adds what was ranked below the nodes, then below each guess that is a node by then, parents first.
+
+    Returns which guesses came true and how many nodes were drafted.
+    """
+    session, first = work.session, len(work.session.tree)
+    node_of: dict[int, int] = {}
+    came_true, drafted = [], 0
+    for parent, (tokens, margins) in zip(parents, ranked, strict=True):
+        node = parent
+        if session.lookahead is not None and tokens:
+            session.lookahead.learn(parent, tokens[0])
+        if parent >= first:
+            guess = parent - first
+            above = work.guesses.parents[guess]
+            above = node_of.get(above, -2) if above >= first else above
+            child = session.child(above, work.guesses.tokens[guess]) if above >= ROOT else None
+            if child is None or not session.may_have_children(child):
+                continue
+            node = node_of[parent] = child
+            session.expanded.append(node)
+            came_true.append(guess)
+        drafted += session.add_children(node, tokens, margins)
+    return came_true, drafted

@@ -1,0 +1,100 @@
+"""The stage inside the model stage: it guesses what the draft will draft, so that one pass runs several levels of its tree.
+
+Staged speculative decoding (arXiv 2308.04623) with the draft's own rule in place of sampling: a guess counts
+exactly if the draft has ranked that token below that node and found it worth a place. Promises: the draft's
+tree is what the draft alone would grow, or that and more; guesses that do not come true leave no trace.
+"""
+
+import heapq
+import logging
+from collections.abc import Sequence
+
+from drafthouse.policy.calibration import Calibration
+from drafthouse.policy.growing_tree import GrowingTree
+from drafthouse.stages.build import StageMaker
+from drafthouse.stages.session_stages import StageTotals
+from drafthouse.stages.stage import NOTHING, Children, SessionFacts, Stage
+from drafthouse.token_tree import ROOT, TokenTree
+
+logger = logging.getLogger(__name__)
+
+
+class Lookahead:
+    """For one session. `calibration` is of the inner stage against the draft's first choice, not against the target."""
+
+    def __init__(self, maker: StageMaker, facts: SessionFacts, calibration: Calibration, totals: StageTotals, width: int):
+        self._maker, self._calibration, self._totals, self._width = maker, calibration, totals, width
+        self._temperature = facts.sampling.temperature
+        self._stage: Stage | None = None
+        self._asked: dict[int, Children] = {}  # of the last guess: what was guessed below each node
+        try:
+            self._stage = maker.make(facts)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """The one fault boundary: an own stage may raise anything."""
+        logger.error("inner stage %s is dropped for this session", self._maker.name, exc_info=error)
+        self._totals.stage_faults += 1
+        self._stage = None
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        if self._stage is not None:
+            try:
+                self._stage.follow(tokens)
+            except Exception as error:
+                self._fail(error)
+
+    def close(self) -> None:
+        if self._stage is not None:
+            try:
+                self._stage.close()
+            except Exception as error:
+                self._fail(error)
+
+    def guess(self, growing: GrowingTree, starts: Sequence[int], least: float, depth: int) -> TokenTree:
+        """Guesses below the nodes `starts` that the draft is about to run on, at most `depth` deep in the tree; a guess
+        comes true with at least the probability `least`, as far as is known. Guess `i` is node `len(growing) + i`."""
+        self._asked = {}
+        guesses, first = TokenTree(), len(growing)
+        paths = {node: growing.tree.path(node) for node in starts}
+        heap = [(-1.0, order, node) for order, node in enumerate(starts)]
+        while heap and len(guesses) < self._maker.nodes:
+            negative, _, node = heapq.heappop(heap)
+            if len(paths[node]) >= depth:
+                continue
+            children = self._asked[node] = self._children(paths[node])
+            known = {growing.tree.tokens[i] for i in growing.tree.children(node)} if node < first else set()
+            edges = self._calibration.edges(self._maker.source, children.margins, self._temperature)
+            for token, edge in zip(children.tokens, edges, strict=True):
+                if -negative * edge < least or token in known or len(guesses) == self._maker.nodes:
+                    continue
+                guess = first + guesses.add(token, node, edge, self._maker.source)
+                paths[guess] = [*paths[node], token]
+                heapq.heappush(heap, (negative * edge, guess + len(starts), guess))
+        return guesses
+
+    def _children(self, path: Sequence[int]) -> Children:
+        if self._stage is None:
+            return NOTHING
+        try:
+            return self._stage.children(path, self._width)
+        except Exception as error:
+            self._fail(error)
+            return NOTHING
+
+    def learn(self, node: int, first_choice: int) -> None:
+        """What the draft ranked first below a node of the last pass."""
+        children = self._asked.get(node)
+        if children is not None and children.tokens:
+            hit = children.tokens.index(first_choice) if first_choice in children.tokens else -1
+            self._calibration.observe(self._maker.source, children.margins, self._temperature, hit)
+
+
+def path_to(growing: GrowingTree, guesses: TokenTree, node: int) -> list[int]:
+    """Nodes and guesses from the root's child down to `node`, guesses numbered on from the tree's nodes."""
+    path, first = [], len(growing)
+    while node != ROOT:
+        path.append(node)
+        node = guesses.parents[node - first] if node >= first else growing.tree.parents[node]
+    return path[::-1]

@@ -1,0 +1,115 @@
+"""From the configuration to stages: what is built once for a process, and makes one stage for each session.
+
+Promises: whatever is wrong is a ConfigError that names the key.
+"""
+
+import importlib
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from drafthouse.config import ModelConfig, StageConfig, model_path
+from drafthouse.errors import ConfigError
+from drafthouse.stages import trigram_table
+from drafthouse.stages.guard import GuardedStage, Worker
+from drafthouse.stages.lookup import LookupStage
+from drafthouse.stages.stage import SessionFacts, Stage
+from drafthouse.stages.suffix import SuffixStage, Traffic
+from drafthouse.stages.trigram import TrigramStage
+
+MODEL, TRIGRAM, LOOKUP, SUFFIX, FIRST_OWN = 0, 1, 2, 3, 16
+"""Sources of nodes, by which they are calibrated."""
+
+_SOURCES = {"model": MODEL, "trigram": TRIGRAM, "lookup": LOOKUP, "suffix": SUFFIX}
+
+TABLE_FILE = "trigram.npz"
+"""In the draft's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageMaker:
+    """One configured stage without a model; `nodes` is the most that it adds at once."""
+
+    name: str
+    source: int
+    nodes: int
+    make: Callable[[SessionFacts], Stage]
+
+
+def placed(stages: Sequence[StageConfig], placement: str, draft: ModelConfig | None) -> list[StageMaker]:
+    """Makers of the stages without a model that run at this placement, in order. Raises ConfigError."""
+    numbered = [(f"drafter.stages.{i}", config) for i, config in enumerate(stages)]
+    return [
+        _maker(key, config, source_of(stages, config), draft)
+        for key, config in numbered
+        if config.kind != "model" and config.placement == placement
+    ]
+
+
+def inner_of(stages: Sequence[StageConfig], draft: ModelConfig | None) -> StageMaker | None:
+    """The stage inside the model stage, if there is one. Raises ConfigError."""
+    for i, config in enumerate(stages):
+        if config.inner is not None:
+            return _maker(f"drafter.stages.{i}.inner", config.inner, source_of(stages, config.inner), draft)
+    return None
+
+
+def source_of(stages: Sequence[StageConfig], config: StageConfig) -> int:
+    """Own stages are numbered as they first come in the configuration, inner ones included."""
+    own = [each.kind for stage in stages for each in (stage, stage.inner) if each is not None and each.kind not in _SOURCES]
+    return _SOURCES[config.kind] if config.kind in _SOURCES else FIRST_OWN + list(dict.fromkeys(own)).index(config.kind)
+
+
+def _maker(key: str, config: StageConfig, source: int, draft: ModelConfig | None) -> StageMaker:
+    return StageMaker(config.kind, source, config.nodes, _make(key, config, draft))
+
+
+def _make(key: str, config: StageConfig, draft: ModelConfig | None) -> Callable[[SessionFacts], Stage]:
+    match config.kind:
+        case "lookup":
+            return LookupStage
+        case "suffix":
+            traffic = Traffic(config.traffic_tokens)
+            return lambda facts: SuffixStage(facts, traffic)
+        case "trigram":
+            table = _table(key, config.table, draft)
+            return lambda facts: TrigramStage(facts, table)
+    own, worker = _own(key, config.kind), Worker()
+    return lambda facts: GuardedStage(facts, own, worker)
+
+
+def table_path(key: str, table: pathlib.Path | None, draft: ModelConfig | None) -> pathlib.Path:
+    """Raises ConfigError when there is no such file."""
+    if table is None and draft is None:
+        raise ConfigError(f"{key}.table: there is no draft model in whose folder to look for {TABLE_FILE}, so name the file")
+    assert table is not None or draft is not None
+    path = table if table is not None else pathlib.Path(model_path(draft.path)) / TABLE_FILE  # type: ignore[union-attr]
+    if not path.is_file():
+        raise ConfigError(f"{key}.table: {path}: no such file; `drafthouse build-trigram` makes it")
+    return path
+
+
+def _table(key: str, table: pathlib.Path | None, draft: ModelConfig | None) -> trigram_table.TrigramTable:
+    try:
+        return trigram_table.load(table_path(key, table, draft))
+    except ConfigError as error:
+        raise error if str(error).startswith(key) else ConfigError(f"{key}.table: {error}") from error
+
+
+def _own(key: str, kind: str) -> type[Stage]:
+    """The class behind `module:Class`."""
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{key}.kind: {kind}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Stage)):
+        raise ConfigError(f"{key}.kind: {kind}: not a subclass of drafthouse.stages.stage.Stage")
+    return found
+
+
+def check_stages(stages: Sequence[StageConfig], draft: ModelConfig | None) -> None:
+    """What can be known before anything is deployed: files and import paths. Raises ConfigError."""
+    for placement in ("drafter", "verifier"):
+        placed(stages, placement, draft)
+    inner_of(stages, draft)
