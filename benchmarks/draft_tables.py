@@ -25,17 +25,8 @@ def print_drafts(console: Console, report: Report) -> None:
     title = f"target {s['target']}, times: {s['target_curve']}; {s['prompts']} prompts x {s['tokens']} tokens"
     console.print(title, style="bold", highlight=False)
     rows = {row["draft"]: row for row in report["drafts"]}
-    table = _table(
-        "by predicted goodput",
-        "draft",
-        "tok/s",
-        "x\nplain",
-        "ms a\npass",
-        "of a\nstep",
-        "first\ngreedy",
-        "\nsampled",
-        "tokens/step\ngreedy",
-    )
+    headings = ("tok/s", "x\nplain", "ms a\npass", "of a\nstep", "first\ngreedy", "\nsampled", "tok/step\ngreedy")
+    table = _table("by predicted goodput", "draft", *headings)
     for name in report["ranking"]:
         row = rows[name]
         table.add_row(
@@ -43,8 +34,8 @@ def print_drafts(console: Console, report: Report) -> None:
             *(f"{row[x]['first']:.2f}" for x in SAMPLINGS), f"{row['greedy']['tokens_per_step']:.2f}",
         )  # fmt: skip
     console.print(table)
-    headings = (f"{kind if d == 1 else ''}\n{d}" for kind in ("chain", "tree") for d in SHOWN_DEPTHS)
-    depths = _table("share of places where so many tokens in a row are right", "draft", "", *headings)
+    shares_of = (f"{kind if d == 1 else ''}\n{d}" for kind in ("chain", "tree") for d in SHOWN_DEPTHS)
+    depths = _table("share of places where so many tokens in a row are right", "draft", "", *shares_of)
     for name in report["ranking"]:
         for sampling in SAMPLINGS:
             both = (rows[name][sampling][f"{kind}_by_depth"] for kind in ("chain", "tree"))

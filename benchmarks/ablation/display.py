@@ -18,7 +18,7 @@ from benchmarks.plots import new_figure, save
 from benchmarks.report import Report
 
 COLOURS = {"greedy": "#0b62a4", "sampled": "#d1751f"}
-HEADINGS = ("tok/s", "x\nplain", "95 %", "tokens\n/step", "draft", "wait", "hid-\nden", "passes\n/token")
+HEADINGS = ("tok/s", "x\nplain", "95 %", "tok\n/step", "draft", "wait", "hid-\nden", "pass\n/tok")
 
 
 def names_of(report: Report) -> list[str]:

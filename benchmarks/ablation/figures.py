@@ -46,8 +46,8 @@ class Generation:
 
 
 def ablation_report(generations: Sequence[Generation], names: Sequence[str]) -> Report:
-    """Figures by configuration, and the control: the rate of `tree again` to that of `tree`."""
-    samples = [g.sample for g in generations]
+    """Figures by configuration, and the control: the rate of `tree again` to that of `tree`. A text without a counted token has no rate."""
+    samples = [g.sample for g in generations if g.sample.tokens]
     figures = {name: {s: _figures(generations, samples, name, s) for s in SAMPLINGS} for name in names if name != CONTROL}
     control = {s: _as_json(ratio(pick(samples, CONTROL, s), pick(samples, TREE, s))) for s in SAMPLINGS}
     return {**figures, "control": control}

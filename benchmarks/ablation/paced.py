@@ -137,7 +137,7 @@ def _body(prompt: Sequence[int], tokens: int, sampling: SamplingParams, seed: in
 
 
 def _generation(turn: Turn, c: Completion, work: Work) -> Generation:
-    """Without the first token and its step. A text that ends with it has no rate of decoding, and weighs nothing."""
+    """Without the first token and its step."""
     decoded = max(0, c.tokens - 1)
     sample = Sample(turn.contestant, turn.sampling, turn.prompt, decoded, c.decode_seconds, max(0, c.steps - 1))
     return Generation(sample, c.seconds, work)

@@ -1,0 +1,82 @@
+"""Drafts made from one checkpoint, and real engines in virtual time. Nothing here looks at how fast the CPU was."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks.draft_acceptance import hits
+from benchmarks.draft_variants import LoadedDraft, load_draft
+from benchmarks.drafts import PLAIN, Bench, Timed, run_draft, run_drafts, texts_of
+from benchmarks.interleave import SAMPLINGS
+from benchmarks.samples import pick
+from drafthouse.config import ModelConfig, ServingConfig
+from drafthouse.errors import ConfigError
+from drafthouse.policy.latency import Curve
+from drafthouse.sampling import SamplingParams
+from tests.engine.pairs import loaded, noisy_copy
+from tests.engine.tiny_models import tiny
+
+
+def test_noise_and_layers_change_the_model_that_is_loaded() -> None:
+    config = ModelConfig(path="demo:target", kv_tokens=256)
+    whole, cut, disturbed = (load_draft(f"demo:draft{change}", config) for change in ("", "@layers=1", "@noise=0.3"))
+    assert cut.parameters < whole.parameters == disturbed.parameters
+    assert len({d.model.fingerprint for d in (whole, cut, disturbed)}) == 3
+    weights = [next(d.model.runner.model.model.layers[0].mlp.parameters()) for d in (whole, cut)]
+    assert torch.equal(*weights)
+    with pytest.raises(ConfigError, match="--draft demo:draft@layers=9: the checkpoint has 2 layers"):
+        load_draft("demo:draft@layers=9", config)
+
+
+BIG = Curve("big", "a test", 20.0, 0.05, 0.0)
+SMALL = Curve("small", "a test", 1.0, 0.01, 0.0)
+TOKENS = 24
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    samplings = {"greedy": SamplingParams(temperature=0.0), "sampled": SamplingParams(temperature=1.0, top_k=50)}
+    return Bench(loaded(tiny("llama", 0)), [[5, 9, 200, 31], [77, 3]], TOKENS, samplings, ServingConfig())
+
+
+def timed(noise: float, latency: Curve = SMALL) -> Timed:
+    draft = LoadedDraft(f"noise {noise}", loaded(noisy_copy("llama", 0, noise)), 1)
+    return Timed(draft, latency, BIG, "big")
+
+
+def test_plain_decoding_takes_the_curves_time(bench: Bench) -> None:
+    texts, samples = texts_of(bench, timed(0.0))
+    [greedy] = [s for s in samples if (s.sampling, s.prompt) == ("greedy", 0)]
+    assert greedy.target_passes == TOKENS
+    assert greedy.seconds == pytest.approx(BIG.seconds(4, 0) + (TOKENS - 1) * BIG.seconds(1, 0), rel=1e-9)
+    assert len(texts["sampled", 1]) == TOKENS
+
+
+def test_the_perfect_draft_gains_what_its_passes_leave(bench: Bench) -> None:
+    """Each step commits a chain; the same text as plain. A draft as slow as the target gains nothing like it."""
+    [row] = run_drafts(bench, [timed(0.0)], QUIET)
+    assert row["greedy"]["first"] == row["sampled"]["first"] == 1.0
+    assert row["cost_ratio"] == pytest.approx(1.01 / 20.05)
+    assert row["greedy"]["ratio_to_plain"]["value"] > 3.0
+    assert row["greedy"]["tokens_per_step"] > 3.0
+    [slow] = run_drafts(bench, [timed(0.0, replace(SMALL, base_ms=20.0))], QUIET)
+    assert slow["gain"] < 0.6 * row["gain"]
+
+
+def test_virtual_runs_are_deterministic(bench: Bench) -> None:
+    first, second = (run_draft(bench, timed(0.05)) for _ in range(2))
+    assert [g.sample for g in first] == [g.sample for g in second]
+    for sampling in SAMPLINGS:
+        assert len(pick([g.sample for g in first], "noise 0.05", sampling)) == 2
+    assert not pick([g.sample for g in first], PLAIN, "greedy")
+
+
+def test_the_draft_that_is_the_target_ranks_every_token_first(bench: Bench) -> None:
+    texts, _ = texts_of(bench, timed(0.0))
+    for sampling, parameters in bench.samplings.items():
+        ranks = hits(bench.target, bench.prompts[0], texts[sampling, 0], parameters, seed=0)
+        assert ranks == [0] * TOKENS
+    assert set(hits(bench.target, bench.prompts[0], texts["sampled", 0], parameters, seed=1)) != {0}, "another seed, another noise"
