@@ -1,0 +1,251 @@
+"""API keys over HTTP and gRPC: who gets in, what is refused how, and that no key is ever repeated."""
+
+import asyncio
+import logging
+import os
+import pathlib
+
+import grpc
+import httpx
+import pytest
+from pydantic import ValidationError
+from ray.serve.exceptions import gRPCStatusError
+from typer.testing import CliRunner
+
+from controller.registry import Registry
+from deployments import grpc_api
+from deployments.cli import build_cli
+from deployments.inference_service import InferenceService
+from deployments.openai_routes import build_http_app
+from deployments.request_factory import RequestFactory
+from deployments.verifier_link import VerifierLink
+from drafthouse.api_keys import ApiKeys, generate_key, hash_of, load_api_keys
+from drafthouse.config import ControllerConfig, ServingConfig
+from drafthouse.errors import ConfigError, RequestError
+from drafthouse.membership import Report
+from drafthouse.security_config import ApiKeysConfig
+from tests.unit.byte_tokenizer import codec, limits
+from tests.unit.test_openai_routes import COMPLETION, IDS, TEXT, error_of, no_lifespan
+from tests.unit.verifier_double import VerifierDouble, serving
+
+KEY, OTHER = generate_key(), generate_key()
+RIGHT = {"Authorization": f"Bearer {KEY}"}
+IN_CONFIG = ApiKeysConfig(hashes=(hash_of(OTHER), hash_of(KEY)))
+
+
+def calls(keys: ApiKeys | None, *requests: httpx.Request) -> list[httpx.Response]:
+    """Answers of one gateway in front of a verifier that says TEXT, and of a real controller's registry."""
+
+    async def run() -> list[httpx.Response]:
+        async with serving(VerifierDouble("a", tokens=lambda request: IDS)) as routes:
+            link = VerifierLink(patience_s=0.05)
+            link.update(routes)
+            service = InferenceService(RequestFactory("demo", codec(), limits()), link)
+            registry = Registry(ControllerConfig())
+
+            async def snapshot() -> dict:
+                registry.observe(Report("gateway", "g", "h:1", 1, "n", "", service.running, 8, service.totals()), now=1.0)
+                return registry.snapshot(now=1.0)
+
+            transport = httpx.ASGITransport(app=build_http_app(service, snapshot, no_lifespan, keys))
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                answers = [await client.send(request) for request in requests]
+            await link.close()
+            return answers
+
+    return asyncio.run(run())
+
+
+def get(path: str, headers: dict[str, str] | None = None) -> httpx.Request:
+    return httpx.Request("GET", f"http://test{path}", headers=headers)
+
+
+def post(headers: dict[str, str] | None = None, **more) -> httpx.Request:
+    return httpx.Request("POST", "http://test/v1/completions", json=COMPLETION | more, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "missing_api_key"),
+        ({"Authorization": KEY}, "missing_api_key"),
+        ({"Authorization": f"Basic {KEY}"}, "missing_api_key"),
+        ({"Authorization": "Bearer "}, "missing_api_key"),
+        ({"X-Api-Key": KEY}, "missing_api_key"),
+        ({"Authorization": f"Bearer {generate_key()}"}, "invalid_api_key"),
+        ({"Authorization": f"Bearer {KEY[:-1]}"}, "invalid_api_key"),
+        ({"Authorization": f"Bearer {hash_of(KEY)}"}, "invalid_api_key"),
+        ({"Authorization": "Bearer \xe9"}, "invalid_api_key"),
+    ],
+)
+def test_without_the_right_key_http_says_401(headers, code):
+    encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+    for answer in calls(ApiKeys(IN_CONFIG), post(encoded), post(encoded, stream=True)):
+        assert error_of(answer) == (401, "invalid_request_error", None, code)
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_the_right_key_is_let_in():
+    plain, streamed, lower = calls(ApiKeys(IN_CONFIG), post(RIGHT), post(RIGHT, stream=True), post({"authorization": f"bearer {KEY}"}))
+    assert [answer.status_code for answer in (plain, streamed, lower)] == [200, 200, 200]
+    assert plain.json()["choices"][0]["text"] == TEXT
+
+
+def test_health_alone_is_open():
+    health, *closed = calls(
+        ApiKeys(IN_CONFIG), *map(get, ["/health", "/v1/models", "/v1/cluster", "/v1/nothing", "/", "/health/", "//health"])
+    )
+    assert health.status_code == 200
+    assert [answer.status_code for answer in closed] == [401] * 6
+
+
+def test_without_the_section_the_api_is_open():
+    assert load_api_keys(ServingConfig().security.api_keys) is None
+    assert calls(None, post())[0].status_code == 200
+
+
+def test_a_refused_body_is_not_read():
+    async def run():
+        app = build_http_app(
+            InferenceService(RequestFactory("demo", codec(), limits()), VerifierLink()), None, no_lifespan, ApiKeys(IN_CONFIG)
+        )
+        sent = []
+
+        async def receive():
+            raise AssertionError("the body was read")
+
+        async def send(event):
+            sent.append(event)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "query_string": b""}
+        await app(scope, receive, send)
+        assert sent[0]["status"] == 401
+
+    asyncio.run(run())
+
+
+def test_keys_are_neither_logged_nor_shown(caplog, tmp_path):
+    caplog.set_level(logging.DEBUG)
+    wrong = generate_key()
+    keys = ApiKeys(ApiKeysConfig(file=write(tmp_path / "keys", hash_of(KEY))))
+    refused, answered, cluster = calls(keys, post({"Authorization": f"Bearer {wrong}"}), post(RIGHT), get("/v1/cluster", RIGHT))
+    write(tmp_path / "keys", OTHER)  # a key in place of its hash
+    keys.check(RIGHT["Authorization"])
+    assert cluster.json()["pools"]["gateway"]
+    everything = caplog.text + refused.text + answered.text + cluster.text
+    assert "line 1" in everything
+    for secret in (wrong, KEY, OTHER, hash_of(KEY)):
+        assert secret not in everything
+
+
+@pytest.mark.parametrize("metadata", [[], [("authorization", f"Bearer {OTHER}x")], [("x-api-key", KEY)], [("authorization", b"\xff")]])
+def test_without_the_right_key_grpc_says_unauthenticated(metadata):
+    with pytest.raises(gRPCStatusError) as caught:
+        grpc_api.authenticate(ApiKeys(IN_CONFIG), metadata)
+    assert caught.value.grpc_code is grpc.StatusCode.UNAUTHENTICATED
+    assert "API key" in caught.value.grpc_details
+    assert OTHER not in caught.value.grpc_details
+
+
+def test_the_right_key_is_let_in_by_grpc():
+    grpc_api.authenticate(ApiKeys(IN_CONFIG), [("user-agent", "x"), ("authorization", f"Bearer {KEY}")])
+    grpc_api.authenticate(None, [])
+
+
+def write(path: pathlib.Path, text: str) -> pathlib.Path:
+    """Replaces the file as a mounted secret's is, in one step."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text, encoding="utf-8")
+    os.replace(fresh, path)
+    return path
+
+
+def accepts(keys: ApiKeys, key: str) -> bool:
+    try:
+        keys.check(f"Bearer {key}")
+    except RequestError:
+        return False
+    return True
+
+
+def test_the_file_is_read_again_when_it_changes(tmp_path):
+    path = write(tmp_path / "keys", f"# ours\n\n{hash_of(KEY)}  # alice\n")
+    keys = ApiKeys(ApiKeysConfig(file=path))
+    assert (accepts(keys, KEY), accepts(keys, OTHER)) == (True, False)
+    write(path, f"{hash_of(KEY)}\n{hash_of(OTHER)}\n")
+    assert (accepts(keys, KEY), accepts(keys, OTHER)) == (True, True)
+    write(path, hash_of(OTHER))
+    assert (accepts(keys, KEY), accepts(keys, OTHER)) == (False, True)
+    write(path, "")
+    assert (accepts(keys, KEY), accepts(keys, OTHER)) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b"\xff\xfe"), lambda path: write(path, "sha256:12")]
+)
+def test_a_file_that_goes_bad_changes_nothing(tmp_path, caplog, spoil):
+    path = write(tmp_path / "keys", hash_of(KEY))
+    keys = ApiKeys(ApiKeysConfig(file=path))
+    spoil(path)
+    assert [(accepts(keys, KEY), accepts(keys, OTHER)) for _ in range(3)] == [(True, False)] * 3
+    assert len([record for record in caplog.records if str(path) in record.getMessage()]) == 1
+    write(path, hash_of(OTHER))
+    assert (accepts(keys, KEY), accepts(keys, OTHER)) == (False, True)
+
+
+@pytest.mark.parametrize("text", ["", "# nobody\n", "sha256:12", KEY, f"{hash_of(KEY)} alice", hash_of(KEY).upper(), hash_of(KEY) + "0"])
+def test_a_bad_file_at_start_is_an_error_without_its_content(tmp_path, text):
+    path = write(tmp_path / "keys", text)
+    with pytest.raises(ConfigError) as caught:
+        load_api_keys(ApiKeysConfig(file=path))
+    assert "security.api_keys.file" in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"security\.api_keys\.file: .*nowhere: No such file"):
+        load_api_keys(ApiKeysConfig(file=tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ({"api_keys": {}}, "either file or hashes"),
+        ({"api_keys": {"file": "/x", "hashes": [hash_of(KEY)]}}, "either file or hashes"),
+        ({"api_keys": {"file": "keys"}}, "security.api_keys.file"),
+        ({"api_keys": {"hashes": [KEY]}}, "security.api_keys.hashes.0"),
+        ({"api_keys": {"keys": [KEY]}}, "security.api_keys.keys"),
+        ({"data_plane": {"certificate": "/c", "key": "/k", "authority": "/a"}}, "security.data_plane.token_file"),
+        ({"data_plane": {"certificate": "c", "key": "/k", "authority": "/a", "token_file": "/t"}}, "security.data_plane.certificate"),
+    ],
+)
+def test_faults_of_the_configuration_name_the_key_and_repeat_none(section, named):
+    with pytest.raises(ValidationError) as caught:
+        ServingConfig.model_validate({"security": section})
+    assert named in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def hash_key(*options: str, typed: str = ""):
+    return CliRunner().invoke(build_cli(), ["hash-key", *options], input=typed)
+
+
+def test_hash_key_prints_a_line_for_the_file(tmp_path):
+    told = hash_key("--note", "alice\nand bob", typed=f"{KEY}\n")
+    made = hash_key("--generate")
+    path = write(tmp_path / "keys", told.stdout + made.stdout)
+    assert KEY not in told.output
+    keys = ApiKeys(ApiKeysConfig(file=path))
+    new = made.stderr.split()[-1]
+    assert new not in made.stdout
+    assert accepts(keys, KEY)
+    assert accepts(keys, new)
+
+
+@pytest.mark.parametrize("typed", ["", "short", "with a space in the middle", "ä" * 30])
+def test_hash_key_refuses_what_could_be_guessed_or_not_be_sent(typed):
+    result = hash_key(typed=typed)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert typed == "" or typed not in result.output
