@@ -50,6 +50,7 @@ def choose_nodes(plan: Plan, kv_tokens: int, exchange: Exchange, wanted: Callabl
         if s.request.speculation.waits:
             count = min(wanted(s.request.speculation), max(0, limit - selected.nodes))
             nodes = np.argsort(-confidences, kind="stable")[:count]
+            nodes = nodes[s.link.depths[nodes] <= s.room]
             if len(nodes):
                 selected.add(s.id, s.link, np.sort(nodes))
         else:

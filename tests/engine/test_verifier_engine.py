@@ -1,0 +1,250 @@
+"""What the verifier's engine makes of requests and drafters: attempts, limits, failed steps, waits, pauses, and what a usage counts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from drafthouse.config import TreeConfig, VerifierConfig
+from drafthouse.errors import RequestError
+from drafthouse.messages import Close, Commit, GenerateReply, GenerateRequest, Grow, Open, Refused, SpeculationUsage, ToDrafterMessage
+from drafthouse.token_tree import TokenTree
+from tests.engine.pairs import FLAT, GREEDY, request
+from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, target_logits, truth
+from verifier.drafting import RETRY_S
+from verifier.engine import FIXED_WAIT_S, VerifierEngine
+
+PROMPT = (1, 2, 3, 4, 5)
+TEXT = truth(PROMPT, GREEDY, 0, 30)
+
+
+class Setting:
+    """An engine whose drafter is the test itself. A run takes 5 ms; `broken` makes it raise."""
+
+    def __init__(self, slots: int = 200, max_sequences: int = 4):
+        self.now, self.broken = 1.0, False
+        model = ScriptedRunner(target_logits, slots, self.tick).as_loaded()
+        self.engine = VerifierEngine(model, FLAT, VerifierConfig(max_sequences=max_sequences), TreeConfig(), lambda: self.now)
+        self.outputs: dict[str, list[int]] = {}
+
+    def tick(self) -> None:
+        self.now += 0.005
+        if self.broken:
+            raise RuntimeError("out of memory")
+
+    def submit(self, r: GenerateRequest) -> None:
+        self.engine.submit(r)
+        self.outputs[r.request] = list(r.emitted)
+
+    def step(self) -> list[GenerateReply]:
+        outcome = self.engine.step()
+        assert outcome.wait_until is None
+        for reply in outcome.replies:
+            assert reply.first_index == len(self.outputs[reply.request])
+            self.outputs[reply.request] += reply.tokens
+        return outcome.replies
+
+    def finish(self) -> list[GenerateReply]:
+        """Runs all requests to their ends; the last reply of each."""
+        last = []
+        while self.engine.sequences:
+            last += [reply for reply in self.step() if reply.finish_reason]
+        allocator = self.engine.scheduler.allocator
+        assert allocator.free_count == allocator.count, "KV slots leaked"
+        return last
+
+    def sent(self) -> list[ToDrafterMessage]:
+        return self.engine.drafting.take_outbox().get("d", [])
+
+    def open(self, r: GenerateRequest) -> Open:
+        """Submits it with a drafter at hand; its Open."""
+        self.engine.drafting.add_drafter("d")
+        self.submit(r)
+        [message] = self.sent()
+        assert isinstance(message, Open)
+        return message
+
+    def grow(self, session: str, tokens: Sequence[int], eta_us: int = 1000, late: int = 0) -> None:
+        """The drafter's whole tree is the chain `tokens`, below a text that is `late` tokens behind."""
+        s = self.engine.sequences[session]
+        assert s.link is not None
+        n = len(tokens)
+        chain = TokenTree(list(tokens), list(range(-1, n - 1)), [0.9] * n, [0] * n)
+        self.engine.receive("d", Grow(session, s.link.epoch, len(s.tokens) - late, 0, chain, eta_us, 0.5))
+
+
+@pytest.mark.parametrize(("slots", "limit"), [(30, 30), (200, CONTEXT)])
+def test_a_request_that_just_fits_is_served_and_one_token_more_is_refused(slots: int, limit: int) -> None:
+    it = Setting(slots)
+    most = limit - len(PROMPT)
+    with pytest.raises(RequestError, match=f"exceed .* of {limit} tokens"):
+        it.submit(request("a", PROMPT, most + 1, mode="off"))
+    it.submit(request("a", PROMPT, most, mode="off"))
+    it.finish()
+    assert tuple(it.outputs["a"]) == truth(PROMPT, GREEDY, 0, most)
+
+
+@pytest.mark.parametrize("changes", [{"prompt": (1, VOCAB_SIZE)}, {"emitted": (VOCAB_SIZE,)}])
+def test_tokens_outside_the_vocabulary_are_refused(changes: dict[str, tuple[int, ...]]) -> None:
+    with pytest.raises(RequestError, match="vocabulary"):
+        Setting().submit(replace(request("a", PROMPT, 9), **changes))  # type: ignore[arg-type]
+
+
+def test_a_later_attempt_takes_the_place_of_an_older_one() -> None:
+    it = Setting()
+    second = replace(request("a", PROMPT, 20, mode="off"), attempt=2)
+    it.submit(second)
+    for _ in range(4):
+        it.step()
+    for attempt in (1, 2):
+        with pytest.raises(RequestError, match="running already, attempt 2"):
+            it.submit(replace(second, attempt=attempt))
+    it.submit(replace(second, attempt=3, emitted=TEXT[:3]))
+    it.engine.cancel("a", 2)  # its stream ends late
+    assert [(r.attempt, r.finish_reason) for r in it.finish()] == [(3, "length")]
+    assert tuple(it.outputs["a"]) == TEXT[:20]
+
+
+def test_a_failed_step_ends_the_running_requests_alone() -> None:
+    it = Setting(max_sequences=2)
+    for name in "abc":
+        it.submit(request(name, PROMPT, 10, mode="off"))
+    it.step()
+    it.broken = True
+    with pytest.raises(RuntimeError):
+        it.step()
+    replies = it.engine.fail_running("out of memory")
+    assert [(r.request, r.first_index, r.finish_reason, r.error) for r in replies] == [(n, 1, "error", "out of memory") for n in "ab"]
+    it.broken = False
+    assert [r.request for r in it.finish()] == ["c"]
+    assert tuple(it.outputs["c"]) == TEXT[:10]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_stop_token_at_the_last_place_is_a_stop(n: int) -> None:
+    assert TEXT[n - 1] not in TEXT[: n - 1]
+    it = Setting()
+    it.submit(request("a", PROMPT, n, mode="off", stop_tokens=[TEXT[n - 1]]))
+    assert [(r.finish_reason, tuple(it.outputs["a"])) for r in it.finish()] == [("stop", TEXT[:n])]
+
+
+def test_usage_counts_drafted_verified_and_accepted_tokens_and_steps() -> None:
+    it = Setting()
+    it.open(request("a", PROMPT, 10, mode="fixed", nodes=4, depth=4))
+    it.step()
+    wrong = (TEXT[3] + 1) % VOCAB_SIZE
+    it.grow("a", [TEXT[1], TEXT[2], wrong, 0])
+    [reply] = it.step()
+    assert reply.tokens == TEXT[1:4]
+    assert reply.usage == SpeculationUsage(drafted=4, verified=4, accepted=2, steps=2)
+
+
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_no_node_is_verified_deeper_than_the_request_may_go(left: int) -> None:
+    """One of the tokens left is the bonus token; the chain is right and five deep."""
+    it = Setting()
+    it.open(request("a", PROMPT, 1 + left, mode="fixed", nodes=5, depth=5))
+    it.step()
+    it.grow("a", TEXT[1:6])
+    [reply] = it.step()
+    assert (reply.finish_reason, reply.tokens) == ("length", TEXT[1 : 1 + left])
+    assert reply.usage.verified == left - 1
+
+
+def test_a_late_tree_is_verified_below_what_was_committed_meanwhile() -> None:
+    it = Setting()
+    it.open(request("a", PROMPT, 20, mode="fixed", nodes=3, depth=4))
+    it.step()
+    it.grow("a", TEXT[:4], late=1)
+    [reply] = it.step()
+    assert (reply.tokens, reply.usage.verified, reply.usage.accepted) == (TEXT[1:5], 3, 3)
+    other = (TEXT[4] + 1) % VOCAB_SIZE
+    it.grow("a", [other, *TEXT[5:8]], late=1)
+    assert it.engine.step().wait_until is not None, "it left the committed path: there is nothing to verify"
+
+
+def test_a_drafter_that_promises_too_much_is_asked_for_more() -> None:
+    it = Setting()
+    it.engine.exchange.set_floor(0.1)
+    assert it.open(request("a", PROMPT, 30)).price == pytest.approx(0.1)
+    it.step()
+    for done in range(1, 9):
+        it.grow("a", [(TEXT[done] + 1) % VOCAB_SIZE], eta_us=0)
+        [reply] = it.step()
+        assert reply.usage.verified == done
+    message = it.sent()[-1]
+    assert isinstance(message, Commit)
+    assert message.price > 0.11
+
+
+def test_a_fixed_request_waits_for_its_tree_until_one_deadline_a_step() -> None:
+    it = Setting()
+    it.open(request("a", PROMPT, 20, mode="fixed", nodes=3, depth=3))
+    it.step()
+    for _ in range(2):
+        deadline = it.now + FIXED_WAIT_S
+        for share in (0.0, 0.5, 0.4):
+            it.now += share * FIXED_WAIT_S
+            assert it.engine.step().wait_until == pytest.approx(deadline)
+        it.now = deadline
+        [reply] = it.step()
+        assert len(reply.tokens) == 1
+
+
+def test_a_fixed_request_does_not_wait_when_no_more_is_to_come() -> None:
+    it = Setting()
+    it.open(request("a", PROMPT, 20, mode="fixed", nodes=3, depth=3))
+    it.step()
+    it.grow("a", TEXT[1:2])
+    assert it.engine.step().wait_until is not None
+    it.grow("a", TEXT[1:2], eta_us=0)
+    [reply] = it.step()
+    assert reply.tokens == TEXT[1:3]
+
+
+def test_prompt_chunks_do_not_wait_for_others_drafts() -> None:
+    it = Setting()
+    it.open(request("a", PROMPT, 20, mode="fixed"))
+    it.step()
+    assert it.engine.step().wait_until is not None
+    it.submit(request("b", PROMPT, 20, mode="off"))
+    assert [reply.request for reply in it.step()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("how", ["refused", "malformed"])
+def test_a_session_that_failed_is_tried_again_after_a_pause(how: str) -> None:
+    it = Setting()
+    epoch = it.open(request("a", PROMPT, 20)).epoch
+    if how == "refused":
+        it.engine.receive("d", Refused("a", epoch, "full"))
+    else:
+        it.engine.fail_session("a", epoch, "not a tree")
+        assert it.sent() == [Close("a", epoch)]
+    it.step()
+    it.now += 0.9 * RETRY_S
+    it.step()
+    assert it.sent() == []
+    it.now += 0.2 * RETRY_S
+    it.step()
+    [message] = it.sent()
+    assert isinstance(message, Open)
+    assert message.epoch > epoch
+    assert message.tokens == PROMPT + TEXT[:3]
+
+
+def test_a_new_request_does_not_inherit_the_pause_of_an_old_one_with_its_id() -> None:
+    it = Setting()
+    it.engine.receive("d", Refused("a", it.open(request("a", PROMPT, 20)).epoch, "full"))
+    it.engine.cancel("a", 1)
+    it.open(request("a", PROMPT, 20))
+
+
+def test_what_is_said_of_another_epoch_or_by_another_drafter_does_not_end_a_session() -> None:
+    it = Setting()
+    epoch = it.open(request("a", PROMPT, 20)).epoch
+    it.engine.fail_session("a", epoch - 1, "not a tree")
+    it.engine.receive("e", Refused("a", epoch, "full"))
+    assert it.sent() == []
+    link = it.engine.sequences["a"].link
+    assert link is not None
+    assert link.epoch == epoch
