@@ -27,3 +27,8 @@ def test_compiled_steps_give_the_same_text(monkeypatch: pytest.MonkeyPatch) -> N
         assert got[str(i)] == greedy(oracle, prompt, 16), f"prompt {i}"
     assert target.runner.compiled is not None
     assert both.verifier.totals.verified > 10, "trees were meant to be on"
+
+
+def test_steps_longer_than_the_largest_graph_are_not_for_it() -> None:
+    largest = compiled.TOKEN_COUNTS[-1]
+    assert [compiled.CompiledModel.fits(tokens) for tokens in (1, largest, largest + 1)] == [True, True, False]

@@ -1,62 +1,21 @@
 """Both servers over real gRPC on loopback, in one process: what replicas run, without Ray."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 
-from drafter.engine import DrafterEngine
-from drafter.server import DrafterServer
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
-from drafthouse.membership import Route
-from drafthouse.messages import GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.messages import to_request_proto
 from drafthouse.sampling import SamplingParams
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy, sampled
-from tests.engine.pairs import FAST, FLAT, loaded, noisy_copy, prompts, request
+from tests.engine.pairs import prompts, request
+from tests.engine.servers import collect, run, start_drafter, start_verifier, until
 from tests.engine.tiny_models import tiny
-from verifier.engine import VerifierEngine
-from verifier.server import VerifierServer
 
-HOST = "127.0.0.1"
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
-
-
-async def start_drafter(noise: float, name: str) -> tuple[DrafterServer, Route]:
-    server = DrafterServer(DrafterEngine(loaded(noisy_copy("llama", 0, noise)), FAST, DrafterConfig(), TreeConfig()), name)
-    port = await server.start(HOST, 0)
-    return server, Route(name, f"{HOST}:{port}", "", 0, 64)
-
-
-async def start_verifier() -> tuple[VerifierServer, rpc.VerifierStub, grpc.aio.Channel]:
-    server = VerifierServer(VerifierEngine(loaded(tiny("llama")), FLAT, VerifierConfig(), TreeConfig()), "verifier")
-    port = await server.start(HOST, 0)
-    channel = grpc.aio.insecure_channel(f"{HOST}:{port}")
-    return server, rpc.VerifierStub(channel), channel
-
-
-async def collect(stub: rpc.VerifierStub, r: GenerateRequest) -> list[int]:
-    tokens: list[int] = []
-    async for proto in stub.Generate(to_request_proto(r)):
-        reply = from_reply_proto(proto)
-        assert reply.first_index == len(tokens)
-        tokens += reply.tokens
-    assert reply.finish_reason in ("stop", "length"), reply.error
-    return tokens
-
-
-async def until(condition: Callable[[], bool], what: str, seconds: float = 5.0) -> None:
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"waited {seconds} s for: {what}")
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
 
 
 def test_two_drafters_serve_one_verifier_and_one_dies() -> None:

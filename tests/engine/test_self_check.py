@@ -1,9 +1,12 @@
 """What cannot be served exactly is refused at load time, with a reason."""
 
 import pytest
+import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from drafthouse.engine.self_check import reference_of, self_check
 from drafthouse.errors import ModelError
+from drafthouse.token_tree import TokenTree
 from tests.engine.pairs import loaded
 from tests.engine.tiny_models import ATTENTION_MODELS, tiny
 
@@ -29,3 +32,26 @@ def test_rotary_scaling_that_looks_at_the_longest_position_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(ModelError, match="self-check"):
         loaded(LlamaForCausalLM(config).double().eval())
+
+
+def test_a_tree_whose_nodes_see_those_before_them_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TokenTree, "ancestor_mask", lambda tree: [[j <= i for j in range(len(tree))] for i in range(len(tree))])
+    with pytest.raises(ModelError, match="logits of packed steps with token trees differ"):
+        loaded(tiny("llama"))
+
+
+@pytest.mark.parametrize(("share", "refused"), [(1e-7, False), (1e-3, True)])
+def test_a_logit_that_is_off_by_a_thousandth_of_the_spread_is_refused(share: float, refused: bool) -> None:
+    served = loaded(tiny("llama"))
+    right = reference_of(served.runner.model)
+
+    def off(tokens: list[int]) -> torch.Tensor:
+        logits = right(tokens).clone()
+        logits[0] += share * logits.std()
+        return logits
+
+    if refused:
+        with pytest.raises(ModelError, match="differ from the stock model's by 0.001 of their spread"):
+            self_check(served.runner, off, served.context)
+    else:
+        assert self_check(served.runner, off, served.context) == pytest.approx(share, rel=0.1)

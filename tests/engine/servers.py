@@ -1,0 +1,96 @@
+"""Both servers over real gRPC on loopback for tests, a drafter that only a test speaks for, and waits with a bound."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from drafter.engine import DrafterEngine
+from drafter.server import DrafterServer
+from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.membership import Route
+from drafthouse.messages import GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.transport import PLAINTEXT
+from drafthouse.wire import DRAFTER_METADATA
+from protos import dataplane_pb2 as pb
+from protos import dataplane_pb2_grpc as rpc
+from tests.engine.pairs import FAST, FLAT, loaded, noisy_copy
+from tests.engine.tiny_models import tiny
+from verifier.engine import VerifierEngine
+from verifier.server import VerifierServer
+
+HOST = "127.0.0.1"
+
+
+async def start_drafter(noise: float, name: str) -> tuple[DrafterServer, Route]:
+    server = DrafterServer(DrafterEngine(loaded(noisy_copy("llama", 0, noise)), FAST, DrafterConfig(), TreeConfig()), name)
+    port = await server.start(HOST, 0)
+    return server, Route(name, f"{HOST}:{port}", "", 0, 64)
+
+
+class RawDrafter(rpc.DrafterServicer):
+    """A drafter without an engine: keeps what it hears, says what a test gives it; None ends the stream."""
+
+    def __init__(self) -> None:
+        self.heard: list[pb.ToDrafter] = []
+        self.say: asyncio.Queue[pb.ToVerifier | None] = asyncio.Queue()
+
+    async def start(self, port: int = 0) -> Route:
+        self.server, port = PLAINTEXT.server(f"{HOST}:{port}")
+        rpc.add_DrafterServicer_to_server(self, self.server)  # type: ignore[no-untyped-call]
+        await self.server.start()
+        return Route("raw", f"{HOST}:{port}", "", 0, 64)
+
+    async def Connect(self, request_iterator: AsyncIterator[pb.ToDrafter], context: Any) -> AsyncIterator[pb.ToVerifier]:
+        await context.send_initial_metadata(((DRAFTER_METADATA, "raw"),))
+        reader = asyncio.create_task(self._read(request_iterator))
+        try:
+            while (batch := await self.say.get()) is not None:
+                yield batch
+        finally:
+            reader.cancel()
+
+    async def _read(self, requests: AsyncIterator[pb.ToDrafter]) -> None:
+        async for batch in requests:
+            self.heard.append(batch)
+
+    def messages(self, kind: str) -> list[Any]:
+        return [getattr(m, kind) for batch in self.heard for m in batch.messages if m.WhichOneof("kind") == kind]
+
+
+async def start_verifier(config: VerifierConfig | None = None) -> tuple[VerifierServer, rpc.VerifierStub, grpc.aio.Channel]:
+    engine = VerifierEngine(loaded(tiny("llama")), FLAT, config or VerifierConfig(), TreeConfig())
+    server = VerifierServer(engine, "verifier")
+    port = await server.start(HOST, 0)
+    channel = grpc.aio.insecure_channel(f"{HOST}:{port}")
+    return server, rpc.VerifierStub(channel), channel
+
+
+async def collect(stub: rpc.VerifierStub, r: GenerateRequest) -> list[int]:
+    tokens: list[int] = []
+    async for proto in stub.Generate(to_request_proto(r)):
+        reply = from_reply_proto(proto)
+        assert reply.first_index == len(tokens)
+        tokens += reply.tokens
+    assert reply.finish_reason in ("stop", "length"), reply.error
+    return tokens
+
+
+async def refusal(stub: rpc.VerifierStub, r: GenerateRequest) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await collect(stub, r)
+    return caught.value.code(), caught.value.details() or ""
+
+
+async def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"waited {seconds} s for: {what}")
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test(), 60))  # type: ignore[arg-type]
