@@ -20,6 +20,7 @@ from benchmarks.interleave import SAMPLINGS, Turn
 from benchmarks.one_process import OneProcess
 from benchmarks.samples import Sample
 from drafter.engine import DrafterEngine
+from drafter.without_model import without_model
 from drafthouse.config import DrafterConfig, ServingConfig, VerifierConfig, describe
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.profiling import latency_of
@@ -38,7 +39,7 @@ def measure(
     schedule: Schedule, console: Console,
 ) -> list[Generation]:  # fmt: skip
     """Raises ConfigError naming the option, ModelError for a folder that cannot be loaded."""
-    configs = {name: _config(name) for name in pools(names)}
+    configs = {name: _config(pair, name) for name in pools(names)}
     with console.status("loading the models" + (" and compiling, which takes minutes" if pair.compile else "")):
         target, draft = load_pair(pair)
         latencies = latency_of(target, VerifierConfig().step_tokens), latency_of(draft, DrafterConfig().step_tokens)
@@ -53,9 +54,9 @@ def measure(
     ]
 
 
-def _config(name: str) -> ServingConfig:
+def _config(pair: Pair, name: str) -> ServingConfig:
     try:
-        return laid_over({}, name)
+        return laid_over({"target": {"path": pair.target}, "draft": {"path": pair.draft}}, name)
     except ValidationError as error:
         raise ConfigError(f"--configurations: {name}: " + "; ".join(describe(error))) from error
 
@@ -64,7 +65,12 @@ def _process(
     target: LoadedModel, draft: LoadedModel, config: ServingConfig, target_latency: LatencyModel, draft_latency: LatencyModel
 ) -> OneProcess:
     verifier = VerifierEngine(target, target_latency, config.verifier, config.tree)
-    return OneProcess(verifier, [DrafterEngine(draft, draft_latency, config.drafter, config.tree)])
+    if config.draft is None:
+        alone = without_model(config.target, config.drafter.stages)
+        drafter = DrafterEngine(alone, None, config.drafter, config.tree)
+    else:
+        drafter = DrafterEngine(draft, draft_latency, config.drafter, config.tree, draft=config.draft)
+    return OneProcess(verifier, [drafter])
 
 
 def _generate(process: OneProcess, turn: Turn, prompt: Sequence[int], tokens: int, sampling: SamplingParams) -> Generation:
@@ -76,6 +82,7 @@ def _generate(process: OneProcess, turn: Turn, prompt: Sequence[int], tokens: in
     output = process.generate([request])[request.request]
     seconds = time.perf_counter() - started
     work = _counted(process) - before
+    process.turn()  # idle: what passes until the next request is no wait for drafts
     sample = Sample(turn.contestant, turn.sampling, turn.prompt, len(output), seconds, round(work.steps))
     return Generation(sample, seconds, work)
 
