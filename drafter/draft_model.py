@@ -116,7 +116,7 @@ class DraftModel:
     def _guesses(self, session: Session, nodes: list[int]) -> TokenTree:
         """What the inner stage expects below the nodes, or below the root after a short catch-up."""
         tokens = len(nodes) or session.missing
-        if session.lookahead is None or self.inner is None or (not nodes and tokens > STAGED_CHUNK):
+        if session.lookahead is None or self.inner is None or (not nodes and tokens > min(STAGED_CHUNK, self.budget.prefill_tokens)):
             return NO_GUESSES
         if self.runner.cache.allocator.free_count < tokens + self.inner.nodes:
             return NO_GUESSES

@@ -1,0 +1,128 @@
+"""Stages draft; the target alone decides: float64, zero tolerance, for every stage, nested, merged and failing."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.one_process import OneProcess
+from drafter.engine import DrafterEngine
+from drafter.without_model import WithoutModel
+from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.engine.loader import LoadedModel
+from drafthouse.sampling import SamplingParams
+from drafthouse.stages.trigram_table import counted, packed
+from tests.engine.oracle import sampled
+from tests.engine.pairs import FAST, FLAT, GREEDY, loaded, noisy_copy, prompts, request
+from tests.engine.tiny_models import tiny
+from verifier.engine import VerifierEngine
+
+SAMPLED = SamplingParams(temperature=0.8, top_k=50, repetition_penalty=1.1)
+KINDS = (GREEDY, SAMPLED)
+OUTPUT = 24
+PROMPTS = [[*prompt, *prompt] for prompt in prompts(2, shortest=6, longest=12)]
+"""What is said twice gives lookup and suffixes something to find."""
+
+OWN = "tests.engine.own_stages:"
+
+
+@pytest.fixture(scope="module")
+def target() -> LoadedModel:
+    return loaded(tiny("llama"))
+
+
+@pytest.fixture(scope="module")
+def truths() -> dict[str, list[int]]:
+    oracle = tiny("llama")
+    return {f"{i}-{k}": sampled(oracle, p, KINDS[k], i, OUTPUT) for i, p in enumerate(PROMPTS) for k in range(len(KINDS))}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory, truths: dict[str, list[int]]) -> str:
+    """Of the very texts that are to come, so that guesses come true; every other pair of tokens is unknown to it."""
+    path: pathlib.Path = tmp_path_factory.mktemp("trigram") / "trigram.npz"
+    path.write_bytes(packed(counted(np.array(list(truths.values())), 1)))
+    return str(path)
+
+
+def drafted(target: LoadedModel, stages: list[dict[str, Any]], noise: float | None = 0.02, **drafter: Any) -> OneProcess:
+    """A pair whose draft agrees now and then; `noise` None: no draft model."""
+    config = DrafterConfig.model_validate({"stages": stages, **drafter})
+    model = WithoutModel(256, 512, "none") if noise is None else loaded(noisy_copy("llama", 0, noise))
+    engine = DrafterEngine(model, FAST if noise is not None else None, config, TreeConfig(max_nodes=48))
+    return OneProcess(VerifierEngine(target, FLAT, VerifierConfig(), TreeConfig(max_nodes=48)), [engine])
+
+
+def texts(pair: OneProcess, mode: str = "auto") -> dict[str, list[int]]:
+    return pair.generate(request(f"{i}-{k}", p, OUTPUT, KINDS[k], i, mode) for i, p in enumerate(PROMPTS) for k in range(len(KINDS)))
+
+
+def engine_of(pair: OneProcess) -> DrafterEngine:
+    [engine] = pair.drafters.values()
+    return engine
+
+
+def with_table(stage: dict[str, Any], table: str) -> dict[str, Any]:
+    inner = {"inner": with_table(stage["inner"], table)} if "inner" in stage else {}
+    return stage | inner | ({"table": table} if stage["kind"] == "trigram" else {})
+
+
+MODEL_FREE = [{"kind": "lookup"}, {"kind": "suffix"}, {"kind": "trigram"}, {"kind": f"{OWN}Counting"}]
+
+
+@pytest.mark.parametrize("stages", [*([stage] for stage in MODEL_FREE), MODEL_FREE])
+def test_without_a_draft_model(target: LoadedModel, truths: dict[str, list[int]], table: str, stages: list[dict[str, Any]]) -> None:
+    pair = drafted(target, [with_table(stage, table) for stage in stages], noise=None)
+    assert texts(pair) == truths
+    assert pair.verifier.totals.verified > 0
+    assert engine_of(pair).stage_totals.stage_faults == 0
+    if stages[-1]["kind"] == "trigram":
+        assert pair.verifier.totals.accepted > 10
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("window", [None, {"sinks": 2, "recent": 8}])
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [{"kind": "model"}],
+        [{"kind": "model", "inner": {"kind": "trigram"}}],
+        [{"kind": "lookup"}, {"kind": "model", "inner": {"kind": "trigram", "nodes": 6}}, {"kind": "suffix"}, {"kind": f"{OWN}Counting"}],
+    ],
+)
+def test_with_a_draft_model(
+    target: LoadedModel, truths: dict[str, list[int]], table: str, stages: list[dict[str, Any]], window: Any, ahead: bool
+) -> None:
+    pair = drafted(target, [with_table(stage, table) for stage in stages], window=window, grow_ahead=ahead, prefill_tokens=16)
+    assert texts(pair) == truths
+    assert pair.verifier.totals.accepted > 10
+    assert pair.verifier.drafting.events["malformed"] == 0
+    engine = engine_of(pair)
+    assert engine.cache.allocator.free_count == engine.cache.allocator.count
+    if "inner" in stages[-1]:
+        assert engine.totals.came_true > 5
+
+
+@pytest.mark.parametrize("bad", ["Crashing", "CrashingLater", "Stillborn", "OutsideTheVocabulary", "Nonsense", "Hanging"])
+@pytest.mark.parametrize("place", ["beside", "inner", "alone"])
+def test_a_stage_that_fails_is_dropped_and_the_session_goes_on(
+    target: LoadedModel, truths: dict[str, list[int]], bad: str, place: str
+) -> None:
+    stage = {"kind": OWN + bad}
+    stages = {"beside": [stage, {"kind": "model"}], "inner": [{"kind": "model", "inner": stage}], "alone": [stage]}[place]
+    pair = drafted(target, stages, noise=None if place == "alone" else 0.02)
+    assert texts(pair) == truths
+    totals = engine_of(pair).totals
+    assert engine_of(pair).stage_totals.stage_faults == totals.sessions >= len(truths), "once in each session"
+    assert totals.dropped == 0
+    assert (pair.verifier.totals.accepted > 10) == (place != "alone")
+
+
+def test_an_inner_stage_saves_passes(target: LoadedModel, truths: dict[str, list[int]], table: str) -> None:
+    passes = {}
+    for name, inner in (("alone", {}), ("staged", {"inner": {"kind": "trigram", "table": table}})):
+        pair = drafted(target, [{"kind": "model"} | inner], noise=0.0, grow_ahead=False)
+        assert texts(pair, mode="fixed") == truths
+        passes[name] = engine_of(pair).totals.passes
+    assert passes["staged"] < passes["alone"]
