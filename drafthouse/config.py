@@ -155,7 +155,7 @@ class ControllerConfig(_Section):
 class TreeConfig(_Section):
     max_nodes: int = Field(256, ge=1, le=1024)
     max_depth: int = Field(16, ge=1, le=256)
-    width: int = Field(4, ge=1, le=64, description="children drafted below one node")
+    width: int = Field(8, ge=1, le=64, description="children drafted below one node")
 
 
 class ServerConfig(_Section):

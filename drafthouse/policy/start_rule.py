@@ -21,6 +21,11 @@ REPLY_RATE = 0.2
 """Weight of the latest answer in both moving averages."""
 
 
+GAIN_SHARE = 0.6
+"""Of what a wait brings, so much is gained by it: drafting goes on during the step, so the rest comes for the next one anyway.
+Mean latency in `drafthouse simulate` is flat between 0.5 and 0.7 and 5 % higher at 1, on the 8B and the 70B curve."""
+
+
 @dataclass(frozen=True, slots=True)
 class Announcement:
     """Nodes worth `tokens` are expected when the message of time `made` comes true at `due` (seconds)."""
@@ -59,7 +64,7 @@ def wait_until(now: float, announcements: Iterable[Announcement], goodput: float
     live = sorted((a for a in announcements if a.void_at > now and a.tokens > 0.0), key=lambda a: a.due)
     best, gain, until = 0.0, 0.0, None
     for announcement in live:
-        gain += announcement.tokens
+        gain += GAIN_SHARE * announcement.tokens
         value = gain - goodput * max(0.0, announcement.due - now)
         if value > best:
             best, until = value, announcement.void_at
