@@ -1,7 +1,6 @@
 """Mutual TLS and the shared token on real gRPC servers: who is let in, who is not, and that secrets stay secret."""
 
 import asyncio
-import datetime
 import logging
 import pathlib
 from collections.abc import AsyncIterator
@@ -12,7 +11,6 @@ import pytest
 
 from deployments.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.config import ServingConfig
-from drafthouse.errors import ConfigError
 from drafthouse.membership import Route
 from drafthouse.messages import to_request_proto
 from drafthouse.transport import PLAINTEXT, MutualTls, Transport, load_transport
@@ -260,28 +258,3 @@ def test_a_stream_outlives_the_certificate_it_began_with(tmp_path: pathlib.Path)
 
 def test_without_the_section_the_data_plane_is_plain() -> None:
     assert load_transport(ServingConfig().security.data_plane) is PLAINTEXT
-
-
-@pytest.mark.parametrize(
-    ("spoil", "named"),
-    [
-        (lambda: {"key": OURS.issue().key}, "certificate and key: .*tls.crt and .*tls.key: key values mismatch"),
-        (lambda: {"key": b"nothing\n"}, "certificate and key: "),
-        (lambda: {"certificate": b""}, "certificate and key: "),
-        (lambda: {"authority": b"nothing\n"}, "authority: .*ca.crt: no certificate or crl found"),
-        (lambda: {"authority": FOREIGN.certificate}, "certificate: .*tls.crt: .*unable to get local issuer"),
-        (lambda: vars(OURS.issue(name="some-host")), "certificate: .*tls.crt: .*drafthouse-data-plane.*mismatch"),
-        (lambda: vars(OURS.issue(lifetime=-datetime.timedelta(days=1))), "certificate: .*tls.crt: .*expired"),
-        (lambda: {"token": b"\n"}, "token_file: .*token: a key or token has 20 characters"),
-        (lambda: {"token": b"short"}, "token_file: .*token: a key or token has 20 characters"),
-        (lambda: {"token": b"\xff"}, "token_file: .*token: not UTF-8"),
-        (lambda: {"token": None}, "token_file: .*token: No such file"),
-    ],
-)
-def test_bad_files_are_named_at_start(tmp_path: pathlib.Path, spoil, named: str) -> None:
-    files = OURS.issue().write(tmp_path)
-    paths = {"certificate": files.certificate, "key": files.key, "authority": files.authority, "token": files.token_file}
-    for name, content in spoil().items():
-        paths[name].unlink() if content is None else paths[name].write_bytes(content)
-    with pytest.raises(ConfigError, match=rf"(?s)security\.data_plane\.{named}"):
-        load_transport(files)
