@@ -6,6 +6,7 @@ for. Every submitted request gets exactly one reply with a finish_reason, unless
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,8 +19,10 @@ from drafthouse.messages import GenerateReply, GenerateRequest, ToVerifierMessag
 from drafthouse.policy.exchange import Exchange
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.policy.start_rule import Announcement, wait_until
+from drafthouse.stages.build import StageMaker
 from verifier import step as steps
 from verifier.drafting import Drafting
+from verifier.local_draft import LocalDrafting
 from verifier.scheduler import Plan, Scheduler
 from verifier.selecting import Selected, choose_nodes
 from verifier.sequence import Sequence
@@ -47,10 +50,13 @@ class VerifierEngine:
         config: VerifierConfig,
         tree: TreeConfig,
         clock: Callable[[], float] = time.perf_counter,
+        stages: TypingSequence[StageMaker] = (),
     ):
+        """`stages` are those that run in this process."""
         self.runner, self.context, self.latency, self.clock = model.runner, model.context, latency, clock
         self.scheduler = Scheduler(config, self.runner.cache.allocator)
         self.drafting = Drafting(config, tree, self.runner.vocab_size, model.fingerprint)
+        self.local = LocalDrafting(stages, tree, self.runner.vocab_size, clock)
         self.exchange = Exchange(latency)
         self.rule = SessionRule(self.drafting, self.exchange)
         self.synthetic_rate = config.synthetic_acceptance.rate if config.synthetic_acceptance is not None else None
@@ -81,6 +87,7 @@ class VerifierEngine:
             seen = torch.zeros(self.runner.vocab_size, dtype=torch.bool, device=self.runner.cache.data.device)
             seen[list(request.prompt + request.emitted)] = True
         sequence = Sequence(request, KvSequence(self.runner.cache), seen, synthetic=self.synthetic_rate is not None)
+        sequence.local = self.local.open(request)
         self.scheduler.add(sequence)
         self.sequences[request.request] = sequence
         self.rule.arrived(sequence, self.clock())
@@ -91,6 +98,8 @@ class VerifierEngine:
         if sequence is not None and sequence.request.attempt == attempt:
             del self.sequences[request_id]
             self.drafting.close(sequence)
+            if sequence.local is not None:
+                sequence.local.close()
             self.scheduler.remove(sequence)
 
     def receive(self, drafter: str, message: ToVerifierMessage, arrived: float | None = None) -> None:
@@ -157,6 +166,9 @@ class VerifierEngine:
         return wait_until(now, announcements, self.exchange.rate)
 
     def _select(self, plan: Plan, kv_tokens: int) -> Selected:
+        for s in plan.decoding:
+            if s.local is not None:
+                s.count(drafted=s.local.grow(self.exchange.price, s.room))
         taken = len(plan.decoding) + plan.prompt_tokens
         limit = min(self.runner.cache.allocator.free_count, self.scheduler.config.step_tokens) - taken
         selected = choose_nodes(plan, kv_tokens, self.exchange, self.drafting.wanted, limit)
@@ -170,7 +182,7 @@ class VerifierEngine:
         for w in walked:
             s = w.sequence
             if s.link is not None:
-                s.link.verified(selected.promised.get(s.id, 0.0), w.accepted, w.verified, self.exchange.price)
+                s.link.verified(*selected.drafters(s.id, w.path), self.exchange.price)
             s.count(verified=w.verified, accepted=w.accepted, steps=1)
             reply = s.accept(w.tokens)
             s.fixed_deadline = None
@@ -182,6 +194,8 @@ class VerifierEngine:
                 self.cancel(s.id, s.request.attempt)
             else:
                 self.rule.follow(s, list(reply.tokens), now)
+                if s.local is not None:
+                    s.local.commit(reply.tokens, now)
         self.drafting.end_step(self.sequences.values(), now)
         return replies, committed
 

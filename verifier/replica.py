@@ -12,6 +12,7 @@ from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.profiling import latency_of
 from drafthouse.heartbeat import Heartbeat
 from drafthouse.membership import SYNTHETIC_GAUGE, Directive, Report
+from drafthouse.stages.build import placed
 from drafthouse.transport import load_transport
 from verifier.engine import VerifierEngine
 from verifier.server import VerifierServer
@@ -25,7 +26,9 @@ class VerifierReplica:
         self.name = serve.get_replica_context().replica_id.unique_id
         model = load(config.target)
         self.fingerprint = model.fingerprint
-        self.engine = VerifierEngine(model, latency_of(model, config.verifier.step_tokens), config.verifier, config.tree)
+        stages = placed(config.drafter.stages, "verifier", config.draft)
+        latency = latency_of(model, config.verifier.step_tokens)
+        self.engine = VerifierEngine(model, latency, config.verifier, config.tree, stages=stages)
         self.server = VerifierServer(self.engine, self.name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.verifier.port)
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
@@ -62,7 +65,7 @@ class VerifierReplica:
         for name, client in self.server.clients.items():
             if client.round_trip_s is not None:
                 gauges[f"round_trip_ms.{name}"] = 1e3 * client.round_trip_s
-        totals = {name: float(value) for name, value in asdict(engine.totals).items()}
+        totals = {name: float(value) for name, value in (asdict(engine.totals) | asdict(engine.local.totals)).items()}
         totals |= {f"sessions_{name}": float(count) for name, count in engine.drafting.events.items() if name != "drafted"}
         totals["preemptions"] = float(scheduler.preemptions)
         totals["step_faults"] = float(self.server.loop.faults)

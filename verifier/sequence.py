@@ -12,6 +12,7 @@ import torch
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.messages import GenerateReply, GenerateRequest, SpeculationUsage
 from verifier.draft_link import DraftLink
+from verifier.local_draft import LocalDraft
 
 
 class Sequence:
@@ -22,6 +23,7 @@ class Sequence:
         self.kv = kv
         self.seen = seen  # bool [vocab], only with a repetition penalty
         self.link: DraftLink | None = None
+        self.local: LocalDraft | None = None
         self.usage = SpeculationUsage(synthetic=synthetic)
         self.fixed_deadline: float | None = None
         self.parked_rate: float | None = None  # tokens per second that time was worth when its session did not pay

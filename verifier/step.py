@@ -4,6 +4,7 @@ Promises: a draft is accepted if and only if it equals what the target chose the
 that got logits commits at least one token.
 """
 
+from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass
 
 import torch
@@ -30,12 +31,16 @@ class Entry:
 
 @dataclass(slots=True)
 class Walked:
-    """Accepted draft tokens and the bonus token; nodes verified and accepted."""
+    """Accepted draft tokens and the bonus token; nodes verified, and which of them were accepted."""
 
     sequence: Sequence
     tokens: list[int]
     verified: int
-    accepted: int
+    path: TypingSequence[int]
+
+    @property
+    def accepted(self) -> int:
+        return len(self.path)
 
 
 def build(plan: Plan, trees: dict[str, TokenTree]) -> list[Entry]:
@@ -81,5 +86,5 @@ def walk(entries: list[Entry], logits: torch.Tensor, synthetic_rate: float | Non
         accepted, bonus = tree.walk(mine[0], mine[1:])
         if len(tree):
             s.kv.keep(len(s.tokens), [len(s.tokens) + node for node in accepted])
-        walked.append(Walked(s, [tree.tokens[i] for i in accepted] + [bonus], len(tree), len(accepted)))
+        walked.append(Walked(s, [tree.tokens[i] for i in accepted] + [bonus], len(tree), accepted))
     return walked

@@ -104,7 +104,7 @@ class SimEngine(VerifierEngine):
         for s, count in step.plan.prefilling:
             _counted(s).extend(count)
             if not s.pending:
-                walked.append(Walked(s, [0], 0, 0))
+                walked.append(Walked(s, [0], 0, []))
         replies, committed = self._commit(walked, step.selected, now)
         self._account(step.plan, step.selected, len(walked), committed, step.kv_tokens, step.run_s, step.started, now)
         self.sequence_steps += len(step.plan.decoding)
@@ -122,7 +122,7 @@ class SimEngine(VerifierEngine):
         nodes = cast(list[int], selected.trees.get(s.id, ()))
         accepted = s.link.tree.tree.accepted(nodes) if nodes and s.link is not None else 0  # type: ignore[attr-defined]  # a TreeCopy
         _counted(s).extend(1 + accepted)
-        return Walked(s, [0] * (accepted + 1), len(nodes), accepted)
+        return Walked(s, [0] * (accepted + 1), len(nodes), range(accepted))
 
 
 def _counted(s: Sequence) -> Any:

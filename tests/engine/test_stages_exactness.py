@@ -12,6 +12,7 @@ from drafter.without_model import WithoutModel
 from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.sampling import SamplingParams
+from drafthouse.stages.build import placed
 from drafthouse.stages.trigram_table import counted, packed
 from tests.engine.oracle import sampled
 from tests.engine.pairs import FAST, FLAT, GREEDY, loaded, noisy_copy, prompts, request
@@ -126,3 +127,43 @@ def test_an_inner_stage_saves_passes(target: LoadedModel, truths: dict[str, list
         assert texts(pair, mode="fixed") == truths
         passes[name] = engine_of(pair).totals.passes
     assert passes["staged"] < passes["alone"]
+
+
+@pytest.mark.parametrize("drafter", [True, False])
+@pytest.mark.parametrize("local", [[{"kind": "lookup"}, {"kind": "trigram"}], [{"kind": "trigram"}, {"kind": f"{OWN}Crashing"}]])
+def test_stages_in_the_verifier(
+    target: LoadedModel, truths: dict[str, list[int]], table: str, local: list[dict[str, Any]], drafter: bool
+) -> None:
+    """Merged into the drafter's tree, or alone; half of the way with a drafter and then without."""
+    stages = [with_table(stage, table) | {"placement": "verifier"} for stage in local] + [{"kind": "model"}]
+    config = DrafterConfig.model_validate({"stages": stages})
+    makers = placed(config.stages, "verifier", None)
+    verifier = VerifierEngine(target, FLAT, VerifierConfig(), TreeConfig(max_nodes=48), stages=makers)
+    engines = [DrafterEngine(loaded(noisy_copy("llama", 0, 0.05)), FAST, config, TreeConfig(max_nodes=48))] if drafter else []
+    pair = OneProcess(verifier, engines)
+    assert texts(pair) == truths
+    assert verifier.local.totals.stage_nodes > 10
+    assert verifier.totals.accepted > 10
+    assert verifier.local.totals.stage_faults == (len(truths) if "Crashing" in local[1]["kind"] else 0)
+    assert bool(verifier.drafting.messages) == drafter
+
+
+def test_what_is_left_when_no_drafter_is(target: LoadedModel, truths: dict[str, list[int]], table: str) -> None:
+    stages = [{"kind": "trigram", "table": table, "placement": "verifier"}, {"kind": "model"}]
+    config = DrafterConfig.model_validate({"stages": stages})
+    tree = TreeConfig(max_nodes=48)
+    verifier = VerifierEngine(target, FLAT, VerifierConfig(), tree, stages=placed(config.stages, "verifier", None))
+    pair = OneProcess(verifier, [DrafterEngine(loaded(noisy_copy("llama", 0, 0.05)), FAST, config, tree)])
+    outputs: dict[str, list[int]] = {name: [] for name in truths}
+    for name in truths:
+        i, k = map(int, name.split("-"))
+        verifier.submit(request(name, PROMPTS[i], OUTPUT, KINDS[k], i))
+    accepted = 0
+    while verifier.sequences:
+        if verifier.totals.steps == 4:
+            verifier.lose_drafter("drafter-0")
+            accepted = accepted or verifier.totals.accepted
+        for reply in pair.turn():
+            outputs[reply.request] += reply.tokens
+    assert outputs == truths
+    assert verifier.totals.accepted > accepted + 10

@@ -1,0 +1,73 @@
+"""Stages in the verifier's own process: no round trip, and what is left when no drafter is.
+
+Promises: nodes from here are verified as any others, by what they promise; a stage that fails is dropped for its
+sequence alone. Nothing here is waited for, sent anywhere or counted for or against a drafter.
+"""
+
+from collections.abc import Callable, Sequence
+
+from drafthouse.config import TreeConfig
+from drafthouse.messages import GenerateRequest
+from drafthouse.policy.calibration import Calibration
+from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
+from drafthouse.policy.growth import Asked
+from drafthouse.policy.stage_worth import CommitRate
+from drafthouse.stages.build import StageMaker
+from drafthouse.stages.session_stages import SessionStages, StageTotals
+from drafthouse.stages.stage import SessionFacts
+
+
+class LocalDraft:
+    """One sequence's tree below its last token."""
+
+    def __init__(
+        self, stages: SessionStages, calibration: Calibration, tree: TreeConfig, tokens: Sequence[int], temperature: float, now: float
+    ):
+        self.growing = GrowingTree()
+        self._stages, self._calibration, self._temperature = stages, calibration, temperature
+        self._tree, self._rate, self._committed_at = tree, CommitRate(), now
+        stages.follow(tokens)
+
+    def grow(self, price: float, room: int) -> int:
+        """Adds the nodes that are worth `price`, at most `room` deep; returns how many are new."""
+        depth = min(self._tree.max_depth, room)
+        if depth <= 0:
+            return 0
+        return self._stages.grow(self.growing, Asked.at(price, ahead=False), TreeLimits(self._tree.max_nodes, depth))
+
+    def commit(self, tokens: Sequence[int], now: float) -> None:
+        """Learns from what was committed, and re-roots."""
+        path = self.growing.follow(tokens)
+        gains = dict.fromkeys(self._stages.sources, 0)
+        for i, (token, rankings) in enumerate(zip(tokens, self.growing.rankings_along(tokens, path), strict=False)):
+            hits = {source: ranking.hit(token) for source, ranking in rankings.items() if ranking.tokens}
+            for source, hit in hits.items():
+                self._calibration.observe(source, rankings[source].margins, self._temperature, hit)
+            first = next((source for source in gains if hits.get(source, -1) >= 0), None)
+            if first is not None and i < len(path):
+                gains[first] += 1
+        self._rate.observe(len(tokens), now - self._committed_at)
+        self._committed_at = now
+        self._stages.judge(gains, self._rate.tokens_per_second)
+        self.growing.reroot(tokens, path)
+        self._stages.follow(tokens)
+
+    def close(self) -> None:
+        self._stages.close()
+
+
+class LocalDrafting:
+    """Makes them; what is learned is shared by all sequences of the verifier."""
+
+    def __init__(self, makers: Sequence[StageMaker], tree: TreeConfig, vocab_size: int, clock: Callable[[], float]):
+        self.makers, self.tree, self.vocab_size, self.clock = makers, tree, vocab_size, clock
+        self.calibration, self.totals = Calibration(), StageTotals()
+
+    def open(self, request: GenerateRequest) -> LocalDraft | None:
+        """None where no stage is placed here, or the request does not let goodput decide."""
+        if not self.makers or request.speculation.mode != "auto":
+            return None
+        facts = SessionFacts(request.sampling, request.seed, self.vocab_size, request.cache_key)
+        stages = SessionStages(self.makers, facts, self.calibration, self.tree.width, self.clock, self.totals)
+        tokens = request.prompt + request.emitted
+        return LocalDraft(stages, self.calibration, self.tree, tokens, request.sampling.temperature, self.clock())
