@@ -51,7 +51,7 @@ def _at(shares: Sequence[float], depth: int) -> str:
 
 def print_gain(console: Console, report: Report) -> None:
     """Gain over plain by draft and curve, beside agreement and cost ratio."""
-    table = _table("predicted gain over plain", "draft", "curve", "of a\nstep", "first\ngreedy", "\nsampled", "gain\ngreedy", "\nsampled")
+    table = _table("predicted gain over plain", "draft", "curve", "of a\nstep", "first\ngreedy", "\nat 1", "gain\ngreedy", "\nat 1")
     for row in report["points"]:
         table.add_row(
             row["draft"], row["curve"], f"{row['cost_ratio']:.3f}", *(f"{row[s]['first']:.2f}" for s in SAMPLINGS),

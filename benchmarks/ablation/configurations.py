@@ -57,10 +57,8 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "merged": Configuration("model, lookup and suffix merged, grown during verification too", _drafter(ahead=True, stages=MERGED)),
     "window-64": Configuration("draft KV of 4 sinks and 64 recent tokens", _drafter(window={"sinks": SINKS, "recent": 64}), long=True),
     "window-256": Configuration("the same with 256", _drafter(window={"sinks": SINKS, "recent": 256}), long=True),
-    "own-noise": Configuration("tree, ranked without the target's noise", _drafter(shared_noise=False)),
 }
-"""`own-noise` comes last, since what its drafter learns is of another kind and all pools of a run share a calibration's file. What shares
-pools stands apart: totals are read between two turns on the same."""
+"""What shares pools stands apart: totals are read between two turns on the same."""
 
 QUICK = (PLAIN, "chain", TREE, CONTROL, "staged", "staged-ahead", "lookup", "suffix", "merged")
 

@@ -81,7 +81,8 @@ def test_tables_and_plot(tmp_path: pathlib.Path) -> None:
     text = out.getvalue()
     assert text.index("small") < text.index("demo:draft@layers=1"), "best first"
     assert "by acceptance alone the order would be: demo:draft@layers=1, small" in text
-    points = [row(name, goodput, 0.5, cost) for name in ("a", "b") for goodput, cost in ((15.0, 0.1), (12.0, 0.3))]
+    points = [row(name, goodput, 0.5, cost) for name in ("a", "demo:target@noise=0.1") for goodput, cost in ((15.0, 0.1), (12.0, 0.3))]
+    points[0]["curve"] = "llama-70b-4xh100"
     print_gain(console, {"points": points})
     assert "1.50" in out.getvalue()
     assert "…" not in out.getvalue(), "80 columns hold the tables"
