@@ -1,0 +1,159 @@
+"""Stages in the configuration: what fits together, what is refused, and what is named."""
+
+import pathlib
+import time
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from drafthouse.config import ModelConfig, ServingConfig, StageConfig
+from drafthouse.errors import ConfigError
+from drafthouse.policy.stage_worth import FIRST_REST_COMMITS, TRIAL_COMMITS, CommitRate, StageWorth
+from drafthouse.stages.build import FIRST_OWN, LOOKUP, TRIGRAM, check_stages, inner_of, placed
+from drafthouse.stages.guard import StageFault, Worker, checked
+from drafthouse.stages.stage import Children
+from drafthouse.stages.trigram_table import counted, packed
+
+OWN = "tests.engine.own_stages:"
+
+
+def config(text: dict[str, object]) -> ServingConfig:
+    return ServingConfig.model_validate(text)
+
+
+def test_the_default_is_the_draft_model_alone() -> None:
+    assert [stage.kind for stage in config({}).drafter.stages] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("drafter", "draft", "named"),
+    [
+        ({"stages": []}, {}, "drafter.stages"),
+        ({"stages": [{"kind": "ngram"}]}, {"draft": None}, "drafter.stages.0.kind"),
+        ({"stages": [{"kind": "model", "inner": {"kind": "model"}}]}, {}, "inner"),
+        ({"stages": [{"kind": "lookup", "inner": {"kind": "suffix"}}]}, {"draft": None}, "inner"),
+        ({"stages": [{"kind": "model", "inner": {"kind": "lookup", "placement": "verifier"}}]}, {}, "inner"),
+        ({"stages": [{"kind": "model", "placement": "verifier"}]}, {}, "placement"),
+        ({"stages": [{"kind": "lookup", "table": "x"}]}, {"draft": None}, "table"),
+        ({"stages": [{"kind": "lookup", "traffic_tokens": 9}]}, {"draft": None}, "traffic_tokens"),
+        ({"stages": [{"kind": "lookup"}, {"kind": "lookup"}]}, {"draft": None}, "two of them"),
+        ({"stages": [{"kind": "lookup"}]}, {}, "go together"),
+        ({}, {"draft": None}, "go together"),
+        ({"stages": [{"kind": "lookup", "placement": "verifier"}]}, {"draft": None}, "drafter.replicas"),
+        ({"window": {"sinks": 4}}, {}, "drafter.window.recent"),
+    ],
+)
+def test_what_does_not_fit_is_named(drafter: dict[str, object], draft: dict[str, object], named: str) -> None:
+    with pytest.raises(ValidationError, match=named.replace(".", r"\.")):
+        config({"drafter": drafter} | draft)
+
+
+def test_no_drafter_is_needed_where_all_stages_are_in_the_verifier() -> None:
+    got = config({"drafter": {"replicas": 0, "stages": [{"kind": "lookup", "placement": "verifier"}]}, "draft": None})
+    assert [maker.name for maker in placed(got.drafter.stages, "verifier", None)] == ["lookup"]
+    assert placed(got.drafter.stages, "drafter", None) == []
+
+
+def test_sources_tell_stages_apart(tmp_path: pathlib.Path) -> None:
+    table = tmp_path / "t.npz"
+    table.write_bytes(packed(counted(np.array([[1, 2, 3]]), 1)))
+    stages = [
+        StageConfig(kind=OWN + "Crashing"),
+        StageConfig(kind="model", inner=StageConfig(kind=OWN + "Counting")),
+        StageConfig(kind="trigram", table=table, nodes=5),
+        StageConfig(kind="lookup", placement="verifier"),
+    ]
+    assert [(m.source, m.nodes) for m in placed(stages, "drafter", None)] == [(FIRST_OWN, 16), (TRIGRAM, 5)]
+    assert [m.source for m in placed(stages, "verifier", None)] == [LOOKUP]
+    inner = inner_of(stages, None)
+    assert inner is not None
+    assert inner.source == FIRST_OWN + 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "draft", "named"),
+    [
+        (StageConfig(kind="trigram"), None, r"drafter\.stages\.0\.table: there is no draft model"),
+        (StageConfig(kind="trigram", table=pathlib.Path("nowhere.npz")), None, r"drafter\.stages\.0\.table: nowhere\.npz: no such file"),
+        (StageConfig(kind="no.such.module:Stage"), None, r"drafter\.stages\.0\.kind: no\.such\.module:Stage"),
+        (StageConfig(kind=OWN + "Absent"), None, r"drafter\.stages\.0\.kind: .*Absent"),
+        (StageConfig(kind="pathlib:Path"), None, r"drafter\.stages\.0\.kind: pathlib:Path: not a subclass"),
+        (
+            StageConfig(kind="model", inner=StageConfig(kind="trigram", table=pathlib.Path("nowhere.npz"))),
+            ModelConfig(path="demo:draft"),
+            r"drafter\.stages\.0\.inner\.table",
+        ),
+    ],
+)
+def test_before_anything_is_deployed_files_and_classes_are_looked_for(stage: StageConfig, draft: ModelConfig | None, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        check_stages([stage], draft)
+
+
+def test_a_worker_goes_on_after_a_call_that_never_ends() -> None:
+    worker = Worker()
+    with pytest.raises(StageFault, match="took longer"):
+        worker.call(lambda: [None for _ in iter(lambda: time.sleep(0.01), 1)], 0.05)
+    assert worker.call(lambda: 7, 5.0) == 7
+    with pytest.raises(StageFault, match="raised ZeroDivisionError"):
+        worker.call(lambda: 1 / 0, 5.0)
+
+
+@pytest.mark.parametrize(
+    "children",
+    [
+        Children([1, 1], [1.0, 1.0]),
+        Children([1], []),
+        Children([1, 2, 3], [1.0, 1.0, 1.0]),
+        Children([50], [1.0]),
+        Children([-1], [1.0]),
+        Children([1], [-0.5]),
+        Children([1], [float("nan")]),
+        Children(["a"], [1.0]),  # type: ignore[list-item]
+    ],
+)
+def test_what_is_no_list_of_children_is_a_fault(children: Children) -> None:
+    with pytest.raises(StageFault):
+        checked(children, 2, 50)
+
+
+def test_numpy_numbers_become_plain_ones() -> None:
+    got = checked(Children(list(np.array([3, 4])), list(np.array([0.5, np.inf]))), 2, 50)
+    assert got == Children([3, 4], [0.5, float("inf")])
+    assert {type(token) for token in got.tokens} == {int}
+
+
+def commits(worth: StageWorth, count: int, gain: float, seconds: float) -> int:
+    """How many of the commits it works for; 10 tokens a second."""
+    worked = 0
+    for _ in range(count):
+        worked += worth.working
+        worth.observe(gain, seconds, 10.0)
+    return worked
+
+
+def test_a_stage_that_pays_works_on() -> None:
+    assert commits(StageWorth(), 500, gain=0.2, seconds=0.01) == 500
+
+
+def test_a_stage_that_does_not_pay_rests_ever_longer_and_is_tried_again() -> None:
+    worth = StageWorth()
+    assert commits(worth, TRIAL_COMMITS + FIRST_REST_COMMITS, gain=0.2, seconds=0.1) == TRIAL_COMMITS
+    assert commits(worth, TRIAL_COMMITS, gain=0.2, seconds=0.1) == TRIAL_COMMITS
+    assert commits(worth, 2 * FIRST_REST_COMMITS, gain=0.2, seconds=0.1) == 0
+    assert commits(worth, 300, gain=0.2, seconds=0.001) == 300, "it pays now"
+
+
+def test_a_stage_that_brings_nothing_rests_though_it_costs_nothing() -> None:
+    assert commits(StageWorth(), 40, gain=0.0, seconds=0.0) == TRIAL_COMMITS
+
+
+def test_the_rate_is_of_late() -> None:
+    rate = CommitRate()
+    assert rate.tokens_per_second == 0.0
+    rate.observe(3, 0.5)
+    assert rate.tokens_per_second == pytest.approx(6.0)
+    for _ in range(2000):
+        rate.observe(2, 1.0)
+    assert rate.tokens_per_second == pytest.approx(2.0)
