@@ -170,7 +170,7 @@ class ServingConfig(_Section):
 
     model: str = Field("demo", min_length=1, description="model name in the API")
     target: ModelConfig = ModelConfig(path="demo:target")
-    draft: ModelConfig | None = Field(ModelConfig(path="demo:draft"), description="null: stages without a model alone")
+    draft: ModelConfig | None = Field(ModelConfig(path="demo:draft", kv_tokens=32768), description="null: stages without a model alone")
     gateway: GatewayConfig = GatewayConfig()
     verifier: VerifierConfig = VerifierConfig()
     drafter: DrafterConfig = DrafterConfig()
