@@ -56,12 +56,12 @@ def test_stages_alone_promise_in_no_drafters_name() -> None:
 
 def test_both_are_one_tree_in_which_stages_get_what_the_drafter_leaves() -> None:
     tree = TokenTree(*(list(column) for column in (TREE.tokens, TREE.parents, TREE.edges, TREE.sources)))
-    offer = offered(link(tree), local((ROOT, [5, 8], [0.5, 0.4]), (0, [7, 9], [0.3, 0.6]), (1, [4], [0.5])))
+    offer = offered(link(tree), local((ROOT, [5, 8, 3], [0.5, 0.3, 0.1]), (0, [7, 9], [0.3, 0.6]), (1, [4], [0.5])))
     assert offer.of_drafter == 3
-    assert offer.tree.tokens == [5, 6, 7, 8, 9, 4]
-    assert offer.tree.parents == [ROOT, ROOT, 0, ROOT, 0, 3]
-    assert offer.promised.tolist() == pytest.approx([0.6, 0.2, 0.3, 0, 0, 0])
-    assert offer.believed.tolist() == pytest.approx([0.6, 0.2, 0.3, 0.2, 0.3, 0.1])
-    assert offer.depths.tolist() == [1, 1, 2, 1, 2, 2]
+    assert offer.tree.tokens == [5, 6, 7, 8, 3, 9, 4]
+    assert offer.tree.parents == [ROOT, ROOT, 0, ROOT, ROOT, 0, 3]
+    assert offer.promised.tolist() == pytest.approx([0.6, 0.2, 0.3, 0, 0, 0, 0])
+    assert offer.believed.tolist() == pytest.approx([0.6, 0.2, 0.3, 0.2, 0.0, 0.3, 0.1])
+    assert offer.depths.tolist() == [1, 1, 2, 1, 1, 2, 2]
     assert len(tree) == 3, "the drafter's own copy stays as it numbered it"
     assert tree.edges == [0.6, 0.2, 0.5]
