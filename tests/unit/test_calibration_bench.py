@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.calibration import CalibrationOptions, Position, auc, judge, reliability, run_calibration
 from benchmarks.calibration_plot import check_plot, plot_reliability
+from drafthouse.config import TreeConfig
 from drafthouse.errors import ConfigError
 
 
@@ -82,4 +83,4 @@ def test_the_demo_pair_gives_figures_that_do_not_depend_on_batches(batch: int, m
         figures = report[name]
         assert 12 <= figures["judged"] <= 24
         assert 0.2 < figures["any_accepted"] <= 1.0
-        assert sum(b["count"] for b in figures["calibrated"]["bins"]) == 4 * figures["judged"]
+        assert sum(b["count"] for b in figures["calibrated"]["bins"]) == TreeConfig().width * figures["judged"]

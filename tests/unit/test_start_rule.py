@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.policy.start_rule import SLACK_S, SLACK_SHARE, Announcement, wait_until
+from drafthouse.policy.start_rule import GAIN_SHARE, SLACK_S, SLACK_SHARE, Announcement, wait_until
 
 times = st.floats(0.0, 1.0)
 rates = st.floats(0.0, 1000.0)
@@ -24,12 +24,12 @@ def live(now: float, made: list[Announcement]) -> list[Announcement]:
 
 @given(times, st.lists(announcements(), max_size=5), rates)
 def test_waits_exactly_if_some_wait_is_worth_more_than_it_costs(now: float, made: list[Announcement], goodput: float) -> None:
-    """Waiting until t brings all that is due by then, and costs goodput times the wait."""
+    """Waiting until t gains GAIN_SHARE of all that is due by then, and costs goodput times the wait."""
     worth = [
-        sum(b.tokens for b in live(now, made) if b.due <= a.due) - goodput * max(0.0, a.due - now) for a in live(now, made)
+        GAIN_SHARE * sum(b.tokens for b in live(now, made) if b.due <= a.due) - goodput * max(0.0, a.due - now) for a in live(now, made)
     ]  # fmt: skip
     until = wait_until(now, made, goodput)
-    assert (until is not None) == (max(worth, default=0.0) > 0.0)
+    assert (until is not None) == (max(worth, default=0.0) > 0.0) or max(worth) == pytest.approx(0.0, abs=1e-9)
     if until is not None:
         assert until > now
         assert until in [a.void_at for a in live(now, made)]
@@ -63,7 +63,7 @@ def test_the_first_of_two_may_be_worth_it_and_the_second_not() -> None:
 
 
 def test_small_gains_that_are_due_together_add_up() -> None:
-    crowd = [Announcement(0.0, 0.010, 0.2) for _ in range(4)]
+    crowd = [Announcement(0.0, 0.010, 0.25) for _ in range(4)]
     assert wait_until(0.0, crowd[:1], 50.0) is None
     assert wait_until(0.0, crowd, 50.0) is not None
 
