@@ -42,13 +42,14 @@ class OneProcess:
         return outputs
 
     def turn(self) -> list[GenerateReply]:
-        """One verifier step if it is willing, else one pass of each drafter."""
+        """One verifier step if it is willing, and one pass of each drafter: they never starve, as nobody does who has a device of
+        his own, and a verifier that wants more waits for more."""
         self._deliver()
         outcome = self.verifier.step()
-        if outcome.wait_until is not None:
-            for name, drafter in self.drafters.items():
-                if drafter.has_work():
-                    self._receive(name, drafter)
+        self._deliver()
+        for name, drafter in self.drafters.items():
+            if drafter.has_work():
+                self._receive(name, drafter)
         self._deliver()
         return outcome.replies
 
