@@ -20,7 +20,7 @@ from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig, VerifierCo
 from drafthouse.engine.loader import LoadedModel, load
 from drafthouse.engine.profiling import latency_of
 from drafthouse.errors import ConfigError, ModelError
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation

@@ -23,7 +23,7 @@ from benchmarks.samples import Sample, pick, ratio, tokens_per_second, tokens_pe
 from benchmarks.virtual_pair import VirtualPair
 from drafthouse.config import ServingConfig
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation

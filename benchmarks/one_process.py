@@ -7,14 +7,8 @@ only the transport is a function call.
 from collections.abc import Iterable
 
 from drafter.engine import DrafterEngine
-from drafthouse.messages import (
-    GenerateReply,
-    GenerateRequest,
-    from_drafter_proto,
-    from_verifier_proto,
-    to_drafter_proto,
-    to_verifier_proto,
-)
+from drafthouse.generation_messages import GenerateReply, GenerateRequest
+from drafthouse.session_messages import from_drafter_proto, from_verifier_proto, to_drafter_proto, to_verifier_proto
 from verifier.engine import VerifierEngine
 
 PEER = "verifier"

@@ -15,8 +15,9 @@ from drafthouse.config import ServingConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import ModelRunner, RunResult
 from drafthouse.engine.segment import Segment
-from drafthouse.messages import GenerateRequest, ToDrafterMessage, ToVerifierMessage
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import LatencyModel
+from drafthouse.session_messages import ToDrafterMessage, ToVerifierMessage
 from verifier.engine import VerifierEngine
 
 TRIP_S = 0.0003

@@ -13,7 +13,7 @@ from deployments.detokenizer import Detokenizer, TokenBytes
 from deployments.stop_strings import StopMatcher
 from deployments.verifier_link import VerifierLink
 from drafthouse.errors import DrafthouseError
-from drafthouse.messages import GenerateRequest, SpeculationUsage
+from drafthouse.generation_messages import GenerateRequest, SpeculationUsage
 
 
 class GenerationError(DrafthouseError):

@@ -14,7 +14,7 @@ from deployments.fan_in import fan_in
 from deployments.generation import TextDelta, generate_text
 from deployments.request_factory import Plan, RequestFactory
 from deployments.verifier_link import VerifierLink
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 
 Body = TypeVar("Body")
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from deployments.generation import TextDelta
 from deployments.request_factory import Plan
-from drafthouse.messages import SpeculationUsage
+from drafthouse.generation_messages import SpeculationUsage
 
 DONE = "data: [DONE]\n\n"
 

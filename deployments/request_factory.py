@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from deployments.openai_schema import ChatRequest, CompletionRequest, is_ids
 from deployments.text_codec import ModelLimits, TextCodec
 from drafthouse.errors import RequestError
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import Speculation

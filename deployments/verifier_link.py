@@ -20,8 +20,8 @@ import grpc
 from deployments.channels import Channels
 from deployments.verifier_routes import VerifierRoutes
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
+from drafthouse.generation_messages import GenerateReply, GenerateRequest, from_reply_proto, to_request_proto
 from drafthouse.membership import Route
-from drafthouse.messages import GenerateReply, GenerateRequest, from_reply_proto, to_request_proto
 from drafthouse.transport import PLAINTEXT, Transport
 from protos import dataplane_pb2_grpc
 

@@ -19,9 +19,9 @@ from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.errors import WireError
-from drafthouse.messages import Close, Commit, Dropped, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.latency import LatencyModel
+from drafthouse.session_messages import Close, Commit, Dropped, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.stages.build import MODEL, inner_of, placed
 from drafthouse.stages.session_stages import SessionStages, StageTotals
 from drafthouse.stages.stage import SessionFacts

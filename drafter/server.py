@@ -15,7 +15,7 @@ import grpc
 from drafter.engine import DrafterEngine, Outgoing
 from drafter.pass_loop import PassLoop
 from drafthouse.errors import WireError
-from drafthouse.messages import Dropped, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
+from drafthouse.session_messages import Dropped, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
 from drafthouse.transport import PLAINTEXT, Transport
 from drafthouse.wire import DRAFTER_METADATA
 from protos import dataplane_pb2 as pb

@@ -6,10 +6,10 @@ commit the copy is re-rooted here; the drafter's snapshot replaces it when it ar
 
 import numpy as np
 
-from drafthouse.messages import Grow
 from drafthouse.policy.honesty import Honesty
 from drafthouse.policy.speculation_gate import SessionWorth
 from drafthouse.policy.start_rule import Announcement, Replies
+from drafthouse.session_messages import Grow
 from drafthouse.token_tree import TokenTree
 from verifier.drafter_record import DrafterRecord
 

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from drafthouse.errors import WireError
-from drafthouse.messages import ToDrafterMessage, ToVerifierMessage, from_verifier_proto, session_of, to_drafter_proto
+from drafthouse.session_messages import ToDrafterMessage, ToVerifierMessage, from_verifier_proto, session_of, to_drafter_proto
 from drafthouse.transport import Transport
 from drafthouse.wire import DRAFTER_METADATA
 from protos import dataplane_pb2 as pb

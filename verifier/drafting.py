@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from drafthouse.config import TreeConfig, VerifierConfig
 from drafthouse.errors import WireError
-from drafthouse.messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.batch_table import chain_length
+from drafthouse.session_messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.speculation import Speculation
 from verifier.draft_link import DraftLink
 from verifier.drafter_record import DrafterRecord

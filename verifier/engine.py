@@ -15,10 +15,11 @@ from drafthouse.config import TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.errors import RequestError
-from drafthouse.messages import GenerateReply, GenerateRequest, ToVerifierMessage
+from drafthouse.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.policy.exchange import Exchange
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.policy.start_rule import Announcement, wait_until
+from drafthouse.session_messages import ToVerifierMessage
 from drafthouse.stages.build import StageMaker
 from verifier import step as steps
 from verifier.drafting import Drafting

@@ -7,7 +7,7 @@ sequence alone. Nothing here is waited for, sent anywhere or counted for or agai
 from collections.abc import Callable, Sequence
 
 from drafthouse.config import TreeConfig
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
 from drafthouse.policy.growth import Asked

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from drafthouse.engine.kv_cache import KvSequence
-from drafthouse.messages import GenerateReply, GenerateRequest, SpeculationUsage
+from drafthouse.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 from verifier.draft_link import DraftLink
 from verifier.local_draft import LocalDraft
 

@@ -11,15 +11,9 @@ from typing import Any
 import grpc
 
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
+from drafthouse.generation_messages import GenerateReply, GenerateRequest, from_request_proto, to_reply_proto
 from drafthouse.membership import Route
-from drafthouse.messages import (
-    GenerateReply,
-    GenerateRequest,
-    ToDrafterMessage,
-    ToVerifierMessage,
-    from_request_proto,
-    to_reply_proto,
-)
+from drafthouse.session_messages import ToDrafterMessage, ToVerifierMessage
 from drafthouse.transport import PLAINTEXT, Transport
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc

@@ -9,7 +9,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from drafthouse.messages import GenerateReply, ToDrafterMessage
+from drafthouse.generation_messages import GenerateReply
+from drafthouse.session_messages import ToDrafterMessage
 from verifier.engine import VerifierEngine
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from drafthouse.config import DrafterConfig, ServingConfig, VerifierConfig, desc
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.profiling import latency_of
 from drafthouse.errors import ConfigError
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation

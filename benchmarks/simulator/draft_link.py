@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from benchmarks.simulator.draft_tree import DraftTree
-from drafthouse.messages import Grow
+from drafthouse.session_messages import Grow
 from verifier.draft_link import DraftLink
 
 

@@ -16,9 +16,9 @@ from benchmarks.simulator.draft_link import Drafted
 from benchmarks.simulator.options import Options
 from benchmarks.simulator.verifier import SimVerifier
 from benchmarks.simulator.wire import Opening, ToDrafter, after
-from drafthouse.messages import Close, Grow, Refused, ToVerifierMessage
 from drafthouse.policy.growth import Asked, Candidate, Frontier, PassBudget, worth_a_pass
 from drafthouse.policy.latency import ScaledCurve
+from drafthouse.session_messages import Close, Grow, Refused, ToVerifierMessage
 from drafthouse.token_tree import ROOT
 
 

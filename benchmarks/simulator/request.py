@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from benchmarks.simulator.acceptance import Text
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from verifier.sequence import Sequence

@@ -18,8 +18,8 @@ from benchmarks.simulator.options import Options
 from benchmarks.simulator.request import Request, SimSequence, SlotCount
 from benchmarks.simulator.wire import Opening, after
 from drafthouse.errors import OverloadError
-from drafthouse.messages import Open, ToVerifierMessage
 from drafthouse.policy.latency import ScaledCurve
+from drafthouse.session_messages import Open, ToVerifierMessage
 from verifier.drafting import Drafting
 from verifier.engine import VerifierEngine
 from verifier.scheduler import Plan

@@ -7,7 +7,7 @@ from typing import Any
 import simpy
 
 from benchmarks.simulator.draft_tree import DraftTree
-from drafthouse.messages import Close, Commit, Open
+from drafthouse.session_messages import Close, Commit, Open
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ import pytest
 
 from drafter.engine import DrafterEngine, Outgoing
 from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
-from drafthouse.messages import (
+from drafthouse.generation_messages import GenerateRequest
+from drafthouse.policy.latency import Curve
+from drafthouse.session_messages import (
     Dropped,
-    GenerateRequest,
     Grow,
     Open,
     ToVerifierMessage,
@@ -24,8 +25,7 @@ from drafthouse.messages import (
     from_verifier_proto,
     to_drafter_proto,
     to_verifier_proto,
-)  # fmt: skip
-from drafthouse.policy.latency import Curve
+)
 from protos import dataplane_pb2 as pb
 from tests.engine.pairs import FAST
 from tests.engine.scripted import ScriptedRunner, draft_logits, draftable, stored, target_logits, truth

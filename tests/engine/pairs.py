@@ -10,7 +10,7 @@ from benchmarks.one_process import OneProcess
 from drafter.engine import DrafterEngine
 from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel, prepare
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import Curve
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation

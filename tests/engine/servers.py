@@ -10,8 +10,8 @@ import pytest
 from drafter.engine import DrafterEngine
 from drafter.server import DrafterServer
 from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.generation_messages import GenerateRequest, from_reply_proto, to_request_proto
 from drafthouse.membership import Route
-from drafthouse.messages import GenerateRequest, from_reply_proto, to_request_proto
 from drafthouse.transport import PLAINTEXT
 from drafthouse.wire import DRAFTER_METADATA
 from protos import dataplane_pb2 as pb

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from drafthouse.messages import GenerateRequest, SpeculationUsage
+from drafthouse.generation_messages import GenerateRequest, SpeculationUsage
 from drafthouse.policy.latency import Curve, LatencyModel
 from drafthouse.policy.speculation_gate import HOLD_S, PROBE_SHARE, PROBE_STEPS
 from drafthouse.token_tree import TokenTree

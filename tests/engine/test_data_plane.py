@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from drafthouse.messages import to_request_proto
+from drafthouse.generation_messages import to_request_proto
 from drafthouse.sampling import SamplingParams
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc

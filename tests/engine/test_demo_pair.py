@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from drafthouse.config import DEMO_MODELS
 from drafthouse.demo_models.prompts import read_prompts
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.messages import Grow, ToVerifierMessage
 from drafthouse.sampling import SamplingParams
+from drafthouse.session_messages import Grow, ToVerifierMessage
 from drafthouse.token_tree import TokenTree
 from tests.engine.oracle import greedy
 from tests.engine.pairs import loaded, pair, request

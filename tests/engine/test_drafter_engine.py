@@ -8,10 +8,10 @@ import pytest
 
 from drafter.engine import DrafterEngine, Outgoing
 from drafthouse.config import DrafterConfig, TreeConfig
-from drafthouse.messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToVerifierMessage
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.calibration import Calibration
 from drafthouse.sampling import SamplingParams
+from drafthouse.session_messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToVerifierMessage
 from drafthouse.token_tree import TokenTree
 from tests.engine.pairs import FAST, GREEDY, loaded, pair, prompts, request
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, draft_logits

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.one_process import OneProcess
 from drafthouse.config import VerifierConfig
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.sampling import SamplingParams
 from tests.engine.oracle import sampled
 from tests.engine.pairs import loaded, noisy_copy, pair, prompts, request

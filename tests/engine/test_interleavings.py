@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from drafthouse.messages import Grow, from_verifier_proto
 from drafthouse.sampling import SamplingParams
+from drafthouse.session_messages import Grow, from_verifier_proto
 from drafthouse.token_tree import TokenTree
 from tests.engine.interleaved import DRAFTERS, Interleaved, Stream
 from tests.engine.pairs import GREEDY, request

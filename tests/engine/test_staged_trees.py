@@ -13,8 +13,8 @@ from drafter.engine import DrafterEngine
 from drafter.session import Session
 from drafthouse.choose import rank
 from drafthouse.config import DrafterConfig
-from drafthouse.messages import Commit, Grow
 from drafthouse.sampling import SamplingParams
+from drafthouse.session_messages import Commit, Grow
 from drafthouse.token_tree import ROOT, TokenTree
 from tests.engine.pairs import FAST, GREEDY, prompts
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, _row, draft_logits, stored

@@ -7,7 +7,8 @@ from dataclasses import replace
 import grpc
 
 from drafthouse.config import VerifierConfig
-from drafthouse.messages import Close, from_reply_proto, to_request_proto
+from drafthouse.generation_messages import from_reply_proto, to_request_proto
+from drafthouse.session_messages import Close
 from drafthouse.transport import PLAINTEXT
 from protos import dataplane_pb2 as pb
 from tests.engine.oracle import greedy

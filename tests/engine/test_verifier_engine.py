@@ -7,7 +7,8 @@ import pytest
 
 from drafthouse.config import TreeConfig, VerifierConfig
 from drafthouse.errors import RequestError
-from drafthouse.messages import Close, Commit, GenerateReply, GenerateRequest, Grow, Open, Refused, SpeculationUsage, ToDrafterMessage
+from drafthouse.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
+from drafthouse.session_messages import Close, Commit, Grow, Open, Refused, ToDrafterMessage
 from drafthouse.token_tree import TokenTree
 from tests.engine.pairs import FLAT, GREEDY, request
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, target_logits, truth

@@ -16,8 +16,9 @@ from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
-from drafthouse.messages import Close, Commit, GenerateRequest, Grow, Open, ToDrafterMessage, ToVerifierMessage
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import LatencyModel
+from drafthouse.session_messages import Close, Commit, Grow, Open, ToDrafterMessage, ToVerifierMessage
 from drafthouse.token_tree import ROOT, TokenTree
 from verifier.engine import VerifierEngine
 

@@ -11,8 +11,8 @@ import pytest
 
 from deployments.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.config import ServingConfig
+from drafthouse.generation_messages import to_request_proto
 from drafthouse.membership import Route
-from drafthouse.messages import to_request_proto
 from drafthouse.transport import PLAINTEXT, MutualTls, Transport, load_transport
 from drafthouse.wire import DRAFTER_METADATA
 from protos import dataplane_pb2 as pb

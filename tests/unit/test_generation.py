@@ -6,7 +6,7 @@ import pytest
 
 from deployments.generation import GenerationError, TextDelta, generate_text
 from deployments.verifier_link import VerifierLink
-from drafthouse.messages import GenerateReply, GenerateRequest
+from drafthouse.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from tests.unit.byte_tokenizer import codec

@@ -10,7 +10,9 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drafthouse import messages as m
+from drafthouse import generation_messages as g
+from drafthouse import session_messages as s
+from drafthouse import wire_fields as w
 from drafthouse.errors import WireError
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import SPECULATION_MODES, Speculation
@@ -31,37 +33,37 @@ SAMPLINGS = st.builds(
     repetition_penalty=st.floats(0.01, 100),
 )
 OPENS = st.builds(
-    m.Open, session=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
+    s.Open, session=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
     target_fingerprint=TEXT, max_nodes=UINT32, max_depth=UINT32, price=PRICES, vocab_size=st.sampled_from([0, (1 << 32) - 1]),
-    width=st.integers(0, m.MAX_WIDTH),
+    width=st.integers(0, s.MAX_WIDTH),
 ).filter(lambda o: o.vocab_size == 0 or max(o.tokens) < o.vocab_size)  # fmt: skip
-COMMITS = st.builds(m.Commit, session=IDS, epoch=UINT32, base_len=st.integers(0, m.MAX_TOKENS - 6), tokens=TOKENS, price=PRICES)
+COMMITS = st.builds(s.Commit, session=IDS, epoch=UINT32, base_len=st.integers(0, w.MAX_TOKENS - 6), tokens=TOKENS, price=PRICES)
 NODES = st.lists(st.tuples(UINT32, st.integers(-(1 << 31), (1 << 31) - 1), st.floats(width=32, allow_nan=False), UINT32), max_size=6)
 GROWS = st.builds(
-    m.Grow, session=IDS, epoch=UINT32, base_len=UINT32, first_index=UINT32,
+    s.Grow, session=IDS, epoch=UINT32, base_len=UINT32, first_index=UINT32,
     nodes=NODES.map(lambda nodes: TokenTree(*(list(column) for column in zip(*nodes, strict=True))) if nodes else TokenTree()),
     eta_us=UINT32, expected_tokens=st.floats(0, 999_999, width=32),
 )  # fmt: skip
-TO_DRAFTER = st.one_of(OPENS, COMMITS, st.builds(m.Close, IDS, UINT32))
+TO_DRAFTER = st.one_of(OPENS, COMMITS, st.builds(s.Close, IDS, UINT32))
 TO_VERIFIER = st.one_of(
-    st.builds(m.Opened, IDS, UINT32), st.builds(m.Refused, IDS, UINT32, TEXT), GROWS, st.builds(m.Dropped, IDS, UINT32, TEXT)
+    st.builds(s.Opened, IDS, UINT32), st.builds(s.Refused, IDS, UINT32, TEXT), GROWS, st.builds(s.Dropped, IDS, UINT32, TEXT)
 )
 SPECULATIONS = st.builds(Speculation, st.sampled_from(SPECULATION_MODES), st.integers(1, 1024), st.integers(1, 256), st.integers(0, 64))
 REQUESTS = st.builds(
-    m.GenerateRequest, request=IDS, attempt=UINT32, prompt=TOKENS, emitted=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
+    g.GenerateRequest, request=IDS, attempt=UINT32, prompt=TOKENS, emitted=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
     seed=st.integers(0, MAX_SEED), max_tokens=st.integers(5, (1 << 32) - 1), stop_tokens=TOKENS, speculation=SPECULATIONS,
 )  # fmt: skip
-USAGES = st.builds(m.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans())
+USAGES = st.builds(g.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans())
 REPLIES = st.one_of(
-    st.builds(m.GenerateReply, IDS, UINT32, UINT32, TOKENS),
-    st.builds(m.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(["stop", "length", "error"]), TEXT, USAGES),
+    st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS),
+    st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(["stop", "length", "error"]), TEXT, USAGES),
 )
 
 FORMS: dict[type[Message], Callable[[Message], object]] = {
-    pb.DrafterMessage: m.from_drafter_proto,
-    pb.VerifierMessage: m.from_verifier_proto,
-    pb.GenerateRequest: m.from_request_proto,
-    pb.GenerateReply: m.from_reply_proto,
+    pb.DrafterMessage: s.from_drafter_proto,
+    pb.VerifierMessage: s.from_verifier_proto,
+    pb.GenerateRequest: g.from_request_proto,
+    pb.GenerateReply: g.from_reply_proto,
 }
 
 
@@ -71,46 +73,46 @@ def over_the_wire(message: Message) -> object:
 
 
 @given(TO_DRAFTER)
-def test_round_trip_to_drafter(message: m.ToDrafterMessage) -> None:
-    assert over_the_wire(m.to_drafter_proto(message)) == message
-    assert m.session_of(m.to_drafter_proto(message)) == (message.session, message.epoch)
+def test_round_trip_to_drafter(message: s.ToDrafterMessage) -> None:
+    assert over_the_wire(s.to_drafter_proto(message)) == message
+    assert s.session_of(s.to_drafter_proto(message)) == (message.session, message.epoch)
 
 
 @given(TO_VERIFIER)
-def test_round_trip_to_verifier(message: m.ToVerifierMessage) -> None:
-    assert over_the_wire(m.to_verifier_proto(message)) == message
-    assert m.session_of(m.to_verifier_proto(message)) == (message.session, message.epoch)
+def test_round_trip_to_verifier(message: s.ToVerifierMessage) -> None:
+    assert over_the_wire(s.to_verifier_proto(message)) == message
+    assert s.session_of(s.to_verifier_proto(message)) == (message.session, message.epoch)
 
 
 @given(REQUESTS)
-def test_round_trip_request(message: m.GenerateRequest) -> None:
-    assert over_the_wire(m.to_request_proto(message)) == message
+def test_round_trip_request(message: g.GenerateRequest) -> None:
+    assert over_the_wire(g.to_request_proto(message)) == message
 
 
 @given(REPLIES)
-def test_round_trip_reply(message: m.GenerateReply) -> None:
-    assert over_the_wire(m.to_reply_proto(message)) == message
+def test_round_trip_reply(message: g.GenerateReply) -> None:
+    assert over_the_wire(g.to_reply_proto(message)) == message
 
 
 @given(st.floats(0, 1))
 def test_edges_and_prices_arrive_as_float32(value: float) -> None:
     nearest = struct.unpack("f", struct.pack("f", value))[0]
-    grow = over_the_wire(m.to_verifier_proto(m.Grow("s", 1, 1, 0, TokenTree([1], [-1], [value], [0]), 0, 0.0)))
-    assert isinstance(grow, m.Grow)
+    grow = over_the_wire(s.to_verifier_proto(s.Grow("s", 1, 1, 0, TokenTree([1], [-1], [value], [0]), 0, 0.0)))
+    assert isinstance(grow, s.Grow)
     assert grow.nodes.edges == [nearest]
     grow.nodes.check(2, 1)  # rounding does not lead out of 0 to 1
-    assert over_the_wire(m.to_drafter_proto(m.Commit("s", 1, 1, (1,), value))) == m.Commit("s", 1, 1, (1,), nearest)
+    assert over_the_wire(s.to_drafter_proto(s.Commit("s", 1, 1, (1,), value))) == s.Commit("s", 1, 1, (1,), nearest)
 
 
 def test_session_of_nothing() -> None:
-    assert m.session_of(pb.DrafterMessage()) is None
-    assert m.session_of(pb.VerifierMessage(grow=pb.Grow(epoch=3))) is None
+    assert s.session_of(pb.DrafterMessage()) is None
+    assert s.session_of(pb.VerifierMessage(grow=pb.Grow(epoch=3))) is None
 
 
-OPEN = m.Open("s", 1, (1, 2), SamplingParams(), 0, 1, "f", 8, 4, 0.0, 10)
-COMMIT = m.Commit("s", 1, 2, (3,), 0.5)
-GROW = m.Grow("s", 1, 2, 0, TokenTree([1, 2], [-1, 0], [0.5, 0.5], [0, 0]), 0, 0.0)
-REQUEST = m.GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, 4, (), Speculation())
+OPEN = s.Open("s", 1, (1, 2), SamplingParams(), 0, 1, "f", 8, 4, 0.0, 10)
+COMMIT = s.Commit("s", 1, 2, (3,), 0.5)
+GROW = s.Grow("s", 1, 2, 0, TokenTree([1, 2], [-1, 0], [0.5, 0.5], [0, 0]), 0, 0.0)
+REQUEST = g.GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, 4, (), Speculation())
 NAN = float("nan")
 
 
@@ -121,7 +123,7 @@ NAN = float("nan")
         (replace(OPEN, session="s" * 257), "session"),
         (replace(OPEN, tokens=()), r"open\.tokens is empty"),
         (replace(OPEN, tokens=(1, 10)), r"open\.tokens holds 10"),
-        (replace(OPEN, tokens=(0,) * (m.MAX_TOKENS + 1)), r"open\.tokens has"),
+        (replace(OPEN, tokens=(0,) * (w.MAX_TOKENS + 1)), r"open\.tokens has"),
         (replace(OPEN, sampling=SamplingParams(temperature=-1.0)), "temperature"),
         (replace(OPEN, sampling=SamplingParams(top_k=1 << 31)), "top_k"),
         (replace(OPEN, sampling=SamplingParams(top_p=0.0)), "top_p"),
@@ -130,16 +132,16 @@ NAN = float("nan")
         (replace(OPEN, seed=MAX_SEED + 1), "seed"),
         (replace(OPEN, price=NAN), "price"),
         (replace(OPEN, price=-1.0), "price"),
-        (m.Close("", 1), "session"),
+        (s.Close("", 1), "session"),
         (replace(COMMIT, session=""), "session"),
         (replace(COMMIT, tokens=()), r"commit\.tokens is empty"),
-        (replace(COMMIT, base_len=m.MAX_TOKENS), r"commit\.tokens has"),
+        (replace(COMMIT, base_len=w.MAX_TOKENS), r"commit\.tokens has"),
         (replace(COMMIT, price=float("inf")), "price"),
     ],
 )
-def test_refuses_to_drafter(message: m.ToDrafterMessage, field: str) -> None:
+def test_refuses_to_drafter(message: s.ToDrafterMessage, field: str) -> None:
     with pytest.raises(WireError, match=field):
-        over_the_wire(m.to_drafter_proto(message))
+        over_the_wire(s.to_drafter_proto(message))
 
 
 @pytest.mark.parametrize(
@@ -150,14 +152,14 @@ def test_refuses_to_drafter(message: m.ToDrafterMessage, field: str) -> None:
         (replace(GROW, nodes=TokenTree([1], [-1], [0.5], [])), "grow: tokens, parents, edges and sources"),
         (replace(GROW, expected_tokens=NAN), r"grow\.next_pass_expected_tokens"),
         (replace(GROW, expected_tokens=-1.0), r"grow\.next_pass_expected_tokens"),
-        (m.Opened("", 1), "session"),
-        (m.Refused("", 1, "full"), "session"),
-        (m.Dropped("", 1, "gone"), "session"),
+        (s.Opened("", 1), "session"),
+        (s.Refused("", 1, "full"), "session"),
+        (s.Dropped("", 1, "gone"), "session"),
     ],
 )
-def test_refuses_to_verifier(message: m.ToVerifierMessage, field: str) -> None:
+def test_refuses_to_verifier(message: s.ToVerifierMessage, field: str) -> None:
     with pytest.raises(WireError, match=field):
-        over_the_wire(m.to_verifier_proto(message))
+        over_the_wire(s.to_verifier_proto(message))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_refuses_to_verifier(message: m.ToVerifierMessage, field: str) -> None:
     [
         (replace(REQUEST, request=""), "request id"),
         (replace(REQUEST, prompt=()), "prompt is empty"),
-        (replace(REQUEST, prompt=(0,) * m.MAX_TOKENS, emitted=(0,)), "prompt has"),
+        (replace(REQUEST, prompt=(0,) * w.MAX_TOKENS, emitted=(0,)), "prompt has"),
         (replace(REQUEST, emitted=(1, 2, 3, 4)), "max_tokens"),
         (replace(REQUEST, max_tokens=0), "max_tokens"),
         (replace(REQUEST, sampling=SamplingParams(temperature=NAN)), "temperature"),
@@ -176,9 +178,9 @@ def test_refuses_to_verifier(message: m.ToVerifierMessage, field: str) -> None:
         (replace(REQUEST, speculation=Speculation(width=65)), r"speculation\.width"),
     ],
 )
-def test_refuses_requests(message: m.GenerateRequest, field: str) -> None:
+def test_refuses_requests(message: g.GenerateRequest, field: str) -> None:
     with pytest.raises(WireError, match=field):
-        over_the_wire(m.to_request_proto(message))
+        over_the_wire(g.to_request_proto(message))
 
 
 @pytest.mark.parametrize("form", [pb.DrafterMessage, pb.VerifierMessage])
@@ -188,10 +190,10 @@ def test_refuses_a_message_without_a_kind(form: type[Message]) -> None:
 
 
 SERIALISED = st.one_of(
-    TO_DRAFTER.map(m.to_drafter_proto),
-    TO_VERIFIER.map(m.to_verifier_proto),
-    REQUESTS.map(m.to_request_proto),
-    REPLIES.map(m.to_reply_proto),
+    TO_DRAFTER.map(s.to_drafter_proto),
+    TO_VERIFIER.map(s.to_verifier_proto),
+    REQUESTS.map(g.to_request_proto),
+    REPLIES.map(g.to_reply_proto),
 ).map(lambda message: message.SerializeToString())
 
 
@@ -202,7 +204,7 @@ def parse_all(data: bytes) -> None:
         except DecodeError:
             continue
         if isinstance(message, (pb.DrafterMessage, pb.VerifierMessage)):
-            m.session_of(message)
+            s.session_of(message)
         with contextlib.suppress(WireError):
             convert(message)
 

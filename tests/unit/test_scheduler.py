@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from drafthouse.config import VerifierConfig
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.errors import OverloadError
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from verifier.scheduler import Plan, Scheduler

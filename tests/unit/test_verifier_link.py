@@ -12,8 +12,8 @@ from deployments import verifier_link
 from deployments.verifier_link import NoVerifierError, VerifierLink
 from deployments.verifier_routes import VerifierRoutes
 from drafthouse.errors import OverloadError, RequestError
+from drafthouse.generation_messages import GenerateReply, GenerateRequest, to_reply_proto
 from drafthouse.membership import Route
-from drafthouse.messages import GenerateReply, GenerateRequest, to_reply_proto
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from tests.unit.verifier_double import USAGE, VerifierDouble, at, forever, serving, text_of

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from drafthouse.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage, from_request_proto, to_reply_proto
 from drafthouse.membership import Route
-from drafthouse.messages import GenerateReply, GenerateRequest, SpeculationUsage, from_request_proto, to_reply_proto
 from drafthouse.wire import CHANNEL_OPTIONS
 from protos import dataplane_pb2_grpc
 

@@ -1,0 +1,46 @@
+"""Limits of single fields on the data plane. Promises: a function returns the field's value or raises WireError naming it."""
+
+from drafthouse.errors import RequestError, WireError
+from drafthouse.sampling import MAX_SEED, SamplingParams
+from protos import dataplane_pb2 as pb
+
+MAX_TOKENS = 1 << 22
+"""No sequence on the wire is longer than this."""
+
+
+def identifier(value: str) -> str:
+    if not value or len(value) > 256:
+        raise WireError("a session or request id has 1 to 256 characters")
+    return value
+
+
+def cache_key(value: str) -> str:
+    if len(value) > 256:
+        raise WireError("a cache key has at most 256 characters")
+    return value
+
+
+def sampling_of(m: pb.Sampling) -> SamplingParams:
+    sampling = SamplingParams(m.temperature, m.top_k, m.top_p, m.min_p, m.repetition_penalty)
+    try:
+        sampling.check()
+    except RequestError as error:
+        raise WireError(str(error)) from error
+    return sampling
+
+
+def seed_of(value: int) -> int:
+    if value > MAX_SEED:
+        raise WireError(f"seed {value} is above 2**63 - 1")
+    return value
+
+
+def price_of(value: float) -> float:
+    if not 0.0 <= value < 1e9:
+        raise WireError(f"price is {value}, not a number of tokens")
+    return value
+
+
+def check_length(name: str, length: int) -> None:
+    if length > MAX_TOKENS:
+        raise WireError(f"{name} has {length} tokens, the limit is {MAX_TOKENS}")
