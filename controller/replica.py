@@ -5,9 +5,11 @@ one has it back after one round of heartbeats. The cluster's goodput goes to Ser
 """
 
 import logging
+import os
 import time
 from typing import Any
 
+import ray
 from ray import serve
 
 from controller.registry import Registry
@@ -36,4 +38,6 @@ class ControllerReplica:
         return self._registry.directive_for(report, now)
 
     async def snapshot(self) -> dict[str, Any]:
-        return self._registry.snapshot(time.monotonic())
+        """The registry's state, and which process holds it."""
+        own = {"pid": os.getpid(), "node": ray.util.get_node_ip_address()}
+        return {**self._registry.snapshot(time.monotonic()), "controller": own}

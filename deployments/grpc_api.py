@@ -94,13 +94,17 @@ def as_status(error: Exception) -> gRPCStatusError:
 
 
 def _chunk(plan: Plan, delta: TextDelta, completion_tokens: int) -> pb.GenerateChunk:
-    chunk = pb.GenerateChunk(id=plan.id, text=delta.text, tokens=delta.tokens, finish_reason=delta.finish_reason, seed=plan.seed)
+    chunk = pb.GenerateChunk(
+        id=plan.id, text=delta.text, tokens=delta.tokens, first_index=delta.first_index, attempt=delta.attempt,
+        finish_reason=delta.finish_reason, seed=plan.seed,
+    )  # fmt: skip
     if delta.finish_reason:
         spent = delta.usage
         chunk.usage.CopyFrom(
             pb.Usage(
                 prompt_tokens=plan.prompt_tokens, completion_tokens=completion_tokens,
                 drafted=spent.drafted, verified=spent.verified, accepted=spent.accepted, steps=spent.steps, synthetic=spent.synthetic,
+                attempts=delta.attempt,
             )
         )  # fmt: skip
     return chunk

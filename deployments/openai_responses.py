@@ -29,6 +29,7 @@ class SpeculationCounts(_Answer):
     verified: int
     accepted: int
     steps: int
+    attempts: int  # verifiers tried, by the choice that needed most
     synthetic: bool = False
 
 
@@ -75,15 +76,17 @@ class UsageCount:
     prompt_tokens: int
     completion_tokens: int = 0
     spent: list[SpeculationUsage] = field(default_factory=list)
+    attempts: int = 0
 
     def add(self, delta: TextDelta) -> None:
         self.completion_tokens += len(delta.tokens)
         if delta.finish_reason:
             self.spent.append(delta.usage)
+            self.attempts = max(self.attempts, delta.attempt)
 
     def usage(self) -> Usage:
         names = ("drafted", "verified", "accepted", "steps")
-        sums: dict[str, Any] = {name: sum(getattr(usage, name) for usage in self.spent) for name in names}
+        sums: dict[str, Any] = {name: sum(getattr(usage, name) for usage in self.spent) for name in names} | {"attempts": self.attempts}
         if any(usage.synthetic for usage in self.spent):
             sums["synthetic"] = True
         counts = SpeculationCounts(**sums)

@@ -54,7 +54,7 @@ def test_speculation_is_used_and_reported(serving: Serving) -> None:
     assert usage["accepted"] > 0
     assert usage["steps"] + usage["accepted"] >= 64
     off = serving.complete(prompt=PROMPT, max_tokens=64, temperature=0, speculation={"mode": "off"})
-    assert off["usage"]["speculation"] == {"drafted": 0, "verified": 0, "accepted": 0, "steps": 64}
+    assert off["usage"]["speculation"] == {"drafted": 0, "verified": 0, "accepted": 0, "steps": 64, "attempts": 1}
 
 
 def test_stop_strings_and_lists_of_prompts(serving: Serving) -> None:

@@ -27,9 +27,9 @@ def request(**fields) -> pb.GenerateRequest:
     return pb.GenerateRequest(**({} if "prompt_tokens" in fields else {"prompt": "hello"}) | fields)
 
 
-def serve(call, verifier: VerifierDouble | None = None):
+def serve(call, *verifiers: VerifierDouble):
     async def run():
-        async with serving(verifier or VerifierDouble("a", tokens=lambda request: IDS)) as routes:
+        async with serving(*verifiers or [VerifierDouble("a", tokens=lambda request: IDS)]) as routes:
             link = VerifierLink(patience_s=0.05)
             link.update(routes)
             try:
@@ -99,6 +99,17 @@ def test_stream():
     assert tuple(token for chunk in chunks for token in chunk.tokens) == IDS
     assert [chunk.finish_reason for chunk in chunks] == [""] * (len(chunks) - 1) + ["length"]
     assert [chunk.HasField("usage") for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+
+
+def test_chunks_say_which_attempt_made_which_tokens():
+    async def call(service):
+        return [chunk async for chunk in grpc_api.stream(service, request())]
+
+    breaking, whole = (VerifierDouble(name, tokens=lambda request: IDS, load=load) for name, load in (("a", 0), ("b", 1)))
+    breaking.before = at(4, grpc.StatusCode.UNAVAILABLE)
+    chunks = serve(call, breaking, whole)
+    assert [(chunk.first_index, chunk.attempt) for chunk in chunks] == [(i, 1 if i < 4 else 2) for i in range(0, len(IDS), 2)]
+    assert chunks[-1].usage.attempts == 2
 
 
 @pytest.mark.parametrize(

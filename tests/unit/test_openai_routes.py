@@ -19,7 +19,7 @@ TEXT = "def add(a, b):\n    return 'é🙂'\n"
 IDS = tuple(codec().encode(TEXT))
 COMPLETION = {"model": "demo", "prompt": "hello", "max_tokens": len(IDS)}
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "max_tokens": len(IDS)}
-SPECULATION = {"drafted": 9, "verified": 8, "accepted": 5, "steps": 3}
+SPECULATION = {"drafted": 9, "verified": 8, "accepted": 5, "steps": 3, "attempts": 1}
 
 
 @asynccontextmanager
