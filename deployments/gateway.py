@@ -58,14 +58,14 @@ class Gateway:
     async def Generate(  # the proto's name; Serve fills in `grpc_context`
         self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
     ) -> inference_pb2.GenerateResponse:
-        grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
-        return await grpc_api.generate(self._service, request)
+        cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
+        return await grpc_api.generate(self._service, request, cache_key)
 
     async def GenerateStream(
         self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
     ) -> AsyncGenerator[inference_pb2.GenerateChunk, None]:
-        grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
-        async for chunk in grpc_api.stream(self._service, request):
+        cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
+        async for chunk in grpc_api.stream(self._service, request, cache_key):
             yield chunk
 
     @asynccontextmanager

@@ -45,21 +45,22 @@ def make_plan(factory: RequestFactory, request: pb.GenerateRequest) -> Plan:
     return factory.plan("gen", [prompt], settings, field=kind)
 
 
-def authenticate(keys: ApiKeys | None, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-    """Raises gRPCStatusError unless the call's metadata has `authorization: Bearer KEY`; without `keys` all are let in."""
+def authenticate(keys: ApiKeys | None, metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The cache key of the caller: the API key's hash. Raises gRPCStatusError unless the call's metadata has
+    `authorization: Bearer KEY`; without `keys` all are let in, with an empty cache key."""
     if keys is None:
-        return
+        return ""
     try:
-        keys.check(next((str(value) for name, value in metadata if name == "authorization"), None))
+        return keys.check(next((str(value) for name, value in metadata if name == "authorization"), None))
     except RequestError as error:
         raise as_status(error) from error
 
 
-async def generate(service: InferenceService, request: pb.GenerateRequest) -> pb.GenerateResponse:
+async def generate(service: InferenceService, request: pb.GenerateRequest, cache_key: str) -> pb.GenerateResponse:
     """Raises gRPCStatusError."""
     response = pb.GenerateResponse()
     pieces: list[str] = []
-    async with aclosing(stream(service, request)) as chunks:
+    async with aclosing(stream(service, request, cache_key)) as chunks:
         async for chunk in chunks:
             pieces.append(chunk.text)
             response.tokens.extend(chunk.tokens)
@@ -68,10 +69,10 @@ async def generate(service: InferenceService, request: pb.GenerateRequest) -> pb
     return response
 
 
-async def stream(service: InferenceService, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateChunk, None]:
+async def stream(service: InferenceService, request: pb.GenerateRequest, cache_key: str) -> AsyncGenerator[pb.GenerateChunk, None]:
     """At least one chunk; the last has the finish reason and the usage. Raises gRPCStatusError."""
     try:
-        plan = await service.plan(lambda message: make_plan(service.factory, message), request)
+        plan = await service.plan(lambda message: make_plan(service.factory, message), request, cache_key)
         completion_tokens = 0
         async with aclosing(service.stream(plan)) as deltas:
             async for _, delta in deltas:

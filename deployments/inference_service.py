@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TypeVar
 
 from deployments.fan_in import fan_in
@@ -29,9 +30,11 @@ class InferenceService:
         """Only ever grow. `requests` counts choices, each of which a verifier serves by itself."""
         return {**self._totals, "failovers": float(self.link.failovers)}
 
-    async def plan(self, make: Callable[[Body], Plan], body: Body) -> Plan:
-        """Runs `make` in a thread: tokenizing a long prompt takes long, and streams must go on meanwhile."""
-        return await asyncio.to_thread(make, body)
+    async def plan(self, make: Callable[[Body], Plan], body: Body, cache_key: str) -> Plan:
+        """Runs `make` in a thread: tokenizing a long prompt takes long, and streams must go on meanwhile. `cache_key` names whose
+        traffic the requests are; empty: nobody's."""
+        plan = await asyncio.to_thread(make, body)
+        return replace(plan, requests=tuple(replace(request, cache_key=cache_key) for request in plan.requests))
 
     def stream(self, plan: Plan) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all."""

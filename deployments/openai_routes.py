@@ -14,7 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from deployments.api_key_gate import ApiKeyGate
+from deployments.api_key_gate import ApiKeyGate, cache_key_of
 from deployments.generation import TextDelta
 from deployments.inference_service import InferenceService
 from deployments.openai_errors import NoControllerError, describe_error, error_response, install_error_handlers
@@ -47,13 +47,13 @@ def _add_generation(app: FastAPI, service: InferenceService) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         body = parse_body(CompletionRequest, await _json(request))
-        plan = await service.plan(service.factory.completion, body)
+        plan = await service.plan(service.factory.completion, body, cache_key_of(request))
         return await _answer(service, plan, chat=False, stream=bool(body.stream), include_usage=body.include_usage)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body = parse_body(ChatRequest, await _json(request))
-        plan = await service.plan(service.factory.chat, body)
+        plan = await service.plan(service.factory.chat, body, cache_key_of(request))
         return await _answer(service, plan, chat=True, stream=bool(body.stream), include_usage=body.include_usage)
 
 

@@ -74,7 +74,7 @@ class DraftModel:
         self, model: LoadedModel, latency: LatencyModel, config: DrafterConfig, clock: Callable[[], float], inner: StageMaker | None
     ):
         self.runner, self.latency, self.clock, self.inner = model.runner, latency, clock, inner
-        self.budget = PassBudget(config.pass_nodes, config.prefill_tokens)
+        self.budget, self.shared_noise = PassBudget(config.pass_nodes, config.prefill_tokens), config.shared_noise
         self._guess_calibration = Calibration()
 
     def lookahead(self, facts: SessionFacts, width: int, totals: StageTotals) -> Lookahead | None:
@@ -129,7 +129,8 @@ class DraftModel:
     def _grow(self, works: list[Work], logits: torch.Tensor, totals: DraftTotals) -> list[Session]:
         """Adds the children that the pass drafted; returns the sessions whose tree may have grown."""
         rows = [work.session.row(node, work.guesses) for work in works for node in work.parents]
-        ranked = list(zip(*rank(logits, rows, max(work.session.width for work in works)), strict=True)) if rows else []
+        width = max(work.session.width for work in works)
+        ranked = list(zip(*rank(logits, rows, width, self.shared_noise), strict=True)) if rows else []
         grown = []
         for work in works:
             session, parents = work.session, work.parents

@@ -46,11 +46,11 @@ class DrafterEngine:
         Raises ConfigError when a stage cannot be built or the trace's folder cannot be written.
         """
         self.config, self.tree, self.clock = config, tree, clock
-        self.makers = placed(config.stages, "drafter", draft)
+        self.makers = placed(config.stages, "drafter", draft, config.shared_noise)
         self.draft: DraftModel | None = None
         if isinstance(model, LoadedModel):
             assert latency is not None
-            self.draft = DraftModel(model, latency, config, clock, inner_of(config.stages, draft))
+            self.draft = DraftModel(model, latency, config, clock, inner_of(config.stages, draft, config.shared_noise))
             self.cache, self.vocab_size = model.runner.cache, model.runner.vocab_size
         else:
             self.cache, self.vocab_size = KvCache(0, 0, 0, 0, torch.float32, torch.device("cpu")), model.vocab_size

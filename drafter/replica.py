@@ -31,7 +31,9 @@ class DrafterReplica:
         model = load(config.draft) if config.draft is not None else without_model(config.target, config.drafter.stages)
         latency = latency_of(model, config.drafter.step_tokens) if isinstance(model, LoadedModel) else None
         self.fingerprint = model.fingerprint
-        calibrations = CalibrationStore(model.fingerprint, cache_folder("calibration"))
+        # Margins with the target's noise and without it are not the same thing, so neither is what is learned of them.
+        draft = model.fingerprint if config.drafter.shared_noise else f"{model.fingerprint} own noise"
+        calibrations = CalibrationStore(draft, cache_folder("calibration"))
         self.engine = DrafterEngine(model, latency, config.drafter, config.tree, calibrations=calibrations, draft=config.draft)
         self.server = DrafterServer(self.engine, self.name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.drafter.port)

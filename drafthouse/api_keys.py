@@ -74,13 +74,14 @@ class ApiKeys:
             if not self._watched.current():
                 raise ConfigError(f"{file}: holds no hash, so nobody could call the API")
 
-    def check(self, authorization: str | None) -> None:
-        """`authorization` is the header's or the metadata's value. Raises RequestError with status 401."""
+    def check(self, authorization: str | None) -> str:
+        """The key's hash. `authorization` is the header's or the metadata's value. Raises RequestError with status 401."""
         key = bearer(authorization)
         if key is None:
             raise RequestError("no API key: send `Authorization: Bearer KEY`", code="missing_api_key", status=401)
         if not matches(key, self._hashes if self._watched is None else self._watched.current()):
             raise RequestError("this API key is not known", code="invalid_api_key", status=401)
+        return hash_of(key)
 
 
 def load_api_keys(config: ApiKeysConfig | None) -> ApiKeys | None:

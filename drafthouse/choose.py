@@ -27,10 +27,10 @@ class Row:
     seen: torch.Tensor | None = None
 
 
-def scores(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
-    """Perturbed scores, float32 `[N, vocab]`, of logits `[N, vocab]`; tokens filtered out are -inf.
+def scores(logits: torch.Tensor, rows: Sequence[Row], noise: bool = True) -> torch.Tensor:
+    """Perturbed scores, float32 `[N, vocab]`, of logits `[N, vocab]`; tokens filtered out are -inf. Without `noise` unperturbed.
 
-    The token of a row is the argmax of its scores, ties to the lowest id.
+    The token of a row is the argmax of its perturbed scores, ties to the lowest id.
     """
     result = logits.float()
     if any(row.sampling.penalises for row in rows):
@@ -43,11 +43,13 @@ def scores(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     filtered = [i for i, row in enumerate(rows) if row.sampling.filters]
     if filtered:
         result[filtered] = _filter(result[filtered], [rows[i].sampling for i in filtered])
+    if not noise:
+        return result
     noisy = [i for i, row in enumerate(rows) if not row.sampling.greedy]
-    noise = _noise([rows[i] for i in noisy], result.shape[1], device)
+    drawn = _noise([rows[i] for i in noisy], result.shape[1], device)
     if len(noisy) == len(rows):
-        return result.add_(noise)
-    result[noisy] += noise
+        return result.add_(drawn)
+    result[noisy] += drawn
     return result
 
 
@@ -65,12 +67,12 @@ def choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
     return scores(logits, rows).argmax(-1).tolist()
 
 
-def rank(logits: torch.Tensor, rows: Sequence[Row], width: int) -> tuple[list[list[int]], list[list[float]]]:
+def rank(logits: torch.Tensor, rows: Sequence[Row], width: int, noise: bool = True) -> tuple[list[list[int]], list[list[float]]]:
     """The best `width` tokens of each row and their margins: the lead of each over the next one, infinite if there is none.
 
-    Tokens filtered out are left out.
+    Tokens filtered out are left out. Without `noise` ranks are those of unperturbed scores.
     """
-    top = scores(logits, rows).topk(min(width + 1, logits.shape[1]), sorted=True)
+    top = scores(logits, rows, noise).topk(min(width + 1, logits.shape[1]), sorted=True)
     tokens, values = top.indices.tolist(), top.values.tolist()
     ranked, margins = [], []
     for ids, row in zip(tokens, values, strict=True):

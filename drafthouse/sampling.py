@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from drafthouse.errors import RequestError
 
 MAX_SEED = (1 << 63) - 1
-SPECULATION_MODES = ("auto", "off", "fixed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +44,3 @@ class SamplingParams:
     @property
     def penalises(self) -> bool:
         return self.repetition_penalty != 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Speculation:
-    """How a request speculates: `auto` lets goodput decide, `off` never drafts, `fixed` waits for `nodes` nodes of at most `depth`."""
-
-    mode: str = "auto"
-    nodes: int = 16
-    depth: int = 8
-
-    def check(self) -> None:
-        """Raises RequestError naming the first field out of range."""
-        if self.mode not in SPECULATION_MODES:
-            raise RequestError(f"speculation.mode must be one of {', '.join(SPECULATION_MODES)}, not {self.mode!r}", "speculation.mode")
-        if not 1 <= self.nodes <= 1024:
-            raise RequestError(f"speculation.nodes must be between 1 and 1024, not {self.nodes}", "speculation.nodes")
-        if not 1 <= self.depth <= 256:
-            raise RequestError(f"speculation.depth must be between 1 and 256, not {self.depth}", "speculation.depth")

@@ -26,7 +26,7 @@ class VerifierReplica:
         self.name = serve.get_replica_context().replica_id.unique_id
         model = load(config.target)
         self.fingerprint = model.fingerprint
-        stages = placed(config.drafter.stages, "verifier", config.draft)
+        stages = placed(config.drafter.stages, "verifier", config.draft, config.drafter.shared_noise)
         latency = latency_of(model, config.verifier.step_tokens)
         self.engine = VerifierEngine(model, latency, config.verifier, config.tree, stages=stages)
         self.server = VerifierServer(self.engine, self.name, load_transport(config.security.data_plane))

@@ -57,6 +57,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "merged": Configuration("model, lookup and suffix merged, grown during verification too", _drafter(ahead=True, stages=MERGED)),
     "window-64": Configuration("draft KV of 4 sinks and 64 recent tokens", _drafter(window={"sinks": SINKS, "recent": 64}), long=True),
     "window-256": Configuration("the same with 256", _drafter(window={"sinks": SINKS, "recent": 256}), long=True),
+    "own-noise": Configuration("tree, ranked without the target's noise: the same when greedy", _drafter(shared_noise=False)),
 }
 """What shares pools stands apart: totals are read between two turns on the same."""
 

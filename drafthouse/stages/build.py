@@ -36,21 +36,21 @@ class StageMaker:
     make: Callable[[SessionFacts], Stage]
 
 
-def placed(stages: Sequence[StageConfig], placement: str, draft: ModelConfig | None) -> list[StageMaker]:
+def placed(stages: Sequence[StageConfig], placement: str, draft: ModelConfig | None, shared_noise: bool = True) -> list[StageMaker]:
     """Makers of the stages without a model that run at this placement, in order. Raises ConfigError."""
     numbered = [(f"drafter.stages.{i}", config) for i, config in enumerate(stages)]
     return [
-        _maker(key, config, source_of(stages, config), draft)
+        _maker(key, config, source_of(stages, config), draft, shared_noise)
         for key, config in numbered
         if config.kind != "model" and config.placement == placement
     ]
 
 
-def inner_of(stages: Sequence[StageConfig], draft: ModelConfig | None) -> StageMaker | None:
+def inner_of(stages: Sequence[StageConfig], draft: ModelConfig | None, shared_noise: bool = True) -> StageMaker | None:
     """The stage inside the model stage, if there is one. Raises ConfigError."""
     for i, config in enumerate(stages):
         if config.inner is not None:
-            return _maker(f"drafter.stages.{i}.inner", config.inner, source_of(stages, config.inner), draft)
+            return _maker(f"drafter.stages.{i}.inner", config.inner, source_of(stages, config.inner), draft, shared_noise)
     return None
 
 
@@ -60,11 +60,11 @@ def source_of(stages: Sequence[StageConfig], config: StageConfig) -> int:
     return _SOURCES[config.kind] if config.kind in _SOURCES else FIRST_OWN + list(dict.fromkeys(own)).index(config.kind)
 
 
-def _maker(key: str, config: StageConfig, source: int, draft: ModelConfig | None) -> StageMaker:
-    return StageMaker(config.kind, source, config.nodes, _make(key, config, draft))
+def _maker(key: str, config: StageConfig, source: int, draft: ModelConfig | None, shared_noise: bool) -> StageMaker:
+    return StageMaker(config.kind, source, config.nodes, _make(key, config, draft, shared_noise))
 
 
-def _make(key: str, config: StageConfig, draft: ModelConfig | None) -> Callable[[SessionFacts], Stage]:
+def _make(key: str, config: StageConfig, draft: ModelConfig | None, shared_noise: bool) -> Callable[[SessionFacts], Stage]:
     match config.kind:
         case "lookup":
             return LookupStage
@@ -73,7 +73,7 @@ def _make(key: str, config: StageConfig, draft: ModelConfig | None) -> Callable[
             return lambda facts: SuffixStage(facts, traffic)
         case "trigram":
             table = _table(key, config.table, draft)
-            return lambda facts: TrigramStage(facts, table)
+            return lambda facts: TrigramStage(facts, table, shared_noise)
     own, worker = _own(key, config.kind), Worker()
     return lambda facts: GuardedStage(facts, own, worker)
 

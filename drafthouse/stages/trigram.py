@@ -1,7 +1,8 @@
 """The trigram stage: a Katz-backoff table of the draft's own output, ranked with the target's noise.
 
 Promises: at a temperature above 0 scores are log-probability over temperature plus the noise that the
-target adds, after the same filters, so that ranks agree with the target's choice as the draft's do.
+target adds, after the same filters, so that ranks agree with the target's choice as the draft's do. Where
+the draft ranks without noise, so does this stage.
 """
 
 from collections.abc import Sequence
@@ -15,9 +16,9 @@ from drafthouse.stages.trigram_table import TrigramTable
 
 
 class TrigramStage(Stage):
-    def __init__(self, facts: SessionFacts, table: TrigramTable):
+    def __init__(self, facts: SessionFacts, table: TrigramTable, shared_noise: bool = True):
         super().__init__(facts)
-        self._table = table
+        self._table, self._shared_noise = table, shared_noise
         self._last: list[int] = []
         self._length = 0
         self._noise: dict[int, np.ndarray] = {}  # by position; the nodes of one depth share theirs
@@ -34,7 +35,8 @@ class TrigramStage(Stage):
             scores = scores * np.float32(1.0 / sampling.temperature)
             if sampling.filters:
                 scores = _filtered(scores, sampling)
-            scores = scores + self._noise_at(self._length + len(path))
+            if self._shared_noise:
+                scores = scores + self._noise_at(self._length + len(path))
         count = min(width + 1, len(scores))
         best = np.argpartition(-scores, count - 1)[:count]
         best = best[np.argsort(-scores[best], kind="stable")]

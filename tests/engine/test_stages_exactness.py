@@ -105,6 +105,28 @@ def test_with_a_draft_model(
         assert engine.totals.came_true > 5
 
 
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [{"kind": "trigram"}],
+        [{"kind": "model"}],
+        [{"kind": "model", "inner": {"kind": "trigram"}}],
+        [{"kind": "trigram"}, {"kind": "model"}],
+    ],
+)
+def test_ranks_without_noise_change_no_text(target: LoadedModel, table: str, stages: list[dict[str, Any]]) -> None:
+    """Only how often a sampled draft is hit."""
+    hot, count = SamplingParams(temperature=1.0), 6
+    wanted = {f"{i}": sampled(tiny("llama"), PROMPTS[0], hot, i, OUTPUT) for i in range(count)}
+    accepted = {}
+    for shared in (True, False):
+        noise = None if stages == [{"kind": "trigram"}] else 0.0
+        pair = drafted(target, [with_table(stage, table) for stage in stages], noise, shared_noise=shared)
+        assert pair.generate(request(name, PROMPTS[0], OUTPUT, hot, int(name)) for name in wanted) == wanted
+        accepted[shared] = pair.verifier.totals.accepted
+    assert accepted[True] > 1.3 * accepted[False]
+
+
 @pytest.mark.parametrize("bad", ["Crashing", "CrashingLater", "Stillborn", "OutsideTheVocabulary", "Nonsense", "Hanging"])
 @pytest.mark.parametrize("place", ["beside", "inner", "alone"])
 def test_a_stage_that_fails_is_dropped_and_the_session_goes_on(

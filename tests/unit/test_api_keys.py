@@ -146,8 +146,8 @@ def test_without_the_right_key_grpc_says_unauthenticated(metadata):
 
 
 def test_the_right_key_is_let_in_by_grpc():
-    grpc_api.authenticate(ApiKeys(IN_CONFIG), [("user-agent", "x"), ("authorization", f"Bearer {KEY}")])
-    grpc_api.authenticate(None, [])
+    assert grpc_api.authenticate(ApiKeys(IN_CONFIG), [("user-agent", "x"), ("authorization", f"Bearer {KEY}")]) == hash_of(KEY)
+    assert grpc_api.authenticate(None, []) == ""
 
 
 def write(path: pathlib.Path, text: str) -> pathlib.Path:

@@ -180,6 +180,18 @@ def test_rank(sampling: SamplingParams, seed: int, width: int) -> None:
     assert margins == pytest.approx(leads[:width], abs=1e-5)
 
 
+@settings(max_examples=50, deadline=None)
+@given(SAMPLINGS, st.integers(0, 10_000))
+def test_rank_without_noise_is_by_processed_logits(sampling: SamplingParams, seed: int) -> None:
+    logits, row = random_logits(seed), make_row(sampling, seed)
+    (tokens,), (margins,) = rank(logits, [row], VOCAB, noise=False)
+    expected = by_transformers(logits, sampling, SEEN)[0]
+    order = [i for i in expected.argsort(descending=True, stable=True).tolist() if expected[i] > -math.inf]
+    assert tokens == order
+    leads = [float(expected[above] - expected[below]) for above, below in pairwise(order)] + [math.inf]
+    assert margins == pytest.approx(leads, abs=1e-5)
+
+
 def test_rank_rows_of_different_length() -> None:
     rows = [make_row(SamplingParams(1.0, top_k=1)), make_row(SamplingParams(1.0, top_k=3)), make_row(SamplingParams(0.0))]
     tokens, margins = rank(random_logits(6, 3), rows, 4)

@@ -84,7 +84,7 @@ def test_a_prompt_is_needed():
 
 
 def test_generate():
-    response = serve(lambda service: grpc_api.generate(service, request(seed=7)))
+    response = serve(lambda service: grpc_api.generate(service, request(seed=7), ""))
     assert (response.text, tuple(response.tokens), response.finish_reason, response.seed) == (TEXT, IDS, "length", 7)
     usage = response.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.drafted, usage.steps) == (len(codec().encode("hello")), len(IDS), 9, 3)
@@ -92,7 +92,7 @@ def test_generate():
 
 def test_stream():
     async def call(service):
-        return [chunk async for chunk in grpc_api.stream(service, request())]
+        return [chunk async for chunk in grpc_api.stream(service, request(), "")]
 
     chunks = serve(call)
     assert "".join(chunk.text for chunk in chunks) == TEXT
@@ -124,7 +124,7 @@ def test_chunks_say_which_attempt_made_which_tokens():
 def test_errors_become_codes(fields, failure, code):
     verifier = VerifierDouble("a", before=failure and at(0, failure))
     with pytest.raises(gRPCStatusError) as caught:
-        serve(lambda service: grpc_api.generate(service, request(**fields)), verifier)
+        serve(lambda service: grpc_api.generate(service, request(**fields), ""), verifier)
     assert caught.value.grpc_code is code
     assert caught.value.grpc_details
 
