@@ -1,7 +1,7 @@
 """One streamed completion over HTTP, timed as a client sees it.
 
 Promises: whatever the server refuses, and whatever breaks on the way, becomes a ConfigError or
-BenchError that says what was asked of which URL.
+BenchError that says what was asked of which URL. The server gets the environment's API key, if any.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from drafthouse.client_key import HINT, authorization
 from drafthouse.errors import ConfigError, DrafthouseError
 
 
@@ -41,17 +42,28 @@ class Completion:
 
 
 def connect(url: str, trust_env: bool = True) -> httpx.Client:
-    return httpx.Client(base_url=url, timeout=httpx.Timeout(10.0, read=600.0), trust_env=trust_env)
+    """Raises ConfigError for an API key that cannot be sent."""
+    return httpx.Client(base_url=url, headers=authorization(), timeout=httpx.Timeout(10.0, read=600.0), trust_env=trust_env)
 
 
 def only_model(client: httpx.Client) -> str:
     """The name of the server's one model. Raises ConfigError when no server answers."""
     try:
         answer = client.get("/v1/models")
+        if answer.status_code == 401:
+            raise ConfigError(f"--url {client.base_url}: {_message(answer.content)}; {HINT}")
         answer.raise_for_status()
         return str(answer.json()["data"][0]["id"])
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError) as error:
         raise ConfigError(f"--url {client.base_url}: no Drafthouse server answers there: {error}") from error
+
+
+def _message(answer: bytes) -> str:
+    """The server's words for an error; the start of the body where they are not in OpenAI's shape."""
+    try:
+        return str(json.loads(answer)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return answer.decode(errors="replace")[:500]
 
 
 def request_body(model: str, prompt: str | Sequence[int], tokens: int, sampling: str, seed: int, mode: str) -> dict[str, Any]:
@@ -117,7 +129,7 @@ class _Reading:
         self.usage = event.get("usage") or self.usage
 
     def refused(self, status: int, answer: bytes) -> BenchError:
-        return BenchError(f"{self.url}: status {status}: {answer.decode(errors='replace')[:500]}")
+        return BenchError(f"{self.url}: status {status}: {_message(answer)}" + (f"; {HINT}" if status == 401 else ""))
 
     def broken(self, error: Exception) -> BenchError:
         return BenchError(f"{self.url}: {type(error).__name__}: {error}")

@@ -1,12 +1,10 @@
 """`drafthouse generate` and `drafthouse status`: clients of a running server's HTTP API.
 
 Promises: text goes to standard output as it comes, and nothing else does, so that it can be piped;
-notes and errors go to standard error; an error is one line, with exit status 1. The API key comes from
-DRAFTHOUSE_API_KEY alone: a command line can be read by every user of the machine.
+notes and errors go to standard error; an error is one line, with exit status 1.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, NoReturn
@@ -16,9 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from drafthouse.client_key import HINT, authorization
+from drafthouse.errors import ConfigError
 from drafthouse.membership import SYNTHETIC_GAUGE
 
-API_KEY = "DRAFTHOUSE_API_KEY"
 DEFAULT_URL = "http://127.0.0.1:8000"
 REPLICA_COLUMNS = ("replica", "pid", "address", "load", "capacity", "draining")
 Url = Annotated[str, typer.Option(help="Where the server's HTTP API is.", envvar="DRAFTHOUSE_URL")]
@@ -68,10 +67,10 @@ def generate(
 
 
 def _headers() -> dict[str, str]:
-    key = os.environ.get(API_KEY, "").strip()
-    if not key.isascii() or any(character.isspace() for character in key):
-        _fail(f"{API_KEY}: an API key is printable ASCII without spaces")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        return authorization()
+    except ConfigError as error:
+        _fail(str(error))
 
 
 def _only_model(client: httpx.Client) -> str:
@@ -178,7 +177,7 @@ def _check(answer: httpx.Response) -> None:
     except (ValueError, KeyError, TypeError):
         message = answer.text[:500]
     if answer.status_code == 401:
-        message += f"; the key is taken from {API_KEY}"
+        message += f"; {HINT}"
     _fail(f"{answer.status_code} from {answer.request.url}: {message}")
 
 

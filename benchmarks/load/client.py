@@ -15,6 +15,7 @@ import httpx
 
 from benchmarks.http_stream import Completion, complete_async
 from benchmarks.load.arrivals import Arrival
+from drafthouse.client_key import authorization
 
 Prompt = str | list[int]
 T = TypeVar("T")
@@ -98,9 +99,10 @@ class LoadClient:
 
 
 def connect_async(url: str) -> httpx.AsyncClient:
-    """As many connections as requests are in flight: a client that queued them itself would hide the server's queue."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
-    return httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(30.0, read=600.0, pool=None), limits=limits, trust_env=False)
+    """As many connections as requests are in flight: a client that queued them itself would hide the server's queue.
+    Raises ConfigError for an API key that cannot be sent."""
+    limits, timeout = httpx.Limits(max_connections=None, max_keepalive_connections=256), httpx.Timeout(30.0, read=600.0, pool=None)
+    return httpx.AsyncClient(base_url=url, headers=authorization(), timeout=timeout, limits=limits, trust_env=False)
 
 
 async def gathered(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -3,24 +3,19 @@
 import asyncio
 import logging
 import pathlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 
-from deployments.verifier_link import NoVerifierError, VerifierLink
+from deployments.verifier_link import NoVerifierError
 from drafthouse.config import ServingConfig
 from drafthouse.generation_messages import to_request_proto
-from drafthouse.membership import Route
 from drafthouse.transport import PLAINTEXT, MutualTls, Transport, load_transport
-from drafthouse.wire import DRAFTER_METADATA
-from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.unit.certificates import TOKEN, Authority
-from tests.unit.test_verifier_link import REQUEST, collect, tokens_of
-from tests.unit.verifier_double import VerifierDouble, text_of
-from verifier.drafter_client import DrafterClient
+from tests.unit.secured_peers import drafter_events, generated, listening
+from tests.unit.test_verifier_link import REQUEST
+from tests.unit.verifier_double import text_of
 
 OURS, FOREIGN, IMPOSTOR = Authority("ours"), Authority("foreign"), Authority("ours")
 WRONG_TOKEN = "another-token-of-twenty-characters"
@@ -29,63 +24,6 @@ WRONG_TOKEN = "another-token-of-twenty-characters"
 @pytest.fixture
 def ours(tmp_path: pathlib.Path) -> MutualTls:
     return MutualTls(OURS.issue().write(tmp_path / "ours"))
-
-
-class DrafterDouble(rpc.DrafterServicer):
-    """Takes every stream and counts them."""
-
-    streams = 0
-
-    async def Connect(self, requests: AsyncIterator[pb.ToDrafter], context: grpc.aio.ServicerContext) -> AsyncIterator[pb.ToVerifier]:
-        self.streams += 1
-        await context.send_initial_metadata(((DRAFTER_METADATA, "d"),))
-        async for _ in requests:
-            yield pb.ToVerifier(drafter="d")
-
-
-@asynccontextmanager
-async def listening(transport: Transport, port: int = 0) -> AsyncIterator[tuple[VerifierDouble, DrafterDouble, str]]:
-    """(verifier, drafter, their address); both at one address."""
-    server, bound = transport.server(f"127.0.0.1:{port}")
-    verifier, drafter = VerifierDouble("a"), DrafterDouble()
-    rpc.add_VerifierServicer_to_server(verifier, server)
-    rpc.add_DrafterServicer_to_server(drafter, server)
-    await server.start()
-    try:
-        yield verifier, drafter, f"127.0.0.1:{bound}"
-    finally:
-        await server.stop(None)
-
-
-async def generated(transport: Transport, address: str) -> tuple[int, ...]:
-    """What a gateway with this transport gets."""
-    link = VerifierLink(0.3, transport)
-    link.update((Route("a", address, "f", 0, 8),))
-    try:
-        return tokens_of(await collect(link))
-    finally:
-        await link.close()
-
-
-async def drafter_events(transport: Transport, address: str, seconds: float) -> list[str]:
-    """What a verifier's client with this transport says of the drafter."""
-    events: list[str] = []
-    connected = asyncio.Event()
-
-    def heard(name: str) -> None:
-        events.append(f"connected {name}")
-        connected.set()
-
-    client = DrafterClient(
-        "d", address, "v", transport, heard, lambda name: events.append(f"lost {name}"), lambda *said: None, lambda *bad: None
-    )
-    try:
-        async with asyncio.timeout(seconds):
-            await connected.wait()
-    except TimeoutError:
-        pass
-    await client.close()
-    return events
 
 
 def test_peers_of_one_authority_with_the_token_reach_each_other(ours: MutualTls, tmp_path: pathlib.Path) -> None:
@@ -199,61 +137,6 @@ def test_secrets_are_neither_logged_nor_in_errors(tmp_path: pathlib.Path, ours: 
     assert str(files.token_file) in told
     for secret in (TOKEN, WRONG_TOKEN, leaf.key.decode().splitlines()[1], ours.identity().key.decode().splitlines()[1]):
         assert secret not in told
-
-
-def test_new_certificates_and_tokens_count_without_a_restart(tmp_path: pathlib.Path) -> None:
-    """The authority is replaced in three steps, the token in two, while a link and a server stay up."""
-
-    async def run() -> None:
-        server_files, client_files = tmp_path / "server", tmp_path / "client"
-        old, new = OURS.issue(), FOREIGN.issue()
-        server, client = MutualTls(old.write(server_files)), MutualTls(old.write(client_files))
-        both = OURS.certificate + FOREIGN.certificate
-        old.authority = new.authority = both
-        async with listening(server) as (verifier, _, address):
-            link = VerifierLink(2.0, client)
-            link.update((Route("a", address, "f", 0, 8),))
-            assert tokens_of(await collect(link)) == text_of(REQUEST)
-            old.write(server_files, token=f"{TOKEN}\n{WRONG_TOKEN}")
-            old.write(client_files, token=WRONG_TOKEN)
-            assert tokens_of(await collect(link)) == text_of(REQUEST)
-            new.write(server_files, token=WRONG_TOKEN)
-            new.authority = FOREIGN.certificate
-            new.write(client_files, token=WRONG_TOKEN)
-            assert tokens_of(await collect(link)) == text_of(REQUEST)
-            new.write(server_files, token=WRONG_TOKEN)
-            with pytest.raises(NoVerifierError):
-                await generated(MutualTls(OURS.issue().write(tmp_path / "late", token=WRONG_TOKEN)), address)
-            assert len(verifier.seen) == 3
-            await link.close()
-
-    asyncio.run(run())
-
-
-def test_a_stream_outlives_the_certificate_it_began_with(tmp_path: pathlib.Path) -> None:
-    async def run() -> None:
-        transport = MutualTls(OURS.issue().write(tmp_path))
-        async with listening(transport) as (verifier, _, address):
-            reached, go_on = asyncio.Event(), asyncio.Event()
-
-            async def before(index: int, context: object) -> None:
-                if index and len(verifier.seen) == 1:
-                    reached.set()
-                    await go_on.wait()
-
-            verifier.before = before
-            link = VerifierLink(2.0, transport)
-            link.update((Route("a", address, "f", 0, 8),))
-            first = asyncio.create_task(collect(link))
-            await reached.wait()
-            OURS.issue().write(tmp_path)
-            second = await collect(link)
-            go_on.set()
-            assert tokens_of(await first) == tokens_of(second) == text_of(REQUEST)
-            assert len(verifier.seen) == 2
-            await link.close()
-
-    asyncio.run(run())
 
 
 def test_without_the_section_the_data_plane_is_plain() -> None:

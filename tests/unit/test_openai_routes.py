@@ -1,70 +1,13 @@
-"""The HTTP API over a real verifier stream: OpenAI's shapes, statuses, events, and cancellation."""
+"""The HTTP API over a real verifier stream: OpenAI's shapes and events, and cancellation."""
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
 
-import grpc
-import httpx
-import pytest
-
-from deployments.inference_service import InferenceService
-from deployments.openai_routes import build_http_app
-from deployments.request_factory import RequestFactory
-from deployments.verifier_link import VerifierLink
 from tests.unit.byte_tokenizer import codec, limits
-from tests.unit.verifier_double import VerifierDouble, at, forever, serving
+from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, TEXT, error_of, events, gateway, request
+from tests.unit.verifier_double import VerifierDouble, forever
 
-TEXT = "def add(a, b):\n    return 'é🙂'\n"
-IDS = tuple(codec().encode(TEXT))
-COMPLETION = {"model": "demo", "prompt": "hello", "max_tokens": len(IDS)}
-CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "max_tokens": len(IDS)}
 SPECULATION = {"drafted": 9, "verified": 8, "accepted": 5, "steps": 3, "attempts": 1}
-
-
-@asynccontextmanager
-async def no_lifespan(app):
-    yield
-
-
-async def snapshot():
-    return {"pools": {}}
-
-
-@asynccontextmanager
-async def gateway(verifier: VerifierDouble | None = None, cluster=snapshot):
-    """(app, service) in front of one verifier, which always says TEXT."""
-    verifiers = [verifier or VerifierDouble("a", tokens=lambda request: IDS)]
-    async with serving(*verifiers) as routes:
-        link = VerifierLink(patience_s=0.05)
-        link.update(routes)
-        service = InferenceService(RequestFactory("demo", codec(), limits()), link)
-        try:
-            yield build_http_app(service, cluster, no_lifespan, keys=None), service
-        finally:
-            await link.close()
-
-
-def request(path: str, body: object = None, content: bytes | None = None, routed: bool = True, **options) -> httpx.Response:
-    async def run():
-        async with gateway(**options) as (app, service):
-            if not routed:
-                service.link.update(())
-            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                if body is None and content is None:
-                    return await client.get(path)
-                return await client.post(path, json=body) if content is None else await client.post(path, content=content)
-
-    return asyncio.run(run())
-
-
-def events(response: httpx.Response) -> list[dict]:
-    assert response.status_code == 200
-    assert response.headers["content-type"].startswith("text/event-stream")
-    *data, done, rest = response.text.split("\n\n")
-    assert (done, rest) == ("data: [DONE]", "")
-    return [json.loads(line.removeprefix("data: ")) for line in data]
 
 
 def test_completion():
@@ -128,69 +71,6 @@ def test_stream_of_several_choices_opens_each():
         deltas = [event["choices"][0]["delta"] for event in found if event["choices"][0]["index"] == index]
         assert deltas[0]["role"] == "assistant"
         assert "".join(delta.get("content", "") for delta in deltas) == TEXT
-
-
-def error_of(response: httpx.Response) -> tuple[int, str, str | None, str]:
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert error["message"]
-    return response.status_code, error["type"], error["param"], error["code"]
-
-
-BAD = "invalid_request_error"
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "expected"),
-    [
-        ("/v1/completions", {"model": "demo"}, (400, BAD, "prompt", "invalid_value")),
-        ("/v1/completions", COMPLETION | {"echo": True}, (400, BAD, "echo", "unsupported_value")),
-        ("/v1/completions", COMPLETION | {"metadata": {"a\ud800": 1}}, (400, BAD, "metadata", "invalid_value")),
-        ("/v1/completions", COMPLETION | {"temperature": -1}, (400, BAD, "temperature", "invalid_value")),
-        ("/v1/completions", COMPLETION | {"max_tokens": 500}, (400, BAD, "max_tokens", "context_length_exceeded")),
-        ("/v1/completions", COMPLETION | {"model": "x", "stream": True}, (404, BAD, "model", "model_not_found")),
-        ("/v1/chat/completions", CHAT | {"messages": [{"role": "x"}]}, (400, BAD, "messages.0.role", "invalid_value")),
-        ("/v1/nothing", {}, (404, BAD, None, "not_found")),
-        ("/v1/models", {}, (405, BAD, None, "method_not_allowed")),
-    ],
-)
-def test_errors_have_openais_shape(path, body, expected):
-    assert error_of(request(path, content=json.dumps(body).encode())) == expected
-
-
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff", b"[" * 100_000])
-def test_malformed_json(content):
-    assert error_of(request("/v1/completions", content=content)) == (400, BAD, None, "invalid_json")
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_overload_has_its_own_status_even_for_streams(stream):
-    full = VerifierDouble("a", before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED))
-    response = request("/v1/completions", COMPLETION | {"stream": stream}, verifier=full)
-    assert error_of(response) == (429, "overloaded_error", None, "overloaded")
-    assert response.headers["retry-after"] == "1"
-
-
-def test_no_verifier():
-    response = request("/v1/completions", COMPLETION, routed=False)
-    assert error_of(response) == (503, "unavailable_error", None, "no_verifier")
-    assert response.headers["retry-after"] == "1"
-
-
-def test_an_error_after_the_first_token_is_an_event():
-    breaking = VerifierDouble("a", tokens=lambda request: IDS, before=at(2, grpc.StatusCode.INVALID_ARGUMENT, "no more"))
-    *chunks, error = events(request("/v1/completions", COMPLETION | {"stream": True}, verifier=breaking))
-    assert chunks[0]["choices"][0]["text"]
-    assert "no more" in error["error"]["message"]
-
-
-def test_an_unforeseen_error_tells_nothing():
-    async def broken():
-        raise RuntimeError("secret path")
-
-    assert error_of(request("/v1/cluster", cluster=broken)) == (503, "unavailable_error", None, "no_controller")
-    odd = VerifierDouble("a", tokens=lambda request: 1 / 0)
-    assert "division" not in request("/v1/nothing", verifier=odd).text
 
 
 def test_models_health_and_cluster():

@@ -1,0 +1,71 @@
+"""The HTTP API as an ASGI application in front of one verifier's double, over a real verifier stream."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import httpx
+
+from deployments.inference_service import InferenceService
+from deployments.openai_routes import build_http_app
+from deployments.request_factory import RequestFactory
+from deployments.verifier_link import VerifierLink
+from tests.unit.byte_tokenizer import codec, limits
+from tests.unit.verifier_double import VerifierDouble, serving
+
+TEXT = "def add(a, b):\n    return 'é🙂'\n"
+IDS = tuple(codec().encode(TEXT))
+COMPLETION = {"model": "demo", "prompt": "hello", "max_tokens": len(IDS)}
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "max_tokens": len(IDS)}
+
+
+@asynccontextmanager
+async def no_lifespan(app):
+    yield
+
+
+async def snapshot():
+    return {"pools": {}}
+
+
+@asynccontextmanager
+async def gateway(verifier: VerifierDouble | None = None, cluster=snapshot):
+    """(app, service) in front of one verifier, which always says TEXT."""
+    verifiers = [verifier or VerifierDouble("a", tokens=lambda request: IDS)]
+    async with serving(*verifiers) as routes:
+        link = VerifierLink(patience_s=0.05)
+        link.update(routes)
+        service = InferenceService(RequestFactory("demo", codec(), limits()), link)
+        try:
+            yield build_http_app(service, cluster, no_lifespan, keys=None), service
+        finally:
+            await link.close()
+
+
+def request(path: str, body: object = None, content: bytes | None = None, routed: bool = True, **options) -> httpx.Response:
+    async def run():
+        async with gateway(**options) as (app, service):
+            if not routed:
+                service.link.update(())
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                if body is None and content is None:
+                    return await client.get(path)
+                return await client.post(path, json=body) if content is None else await client.post(path, content=content)
+
+    return asyncio.run(run())
+
+
+def events(response: httpx.Response) -> list[dict]:
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *data, done, rest = response.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    return [json.loads(line.removeprefix("data: ")) for line in data]
+
+
+def error_of(response: httpx.Response) -> tuple[int, str, str | None, str]:
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    return response.status_code, error["type"], error["param"], error["code"]

@@ -1,0 +1,64 @@
+"""The HTTP API's errors: OpenAI's shape and statuses, for what clients, verifiers and we ourselves do wrong."""
+
+import json
+
+import grpc
+import pytest
+
+from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, error_of, events, request
+from tests.unit.verifier_double import VerifierDouble, at
+
+BAD = "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        ("/v1/completions", {"model": "demo"}, (400, BAD, "prompt", "invalid_value")),
+        ("/v1/completions", COMPLETION | {"echo": True}, (400, BAD, "echo", "unsupported_value")),
+        ("/v1/completions", COMPLETION | {"metadata": {"a\ud800": 1}}, (400, BAD, "metadata", "invalid_value")),
+        ("/v1/completions", COMPLETION | {"temperature": -1}, (400, BAD, "temperature", "invalid_value")),
+        ("/v1/completions", COMPLETION | {"max_tokens": 500}, (400, BAD, "max_tokens", "context_length_exceeded")),
+        ("/v1/completions", COMPLETION | {"model": "x", "stream": True}, (404, BAD, "model", "model_not_found")),
+        ("/v1/chat/completions", CHAT | {"messages": [{"role": "x"}]}, (400, BAD, "messages.0.role", "invalid_value")),
+        ("/v1/nothing", {}, (404, BAD, None, "not_found")),
+        ("/v1/models", {}, (405, BAD, None, "method_not_allowed")),
+    ],
+)
+def test_errors_have_openais_shape(path, body, expected):
+    assert error_of(request(path, content=json.dumps(body).encode())) == expected
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff", b"[" * 100_000])
+def test_malformed_json(content):
+    assert error_of(request("/v1/completions", content=content)) == (400, BAD, None, "invalid_json")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_overload_has_its_own_status_even_for_streams(stream):
+    full = VerifierDouble("a", before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED))
+    response = request("/v1/completions", COMPLETION | {"stream": stream}, verifier=full)
+    assert error_of(response) == (429, "overloaded_error", None, "overloaded")
+    assert response.headers["retry-after"] == "1"
+
+
+def test_no_verifier():
+    response = request("/v1/completions", COMPLETION, routed=False)
+    assert error_of(response) == (503, "unavailable_error", None, "no_verifier")
+    assert response.headers["retry-after"] == "1"
+
+
+def test_an_error_after_the_first_token_is_an_event():
+    breaking = VerifierDouble("a", tokens=lambda request: IDS, before=at(2, grpc.StatusCode.INVALID_ARGUMENT, "no more"))
+    *chunks, error = events(request("/v1/completions", COMPLETION | {"stream": True}, verifier=breaking))
+    assert chunks[0]["choices"][0]["text"]
+    assert "no more" in error["error"]["message"]
+
+
+def test_an_unforeseen_error_tells_nothing():
+    async def broken():
+        raise RuntimeError("secret path")
+
+    assert error_of(request("/v1/cluster", cluster=broken)) == (503, "unavailable_error", None, "no_controller")
+    odd = VerifierDouble("a", tokens=lambda request: 1 / 0)
+    assert "division" not in request("/v1/nothing", verifier=odd).text
