@@ -23,7 +23,7 @@ from drafthouse.errors import ConfigError, RequestError
 from drafthouse.membership import Report
 from drafthouse.security_config import ApiKeysConfig
 from tests.unit.byte_tokenizer import codec, limits
-from tests.unit.test_openai_routes import COMPLETION, IDS, TEXT, error_of, no_lifespan
+from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, no_lifespan
 from tests.unit.verifier_double import VerifierDouble, serving
 
 KEY, OTHER = generate_key(), generate_key()
