@@ -14,8 +14,8 @@ from drafthouse.api_keys import ApiKeys, generate_key, hash_of
 from drafthouse.messages import GenerateRequest
 from drafthouse.security_config import ApiKeysConfig
 from tests.unit.byte_tokenizer import codec, limits
+from tests.unit.openai_gateway import COMPLETION, no_lifespan
 from tests.unit.test_grpc_api import request as grpc_request
-from tests.unit.test_openai_routes import COMPLETION, no_lifespan
 from tests.unit.verifier_double import VerifierDouble, serving
 
 KEYS = generate_key(), generate_key()
