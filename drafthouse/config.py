@@ -119,7 +119,11 @@ class DrafterConfig(PoolConfig):
     prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass")
     grow_ahead: bool = Field(True, description="grow trees while they are verified, where the commit may land")
     shared_noise: bool = Field(True, description="rank with the noise that the target adds; without it sampled drafts are hit less often")
-    stages: tuple[StageConfig, ...] = Field((StageConfig(kind="model"),), min_length=1, description="what drafts; merged into one tree")
+    stages: tuple[StageConfig, ...] = Field(
+        (StageConfig(kind="model"), StageConfig(kind="lookup", placement="verifier")),
+        min_length=1,
+        description="what drafts; merged into one tree",
+    )
     window: WindowConfig | None = Field(None, description="the draft's KV keeps only this of the committed tokens; by default all")
     trace: pathlib.Path | None = Field(None, description="folder for acceptance traces, one file for each replica; none by default")
 

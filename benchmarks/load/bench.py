@@ -32,9 +32,6 @@ from benchmarks.report import Report, machine
 SATURATION_ROUNDS = 6
 """Requests for each place in flight when off's saturation rate is measured."""
 
-IDLE_S = 1.6
-"""Between the last arrival of a block and the next block, about: the last requests end."""
-
 
 @dataclass(frozen=True)
 class LoadOptions:
@@ -75,7 +72,9 @@ def run_load(options: LoadOptions, target: Destination, trace: pathlib.Path | No
     state, started = machine(), time.monotonic()
     if options.saturation is not None:  # what is impossible shows before a server is started
         planned(options, dict.fromkeys(options.workloads, options.saturation), math.inf)
-    with serving(target, options, {"drafter": {"trace": str(trace)}} if trace else {}, console) as (url, model, prompts):
+    # A trace knows the draft model alone, so then nothing else drafts.
+    drafter = {"trace": str(trace), "stages": [{"kind": "model"}]} if trace else {}
+    with serving(target, options, {"drafter": drafter}, console) as (url, model, prompts):
         left = options.budget_s - (time.monotonic() - started) if options.budget_s else math.inf
         measured = asyncio.run(_measure(options, url, model, prompts, left, console))
     return load_report(options, target, measured, state), measured.blocks
@@ -153,7 +152,8 @@ def planned(options: LoadOptions, saturation: dict[str, float], left_s: float) -
     Raises ConfigError naming the options that make a trace empty or too long."""
     places = [Place(w, load, load * saturation[w]) for w in options.workloads for load in options.loads]
     blocks = len(places) * options.segments * len(options.policies)
-    seconds = affordable_seconds(options.seconds / options.segments, left_s, blocks, IDLE_S)
+    tail = options.in_flight / min(saturation.values())  # from a block's last arrival to the next block: the last requests end
+    seconds = affordable_seconds(options.seconds / options.segments, left_s, blocks, tail)
     turns: list[Turn] = []
     for segment in range(options.segments):
         for i, place in enumerate(places):

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 QUICK_S = 440.0
 """`--quick` ends within 8 minutes, the server's start and end included."""
 
-QUICK = ("0.2,0.7,1", 7.0, 2)
-THOROUGH = ("0.2,0.7,1,1.3", 60.0, 4)
-"""Loads, seconds at each place for each policy, segments."""
+QUICK = ("0.2,0.7,1", 7.0, 2, "24-40")
+THOROUGH = ("0.2,0.7,1,1.3", 60.0, 4, "32-64")
+"""Loads, seconds at each place for each policy, segments, output tokens."""
 
 Crowd = Annotated[
     int, typer.Option(help="Each sequence stands for so many: multiplies what tokens and KV add to a step in both curves.", min=1)
@@ -55,7 +55,7 @@ def load(
     segments: Annotated[int | None, typer.Option(help="Parts of the trace; policies take turns on each.", min=2)] = None,
     saturation: Annotated[float | None, typer.Option(help="Requests per second that saturate off; by default measured.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Everything within 8 minutes, in short.")] = False,
-    tokens: OutputTokens = "16-32",
+    tokens: Annotated[str | None, typer.Option(help="Output tokens of a request: a count, or a range to draw from.")] = None,
     sequences: Sequences = 8,
     prompts: Prompts = 48,
     prompt_tokens: PromptTokens = 64,
@@ -65,7 +65,7 @@ def load(
     draft: Draft = "demo:draft",
     target_curve: TargetCurve = "llama-8b-1xh100",
     draft_curve: DraftCurve = "draft-0.5b",
-    time_scale: TimeScale = 4.0,
+    time_scale: TimeScale = 6.0,
     crowd: Crowd = 1,
     threads: Threads = 1,
     step_tokens: StepTokens = 48,
@@ -81,7 +81,7 @@ def load(
     from benchmarks.report import check_writable, write_json
 
     console = Console()
-    default_loads, default_seconds, default_segments = QUICK if quick else THOROUGH
+    default_loads, default_seconds, default_segments, default_tokens = QUICK if quick else THOROUGH
     with errors(), ExitStack() as stack:
         check_writable(json_file)
         check_recording(record, url)
@@ -90,7 +90,8 @@ def load(
             policies=chosen("--policies", policies, POLICIES), workloads=chosen("--workloads", workloads, WORKLOADS),
             loads=numbers("--loads", loads or default_loads),
             seconds=positive("--seconds", default_seconds if seconds is None else seconds),
-            segments=segments or default_segments, tokens=lengths("--tokens", tokens), in_flight=sequences, seed=seed, prompts=prompts,
+            segments=segments or default_segments, tokens=lengths("--tokens", tokens or default_tokens),
+            in_flight=sequences, seed=seed, prompts=prompts,
             saturation=None if saturation is None else positive("--saturation", saturation), prompts_file=prompts_file,
             budget_s=QUICK_S if quick else None,
         )  # fmt: skip
@@ -114,7 +115,7 @@ def load_steps(
     in_flight: Annotated[str, typer.Option(help="Requests in flight, phase by phase, with commas.")] = "1,8,1,8,1",
     seconds: Annotated[float, typer.Option(help="Of each phase.")] = 12.0,
     workload: Annotated[str, typer.Option(help="code or varied.")] = "code",
-    tokens: OutputTokens = "16-32",
+    tokens: OutputTokens = "32-64",
     sequences: Sequences = 8,
     prompts: Prompts = 48,
     prompt_tokens: PromptTokens = 64,
@@ -123,7 +124,7 @@ def load_steps(
     draft: Draft = "demo:draft",
     target_curve: TargetCurve = "llama-8b-1xh100",
     draft_curve: DraftCurve = "draft-0.5b",
-    time_scale: TimeScale = 4.0,
+    time_scale: TimeScale = 6.0,
     crowd: Crowd = 1,
     threads: Threads = 1,
     step_tokens: StepTokens = 48,
@@ -160,7 +161,7 @@ def load_steps(
 def off_cost(
     rounds: Rounds = 6,
     requests: Annotated[int, typer.Option(help="In each block.", min=1, max=10000)] = 32,
-    tokens: OutputTokens = "16-32",
+    tokens: OutputTokens = "32-64",
     sequences: Sequences = 8,
     prompts: Prompts = 48,
     prompt_tokens: PromptTokens = 64,
@@ -169,7 +170,7 @@ def off_cost(
     draft: Draft = "demo:draft",
     target_curve: TargetCurve = "llama-8b-1xh100",
     draft_curve: DraftCurve = "draft-0.5b",
-    time_scale: TimeScale = 4.0,
+    time_scale: TimeScale = 6.0,
     threads: Threads = 1,
     step_tokens: StepTokens = 48,
     json_file: Json = None,
