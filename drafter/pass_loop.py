@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from drafter.engine import DrafterEngine, Outgoing
+from drafthouse.engine_thread import engine_thread
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class PassLoop:
         self._stopping = False
         self.faults = 0
         self.busy_seconds = 0.0  # not waiting for messages
-        self._thread = threading.Thread(target=self._run, name="draft-passes", daemon=True)
+        self._thread = engine_thread(self._run, "draft-passes")
 
     def start(self) -> None:
         self._thread.start()

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from drafthouse.engine_thread import engine_thread
 from drafthouse.generation_messages import GenerateReply
 from drafthouse.session_messages import ToDrafterMessage
 from verifier.engine import VerifierEngine
@@ -28,7 +29,7 @@ class StepLoop:
         self._wake = threading.Event()
         self._stopping = False
         self.faults = 0
-        self._thread = threading.Thread(target=self._run, name="verify-steps", daemon=True)
+        self._thread = engine_thread(self._run, "verify-steps")
 
     def start(self) -> None:
         self._thread.start()
