@@ -22,8 +22,8 @@ def config(text: dict[str, object]) -> ServingConfig:
     return ServingConfig.model_validate(text)
 
 
-def test_the_default_is_the_draft_model_alone() -> None:
-    assert [stage.kind for stage in config({}).drafter.stages] == ["model"]
+def test_by_default_the_draft_model_drafts_and_the_verifier_looks_up() -> None:
+    assert [(stage.kind, stage.placement) for stage in config({}).drafter.stages] == [("model", "drafter"), ("lookup", "verifier")]
 
 
 @pytest.mark.parametrize(
