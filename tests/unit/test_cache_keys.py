@@ -11,7 +11,7 @@ from deployments.openai_routes import build_http_app
 from deployments.request_factory import RequestFactory
 from deployments.verifier_link import VerifierLink
 from drafthouse.api_keys import ApiKeys, generate_key, hash_of
-from drafthouse.messages import GenerateRequest
+from drafthouse.generation_messages import GenerateRequest
 from drafthouse.security_config import ApiKeysConfig
 from tests.unit.byte_tokenizer import codec, limits
 from tests.unit.openai_gateway import COMPLETION, no_lifespan
