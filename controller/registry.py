@@ -83,6 +83,10 @@ class Registry:
         if self._floor.due(now):
             self._floor.move(supply(self._members("verifier", latest=True), self._members("drafter", latest=True)), now, self.interval_s)
 
+    def reports(self) -> list[Report]:
+        """The last one of each live replica."""
+        return [entry.report for entry in self._live.values()]
+
     def goodput(self) -> ClusterGoodput:
         return measure(self._members("verifier"), self._members("drafter"), self._floor.floor)
 

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
+from ray.util import metrics as ray_metrics
 
 from deployments import grpc_api
 from deployments.inference_service import InferenceService
@@ -24,6 +25,7 @@ from drafthouse.api_keys import load_api_keys
 from drafthouse.config import ServingConfig
 from drafthouse.heartbeat import Heartbeat
 from drafthouse.membership import Directive, Report
+from drafthouse.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.transport import load_transport
 from protos import inference_pb2
 
@@ -46,8 +48,10 @@ class Gateway:
         self._keys = load_api_keys(config.security.api_keys)
         self._link = VerifierLink(transport=load_transport(config.security.data_plane))
         self._service = InferenceService(factory, self._link)
-        self._heartbeat = Heartbeat(controller, self._report, config.controller.heartbeat_s, self._directed)
         self._replica = serve.get_replica_context().replica_id.unique_id
+        metrics = MetricsExporter("gateway", self._replica, ray_metrics)
+        reporting = metrics.exporting(self._report, self._details)
+        self._heartbeat = Heartbeat(controller, reporting, config.controller.heartbeat_s, self._directed)
         self._node = ray.get_runtime_context().get_node_id()
         self._address = ray.util.get_node_ip_address()
 
@@ -83,6 +87,11 @@ class Gateway:
 
     def _directed(self, directive: Directive) -> None:
         self._link.update(directive.verifiers)
+
+    def _details(self) -> Numbers:
+        """What metrics have beyond the report."""
+        gauges = {"verifiers": float(len(self._link.routes)), "controller_answers": float(self._heartbeat.answered is True)}
+        return Numbers(gauges=gauges, samples=self._service.latencies.samples)
 
     def _report(self) -> Report:
         return Report(

@@ -34,7 +34,8 @@ LEAST_GUESS = 0.02
 
 @dataclass
 class DraftTotals:
-    """`guessed` nodes of inner stages that passes took along, and how many `came_true`."""
+    """`guessed` nodes of inner stages that passes took along, and how many `came_true`; commits, and those after which a part of the tree
+    was left (`predrafted`)."""
 
     sessions: int = 0
     passes: int = 0
@@ -42,6 +43,8 @@ class DraftTotals:
     drafted: int = 0
     guessed: int = 0
     came_true: int = 0
+    commits: int = 0
+    predrafted: int = 0
     dropped: int = 0
     refused: int = 0
 

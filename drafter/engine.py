@@ -131,6 +131,8 @@ class DrafterEngine:
             labels = session.commit(message.base_len, message.tokens, message.price, self.clock())
         except WireError as error:
             return [self.drop(key, str(error))]
+        self.totals.commits += 1
+        self.totals.predrafted += session.kept > 0
         self._learn(session, labels)
         if len(session.tokens) >= self.rules.context:
             return [self.drop(key, f"{len(session.tokens)} tokens, the draft's context is {self.rules.context}")]

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import ray
 from ray import serve
+from ray.util import metrics as ray_metrics
 
 from drafter.calibration_store import CalibrationStore
 from drafter.engine import DrafterEngine
@@ -17,7 +18,9 @@ from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.profiling import latency_of
 from drafthouse.heartbeat import Heartbeat
 from drafthouse.membership import Report
+from drafthouse.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.policy.selection import price
+from drafthouse.stages.build import MODEL, by_name
 from drafthouse.transport import load_transport
 
 
@@ -38,12 +41,13 @@ class DrafterReplica:
         self.server = DrafterServer(self.engine, self.name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.drafter.port)
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
-        self.heartbeat = Heartbeat(controller, self.report, config.controller.heartbeat_s)
+        metrics = MetricsExporter("drafter", self.name, ray_metrics)
+        self.heartbeat = Heartbeat(controller, metrics.exporting(self.report, self.details), config.controller.heartbeat_s)
         self.heartbeat.start()
 
     def report(self) -> Report:
         engine, allocator = self.engine, self.engine.cache.allocator
-        totals = {name: float(value) for name, value in (asdict(engine.totals) | asdict(engine.stage_totals)).items()}
+        totals = {name: float(value) for name, value in asdict(engine.totals).items()} | engine.stage_totals.numbers()
         totals["calibration_labels"] = float(engine.calibrations.labels)
         totals |= {"malformed": float(self.server.malformed), "pass_faults": float(self.server.loop.faults)}
         totals["busy_seconds"] = self.server.loop.busy_seconds
@@ -62,6 +66,12 @@ class DrafterReplica:
             role="drafter", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
             fingerprint=self.fingerprint, load=len(engine.sessions), capacity=self.max_sessions, totals=totals, gauges=gauges,
         )  # fmt: skip
+
+    def details(self) -> Numbers:
+        """What metrics have beyond the report."""
+        drafted = by_name({MODEL: self.engine.totals.drafted} | self.engine.stage_totals.by_source)
+        totals = {f"drafted_source.{source}": count for source, count in drafted.items()}
+        return Numbers(totals, {"controller_answers": float(self.heartbeat.answered is True)})
 
     def check_health(self) -> None:
         if not self.server.loop.alive:

@@ -65,6 +65,7 @@ class Session:
         self.seen: torch.Tensor | None = None  # bool [vocab], only with a repetition penalty
         self.frontier = Frontier([], [])
         self.sent = 0  # nodes of the tree that the verifier has
+        self.kept = 0  # nodes that the last commit left
         self._sent_edges: list[float] = []
         self.model_worth, self.model_seconds = StageWorth(), 0.0  # seconds since the last commit
         self._rate, self._committed_at = CommitRate(), now
@@ -126,6 +127,7 @@ class Session:
         self._judge(labels, base_len + len(path), len(tokens), now)
         walked = [entry_of[node] for node in path if node in entry_of]
         index = self.growing.reroot(tokens, path)
+        self.kept = len(index)
         self.kv.keep(self.held, walked + [entry for node, entry in entry_of.items() if node in index])
         self.cached += len(walked)
         self.tokens += tokens

@@ -5,6 +5,7 @@ for. Every submitted request gets exactly one reply with a finish_reason, unless
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from drafthouse.policy.start_rule import Announcement, wait_until
 from drafthouse.session_messages import ToVerifierMessage
 from drafthouse.stages.build import StageMaker
 from verifier import step as steps
+from verifier.acceptance import Acceptance
 from verifier.drafting import Drafting
 from verifier.local_draft import LocalDrafting
 from verifier.scheduler import Plan, Scheduler
@@ -32,6 +34,9 @@ from verifier.totals import VerifyTotals
 
 FIXED_WAIT_S = 0.5
 """Modes `fixed` and `table` wait so long for its tree, then steps with what is there."""
+
+SAMPLES = 10_000
+"""Measurements kept for whoever reads them; where nobody does, the oldest go."""
 
 
 @dataclass(slots=True)
@@ -62,8 +67,10 @@ class VerifierEngine:
         self.rule = SessionRule(self.drafting, self.exchange)
         self.synthetic_rate = config.synthetic_acceptance.rate if config.synthetic_acceptance is not None else None
         self.sequences: dict[str, Sequence] = {}
-        self.totals = VerifyTotals()
+        self.totals, self.acceptance = VerifyTotals(), Acceptance()
+        self.queue_seconds: deque[float] = deque(maxlen=SAMPLES)  # of each admitted request
         self._busy_since: float | None = None
+        self._gathering_since: float | None = None
         self._trees = 0  # of selected nodes
 
     def submit(self, request: GenerateRequest) -> None:
@@ -88,6 +95,7 @@ class VerifierEngine:
             seen = torch.zeros(self.runner.vocab_size, dtype=torch.bool, device=self.runner.cache.data.device)
             seen[list(request.prompt + request.emitted)] = True
         sequence = Sequence(request, KvSequence(self.runner.cache), seen, synthetic=self.synthetic_rate is not None)
+        sequence.arrived = self.clock()
         sequence.local = self.local.open(request)
         self.scheduler.add(sequence)
         self.sequences[request.request] = sequence
@@ -130,7 +138,7 @@ class VerifierEngine:
         started = now = self.clock()
         plan = self.scheduler.plan()
         if not plan.decoding and not plan.prefilling:
-            self._busy_since = None
+            self._busy_since = self._gathering_since = None
             self.exchange.quote(1, 0, 0)
             return StepOutcome(idle=True)
         kv_tokens = sum(len(s.kv) for s in plan.decoding) + sum(len(s.kv) for s, _ in plan.prefilling)
@@ -138,17 +146,31 @@ class VerifierEngine:
         self.exchange.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
         until = self._wait(plan, now)
         if until is not None:
+            self._gathering_since = now if self._gathering_since is None else self._gathering_since
             return StepOutcome(wait_until=until)
         self.rule.begin_step(self.sequences.values(), plan.decoding, now)
         selected = self._select(plan, kv_tokens)
         entries = steps.build(plan, selected.trees)
+        self._begun(plan, started)
         result = self.runner.run([entry.segment for entry in entries])
         arrivals()
         walked = steps.walk(entries, result.logits, self.synthetic_rate)
+        self.acceptance.observe(walked, selected.trees)
         now = self.clock()
         replies, committed = self._commit(walked, selected, now)
         self._account(plan, selected, len(walked), committed, kv_tokens, result.seconds, started, now)
         return StepOutcome(replies)
+
+    def _begun(self, plan: Plan, started: float) -> None:
+        """All is ready for the run of a step."""
+        self.totals.select_seconds += self.clock() - started
+        if self._gathering_since is not None:
+            self.totals.gather_seconds += started - self._gathering_since
+            self._gathering_since = None
+        for s in (*plan.decoding, *(s for s, _ in plan.prefilling)):
+            if s.arrived is not None:
+                self.queue_seconds.append(started - s.arrived)
+                s.arrived = None
 
     def _wait(self, plan: Plan, now: float) -> float | None:
         """Until when to wait for drafts, or None to start. Prompt chunks never wait."""

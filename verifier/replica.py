@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import ray
 from ray import serve
+from ray.util import metrics as ray_metrics
 
 from drafthouse.config import ServingConfig
 from drafthouse.engine.loader import load
@@ -12,6 +13,7 @@ from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.profiling import latency_of
 from drafthouse.heartbeat import Heartbeat
 from drafthouse.membership import SYNTHETIC_GAUGE, Directive, Report
+from drafthouse.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.stages.build import placed
 from drafthouse.transport import load_transport
 from verifier.engine import VerifierEngine
@@ -32,7 +34,8 @@ class VerifierReplica:
         self.server = VerifierServer(self.engine, self.name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.verifier.port)
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
-        self.heartbeat = Heartbeat(controller, self.report, config.controller.heartbeat_s, self.follow)
+        metrics = MetricsExporter("verifier", self.name, ray_metrics)
+        self.heartbeat = Heartbeat(controller, metrics.exporting(self.report, self.details), config.controller.heartbeat_s, self.follow)
         self.heartbeat.start()
 
     def report(self) -> Report:
@@ -64,9 +67,9 @@ class VerifierReplica:
             gauges[SYNTHETIC_GAUGE] = engine.synthetic_rate
         for name, client in self.server.clients.items():
             if client.round_trip_s is not None:
-                gauges[f"round_trip_ms.{name}"] = 1e3 * client.round_trip_s
-        totals = {name: float(value) for name, value in (asdict(engine.totals) | asdict(engine.local.totals)).items()}
-        totals |= {f"sessions_{name}": float(count) for name, count in engine.drafting.events.items() if name != "drafted"}
+                gauges[f"round_trip_seconds.{name}"] = client.round_trip_s
+        totals = {name: float(value) for name, value in asdict(engine.totals).items()} | engine.local.totals.numbers()
+        totals |= {f"sessions.{name}": float(count) for name, count in engine.drafting.events.items() if name != "drafted"}
         totals["preemptions"] = float(scheduler.preemptions)
         totals["step_faults"] = float(self.server.loop.faults)
         if isinstance(engine.runner, PacedRunner):
@@ -76,6 +79,18 @@ class VerifierReplica:
             fingerprint=self.fingerprint, load=len(scheduler.running) + len(scheduler.waiting),
             capacity=scheduler.config.max_sequences + scheduler.config.max_queue, totals=totals, gauges=gauges,
         )  # fmt: skip
+
+    def details(self) -> Numbers:
+        """What metrics have beyond the report."""
+        engine = self.engine
+        exchange = engine.exchange
+        gauges = {
+            "plain_goodput": exchange.plain_goodput,
+            "gain": exchange.meter.gain,
+            "synthetic": float(engine.synthetic_rate is not None),
+            "controller_answers": float(self.heartbeat.answered is True),
+        }
+        return Numbers(engine.acceptance.totals(), gauges, {"queue_seconds": engine.queue_seconds})
 
     def follow(self, directive: Directive) -> None:
         self.server.set_drafters(directive.drafters)

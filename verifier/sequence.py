@@ -28,6 +28,7 @@ class Sequence:
         self.fixed_deadline: float | None = None
         self.parked_rate: float | None = None  # tokens per second that time was worth when its session did not pay
         self.probed_at_step = -1
+        self.arrived: float | None = None  # on the engine's clock; None once it has been in a step
 
     @property
     def id(self) -> str:

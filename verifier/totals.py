@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass
 class VerifyTotals:
-    """Counters that only grow; seconds split a step into waiting, device work and the rest.
+    """Counters that only grow.
+
+    `step_seconds` are from the plan to the choice of tokens, of which `select_seconds` until the run and `run_seconds` on the device;
+    `wait_seconds` between steps while there was work, of which `gather_seconds` for drafts that were announced.
 
     `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
     `run_seconds`; `nodes` are those that it had to choose from.
@@ -24,5 +27,7 @@ class VerifyTotals:
     predicted_tokens: float = 0.0
     predicted_seconds: float = 0.0
     step_seconds: float = 0.0
+    select_seconds: float = 0.0
     run_seconds: float = 0.0
     wait_seconds: float = 0.0
+    gather_seconds: float = 0.0

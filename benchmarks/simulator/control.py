@@ -99,7 +99,7 @@ def _verifier_report(v: SimVerifier) -> Report:
         "drafters": float(len(engine.drafting.drafters)),
     }  # fmt: skip
     gauges |= {f"honesty.{name}": record.standing.honesty.ratio for name, record in engine.drafting.records.items()}
-    gauges |= {f"round_trip_ms.{name}": 1e3 * v.options.round_trip_s for name in engine.drafting.drafters}
+    gauges |= {f"round_trip_seconds.{name}": v.options.round_trip_s for name in engine.drafting.drafters}
     totals = {name: float(value) for name, value in asdict(engine.totals).items()}
     return _report("verifier", v.name, v.load, config.max_sequences + config.max_queue, totals, gauges)
 

@@ -13,7 +13,8 @@ OVERHEAD_RATE = 0.05
 
 
 class Exchange:
-    """`rate` in tokens per second; `price` in tokens per node; `floor` is the controller's, for what is asked of drafters."""
+    """`rate` and `plain_goodput`, of plain steps at the load of now, in tokens per second; `price` in tokens per node; `floor` is the
+    controller's, for what is asked of drafters."""
 
     def __init__(self, latency: LatencyModel):
         self.latency = latency
@@ -26,7 +27,8 @@ class Exchange:
     def quote(self, sequences: int, prompt_tokens: int, kv_tokens: int) -> None:
         """For a step in which so many sequences decode beside so many prompt tokens."""
         self.plain_s = self.latency.seconds(sequences + prompt_tokens, kv_tokens)
-        self.rate = self.meter.exchange(self.plain_rate(sequences, kv_tokens))
+        self.plain_goodput = self.plain_rate(sequences, kv_tokens)
+        self.rate = self.meter.exchange(self.plain_goodput)
         self.price = price(sequences + prompt_tokens, kv_tokens, self.rate, self.latency)
 
     def plain_rate(self, sequences: int, kv_tokens: int) -> float:

@@ -5,7 +5,7 @@ Promises: whatever is wrong is a ConfigError that names the key.
 
 import importlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from drafthouse.config import ModelConfig, StageConfig, model_path
@@ -24,6 +24,16 @@ _SOURCES = {"model": MODEL, "trigram": TRIGRAM, "lookup": LOOKUP, "suffix": SUFF
 
 TABLE_FILE = "trigram.npz"
 """In the draft's folder."""
+
+
+def by_name(counts: Mapping[int, int]) -> dict[str, float]:
+    """Numbers of nodes by the names of their sources; own stages are all `own`."""
+    names = {number: name for name, number in _SOURCES.items()}
+    named: dict[str, float] = {}
+    for source, count in list(counts.items()):
+        name = names.get(source, "own")
+        named[name] = named.get(name, 0.0) + count
+    return named
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ Growth is best-first as the draft's own: a stage is asked below the nodes of hig
 
 import heapq
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TypeVar
 
@@ -27,12 +28,18 @@ T = TypeVar("T")
 
 @dataclass
 class StageTotals:
-    """Of all sessions: nodes that stages without a model added, seconds that they took, how many were dropped for a fault, and rests."""
+    """Of all sessions: nodes that stages without a model added, seconds that they took, how many were dropped for a fault, and rests;
+    and the nodes by source."""
 
     stage_nodes: int = 0
     stage_seconds: float = 0.0
     stage_faults: int = 0
     stage_rests: int = 0
+    by_source: Counter[int] = field(default_factory=Counter)
+
+    def numbers(self) -> dict[str, float]:
+        """Without `by_source`."""
+        return {f.name: float(getattr(self, f.name)) for f in fields(self) if f.name != "by_source"}
 
 
 class _Running:
@@ -94,9 +101,10 @@ class SessionStages:
         before = len(growing)
         for each in list(self._running):
             if each.worth.working:
-                started = self._clock()
+                started, first = self._clock(), len(growing)
                 self._guarded(each.maker, partial(self._grow_one, each, growing, asked, limits))
                 self._spent(each, started)
+                self._totals.by_source[each.maker.source] += len(growing) - first
         self._totals.stage_nodes += len(growing) - before
         return len(growing) - before
 

@@ -103,7 +103,7 @@ def test_stream():
 
 def test_chunks_say_which_attempt_made_which_tokens():
     async def call(service):
-        return [chunk async for chunk in grpc_api.stream(service, request())]
+        return [chunk async for chunk in grpc_api.stream(service, request(), "")]
 
     breaking, whole = (VerifierDouble(name, tokens=lambda request: IDS, load=load) for name, load in (("a", 0), ("b", 1)))
     breaking.before = at(4, grpc.StatusCode.UNAVAILABLE)
