@@ -15,6 +15,7 @@ from deployments.placement import label_selector
 from deployments.preflight import check_models
 from deployments.synthetic_flag import check_synthetic
 from drafter.replica import DrafterReplica
+from drafter.server import DRAIN_S
 from drafthouse.config import ServingConfig
 from verifier.replica import VerifierReplica
 
@@ -23,6 +24,15 @@ CONTROL_REQUESTS = 1024
 
 CONSTRUCTOR_RETRIES = 3
 """A model that cannot be loaded will not load the tenth time; a port taken in a race will be free soon."""
+
+WAIT_LOOP_S = 0.1
+"""Serve waits so long for requests of its own, of which verifiers and drafters have none, before a replica may drain."""
+
+GATEWAY_WAIT_LOOP_S = 2.0
+"""Proxies that have not heard yet that a gateway goes may send it requests for so long."""
+
+STOP_S = 5.0
+"""From the end of draining to the end of the process; then Serve kills it."""
 
 
 def build_app(args: ServingConfig) -> serve.Application:
@@ -34,31 +44,26 @@ def build_app(args: ServingConfig) -> serve.Application:
     check_synthetic(args, os.environ)
     check_models(args)
 
-    def sized(deployment: Any, replicas: int, actor: dict[str, Any], ongoing: int = CONTROL_REQUESTS) -> Any:
+    def sized(deployment: Any, replicas: int, actor: dict[str, Any], drain_s: float, **more: Any) -> Any:
         return deployment.options(
             num_replicas=replicas,
             ray_actor_options=actor,
-            max_ongoing_requests=ongoing,
             max_constructor_retry_count=CONSTRUCTOR_RETRIES,
+            graceful_shutdown_timeout_s=drain_s + STOP_S,
+            **{"max_ongoing_requests": CONTROL_REQUESTS, "graceful_shutdown_wait_loop_s": WAIT_LOOP_S, **more},
         )
 
     gateway, verifier, drafter = args.gateway, args.verifier, args.drafter
-    controller = sized(ControllerReplica, 1, _actor("controller", args.controller.num_cpus, 0, threads=1)).bind(args)
+    controller = sized(ControllerReplica, 1, _actor("controller", args.controller.num_cpus, 0, threads=1), 0).bind(args)
     target_actor = _actor("verifier", verifier.num_cpus, verifier.num_gpus, args.target.threads)
-    verifiers = sized(VerifierReplica, verifier.replicas, target_actor)
-    drafters = (
-        sized(
-            DrafterReplica, drafter.replicas, _actor("drafter", drafter.num_cpus, drafter.num_gpus, args.draft.threads if args.draft else 1)
-        )
-        if drafter.replicas
-        else None
-    )
-    return sized(Gateway, gateway.replicas, _actor("gateway", gateway.num_cpus, 0, threads=1), gateway.max_ongoing_requests).bind(
-        args,
-        controller,
-        verifiers.bind(args, controller),
-        drafters.bind(args, controller) if drafters is not None else None,
-    )
+    verifiers = sized(VerifierReplica, verifier.replicas, target_actor, verifier.drain_s).bind(args, controller)
+    drafters = None
+    if drafter.replicas:
+        draft_actor = _actor("drafter", drafter.num_cpus, drafter.num_gpus, args.draft.threads if args.draft else 1)
+        drafters = sized(DrafterReplica, drafter.replicas, draft_actor, DRAIN_S).bind(args, controller)
+    front = _actor("gateway", gateway.num_cpus, 0, threads=1)
+    requests = {"max_ongoing_requests": gateway.max_ongoing_requests, "graceful_shutdown_wait_loop_s": GATEWAY_WAIT_LOOP_S}
+    return sized(Gateway, gateway.replicas, front, gateway.drain_s, **requests).bind(args, controller, verifiers, drafters)
 
 
 def _actor(role: str, num_cpus: float, num_gpus: float, threads: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """gRPC channels to peers, one for each address.
 
 Promises: messages as long as the longest context pass; a peer that comes back at its old address is
-found within a second; a peer whose machine is gone is noticed by keepalive; channels of addresses no
+found within a second; what a machine that is gone leaves behind is closed by keepalive; channels of addresses no
 longer in use are closed. After a change of certificates, calls go over new channels; the streams of the old ones end in peace.
 """
 

@@ -46,7 +46,7 @@ class Gateway:
         self._capacity = config.gateway.max_ongoing_requests
         self._controller = controller
         self._keys = load_api_keys(config.security.api_keys)
-        self._link = VerifierLink(transport=load_transport(config.security.data_plane))
+        self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))
         self._service = InferenceService(factory, self._link)
         self._replica = serve.get_replica_context().replica_id.unique_id
         metrics = MetricsExporter("gateway", self._replica, ray_metrics)

@@ -36,7 +36,7 @@ class InferenceService:
 
     def totals(self) -> dict[str, float]:
         """Only ever grow. `requests` counts choices, each of which a verifier serves by itself."""
-        return {**self._totals, "failovers": float(self.link.failovers)}
+        return {**self._totals, "failovers": float(self.link.failovers), "moves": float(self.link.moves)}
 
     async def plan(self, make: Callable[[Body], Plan], body: Body, cache_key: str) -> Plan:
         """Runs `make` in a thread: tokenizing a long prompt takes long, and streams must go on meanwhile. `cache_key` names whose

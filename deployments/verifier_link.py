@@ -1,8 +1,8 @@
 """One request, one stream of output tokens, whatever becomes of the verifiers that make them.
 
 Promises: every output token is yielded once and in order, and the last reply has a finish reason.
-When a stream breaks, the same request goes to another verifier of the same fingerprint with the same
-seed, a higher attempt and all tokens yielded so far (DESIGN 8); the number of attempts without a new
+When a stream breaks, falls silent, or its verifier drains, the same request goes to another verifier of the same fingerprint
+with the same seed, a higher attempt and all tokens yielded so far (DESIGN 8); the number of attempts without a new
 token and the wait for a verifier are bounded. Replies of another attempt are ignored. Closing the
 generator, or cancelling the task that reads it, cancels the gRPC call and so frees the KV.
 """
@@ -11,17 +11,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
 from deployments.channels import Channels
+from deployments.request_progress import Broken, Moved, Progress, Refused, Unreachable, translated
 from deployments.verifier_routes import VerifierRoutes
-from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
+from drafthouse.errors import DrafthouseError, OverloadError, WireError
 from drafthouse.generation_messages import GenerateReply, GenerateRequest, from_reply_proto, to_request_proto
 from drafthouse.membership import Route
+from drafthouse.silence import BEAT_S, Silence
 from drafthouse.transport import PLAINTEXT, Transport
 from protos import dataplane_pb2_grpc
 
@@ -30,98 +32,66 @@ logger = logging.getLogger(__name__)
 MAX_FRUITLESS_ATTEMPTS = 4
 """Streams in a row that broke without a token: beyond that, it is the request that breaks verifiers."""
 
-PATIENCE_S = 30.0
-"""How long a request waits for a verifier: enough for Serve to restart a replica of a small model."""
-
 RETRY_S = 0.2
 """Between rounds in which every verifier refused or failed."""
-
-SILENCE_S = 5.0
-"""A verifier that the controller has taken out and that says nothing for so long is dead or cut off."""
-
-BAD_REQUEST = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.FAILED_PRECONDITION)
 
 
 class NoVerifierError(DrafthouseError):
     """No verifier could be reached in time."""
 
 
-class _Broken(Exception):
-    """This stream is of no more use; another verifier may go on."""
-
-
-class _Refused(_Broken):
-    """The verifier has no room."""
-
-
-class _Unreachable(_Broken):
-    """The verifier cannot have seen this attempt."""
-
-
-@dataclass(slots=True, eq=False)
-class _Progress:
-    """What a request has so far. `emitted` grows only by what has been yielded to the caller."""
-
-    request: GenerateRequest
-    deadline: float
-    emitted: list[int] = field(default_factory=list)
-    fingerprint: str | None = None  # None until the first token: until then any target's text would do
-    avoid: set[str] = field(default_factory=set)  # replicas that failed or refused since the last new token
-    fruitless: int = 0
-    refused: bool = False
-    last_failure: str = "none was tried"
-
-    def next_request(self) -> GenerateRequest:
-        return replace(self.request, emitted=tuple(self.emitted))
-
-    def finished_reason(self) -> str:
-        """Not empty if the stream broke after the last token, but before the verifier could say so."""
-        if self.emitted and self.emitted[-1] in self.request.stop_tokens:
-            return "stop"
-        return "length" if len(self.emitted) >= self.request.max_tokens else ""
-
-
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One open stream; `heard` is the time of its last reply."""
+    """One open stream. `listening`: somebody waits for its next reply, so that silence is the verifier's own."""
 
     route: Route
     stream: Any
-    heard: float
+    replies: AsyncIterator[Any]
+    silence: Silence = field(default_factory=Silence)
+    listening: bool = False
     given_up: bool = False
+    draining: bool = False
+
+    async def read(self) -> Any:
+        """The next message, or None at the end."""
+        self.listening = True
+        try:
+            return await anext(self.replies, None)
+        finally:
+            self.listening = False
+            self.silence.heard()
 
 
 class VerifierLink:
     """A gateway's way to all verifiers. Feed it each directive's routes."""
 
-    def __init__(self, patience_s: float = PATIENCE_S, transport: Transport = PLAINTEXT) -> None:
+    def __init__(self, patience_s: float, transport: Transport = PLAINTEXT) -> None:
+        """A request whose verifier is gone, or that has none yet, waits `patience_s` for one."""
         self.routes = VerifierRoutes()
-        self.failovers = 0
+        self.failovers, self.moves = 0, 0
         self._patience_s = patience_s
         self._channels = Channels(transport)
         self._calls: set[_Call] = set()
         self._changed = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
 
     def update(self, routes: tuple[Route, ...]) -> None:
         """The verifiers that may take requests from now on. Streams of others go on while they are heard from."""
         self.routes.replace(routes)
         self._changed.set()
         self._channels.keep(self.routes.addresses() | {call.route.address for call in self._calls})
-        now = time.monotonic()
-        for call in self._calls:
-            if call.route.replica not in self.routes and now - call.heard > SILENCE_S:
-                call.given_up = True
-                call.stream.cancel()
 
     async def close(self) -> None:
         """Cancels all streams and closes the channels."""
         for call in self._calls:
             call.stream.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
         await self._channels.close()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateReply, None]:
         """Raises RequestError, OverloadError or NoVerifierError; a reply with finish_reason `error` is passed on."""
-        progress = _Progress(request, time.monotonic() + self._patience_s, list(request.emitted))
+        progress = Progress(request, list(request.emitted))
         while True:
             route = await self._route(progress)
             replies = self._attempt(progress, route)
@@ -130,26 +100,27 @@ class VerifierLink:
                     yield reply
                     if reply.finish_reason:
                         return
-                raise _Broken("the stream ended without a finish reason")
-            except _Broken as error:
+                raise Broken("the stream ended without a finish reason")
+            except Broken as error:
                 self._failed(progress, route, error)
             finally:
                 await replies.aclose()
-            reason = progress.finished_reason()
-            if reason:
-                yield GenerateReply(request.request, progress.request.attempt, len(progress.emitted), (), reason)
+            if (end := progress.end()) is not None:
+                yield end
                 return
-            progress.request = replace(progress.request, attempt=progress.request.attempt + 1)
+            progress.next_attempt()
 
-    async def _route(self, progress: _Progress) -> Route:
+    async def _route(self, progress: Progress) -> Route:
         """The next verifier to try, as soon as there is one."""
+        if progress.deadline is None:
+            progress.deadline = time.monotonic() + self._patience_s
         while True:
             if progress.fruitless >= MAX_FRUITLESS_ATTEMPTS:
                 raise NoVerifierError(f"{progress.fruitless} attempts in a row broke off; the last: {progress.last_failure}")
-            route = self.routes.pick(progress.fingerprint, progress.avoid)
+            route = self.routes.pick(progress.fingerprint, progress.avoid, time.monotonic())
             if route is not None:
                 return route
-            if progress.refused and not progress.emitted:
+            if progress.refused and not progress.admitted:
                 raise OverloadError("all verifiers are full; try again later")
             if time.monotonic() > progress.deadline:
                 raise self._gone(progress)
@@ -158,81 +129,74 @@ class VerifierLink:
                 await asyncio.wait_for(self._changed.wait(), RETRY_S)
             progress.avoid.clear()
 
-    def _gone(self, progress: _Progress) -> DrafthouseError:
+    def _gone(self, progress: Progress) -> DrafthouseError:
         if progress.refused:
             return OverloadError("all verifiers are full; try again later")
-        return NoVerifierError(f"no verifier to be had ({len(self.routes)} are known); the last failure: {progress.last_failure}")
+        known = f"{len(self.routes)} are known"
+        if progress.fingerprint is not None:
+            known += f", {self.routes.fitting(progress.fingerprint)} of them with the fingerprint that this text was begun with"
+        return NoVerifierError(f"no verifier for {self._patience_s:g} s ({known}); the last failure: {progress.last_failure}")
 
-    async def _attempt(self, progress: _Progress, route: Route) -> AsyncGenerator[GenerateReply, None]:
-        """One stream from one verifier. Raises _Broken when another should go on, RequestError when none should."""
+    async def _attempt(self, progress: Progress, route: Route) -> AsyncGenerator[GenerateReply, None]:
+        """One stream from one verifier. Raises Broken when another should go on, RequestError when none should."""
         try:
             channel = await self._channels.connected(route.address)
         except ConnectionError as error:
-            raise _Unreachable(str(error)) from error
+            raise Unreachable(str(error)) from error
         stub = dataplane_pb2_grpc.VerifierStub(channel)  # type: ignore[no-untyped-call]  # generated
         stream = stub.Generate(to_request_proto(progress.next_request()))
-        call = _Call(route, stream, time.monotonic())
+        call = _Call(route, stream, aiter(stream))
         self._calls.add(call)
+        self._watch()
         self.routes.started(route)
         try:
-            async for message in stream:
-                call.heard = time.monotonic()
-                reply = _fresh(from_reply_proto(message), progress)
+            while (message := await call.read()) is not None:
+                reply = progress.take(from_reply_proto(message), route.fingerprint)
                 if reply is not None:
-                    self._advance(progress, route, reply)
                     yield reply
+                self._leave(call, progress, message.draining)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error) from error
+            raise translated(error) from error
         except WireError as error:
-            raise _Broken(str(error)) from error
+            raise Broken(str(error)) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not call.given_up or (task is not None and task.cancelling()):
                 raise
-            raise _Broken(f"{route.replica} was taken out and fell silent") from None
+            raise Broken("it fell silent") from None
         finally:
             stream.cancel()
             self._calls.discard(call)
             self.routes.ended(route)
 
-    def _advance(self, progress: _Progress, route: Route, reply: GenerateReply) -> None:
-        if reply.tokens:
-            progress.emitted.extend(reply.tokens)
-            progress.fingerprint = route.fingerprint
-            progress.fruitless, progress.refused = 0, False
-            progress.avoid.clear()
-            progress.deadline = time.monotonic() + self._patience_s
+    def _leave(self, call: _Call, progress: Progress, draining: bool) -> None:
+        """Raises Moved when this verifier drains and another may take over; until there is one, it goes on here."""
+        now = time.monotonic()
+        if draining and not call.draining:
+            call.draining = True
+            self.routes.shun(call.route.replica, now)
+        if call.draining and self.routes.another(progress.fingerprint, call.route.replica, now):
+            raise Moved("it drains")
 
-    def _failed(self, progress: _Progress, route: Route, error: _Broken) -> None:
-        progress.avoid.add(route.replica)
-        progress.last_failure = f"{route.replica}: {error}"
-        if isinstance(error, _Refused):
-            progress.refused = True
-        elif not isinstance(error, _Unreachable):
-            progress.fruitless += 1
+    def _watch(self) -> None:
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.create_task(self._give_up_silent())
+
+    async def _give_up_silent(self) -> None:
+        """While there are calls: ends those whose verifier sends neither tokens nor signs of life."""
+        while self._calls:
+            await asyncio.sleep(BEAT_S)
+            for call in self._calls:
+                if call.listening and call.silence.beat():
+                    call.given_up = True
+                    call.stream.cancel()
+
+    def _failed(self, progress: Progress, route: Route, error: Broken) -> None:
+        progress.failed(route.replica, error)
+        if not isinstance(error, Refused):
+            self.routes.shun(route.replica, time.monotonic())
+        if isinstance(error, Moved):
+            self.moves += 1
+        elif not isinstance(error, Refused | Unreachable):
             self.failovers += 1
             logger.warning("request %s, attempt %d on %s", progress.request.request, progress.request.attempt, progress.last_failure)
-
-
-def _fresh(reply: GenerateReply, progress: _Progress) -> GenerateReply | None:
-    """What of this reply is new. Raises WireError when tokens before it are missing."""
-    request, done = progress.request, len(progress.emitted)
-    if (reply.request, reply.attempt) != (request.request, request.attempt):
-        return None
-    if reply.first_index > done and reply.tokens:
-        raise WireError(f"reply begins at output token {reply.first_index}, but only {done} have come")
-    tokens = reply.tokens[done - reply.first_index :] if reply.tokens else ()
-    if not tokens and not reply.finish_reason:
-        return None
-    return replace(reply, first_index=done, tokens=tokens)
-
-
-def _translated(error: grpc.aio.AioRpcError) -> Exception:
-    details = error.details() or error.code().name
-    if error.code() in BAD_REQUEST:
-        return RequestError(details)
-    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return _Refused(details)
-    if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-        return _Unreachable(details)
-    return _Broken(f"{error.code().name}: {details}")

@@ -30,6 +30,9 @@ Outgoing = tuple[str, ToVerifierMessage]
 """(peer, message): `peer` is whoever opened the session."""
 
 
+DRAINING = "this drafter drains"
+
+
 class DrafterEngine:
     def __init__(
         self,
@@ -60,6 +63,7 @@ class DrafterEngine:
         self.trace = TraceWriter(config.trace) if config.trace else None
         self.traced = MODEL if self.draft is not None else self.makers[0].source
         self.totals, self.stage_totals = DraftTotals(), StageTotals()
+        self._draining = False
 
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
         key = (peer, message.session)
@@ -102,6 +106,8 @@ class DrafterEngine:
         return session
 
     def _refusal(self, message: Open) -> str:
+        if self._draining:
+            return DRAINING
         if message.noise_version != NOISE_VERSION:
             return f"noise version {message.noise_version}, this drafter has {NOISE_VERSION}"
         if message.vocab_size != self.vocab_size:
@@ -161,6 +167,11 @@ class DrafterEngine:
         self._forget(key)
         self.totals.dropped += 1
         return Dropped(session.id, session.epoch, reason)
+
+    def drain(self) -> list[Outgoing]:
+        """From now on every Open is refused; what there is is dropped."""
+        self._draining = True
+        return [(key[0], self.drop(key, DRAINING)) for key in list(self.sessions)]
 
     def forget_peer(self, peer: str) -> None:
         """The peer's stream has ended: its sessions are gone."""

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 Command = Callable[[DrafterEngine], list[Outgoing]]
 
+JOIN_S = 2.0
+"""A pass in progress is waited for so long; the thread does not outlive the process in any case."""
+
 
 class PassLoop:
     def __init__(self, engine: DrafterEngine, send: Callable[[list[Outgoing]], None]):
@@ -36,7 +39,7 @@ class PassLoop:
     def stop(self) -> None:
         self._stopping = True
         self._wake.set()
-        self._thread.join(timeout=10)
+        self._thread.join(JOIN_S)
 
     @property
     def alive(self) -> bool:

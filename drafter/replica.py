@@ -1,5 +1,6 @@
 """The drafter as a Ray Serve deployment: a thin shell around `DrafterServer`. Knows Ray, and nothing of tokens."""
 
+import asyncio
 import os
 from dataclasses import asdict
 
@@ -65,6 +66,7 @@ class DrafterReplica:
         return Report(
             role="drafter", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
             fingerprint=self.fingerprint, load=len(engine.sessions), capacity=self.max_sessions, totals=totals, gauges=gauges,
+            draining=self.server.draining,
         )  # fmt: skip
 
     def details(self) -> Numbers:
@@ -78,6 +80,8 @@ class DrafterReplica:
             raise RuntimeError("the drafting thread has died")
 
     async def __del__(self) -> None:
+        """Serve calls it once, when this replica is scaled down or upgraded."""
+        await asyncio.gather(self.server.drain(), self.heartbeat.beat())
         await self.heartbeat.stop()
         await self.server.stop()
         self.engine.close()

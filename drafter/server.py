@@ -1,10 +1,12 @@
 """The drafter's data plane: one bidirectional stream per verifier carries all its sessions.
 
 Promises: what is ready at one moment goes out as one message. A message that cannot be read drops
-its own session; the stream and its other sessions go on.
+its own session; the stream and its other sessions go on. A verifier that falls silent loses its sessions.
+Draining, it takes nothing new, drops every session with a word to its verifier, and then ends the streams.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -16,12 +18,16 @@ from drafter.engine import DrafterEngine, Outgoing
 from drafter.pass_loop import PassLoop
 from drafthouse.errors import WireError
 from drafthouse.session_messages import Dropped, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
+from drafthouse.silence import Silence, while_heard
 from drafthouse.transport import PLAINTEXT, Transport
 from drafthouse.wire import DRAFTER_METADATA
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 
 logger = logging.getLogger(__name__)
+
+DRAIN_S = 2.0
+"""Longer than any draft pass; who has not been told by then sees the stream end."""
 
 
 class _Stream:
@@ -31,6 +37,7 @@ class _Stream:
         self.messages: list[ToVerifierMessage] = []
         self.echo_us, self.echo_at = 0, 0.0
         self.ready = asyncio.Event()
+        self.silence = Silence()
 
 
 class DrafterServer(rpc.DrafterServicer):
@@ -40,6 +47,8 @@ class DrafterServer(rpc.DrafterServicer):
         self._streams: dict[str, _Stream] = {}
         self._count = 0
         self.malformed = 0
+        self.draining = False
+        self._ending = False  # streams end once they have said what they have to say
 
     async def start(self, host: str, port: int) -> int:
         """Starts the thread and the server; returns the port."""
@@ -54,14 +63,39 @@ class DrafterServer(rpc.DrafterServicer):
         await self._server.stop(grace=0.2)
         self.loop.stop()
 
+    async def drain(self) -> None:
+        """Returns when all verifiers have been told, or after DRAIN_S. A second call does nothing."""
+        if self.draining:
+            return
+        self.draining = True
+        dropped = asyncio.Event()
+
+        def command(engine: DrafterEngine) -> list[Outgoing]:
+            self._send_from_thread(engine.drain())
+            self._asyncio.call_soon_threadsafe(dropped.set)
+            return []
+
+        self.loop.post(command)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await dropped.wait()
+                self._ending = True
+                while self._streams:
+                    for stream in self._streams.values():
+                        stream.ready.set()
+                    await asyncio.sleep(0.01)
+
     async def Connect(self, request_iterator: AsyncIterator[pb.ToDrafter], context: Any) -> AsyncIterator[pb.ToVerifier]:
+        if self.draining:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this drafter drains and takes no new sessions")
+            return
         await context.send_initial_metadata(((DRAFTER_METADATA, self.name),))
         self._count += 1
         peer, stream = f"{context.peer()}#{self._count}", _Stream()
         self._streams[peer] = stream
         reader = asyncio.create_task(self._read(peer, stream, request_iterator))
         try:
-            while not reader.done() or stream.messages:
+            while stream.messages or not (reader.done() or self._ending):
                 await stream.ready.wait()
                 stream.ready.clear()
                 if batch := self._batch(stream):
@@ -84,15 +118,19 @@ class DrafterServer(rpc.DrafterServicer):
 
     async def _read(self, peer: str, stream: _Stream, requests: AsyncIterator[pb.ToDrafter]) -> None:
         try:
-            async for batch in requests:
-                if batch.echo_us:
-                    stream.echo_us, stream.echo_at = batch.echo_us, time.perf_counter()
-                    stream.ready.set()
-                self._take(peer, stream, batch)
-        except grpc.RpcError:
-            pass  # the peer is gone; Connect's `finally` forgets its sessions
+            await while_heard(stream.silence, self._listen(peer, stream, requests))
+        except (grpc.RpcError, ConnectionError) as error:  # the peer is gone; Connect's `finally` forgets its sessions
+            logger.info("stream of %s: %s", peer, error)
         finally:
             stream.ready.set()
+
+    async def _listen(self, peer: str, stream: _Stream, requests: AsyncIterator[pb.ToDrafter]) -> None:
+        async for batch in requests:
+            stream.silence.heard()
+            if batch.echo_us:
+                stream.echo_us, stream.echo_at = batch.echo_us, time.perf_counter()
+                stream.ready.set()
+            self._take(peer, stream, batch)
 
     def _take(self, peer: str, stream: _Stream, batch: pb.ToDrafter) -> None:
         good = []

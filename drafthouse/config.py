@@ -63,6 +63,7 @@ class VerifierConfig(PoolConfig):
     max_sequences: int = Field(32, ge=1, le=4096, description="sequences in one step")
     max_queue: int = Field(256, ge=0, description="requests waiting for KV slots before new ones are refused")
     step_tokens: int = Field(512, ge=16, description="tokens of one step, prompt chunks included")
+    drain_s: float = Field(20, ge=0, le=3600, description="a replica that is to go finishes for so long what no other can take over")
     batch_table: tuple[tuple[int, int], ...] = Field(
         ((4, 4), (8, 3), (16, 2), (32, 1)), description="mode table: [sequences in a step up to, chain length]; none beyond the last row"
     )
@@ -149,6 +150,8 @@ class GatewayConfig(_Section):
     replicas: int = Field(1, ge=1, le=1000)
     num_cpus: float = Field(0.1, ge=0)
     max_ongoing_requests: int = Field(256, ge=1)
+    patience_s: float = Field(30, gt=0, le=3600, description="a request whose verifier is gone waits so long for another")
+    drain_s: float = Field(60, ge=0, le=3600, description="a replica that is to go finishes its requests for so long")
 
 
 class ControllerConfig(_Section):

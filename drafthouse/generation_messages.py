@@ -43,7 +43,11 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class GenerateReply:
-    """Output tokens `first_index ...`; `finish_reason` (stop, length, error) is empty while it goes on."""
+    """Output tokens `first_index ...`; `finish_reason` (stop, length, error, moved) is empty while it goes on.
+
+    Without tokens it says that the verifier lives. `draining`: another verifier should take over at once, if there is one;
+    `moved`: this one goes on no longer.
+    """
 
     request: str
     attempt: int
@@ -52,6 +56,7 @@ class GenerateReply:
     finish_reason: str = ""
     error: str = ""
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
+    draining: bool = False
 
 
 def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
@@ -85,10 +90,10 @@ def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
     usage = pb.SpeculationUsage(**asdict(reply.usage))
     return pb.GenerateReply(
         request=reply.request, attempt=reply.attempt, first_index=reply.first_index, tokens=reply.tokens,
-        finish_reason=reply.finish_reason, error=reply.error, usage=usage,
+        finish_reason=reply.finish_reason, error=reply.error, usage=usage, draining=reply.draining,
     )  # fmt: skip
 
 
 def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
     usage = SpeculationUsage(m.usage.drafted, m.usage.verified, m.usage.accepted, m.usage.steps, m.usage.synthetic)
-    return GenerateReply(m.request, m.attempt, m.first_index, tuple(m.tokens), m.finish_reason, m.error, usage)
+    return GenerateReply(m.request, m.attempt, m.first_index, tuple(m.tokens), m.finish_reason, m.error, usage, m.draining)

@@ -205,7 +205,7 @@ class GenerateRequest(_message.Message):
     def __init__(self, request: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
-    __slots__ = ("request", "attempt", "first_index", "tokens", "finish_reason", "error", "usage")
+    __slots__ = ("request", "attempt", "first_index", "tokens", "finish_reason", "error", "usage", "draining")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +213,7 @@ class GenerateReply(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     request: str
     attempt: int
     first_index: int
@@ -220,7 +221,8 @@ class GenerateReply(_message.Message):
     finish_reason: str
     error: str
     usage: SpeculationUsage
-    def __init__(self, request: _Optional[str] = ..., attempt: _Optional[int] = ..., first_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ...) -> None: ...
+    draining: bool
+    def __init__(self, request: _Optional[str] = ..., attempt: _Optional[int] = ..., first_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class SpeculationUsage(_message.Message):
     __slots__ = ("drafted", "verified", "accepted", "steps", "synthetic")

@@ -1,6 +1,6 @@
 """The verifier's end of the stream to one drafter: dials, re-dials, coalesces.
 
-Promises: what is to be said at one moment goes out as one message. When the stream breaks, `lost`
+Promises: what is to be said at one moment goes out as one message. When the stream breaks, ends or falls silent, `lost`
 is called once and the client dials again, with growing pauses where it is not let in, until it is closed.
 """
 
@@ -15,6 +15,7 @@ import grpc
 
 from drafthouse.errors import WireError
 from drafthouse.session_messages import ToDrafterMessage, ToVerifierMessage, from_verifier_proto, session_of, to_drafter_proto
+from drafthouse.silence import BEAT_S, Silence, while_heard
 from drafthouse.transport import Transport
 from drafthouse.wire import DRAFTER_METADATA
 from protos import dataplane_pb2 as pb
@@ -25,9 +26,6 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 OPEN_S = 2.0
 """A drafter that has not taken the stream by then is dialled again."""
-
-PROBE_S = 1.0
-"""A round trip is measured this often; an idle stream costs one small message a second."""
 
 
 class DrafterClient:
@@ -68,7 +66,8 @@ class DrafterClient:
                         stream = await self._open(channel)
                     connected, pause = True, FIRST_PAUSE_S
                     self._connected(self.drafter)
-                    await self._listen(stream)
+                    silence = Silence()
+                    await while_heard(silence, self._listen(stream, silence))
                 except (grpc.RpcError, TimeoutError, ConnectionError) as error:
                     logger.info("drafter %s at %s: %s %s", self.drafter, self.address, type(error).__name__, error)
                 finally:
@@ -86,8 +85,9 @@ class DrafterClient:
             raise ConnectionError(f"{(await stream.code()).name}: {await stream.details()}")
         return stream
 
-    async def _listen(self, stream: Any) -> None:
+    async def _listen(self, stream: Any, silence: Silence) -> None:
         async for batch in stream:
+            silence.heard()
             if batch.echo_us:
                 trip = time.perf_counter() - batch.echo_us / 1e6 - batch.held_us / 1e6
                 self.round_trip_s = trip if self.round_trip_s is None else 0.8 * self.round_trip_s + 0.2 * trip
@@ -95,13 +95,13 @@ class DrafterClient:
 
     async def _outgoing(self) -> AsyncIterator[pb.ToDrafter]:
         while True:
-            with contextlib.suppress(TimeoutError):  # nothing to say: only the probe goes out
-                await asyncio.wait_for(self._ready.wait(), timeout=PROBE_S)
+            with contextlib.suppress(TimeoutError):  # nothing to say: only the probe goes out, which the drafter echoes
+                await asyncio.wait_for(self._ready.wait(), timeout=BEAT_S)
             self._ready.clear()
             messages, self._messages = self._messages, []
             batch = pb.ToDrafter(verifier=self.verifier, messages=[to_drafter_proto(m) for m in messages])
             now = time.perf_counter()
-            if now - self._probe_at >= PROBE_S:
+            if now - self._probe_at >= BEAT_S:
                 batch.echo_us, self._probe_at = int(now * 1e6), now
             yield batch
 

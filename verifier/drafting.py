@@ -22,7 +22,7 @@ NOT_WANTED = 1.0
 """A price that no node is worth: the drafter only keeps its KV in step."""
 
 RETRY_S = 1.0
-"""A sequence whose session was refused or dropped waits so long before it is paired again."""
+"""A drafter that refused or dropped a sequence's session is not asked again for so long; others are, at once."""
 
 
 class Drafting:
@@ -36,7 +36,7 @@ class Drafting:
         self.trees = 0  # made here: one for each session, commit and Grow
         self.decoding = 1  # sequences that decode in the current step
         self._epoch = 0  # one for all requests and never forgotten: an id that is used again must not meet its old messages
-        self._retry_at: dict[str, float] = {}
+        self._retry_at: defaultdict[str, dict[str, float]] = defaultdict(dict)  # by sequence, by drafter
         self._outbox: defaultdict[str, list[ToDrafterMessage]] = defaultdict(list)
 
     def set_drafters(self, drafters: Iterable[str]) -> None:
@@ -56,9 +56,8 @@ class Drafting:
 
     def open(self, sequence: Sequence, price: float, now: float, probe: bool = False) -> bool:
         """Pairs the sequence with the drafter that has fewest of our sessions, if there is one; whether it did."""
-        if self._retry_at.get(sequence.id, 0.0) > now:
-            return False
-        trusted = [d for d in self.drafters if not self.records[d].standing.banned(now)]
+        retry_at = self._retry_at[sequence.id]
+        trusted = [d for d in self.drafters if retry_at.get(d, now) <= now and not self.records[d].standing.banned(now)]
         if not trusted:
             return False
         drafter = min(trusted, key=lambda d: self.records[d].sessions)
@@ -135,7 +134,7 @@ class Drafting:
                 pass  # nothing hangs on it: the first Grow says the same and more
             case Refused() | Dropped():
                 self.events["refused" if isinstance(message, Refused) else "dropped"] += 1
-                self._retry_at[sequence.id] = now + RETRY_S
+                self._retry_at[sequence.id][drafter] = now + RETRY_S
                 self._unlink(sequence)
             case Grow():
                 self._grow(sequence, link, message, now)
@@ -155,7 +154,7 @@ class Drafting:
         """A malformed message: its session ends, the sequence goes on."""
         if sequence.link is not None:
             self.events["malformed"] += 1
-            self._retry_at[sequence.id] = now + RETRY_S
+            self._retry_at[sequence.id][sequence.link.drafter] = now + RETRY_S
             self.park(sequence)
 
     def end_step(self, sequences: Iterable[Sequence], now: float) -> None:

@@ -1,5 +1,6 @@
 """The verifier as a Ray Serve deployment: a thin shell around `VerifierServer`. Knows Ray, and nothing of tokens."""
 
+import asyncio
 import os
 from dataclasses import asdict
 
@@ -26,6 +27,7 @@ class VerifierReplica:
 
     async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle):
         self.name = serve.get_replica_context().replica_id.unique_id
+        self.drain_s = config.verifier.drain_s
         model = load(config.target)
         self.fingerprint = model.fingerprint
         stages = placed(config.drafter.stages, "verifier", config.draft, config.drafter.shared_noise)
@@ -78,6 +80,7 @@ class VerifierReplica:
             role="verifier", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
             fingerprint=self.fingerprint, load=len(scheduler.running) + len(scheduler.waiting),
             capacity=scheduler.config.max_sequences + scheduler.config.max_queue, totals=totals, gauges=gauges,
+            draining=self.server.draining,
         )  # fmt: skip
 
     def details(self) -> Numbers:
@@ -101,5 +104,7 @@ class VerifierReplica:
             raise RuntimeError("the verification thread has died")
 
     async def __del__(self) -> None:
+        """Serve calls it once, when this replica is scaled down or upgraded, and kills the process after drain_s and some seconds."""
+        await asyncio.gather(self.server.drain(self.drain_s), self.heartbeat.beat())
         await self.heartbeat.stop()
         await self.server.stop()

@@ -1,11 +1,14 @@
 """The verifier's data plane: `Generate` streams for gateways, one client per drafter it may use.
 
-Promises: each accepted request's stream ends with exactly one reply that has a finish_reason;
-a stream that is cancelled frees its KV slots before the next step; with TLS on, nobody is served without.
+Promises: each accepted request's stream ends with exactly one reply that has a finish_reason, and is never silent for
+longer than a beat while this process runs; a stream that is cancelled frees its KV slots before the next step; with TLS on,
+nobody is served without. Draining, it takes nothing new and is left by every stream within the time it is given.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -14,6 +17,7 @@ from drafthouse.errors import DrafthouseError, OverloadError, RequestError, Wire
 from drafthouse.generation_messages import GenerateReply, GenerateRequest, from_request_proto, to_reply_proto
 from drafthouse.membership import Route
 from drafthouse.session_messages import ToDrafterMessage, ToVerifierMessage
+from drafthouse.silence import BEAT_S
 from drafthouse.transport import PLAINTEXT, Transport
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
@@ -21,13 +25,28 @@ from verifier.drafter_client import DrafterClient
 from verifier.engine import VerifierEngine
 from verifier.step_loop import StepLoop
 
+FAREWELL_S = 0.5
+"""What is told to go finds the way out in this time; then the server stops anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaving:
+    """To every stream: this verifier drains; with finish reason `moved`, it goes on no longer."""
+
+    finish_reason: str
+
+
+_Replies = asyncio.Queue[GenerateReply | _Leaving | DrafthouseError]
+
 
 class VerifierServer(rpc.VerifierServicer):
     def __init__(self, engine: VerifierEngine, name: str, transport: Transport = PLAINTEXT):
         self.name, self._transport = name, transport
         self.loop = StepLoop(engine, self._deliver_from_thread)
         self.clients: dict[str, DrafterClient] = {}
-        self._streams: dict[tuple[str, int], asyncio.Queue[GenerateReply]] = {}
+        self._streams: dict[tuple[str, int], _Replies] = {}
+        self._left = asyncio.Event()  # by a stream
+        self.draining = False
 
     async def start(self, host: str, port: int) -> int:
         """Starts the thread and the server; returns the port."""
@@ -44,6 +63,32 @@ class VerifierServer(rpc.VerifierServicer):
         await self._server.stop(grace=0.2)
         self.loop.stop()
 
+    async def drain(self, limit_s: float) -> None:
+        """Takes nothing new and asks the gateways to go on elsewhere; what has nowhere to go runs on here for `limit_s`.
+
+        Returns when no stream is left. A second call does nothing.
+        """
+        if self.draining:
+            return
+        self.draining = True
+        self._tell(_Leaving(""))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._empty()
+        self._tell(_Leaving("moved"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self._empty()
+
+    def _tell(self, leaving: _Leaving) -> None:
+        for queue in self._streams.values():
+            queue.put_nowait(leaving)
+
+    async def _empty(self) -> None:
+        while self._streams:
+            self._left.clear()
+            await self._left.wait()
+
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateReply]:
         try:
             parsed = from_request_proto(request)
@@ -54,22 +99,47 @@ class VerifierServer(rpc.VerifierServicer):
         if key in self._streams:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"request {parsed.request} is running already, attempt {parsed.attempt}")
             return
-        queue = self._streams[key] = asyncio.Queue()
+        if self.draining:
+            await context.abort(grpc.StatusCode.ABORTED, "this verifier drains and takes nothing new")
+            return
+        queue: _Replies = asyncio.Queue()
+        self._streams[key] = queue
         self._supersede(parsed)
+        self._submit(parsed, queue)
         try:
-            await self._submit(parsed)
-            while True:
-                reply = await queue.get()
+            async for reply in self._replies(queue, GenerateReply(*key, len(parsed.emitted), ())):
                 yield to_reply_proto(reply)
-                if reply.finish_reason:
-                    return
         except OverloadError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except RequestError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except ConnectionError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         finally:
             del self._streams[key]
+            self._left.set()
             self.loop.post(lambda engine: engine.cancel(*key))
+
+    async def _replies(self, queue: _Replies, nothing_new: GenerateReply) -> AsyncIterator[GenerateReply]:
+        """What there is to say up to the end, and every beat at least that there is nothing new.
+
+        Raises what the engine says of the request, ConnectionError when nobody is left to work on it.
+        """
+        while True:
+            item: GenerateReply | _Leaving | DrafthouseError = nothing_new
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    item = await queue.get()
+            if isinstance(item, DrafthouseError):
+                raise item
+            if isinstance(item, _Leaving):
+                item = replace(nothing_new, finish_reason=item.finish_reason, draining=True)
+            elif item is nothing_new and not self.loop.alive:
+                raise ConnectionError("the verification thread has died")
+            yield item
+            if item.finish_reason:
+                return
+            nothing_new = replace(nothing_new, first_index=item.first_index + len(item.tokens), usage=item.usage)
 
     def _supersede(self, request: GenerateRequest) -> None:
         """Ends the streams of older attempts, whose gateway has gone elsewhere and come back."""
@@ -77,28 +147,16 @@ class VerifierServer(rpc.VerifierServicer):
             if name == request.request and attempt < request.attempt:
                 queue.put_nowait(GenerateReply(name, attempt, 0, (), "error", f"superseded by attempt {request.attempt}"))
 
-    async def _submit(self, request: GenerateRequest) -> None:
-        """Raises what the engine says of the request."""
-        done: asyncio.Future[None] = self._asyncio.create_future()
-
-        def finish(error: DrafthouseError | None) -> None:
-            if done.cancelled():
-                return
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
+    def _submit(self, request: GenerateRequest, queue: _Replies) -> None:
+        """What the engine says against the request goes to its queue."""
 
         def command(engine: VerifierEngine) -> None:
             try:
                 engine.submit(request)
-                error = None
             except DrafthouseError as refused:
-                error = refused
-            self._asyncio.call_soon_threadsafe(finish, error)
+                self._asyncio.call_soon_threadsafe(queue.put_nowait, refused)
 
         self.loop.post(command)
-        await done
 
     def set_drafters(self, routes: Iterable[Route]) -> None:
         """Dials drafters that are new, leaves those that are gone. On the event loop."""

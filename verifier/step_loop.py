@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 Command = Callable[[VerifierEngine], None]
 Deliver = Callable[[list[GenerateReply], dict[str, list[ToDrafterMessage]]], None]
 
+JOIN_S = 2.0
+"""A step in progress is waited for so long; the thread does not outlive the process in any case."""
+
 
 class StepLoop:
     def __init__(self, engine: VerifierEngine, deliver: Deliver):
@@ -37,7 +40,7 @@ class StepLoop:
     def stop(self) -> None:
         self._stopping = True
         self._wake.set()
-        self._thread.join(timeout=10)
+        self._thread.join(JOIN_S)
 
     @property
     def alive(self) -> bool:

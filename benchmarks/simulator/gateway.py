@@ -44,7 +44,7 @@ class Gateways:
         for request, routes in zip(self.arrivals, itertools.cycle(self.routes), strict=False):
             if (gap := request.arrival_s - self.env.now) > 0:
                 yield self.env.timeout(gap)
-            route = routes.pick(None, ())
+            route = routes.pick(None, (), self.env.now)
             assert route is not None  # gateways have their first directive before the first arrival
             routes.started(route)
             self._via[id(request)] = routes, route

@@ -62,7 +62,7 @@ def limits(verifiers: int, drafters: int, config: ServingConfig, transport_s: fl
         controller_share=heartbeat_s * (len(reports) + len(gateways)) / interval_s,
         silent_s=interval_s * config.controller.expire_heartbeats,
         pairing_s=max(0.0, pairing_s - per_report), table_bytes=len(pickle.dumps(directive)),
-        pick_s=_cpu_seconds(lambda: routes.pick(None, ()), SAMPLES), streams_per_verifier=streams,
+        pick_s=_cpu_seconds(lambda: routes.pick(None, (), 0.0), SAMPLES), streams_per_verifier=streams,
         streams_per_drafter=streams * verifiers / drafters if drafters else 0.0,
     )  # fmt: skip
 

@@ -105,7 +105,7 @@ def test_without_the_section_the_api_is_open():
 def test_a_refused_body_is_not_read():
     async def run():
         app = build_http_app(
-            InferenceService(RequestFactory("demo", codec(), limits()), VerifierLink()), None, no_lifespan, ApiKeys(IN_CONFIG)
+            InferenceService(RequestFactory("demo", codec(), limits()), VerifierLink(5.0)), None, no_lifespan, ApiKeys(IN_CONFIG)
         )
         sent = []
 

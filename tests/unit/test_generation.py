@@ -21,7 +21,7 @@ def deltas(tokens: tuple[int, ...], step: int, stops: tuple[str, ...] = (), stop
     async def run() -> list[TextDelta]:
         verifier = VerifierDouble("a", tokens=lambda request: tokens, step=step)
         async with serving(verifier) as routes:
-            link = VerifierLink()
+            link = VerifierLink(5.0)
             link.update(routes)
             request = GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, len(tokens), stop_tokens, Speculation())
             found = [delta async for delta in generate_text(link, codec().token_bytes, request, stops)]
@@ -70,7 +70,7 @@ def test_a_verifiers_error_is_raised():
         verifier = VerifierDouble("a", step=100)
         verifier.reply = lambda request, index, output: GenerateReply(request.request, 1, 0, (), "error", "out of luck")
         async with serving(verifier) as routes:
-            link = VerifierLink()
+            link = VerifierLink(5.0)
             link.update(routes)
             request = GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, 4, (END,), Speculation())
             with pytest.raises(GenerationError, match="out of luck"):

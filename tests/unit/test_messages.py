@@ -56,7 +56,9 @@ REQUESTS = st.builds(
 USAGES = st.builds(g.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans())
 REPLIES = st.one_of(
     st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS),
-    st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(["stop", "length", "error"]), TEXT, USAGES),
+    st.builds(
+        g.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(["stop", "length", "error", "moved"]), TEXT, USAGES, st.booleans()
+    ),
 )
 
 FORMS: dict[type[Message], Callable[[Message], object]] = {
