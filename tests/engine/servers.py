@@ -60,11 +60,16 @@ class RawDrafter(rpc.DrafterServicer):
         return [getattr(m, kind) for batch in self.heard for m in batch.messages if m.WhichOneof("kind") == kind]
 
 
-async def start_verifier(config: VerifierConfig | None = None) -> tuple[VerifierServer, rpc.VerifierStub, grpc.aio.Channel]:
+async def start_routed(name: str, config: VerifierConfig | None = None) -> tuple[VerifierServer, Route]:
     engine = VerifierEngine(loaded(tiny("llama")), FLAT, config or VerifierConfig(), TreeConfig())
-    server = VerifierServer(engine, "verifier")
+    server = VerifierServer(engine, name)
     port = await server.start(HOST, 0)
-    channel = grpc.aio.insecure_channel(f"{HOST}:{port}")
+    return server, Route(name, f"{HOST}:{port}", "f", 0, 64)
+
+
+async def start_verifier(config: VerifierConfig | None = None) -> tuple[VerifierServer, rpc.VerifierStub, grpc.aio.Channel]:
+    server, route = await start_routed("verifier", config)
+    channel = grpc.aio.insecure_channel(route.address)
     return server, rpc.VerifierStub(channel), channel
 
 

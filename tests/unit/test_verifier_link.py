@@ -1,8 +1,6 @@
 """The gateway's way to verifiers, against real gRPC servers: no token lost or doubled, whatever breaks."""
 
 import asyncio
-import random
-from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import grpc
@@ -10,43 +8,10 @@ import pytest
 
 from deployments import verifier_link
 from deployments.verifier_link import NoVerifierError, VerifierLink
-from deployments.verifier_routes import VerifierRoutes
 from drafthouse.errors import OverloadError, RequestError
-from drafthouse.generation_messages import GenerateReply, GenerateRequest, to_reply_proto
-from drafthouse.membership import Route
-from drafthouse.sampling import SamplingParams
-from drafthouse.speculation import Speculation
+from drafthouse.generation_messages import GenerateReply, SpeculationUsage, to_reply_proto
+from tests.unit.linked import GONE, REQUEST, collect, linked, tokens_of
 from tests.unit.verifier_double import USAGE, VerifierDouble, at, forever, serving, text_of
-
-REQUEST = GenerateRequest("r1", 1, (3, 1, 4), (), SamplingParams(), 42, 9, (0,), Speculation())
-GONE = Route("gone", "127.0.0.1:1", "f", 0, 8)
-
-
-@asynccontextmanager
-async def linked(*verifiers: VerifierDouble, patience_s: float = 5.0):
-    async with serving(*verifiers) as routes:
-        link = VerifierLink(patience_s)
-        link.update(routes)
-        try:
-            yield link
-        finally:
-            await link.close()
-
-
-async def collect(link: VerifierLink, request: GenerateRequest = REQUEST) -> list[GenerateReply]:
-    """All replies; checks that their tokens are in order and without a gap."""
-    replies, done = [], len(request.emitted)
-    async with aclosing(link.generate(request)) as stream:
-        async for reply in stream:
-            assert reply.first_index == done
-            done += len(reply.tokens)
-            replies.append(reply)
-    assert [bool(reply.finish_reason) for reply in replies] == [False] * (len(replies) - 1) + [True]
-    return replies
-
-
-def tokens_of(replies: list[GenerateReply]) -> tuple[int, ...]:
-    return tuple(token for reply in replies for token in reply.tokens)
 
 
 def test_all_tokens_in_order_and_the_usage():
@@ -257,20 +222,47 @@ def test_cancelling_reaches_the_server(how):
     asyncio.run(run())
 
 
-def test_a_silent_verifier_that_was_taken_out_is_left(monkeypatch):
-    monkeypatch.setattr(verifier_link, "SILENCE_S", 0.0)
-
+def test_usage_counts_all_attempts():
     async def run():
-        silent, heir = VerifierDouble("a", before=forever), VerifierDouble("b", load=7)
-        async with linked(silent, heir) as link:
+        first, second = VerifierDouble("a", before=at(4, grpc.StatusCode.UNAVAILABLE)), VerifierDouble("b", load=7)
+        async with linked(first, second) as link:
+            replies = await collect(link)
+        assert replies[1].usage == USAGE
+        assert replies[-1].usage == SpeculationUsage(drafted=18, verified=16, accepted=10, steps=6)
+
+    asyncio.run(run())
+
+
+def test_a_request_that_lost_its_verifier_waits_for_room_elsewhere():
+    async def run():
+        dying = VerifierDouble("a", before=at(0, grpc.StatusCode.UNAVAILABLE))
+        full = VerifierDouble("b", load=7, before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED))
+        async with linked(dying, full) as link:
             task = asyncio.create_task(collect(link))
-            while not silent.seen:
+            while not full.seen:
                 await asyncio.sleep(0.005)
-            link.update((silent.route, heir.route))
-            await asyncio.sleep(0.01)
-            assert heir.seen == []  # still routed: it may take its time
-            link.update((heir.route,))
+            full.before = None
             assert tokens_of(await asyncio.wait_for(task, 2.0)) == text_of(REQUEST)
+
+    asyncio.run(run())
+
+
+def test_patience_begins_when_the_verifier_is_lost_and_says_what_was_missing():
+    async def run():
+        slow = VerifierDouble(
+            "a", before=lambda index, context: at(2, grpc.StatusCode.UNAVAILABLE)(index, context) if index else asyncio.sleep(0.2)
+        )
+        other = VerifierDouble("b", fingerprint="g", load=7)
+        async with serving(slow, other) as routes:
+            link = VerifierLink(patience_s=0.1)
+            link.update(routes)
+            stream = link.generate(REQUEST)
+            assert (await anext(stream)).tokens
+            link.update(routes[1:])
+            with pytest.raises(NoVerifierError, match=r"0.1 s \(1 are known, 0 of them with the fingerprint"):
+                await anext(stream)
+            await link.close()
+        assert other.seen == []
 
     asyncio.run(run())
 
@@ -283,37 +275,3 @@ def test_a_long_prompt_fits_the_wire():
         assert len(verifier.seen[0].prompt) == 2_000_000
 
     asyncio.run(run())
-
-
-def route(replica: str, load: int, capacity: int = 8) -> Route:
-    return Route(replica, f"{replica}:1", "f", load, capacity)
-
-
-def test_the_least_loaded_share_is_picked():
-    routes = VerifierRoutes()
-    routes.replace((route("a", 4), route("b", 3), route("c", 5, capacity=16)))
-    assert routes.pick(None, ()).replica == "c"
-    assert routes.pick(None, {"c"}).replica == "b"
-    assert routes.pick("other", ()) is None
-
-
-def test_what_was_started_since_the_report_counts():
-    routes = VerifierRoutes()
-    a, b = route("a", 0), route("b", 1)
-    routes.replace((a, b))
-    picked = []
-    for _ in range(5):
-        picked.append(routes.pick(None, ()))
-        routes.started(picked[-1])
-    assert [one.replica for one in picked].count("a") == 3
-    routes.replace((a, b))  # a report from before the dispatch does not hide what runs there
-    routes.ended(b)
-    routes.ended(b)
-    assert routes.pick(None, ()).replica == "b"
-
-
-def test_ties_are_broken_at_random():
-    random.seed(1)
-    routes = VerifierRoutes()
-    routes.replace((route("a", 2), route("b", 2)))
-    assert {routes.pick(None, ()).replica for _ in range(40)} == {"a", "b"}
