@@ -174,10 +174,10 @@ class VerifierServer(rpc.VerifierServicer):
                 )  # fmt: skip
 
     def _drafter_connected(self, drafter: str) -> None:
-        self.loop.post(lambda engine: engine.drafting.add_drafter(drafter))
+        self.loop.post_arrival(lambda engine: engine.drafting.add_drafter(drafter))
 
     def _drafter_lost(self, drafter: str) -> None:
-        self.loop.post(lambda engine: engine.lose_drafter(drafter))
+        self.loop.post_arrival(lambda engine: engine.lose_drafter(drafter))
 
     def _drafter_said(self, drafter: str, messages: list[ToVerifierMessage]) -> None:
         arrived = self.loop.engine.clock()
