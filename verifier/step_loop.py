@@ -52,7 +52,8 @@ class StepLoop:
         self._wake.set()
 
     def post_arrival(self, command: Command) -> None:
-        """As `post`, for what drafters say and what becomes of their streams, in order: it may also be taken in between a step's run and its commit."""
+        """As `post`, for what drafters say and what becomes of their streams, in order; it may also be taken in between a step's
+        run and its commit."""
         self._arrivals.append(command)
         self._wake.set()
 
