@@ -78,24 +78,43 @@ def explain(
     if common == min(len(first), len(second)):
         return Divergence(common, (-1, -1), float("inf"), bound, 0.0, False)
     tokens = [*prompt, *first[:common]]
-    exact, rounded = _last_logits(twin, tokens), _last_logits(model, tokens)
+    exact, rounded = _logits(twin, tokens)[-1], _logits(model, tokens)[-1]
     spread = float(exact.std()) or 1.0
-    error = bound * spread
-    row = _Row(exact, sampling, tokens, error)
-    noise = torch.zeros_like(exact)
-    if not sampling.greedy:
-        noise = gumbel(torch.tensor([position_key(seed, len(tokens))]), len(exact))[0].to(exact)
-    lacking = row.lacking(noise)
+    lacking, slack = _lacking(exact, sampling, seed, tokens, bound)
     pair = (int(first[common]), int(second[common]))
-    slack = 2 * row.error + 4 * FLOAT32_EPS * float((row.scaled + noise).abs().max())
     gap = max(float(lacking[token]) for token in pair)
     return Divergence(common, pair, gap / spread, bound, float((rounded - exact).abs().max()) / spread, gap <= slack)
 
 
-def _last_logits(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
-    """float64 `[vocab]` after `tokens`, in one pass without a cache."""
-    logits: torch.Tensor = model(torch.tensor([list(tokens)], device=model.device), use_cache=False).logits[0, -1]
+@torch.inference_mode()
+def first_impossible(
+    twin: PreTrainedModel, dtype: torch.dtype, prompt: Sequence[int], sampling: SamplingParams, seed: int, output: Sequence[int], start: int
+) -> int | None:
+    """The index of the first token of `output`, from `start` on, that could not have been chosen after those before it by
+    a model of `dtype`; None if all could."""
+    tokens = [*prompt, *output]
+    rows = _logits(twin, tokens[:-1])
+    for index in range(start, len(output)):
+        at = len(prompt) + index
+        lacking, slack = _lacking(rows[at - 1], sampling, seed, tokens[:at], BOUNDS[dtype])
+        if float(lacking[tokens[at]]) > slack:
+            return index
+    return None
+
+
+def _logits(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
+    """float64 `[tokens, vocab]`: after each token, in one pass without a cache."""
+    logits: torch.Tensor = model(torch.tensor([list(tokens)], device=model.device), use_cache=False).logits[0]
     return logits.double()
+
+
+def _lacking(exact: torch.Tensor, sampling: SamplingParams, seed: int, tokens: Sequence[int], bound: float) -> tuple[torch.Tensor, float]:
+    """How far each token's score after `tokens` lies below the best (`_Row.lacking`), and how far rounding lets a chosen one lie."""
+    row = _Row(exact, sampling, tokens, bound * (float(exact.std()) or 1.0))
+    noise = torch.zeros_like(exact)
+    if not sampling.greedy:
+        noise = gumbel(torch.tensor([position_key(seed, len(tokens))]), len(exact))[0].to(exact)
+    return row.lacking(noise), 2 * row.error + 4 * FLOAT32_EPS * float((row.scaled + noise).abs().max())
 
 
 class _Row:

@@ -88,7 +88,7 @@ def write_json(path: pathlib.Path | None, report: Report) -> None:
         raise ConfigError(f"--json {path}: {error.strerror or error}") from error
 
 
-def check_writable(path: pathlib.Path | None) -> None:
-    """Before a run of minutes, not after it. Raises ConfigError naming --json."""
+def check_writable(path: pathlib.Path | None, option: str = "--json") -> None:
+    """Before a run of minutes, not after it. Raises ConfigError naming the option."""
     if path is not None and not (path.parent.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)):
-        raise ConfigError(f"--json {path}: cannot be written")
+        raise ConfigError(f"{option} {path}: cannot be written")

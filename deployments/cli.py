@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.chaos.command import chaos
 from benchmarks.commands import bench_app
 from deployments import client_commands, key_command, model_commands, profile_command, serve_command, simulate_command
 from drafthouse import __version__
@@ -35,6 +36,7 @@ def build_cli() -> typer.Typer:
     cli.command("train-demo")(model_commands.train_demo)
     cli.command()(model_commands.inflate)
     cli.command("build-trigram")(model_commands.build_trigram)
+    cli.command()(chaos)
     cli.add_typer(bench_app, name="bench")
     return cli
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.divergence import BOUNDS, explain, float64_twin
+from benchmarks.divergence import BOUNDS, explain, first_impossible, float64_twin
 from drafthouse.noise import gumbel, position_key
 from drafthouse.sampling import SamplingParams
 from tests.engine.oracle import next_logits, sampled
@@ -69,6 +69,21 @@ def test_a_flipped_token_is_unexplained(sampling: SamplingParams) -> None:
             assert found is not None
             assert found.index == at
             assert not found.explained, f"token {at} replaced by one {found.gap:.3g} spreads below"
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, TEMPERATURE_1, FILTERED])
+def test_the_rest_of_a_text_is_judged_by_its_own_beginning(sampling: SamplingParams) -> None:
+    """A text that goes on well behind a foreign token, and the same with one wrong token: the first after `start` is found."""
+    model = tiny("llama", dtype=torch.float32)
+    twin = float64_twin(model)
+    foreign = [(sampled(model, PROMPT, sampling, SEED, 1)[0] + 100) % 256]
+    text = foreign + sampled(model, PROMPT + foreign, sampling, SEED, 15)
+    assert first_impossible(twin, torch.float32, PROMPT, sampling, SEED, text, 0) == 0
+    assert first_impossible(twin, torch.float32, PROMPT, sampling, SEED, text, 1) is None
+    for at in (1, 8, 15):
+        wrong = [*text[:at], (text[at] + 100) % 256, *text[at + 1 :]]
+        assert first_impossible(twin, torch.float32, PROMPT, sampling, SEED, wrong, 1) == at
+        assert first_impossible(twin, torch.float32, PROMPT, sampling, SEED, wrong[:at], 1) is None
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, TEMPERATURE_1, FILTERED])

@@ -18,7 +18,7 @@ from deployments.ray_environment import free_port
 from drafthouse import __version__
 from drafthouse.config import ServingConfig
 
-COMMANDS = ["serve", "stop", "generate", "status", "hash-key", "profile", "train-demo", "inflate", "bench"]
+COMMANDS = ["serve", "stop", "generate", "status", "hash-key", "profile", "train-demo", "inflate", "chaos", "bench"]
 
 
 def _invoke(*arguments: str) -> tuple[int, str]:
