@@ -39,6 +39,7 @@ class Injector:
         self._view, self._streams, self._log, self._tell = view, streams, log, tell
         self._processes = Processes()
         self._sleepers: list[asyncio.Task[None]] = []
+        self._struck = time.monotonic()
 
     async def run(self, faults: Sequence[Fault]) -> None:
         """All of them, one after the other, and until the last stopped process goes on. Raises ConfigError where the cluster's
@@ -69,12 +70,15 @@ class Injector:
             self._processes.stop(process)
             lost = "connection" if await until(lambda: self._given_up(fault.role, process, before), NOTICE_S) else None
             self._sleepers.append(asyncio.create_task(self._resume(process.pid, fault.stopped_s)))
+        self._struck = time.monotonic()
         self._log.write("fault", kind=fault.kind, pid=process.pid, signalled=signalled, lost=lost)
         seen = f"{lost} lost after {self._log.now() - signalled:.1f} s" if lost else "nothing seen to be lost"
         self._tell(f"{signalled:7.1f} s  {fault.kind} {process.pid}: {seen}, {len(self._streams.running)} streams running")
 
     def _ready(self, role: str) -> bool:
-        return self._view.fresh and len(self._streams.running) >= MIN_RUNNING and len(self._at_work(role)) >= NEEDED[role]
+        """The answer must be to a question put after the fault before: an older one may come from a controller that is no more."""
+        answered = self._view.fresh and self._view.answered > self._struck
+        return answered and len(self._streams.running) >= MIN_RUNNING and len(self._at_work(role)) >= NEEDED[role]
 
     def _at_work(self, role: str) -> list[int]:
         return [pid for pid in self._view.pids(role) if self._processes.at_work(pid)]
