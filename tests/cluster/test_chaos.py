@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -26,12 +25,12 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("chaos")
     log, report = folder / "log.jsonl", folder / "report.json"
     result = CliRunner().invoke(build_cli(), ["chaos", "--quick", "--log", str(log), "--json", str(report)])
     assert report.exists(), result.output
-    yield Run(result.exit_code, result.output, log, json.loads(report.read_text(encoding="utf-8")))
+    return Run(result.exit_code, result.output, log, json.loads(report.read_text(encoding="utf-8")))
 
 
 def test_clients_see_no_fault(run: Run) -> None:
