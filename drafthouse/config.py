@@ -37,11 +37,14 @@ class ModelConfig(_Section):
     threads: int = Field(1, ge=1, le=512, description="torch threads of one replica, CPU only")
     compile: bool = Field(False, description="torch.compile the model; takes a C++ compiler and up to minutes at start")
     kv_tokens: int = Field(16384, ge=64, description="KV slots of one replica, in tokens")
+    parallel: int = Field(1, ge=1, le=64, description="devices that one replica's model is split over (docs/parallel.md)")
 
     @model_validator(mode="after")
     def _paced_has_curve(self) -> "ModelConfig":
         if (self.device == "paced") != (self.paced is not None):
             raise ValueError("device: paced and the section paced: {curve: ...} go together")
+        if self.parallel > 1 and (self.paced is not None or self.compile):
+            raise ValueError("parallel: above 1 it goes neither with compile nor with device: paced, whose curve is a whole replica's")
         return self
 
 

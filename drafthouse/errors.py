@@ -31,3 +31,7 @@ class WireError(DrafthouseError):
 
 class OutOfKvSlots(DrafthouseError):
     """The KV cache has fewer free slots than were asked for."""
+
+
+class RankError(DrafthouseError):
+    """A tensor-parallel replica has lost a rank and must be started again whole."""

@@ -100,6 +100,18 @@ class KvCache:
         self.data.index_copy_(3, torch.tensor(target, device=device), rows)
 
 
+class SlotList:
+    """What attention reads of a sequence, fixed at one moment: entry `i` lies in slot `slots[i]`. Small where contiguous."""
+
+    def __init__(self, sequence: "KvSequence | SlotList"):
+        slots = sequence.slots
+        self.contiguous = sequence.contiguous
+        self.slots: Sequence[int] = range(slots[0], slots[0] + len(slots)) if slots and self.contiguous else list(slots)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+
 class KvSequence:
     """The KV entries of one sequence, in order: entry `i` lies in slot `slots[i]`."""
 

@@ -82,7 +82,8 @@ def key_of(model: LoadedModel, largest: int) -> ProfileKey:
     return ProfileKey(
         model=model.fingerprint, dtype=str(data.dtype).removeprefix("torch."),
         device=torch.cuda.get_device_name(data.device) if cuda else cpu_name(),
-        threads=0 if cuda else torch.get_num_threads(), parallel=1, compiled=model.runner.compiled is not None, largest=largest,
+        threads=0 if cuda else torch.get_num_threads(), parallel=model.parallel,
+        compiled=model.runner.compiled is not None, largest=largest,
     )  # fmt: skip
 
 

@@ -4,51 +4,91 @@ Promises: whatever is wrong with the folder, the device or the architecture beco
 or ConfigError that names the path.
 """
 
+import contextlib
 import copy
 import hashlib
 import os
 import pathlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.distributed import DistributedConfig
 
 from drafthouse.config import ModelConfig, model_path
 from drafthouse.engine import attention
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
+from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.kv_cache import KvCache
-from drafthouse.engine.model_runner import KvShape, ModelRunner
+from drafthouse.engine.model_runner import ModelRunner
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.self_check import reference_of, self_check
-from drafthouse.errors import ConfigError, ModelError
+from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.latency import load_curve
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A runner ready to serve, the model's context length in tokens and its fingerprint."""
+    """A runner ready to serve, the model's context length in tokens, its fingerprint, and how many ranks hold it."""
 
     runner: ModelRunner
     context: int
     fingerprint: str
+    parallel: int = 1
 
 
 def load(config: ModelConfig) -> LoadedModel:
-    path = model_path(config.path)
-    device = torch.device("cuda" if config.device == "cuda" else "cpu")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"{config.path}: device is cuda, but torch sees no GPU")
+    """A model in this process alone; with `parallel` above 1 that is `drafthouse.parallel.replica.load_replica`'s work."""
+    if config.parallel > 1:
+        raise ConfigError(f"{config.path}: parallel is {config.parallel}, and this command runs a model in one process")
+    check_fit(config)
+    return load_share(config)
+
+
+def check_fit(config: ModelConfig) -> None:
+    """The device is there, the heads divide, weights and KV cache go into memory. Raises ConfigError or ModelError."""
+    device = device_of(config)
+    with _named(config.path):
+        model_config = AutoConfig.from_pretrained(model_path(config.path))
+        check_heads(model_config, config.parallel)
+        check_memory(config, model_config, device)
+
+
+def load_share(config: ModelConfig) -> LoadedModel:
+    """What this process holds of the model: all, or a rank's share where the process group of all ranks is there."""
+    path, device = model_path(config.path), device_of(config)
     if device.type == "cpu":
         torch.set_num_threads(config.threads)
     attention.register()
     dtype: torch.dtype = getattr(torch, config.dtype)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention.IMPLEMENTATION)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{config.path}: cannot load the model: {error}") from error
+    options: dict[str, Any] = {"distributed_config": DistributedConfig(tp_size=config.parallel)} if config.parallel > 1 else {}
+    if dtype == torch.float64:
+        options["experts_implementation"] = "eager"  # torch's grouped matrix product has no float64
+    with _named(config.path):
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention.IMPLEMENTATION, **options)
     return prepare(model.to(device), config, fingerprint(path, config))
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Errors inside become ours, with the model's path."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{path}: cannot load the model: {error}") from error
+    except DrafthouseError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def device_of(config: ModelConfig) -> torch.device:
+    """Where this process's model goes. Raises ConfigError when it is not there."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{config.path}: device is cuda, but torch sees no GPU")
+    return torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else torch.device("cpu")
 
 
 def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str) -> LoadedModel:
@@ -56,11 +96,9 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str)
     attention.register()
     model.config = copy.deepcopy(model.config)
     model.eval().requires_grad_(False)
-    if model.dtype == torch.float64:
-        model.set_experts_implementation("eager")  # torch's grouped matrix product has no float64
     text = model.config.get_text_config()
     context = int(getattr(text, "max_position_embeddings", 0) or 2048)
-    shape = kv_shape(model)
+    shape = kv_shape(model, config.parallel)
     cache = KvCache(shape.layers, shape.kv_heads, shape.head_dim, config.kv_tokens, model.dtype, model.device)
     try:
         model.set_attn_implementation(attention.IMPLEMENTATION)
@@ -71,32 +109,22 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str)
         self_check(runner, reference_of(model), context)
     except ModelError as error:
         raise ModelError(f"{config.path}: {error}") from error
-    pack_linears(model)
+    if config.parallel == 1:
+        pack_linears(model)
     if config.compile:
         runner = ModelRunner(model, cache, CompiledModel(model))
     if config.paced is not None:
         runner = PacedRunner(model, cache, load_curve(config.paced.curve), config.paced.time_scale)
-    return LoadedModel(runner, context, model_fingerprint)
-
-
-def kv_shape(model: PreTrainedModel) -> KvShape:
-    """Layers, KV heads and head size as the config states them; the self-check proves them right."""
-    text = model.config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None)
-    if not heads:
-        raise ModelError(f"{text.model_type}: self-check: the model has no attention heads; recurrent models cannot verify token trees")
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return KvShape(text.num_hidden_layers, kv_heads, head_dim)
+    return LoadedModel(runner, context, model_fingerprint, config.parallel)
 
 
 def fingerprint(path: str, config: ModelConfig) -> str:
-    """What must agree for two replicas to give the same text: weights, tokenizer, dtype, noise version.
+    """What must agree for two replicas to give the same text: weights, tokenizer, dtype, parallel size, noise version.
 
     Of each weight file the size, the first and the last megabyte are hashed: enough to tell
     checkpoints apart without reading all of a large one.
     """
-    digest = hashlib.sha256(f"{config.dtype} noise {NOISE_VERSION}".encode())
+    digest = hashlib.sha256(f"{config.dtype} parallel {config.parallel} noise {NOISE_VERSION}".encode())
     folder = pathlib.Path(path)
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         if file.suffix in {".json", ".safetensors"}:

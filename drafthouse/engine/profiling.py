@@ -134,14 +134,14 @@ class Stopwatch:
         """Of a step of `tokens`, all with logits, in as few sequences as the context allows."""
         parts = -(-(point.tokens + point.cached) // self.context)
         segments: list[Segment] = []
+        sequences = [KvSequence(self.runner.cache) for _ in range(parts)]
         try:
-            for part in range(parts):
+            for part, kv in enumerate(sequences):
                 tokens, cached = ((total + part) // parts for total in (point.tokens, point.cached))
-                kv = KvSequence(self.runner.cache)
                 kv.extend(cached)
                 kv.extend(tokens)
                 segments.append(Segment(kv, [0] * tokens, range(cached, cached + tokens), range(tokens)))
             return self.runner.run(segments).seconds
         finally:
-            for segment in segments:
-                segment.kv.release()
+            for kv in sequences:
+                kv.release()

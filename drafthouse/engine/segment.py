@@ -9,7 +9,7 @@ Promises: a segment's new tokens are the last entries of its KV sequence. All en
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drafthouse.engine.kv_cache import KvSequence
+from drafthouse.engine.kv_cache import KvSequence, SlotList
 from drafthouse.token_tree import TokenTree
 
 
@@ -17,7 +17,7 @@ from drafthouse.token_tree import TokenTree
 class Segment:
     """`outputs` are indices into `tokens` whose logits are wanted."""
 
-    kv: KvSequence
+    kv: KvSequence | SlotList
     tokens: Sequence[int]
     positions: Sequence[int]
     outputs: Sequence[int]

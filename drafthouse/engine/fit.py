@@ -1,0 +1,118 @@
+"""Whether a model fits: its heads over the ranks, its weights and KV cache into memory. Said before weights are read.
+
+Promises: what does not fit is a ConfigError with the fields and the arithmetic. Weights are counted on a model
+without memory (device `meta`) by transformers' own sharding plan; what a step needs besides is not counted.
+"""
+
+import math
+import pathlib
+import re
+from dataclasses import dataclass
+
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.distributed.tensor_parallel import get_kv_heads_per_rank
+
+from drafthouse.config import ModelConfig
+from drafthouse.engine.model_runner import KvShape
+from drafthouse.errors import ConfigError, ModelError
+
+REPLICATED = {"replicate", "replicated_with_grad_allreduce", "all_reduce"}
+"""Styles of transformers' plans that leave a weight whole on every rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes of one rank; `packed` is the second copy of linears that a CPU reads for few rows."""
+
+    weights: int
+    packed: int
+    kv: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.packed + self.kv
+
+
+def check_heads(config: PretrainedConfig, parallel: int) -> None:
+    """Each rank holds the same number of attention heads and of KV heads. Raises ConfigError."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None) or 1
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    if heads % parallel or kv_heads % parallel:
+        common = math.gcd(heads, kv_heads)
+        possible = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
+        raise ConfigError(f"parallel: {parallel} does not divide {heads} attention heads and {kv_heads} KV heads; it can be {possible}")
+
+
+def kv_shape(model: PreTrainedModel, parallel: int) -> KvShape:
+    """Layers, KV heads of one rank and head size as the config states them; the self-check proves them right."""
+    text = model.config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads:
+        raise ModelError(f"{text.model_type}: self-check: the model has no attention heads; recurrent models cannot verify token trees")
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    mine = get_kv_heads_per_rank(model.tp_plan, kv_heads, parallel) if parallel > 1 else kv_heads
+    return KvShape(text.num_hidden_layers, mine, head_dim)
+
+
+def check_memory(config: ModelConfig, model_config: PretrainedConfig, device: torch.device) -> None:
+    """Raises ConfigError where weights and KV cache are more than the device has free; ranks on CPUs share one memory."""
+    need, free = memory_need(config, model_config), free_bytes(device)
+    sharing = config.parallel if device.type == "cpu" else 1
+    if need.total * sharing <= free:
+        return
+    terms = f"weights {_gb(need.weights)}" + (f" + linears packed for few rows {_gb(need.packed)}" if need.packed else "")
+    terms += f" + KV cache {_gb(need.kv)} ({config.kv_tokens} kv_tokens of {need.kv / config.kv_tokens / 1e3:.4g} kB)"
+    ranks = f" for each of {config.parallel} ranks" if config.parallel > 1 else ""
+    total = f"{_gb(need.total)}{ranks}" + (f", {_gb(need.total * sharing)} together" if sharing > 1 else "")
+    raise ConfigError(
+        f"kv_tokens, parallel: not enough memory: {terms} = {total}, and {device.type} has {_gb(free)} free; "
+        "lower kv_tokens, or split the model over more devices"
+    )
+
+
+def memory_need(config: ModelConfig, model_config: PretrainedConfig) -> MemoryNeed:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config)
+    plan = model.tp_plan if config.parallel > 1 else {}
+    size = getattr(torch, config.dtype).itemsize
+    numbers = sum(_share(name, weight.numel(), plan, config.parallel) for name, weight in model.named_parameters())
+    packed = 0
+    if config.device != "cuda" and config.dtype == "float32" and config.parallel == 1:
+        packed = sum(module.weight.numel() for module in model.modules() if type(module) is torch.nn.Linear)
+    shape = kv_shape(model, config.parallel)
+    kv = 2 * shape.layers * shape.kv_heads * shape.head_dim * config.kv_tokens
+    return MemoryNeed(numbers * size, packed * size, kv * size)
+
+
+def _share(name: str, count: int, plan: dict[str, str], parallel: int) -> int:
+    """Numbers of a weight that one rank holds; a plan names weights or their modules, with `*` for the layer."""
+    generic = re.sub(r"\.\d+(?=\.|$)", ".*", name)
+    style = plan.get(generic) or plan.get(generic.rpartition(".")[0])
+    return count if style is None or style in REPLICATED else -(-count // parallel)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process may still take on the device: for a CPU of the machine, or of its control group (a container) if less."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    group = pathlib.Path("/sys/fs/cgroup")
+    free = psutil.virtual_memory().available
+    try:
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text()) - _reclaimable(group / "memory.stat")
+    except (OSError, ValueError):
+        return int(free)
+    return int(free if limit == "max" else min(free, int(limit) - used))
+
+
+def _reclaimable(stat: pathlib.Path) -> int:
+    """Page cache in a control group, which gives way."""
+    return sum(int(line.split()[1]) for line in stat.read_text().splitlines() if line.split()[0] in ("inactive_file", "active_file"))
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"

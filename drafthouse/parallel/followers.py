@@ -1,0 +1,129 @@
+"""The other ranks of a tensor-parallel replica, as rank 0 sees them: calls, steps out, signs of life in.
+
+Promises: a rank that ends or fails, or after loading gives no sign of life for about `SILENT_PULSES * PULSE_S`
+seconds, is noticed once, whatever rank 0 is doing meanwhile, and with it the whole group is lost: the ranks hold
+parts of one model and stand in the middle of the same sums, so none can go on without the others.
+"""
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener
+from typing import Any
+
+from drafthouse.config import ModelConfig
+from drafthouse.errors import ModelError
+from drafthouse.parallel.invitation import Failure, Hello, Invitation, Launcher
+
+logger = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+
+PULSE_S = 0.5
+"""A follower says so often that it lives."""
+
+SILENT_PULSES = 6
+"""So many pulses missed in a row are a rank that is stopped. They are counted by rank 0's own waiting, so a pause of the
+whole machine counts once."""
+
+ARRIVAL_POLL_S = 0.2
+
+
+def end_process(reason: str) -> None:
+    """What a lost rank does to a serving process. It may hang in a collective that nobody can abort, so it is not unwound:
+    its end frees the devices, tells gateways and drafters by their broken streams, and has Serve start the replica again."""
+    logger.critical("the replica ends, since its ranks cannot go on: %s", reason)
+    os._exit(1)
+
+
+class Followers:
+    """`pids` by rank, from 1."""
+
+    def __init__(self, config: ModelConfig, launcher: Launcher):
+        """Starts and awaits them. Raises ModelError when one cannot come."""
+        self.pids: dict[int, int] = {}
+        self.reason = ""  # why the group is lost
+        self._links: dict[int, Connection] = {}
+        self._lost = threading.Event()
+        self._closed = False
+        self._on_lost: Callable[[str], None] | None = None
+        self._lock = threading.Lock()
+        key = secrets.token_bytes(32)
+        with Listener((LOOPBACK, 0), authkey=key) as listener:
+            port = listener.address[1]
+            launcher.start(config, [Invitation(rank, port, key) for rank in range(1, config.parallel)])
+            self._await_all(listener, config.parallel - 1, launcher)
+        for rank, link in self._links.items():
+            threading.Thread(target=self._listen, args=(rank, link), name=f"rank-{rank}", daemon=True).start()
+
+    def _await_all(self, listener: Listener, count: int, launcher: Launcher) -> None:
+        def accept() -> None:
+            while len(self._links) < count:
+                try:
+                    link = listener.accept()
+                    hello: Hello = link.recv()
+                except (AuthenticationError, EOFError, OSError):  # a stranger, or nobody is awaited any more
+                    if self._closed:
+                        return
+                    continue
+                self.pids[hello.rank] = hello.pid
+                self._links[hello.rank] = link
+            arrived.set()
+
+        arrived = threading.Event()
+        threading.Thread(target=accept, name="ranks", daemon=True).start()
+        while not arrived.wait(ARRIVAL_POLL_S):
+            if reason := launcher.failure():
+                self._closed = True
+                raise ModelError(f"parallel: {reason}")
+
+    def _listen(self, rank: int, link: Connection) -> None:
+        silent = 0
+        while True:
+            try:
+                if not link.poll(PULSE_S):
+                    silent += self._on_lost is not None  # while it loads, a rank may be too busy to say so
+                    if silent == SILENT_PULSES:
+                        return self.lose(f"rank {rank} (pid {self.pids[rank]}) has given no sign of life for {silent * PULSE_S:g} s")
+                    continue
+                message = link.recv()
+            except (EOFError, OSError):
+                return self.lose(f"rank {rank} (pid {self.pids[rank]}) has ended")
+            silent = 0
+            if isinstance(message, Failure):
+                return self.lose(f"rank {rank}: {message.reason}")
+
+    def send(self, message: Any) -> None:
+        """To all, in order of rank. Raises OSError when one is gone."""
+        for rank in sorted(self._links):
+            self._links[rank].send(message)
+
+    def lose(self, reason: str) -> None:
+        """Gives the group up, with the first reason that is given."""
+        with self._lock:
+            if self._closed or self.reason:
+                return
+            self.reason = reason
+            callback = self._on_lost
+        self._lost.set()
+        if callback is not None:
+            callback(reason)
+
+    def when_lost(self, callback: Callable[[str], None]) -> None:
+        """Calls back once, from any thread; at once if it has happened."""
+        with self._lock:
+            self._on_lost, happened = callback, bool(self.reason)
+        if happened:
+            callback(self.reason)
+
+    def wait_lost(self, seconds: float) -> bool:
+        return self._lost.wait(seconds)
+
+    def close(self) -> None:
+        """Lets the followers end, without a word of loss."""
+        self._closed = True
+        for link in self._links.values():
+            link.close()

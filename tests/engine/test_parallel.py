@@ -1,0 +1,134 @@
+"""Tensor-parallel replicas on CPUs: rank 0 is this process, rank 1 a child, gloo between them."""
+
+import os
+import pathlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig, WindowConfig
+from drafthouse.engine.fit import memory_need
+from drafthouse.engine.latency_cache import key_of
+from drafthouse.engine.loader import LoadedModel, load
+from drafthouse.errors import ConfigError, ModelError, RankError
+from drafthouse.parallel.invitation import Invitation
+from drafthouse.parallel.local import ChildProcesses
+from drafthouse.parallel.replica import load_replica
+from drafthouse.parallel.runner import ParallelRunner
+from drafthouse.sampling import SamplingParams
+from tests.engine.oracle import sampled
+from tests.engine.pairs import GREEDY, loaded, noisy_copy, pair, prompts, request
+from tests.engine.tiny_models import tiny
+
+SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
+KV_TOKENS = 320
+
+Split = Callable[..., LoadedModel]
+
+
+def saved(model: PreTrainedModel, folder: pathlib.Path) -> ModelConfig:
+    model.save_pretrained(folder)
+    return ModelConfig(path=str(folder), dtype="float64", kv_tokens=KV_TOKENS, parallel=2)
+
+
+def runner_of(model: LoadedModel) -> ParallelRunner:
+    assert isinstance(model.runner, ParallelRunner)
+    return model.runner
+
+
+@pytest.fixture
+def split(tmp_path: pathlib.Path) -> Iterator[Split]:
+    """Loads a model over two processes; what is lost is not the end of this one."""
+    models: list[LoadedModel] = []
+
+    def make(model: PreTrainedModel, lost: Callable[[str], None] = lambda reason: None) -> LoadedModel:
+        models.append(load_replica(saved(model, tmp_path), lost=lost))
+        return models[-1]
+
+    yield make
+    for model in models:
+        runner_of(model).close()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mixtral"])
+def test_two_ranks_give_the_text_of_one_with_trees_on(name: str, split: Split) -> None:
+    """Greedy and sampled together, prompts in chunks, too few KV slots for all, so that sequences come and go."""
+    target, draft = split(tiny(name)), loaded(noisy_copy(name, 0, 0.02))
+    assert target.runner.cache.data.shape[2] == 1, "each rank holds one of the two KV heads"
+    texts = [*prompts(4, longest=30), *prompts(1, shortest=100, longest=100, seed=5)]
+    requests = [request(str(i), p, 32, (GREEDY, SAMPLED)[i % 2], seed=i) for i, p in enumerate(texts)]
+    both = pair(target, [draft], VerifierConfig(step_tokens=48), tree=TreeConfig(max_nodes=20))
+    got = both.generate(requests)
+    oracle = tiny(name)
+    for r in requests:
+        assert got[r.request] == sampled(oracle, r.prompt, r.sampling, r.seed, 32), f"{name}, request {r.request}"
+    assert both.verifier.totals.accepted > 20, "the draft must get something accepted, or no KV was moved"
+    assert both.verifier.scheduler.preemptions > 0, "the KV cache was meant to be too small"
+
+
+def test_a_draft_has_its_own_parallel_size(split: Split) -> None:
+    """A perfect draft whose window moves KV: every chain is accepted whole, unless a rank's KV is stale."""
+    target = loaded(tiny("llama"))
+    window = DrafterConfig(window=WindowConfig(sinks=4, recent=64))
+    requests = [request(str(i), p, 90, mode="fixed", nodes=4, depth=4, width=1) for i, p in enumerate(prompts(2))]
+    whole, shared = pair(target, [loaded(tiny("llama"))], drafter=window), pair(target, [split(tiny("llama"))], drafter=window)
+    assert shared.generate(requests) == whole.generate(requests)
+    assert shared.verifier.totals.accepted == whole.verifier.totals.accepted > 100
+
+
+def test_a_rank_holds_what_was_counted_before_and_says_so_in_its_profile(split: Split, tmp_path: pathlib.Path) -> None:
+    two = split(tiny("mixtral"))
+    runner = runner_of(two)
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in runner.model.parameters()]
+    config = ModelConfig(path=str(tmp_path), dtype="float64", kv_tokens=KV_TOKENS, parallel=2)
+    need = memory_need(config, runner.model.config)
+    assert need.weights == 8 * sum(p.numel() for p in local)
+    assert need.kv == 8 * runner.cache.data.numel()
+    one = load(config.model_copy(update={"parallel": 1}))
+    assert one.fingerprint != two.fingerprint
+    assert (key_of(one, 64).parallel, key_of(two, 64).parallel) == (1, 2)
+    with pytest.raises(ConfigError, match="this process holds a tensor-parallel model already"):
+        load_replica(config)
+
+
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, "no sign of life for 3 s")])
+def test_a_rank_that_dies_or_stops_loses_the_replica(number: signal.Signals, reason: str, split: Split) -> None:
+    told: list[str] = []
+    noticed = threading.Event()
+    target = split(tiny("llama"), lambda text: (told.append(text), noticed.set())[1])
+    runner = runner_of(target)
+    os.kill(runner.followers.pids[1], number)
+    assert noticed.wait(60)
+    assert len(told) == 1
+    assert told[0].startswith("rank 1 (pid ")
+    assert told[0].endswith(reason)
+    if number == signal.SIGKILL:
+        with pytest.raises(RankError, match="rank 1 .* has ended"):
+            pair(target, []).generate([request("a", [1, 2, 3], 8)])
+    else:
+        os.kill(runner.followers.pids[1], signal.SIGKILL)
+
+
+class Stillborn(ChildProcesses):
+    def start(self, config: ModelConfig, invitations: Sequence[Invitation]) -> None:
+        super().start(config, invitations)
+        self.processes[1].kill()
+
+
+def test_a_rank_that_cannot_start_is_an_error_not_a_wait(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ModelError, match="parallel: rank 1 ended with exit status -9"):
+        load_replica(saved(tiny("llama"), tmp_path), Stillborn())
+
+
+def test_what_a_rank_cannot_load_is_told_by_rank_0(tmp_path: pathlib.Path) -> None:
+    """The weights vanish after rank 0 has looked at the configuration."""
+    config = saved(tiny("llama"), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot load the model: .*model.safetensors"):
+        load_replica(config)
+    assert not torch.distributed.is_initialized()
