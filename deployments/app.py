@@ -11,12 +11,13 @@ from ray import serve
 
 from controller.replica import ControllerReplica
 from deployments.gateway import Gateway
-from deployments.placement import label_selector
+from deployments.placement import actor_options, label_selector, pool_options
 from deployments.preflight import check_models
+from deployments.rank_actors import RankActors
 from deployments.synthetic_flag import check_synthetic
 from drafter.replica import DrafterReplica
 from drafter.server import DRAIN_S
-from drafthouse.config import ServingConfig
+from drafthouse.config import ModelConfig, PoolConfig, ServingConfig
 from verifier.replica import VerifierReplica
 
 CONTROL_REQUESTS = 1024
@@ -44,43 +45,26 @@ def build_app(args: ServingConfig) -> serve.Application:
     check_synthetic(args, os.environ)
     check_models(args)
 
-    def sized(deployment: Any, replicas: int, actor: dict[str, Any], drain_s: float, **more: Any) -> Any:
+    def sized(deployment: Any, replicas: int, options: dict[str, Any], drain_s: float, **more: Any) -> Any:
         return deployment.options(
             num_replicas=replicas,
-            ray_actor_options=actor,
             max_constructor_retry_count=CONSTRUCTOR_RETRIES,
             graceful_shutdown_timeout_s=drain_s + STOP_S,
-            **{"max_ongoing_requests": CONTROL_REQUESTS, "graceful_shutdown_wait_loop_s": WAIT_LOOP_S, **more},
+            **{"max_ongoing_requests": CONTROL_REQUESTS, "graceful_shutdown_wait_loop_s": WAIT_LOOP_S, **options, **more},
         )
 
-    gateway, verifier, drafter = args.gateway, args.verifier, args.drafter
-    controller = sized(ControllerReplica, 1, _actor("controller", args.controller.num_cpus, 0, threads=1), 0).bind(args)
-    target_actor = _actor("verifier", verifier.num_cpus, verifier.num_gpus, args.target.threads)
-    verifiers = sized(VerifierReplica, verifier.replicas, target_actor, verifier.drain_s).bind(args, controller)
-    drafters = None
-    if drafter.replicas:
-        draft_actor = _actor("drafter", drafter.num_cpus, drafter.num_gpus, args.draft.threads if args.draft else 1)
-        drafters = sized(DrafterReplica, drafter.replicas, draft_actor, DRAIN_S).bind(args, controller)
-    front = _actor("gateway", gateway.num_cpus, 0, threads=1)
+    def pool(deployment: Any, role: str, pool: PoolConfig, model: ModelConfig | None, drain_s: float) -> Any:
+        ranks = RankActors(actor_options(pool.num_cpus, pool.num_gpus, model.threads if model is not None else 1))
+        return sized(deployment, pool.replicas, pool_options(role, pool, model), drain_s).bind(args, controller, ranks)
+
+    gateway, drafter = args.gateway, args.drafter
+    controller = sized(ControllerReplica, 1, _without_model("controller", args.controller.num_cpus), 0).bind(args)
+    verifiers = pool(VerifierReplica, "verifier", args.verifier, args.target, args.verifier.drain_s)
+    drafters = pool(DrafterReplica, "drafter", drafter, args.draft, DRAIN_S) if drafter.replicas else None
+    front = _without_model("gateway", gateway.num_cpus)
     requests = {"max_ongoing_requests": gateway.max_ongoing_requests, "graceful_shutdown_wait_loop_s": GATEWAY_WAIT_LOOP_S}
     return sized(Gateway, gateway.replicas, front, gateway.drain_s, **requests).bind(args, controller, verifiers, drafters)
 
 
-def _actor(role: str, num_cpus: float, num_gpus: float, threads: int) -> dict[str, Any]:
-    """Ray's options for one replica, which goes where its role may.
-
-    Idle OpenMP threads sleep, so that pools which share a machine do not slow each other.
-    """
-    return {
-        "num_cpus": num_cpus,
-        "num_gpus": num_gpus,
-        "label_selector": label_selector(role),
-        "runtime_env": {
-            "env_vars": {
-                "OMP_NUM_THREADS": str(threads),
-                "MKL_NUM_THREADS": str(threads),
-                "OMP_WAIT_POLICY": "PASSIVE",
-                "TOKENIZERS_PARALLELISM": "false",
-            }
-        },
-    }
+def _without_model(role: str, num_cpus: float) -> dict[str, Any]:
+    return {"ray_actor_options": actor_options(num_cpus, 0, threads=1) | {"label_selector": label_selector(role)}}

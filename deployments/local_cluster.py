@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from deployments import ray_environment
-from drafthouse.config import ServingConfig
+from drafthouse.config import PoolConfig, ServingConfig
 from drafthouse.errors import ConfigError, DrafthouseError
 
 APPLICATION = "drafthouse"
@@ -48,9 +48,15 @@ def root_cause(message: str) -> str:
 
 def needed_cpus(config: ServingConfig) -> float:
     """CPUs that all replicas reserve together."""
-    gateway, verifier, drafter = config.gateway, config.verifier, config.drafter
-    pools = ((gateway.replicas, gateway.num_cpus), (verifier.replicas, verifier.num_cpus), (drafter.replicas, drafter.num_cpus))
-    return sum(replicas * cpus for replicas, cpus in pools) + config.controller.num_cpus
+    gateway = config.gateway
+    pools = sum(pool.replicas * ranks * pool.num_cpus for pool, ranks in _pools(config))
+    return gateway.replicas * gateway.num_cpus + pools + config.controller.num_cpus
+
+
+def _pools(config: ServingConfig) -> tuple[tuple[PoolConfig, int], ...]:
+    """Pools with models, and the ranks of a replica."""
+    drafts = config.draft.parallel if config.draft is not None else 1
+    return (config.verifier, config.target.parallel), (config.drafter, drafts)
 
 
 class LocalCluster:
@@ -109,11 +115,12 @@ class LocalCluster:
         raise AssertionError("the last try returns or raises")
 
     def _check_gpus(self, resources: Mapping[str, float]) -> None:
-        needed = sum(pool.replicas * pool.num_gpus for pool in (self.config.verifier, self.config.drafter))
+        needed = sum(pool.replicas * ranks * pool.num_gpus for pool, ranks in _pools(self.config))
         present = resources.get("GPU", 0.0)
         if needed > present:
             raise ConfigError(
-                f"verifier.num_gpus, drafter.num_gpus: all replicas need {needed:g} GPUs together, this machine has {present:g}"
+                f"verifier.num_gpus, drafter.num_gpus: all replicas need {needed:g} GPUs together "
+                f"(replicas x parallel x num_gpus), this machine has {present:g}"
             )
 
     def deploy(self, progress: Callable[[str], None]) -> None:

@@ -7,7 +7,7 @@ the file or the port at fault. Nothing here loads weights or starts a process.
 import socket
 from collections.abc import Mapping
 
-from drafthouse.config import PoolConfig, ServerConfig, ServingConfig, model_path
+from drafthouse.config import ModelConfig, PoolConfig, ServerConfig, ServingConfig, model_path
 from drafthouse.errors import ConfigError, ModelError
 from drafthouse.stages.build import check_stages
 
@@ -22,6 +22,8 @@ def check_models(config: ServingConfig) -> None:
             paths[role] = model_path(model.path)
         except ConfigError as error:
             raise ConfigError(f"{role}.path: {error}") from error
+        if model.parallel > 1:
+            check_parallel(role, model, paths[role], config.verifier if role == "target" else config.drafter)
     check_stages(config.drafter.stages, config.draft)
     if config.draft is None or paths["target"] == paths["draft"]:
         return
@@ -31,6 +33,21 @@ def check_models(config: ServingConfig) -> None:
             f"draft.path and target.path have different vocabularies, so no draft token could be trusted: {difference} "
             f"(target: {config.target.path}, draft: {config.draft.path})"
         )
+
+
+def check_parallel(role: str, model: ModelConfig, path: str, pool: PoolConfig) -> None:
+    """The ranks share the heads evenly, and on GPUs each has a whole one. Raises ConfigError."""
+    from transformers import AutoConfig
+
+    from drafthouse.engine.fit import check_heads
+
+    try:
+        check_heads(AutoConfig.from_pretrained(path), model.parallel)
+    except ConfigError as error:
+        raise ConfigError(f"{role}.{error}") from error
+    if model.device == "cuda" and pool.num_gpus != 1:
+        key = "verifier" if role == "target" else "drafter"
+        raise ConfigError(f"{key}.num_gpus: {pool.num_gpus:g}; with {role}.parallel {model.parallel} it is each rank's and must be 1")
 
 
 def _vocabulary(key: str, path: str) -> Mapping[str, int]:

@@ -60,16 +60,21 @@ def _one(role: Role, config: ModelConfig, largest: int, fresh: bool, console: Co
     import transformers
 
     from drafthouse.engine.latency_cache import LatencyCache, key_of
-    from drafthouse.engine.loader import load
+    from drafthouse.parallel.replica import load_replica
 
     transformers.utils.logging.disable_progress_bar()
     with notes.status(f"loading {config.path}"):
-        model = load(config)
+        model = load_replica(config)
     cache, key = LatencyCache(), key_of(model, largest)
     found = None if fresh else cache.read(key)
     profile = found or _measure(role, model, key, cache, notes)
+    model.runner.close()
     origin = "from the cache (--fresh measures again)" if found else "measured"
-    _print(console, f"{role.value} {config.path} on {key.device}, {key.dtype}, {key.threads} threads: {origin}", profile)
+    _print(
+        console,
+        f"{role.value} {config.path} on {key.device}, {key.dtype}, {key.threads} threads, parallel {key.parallel}: {origin}",
+        profile,
+    )
     console.print(cache.path(key), highlight=False, soft_wrap=True)
     return {"path": config.path, "cached": found is not None, "file": str(cache.path(key)), "key": key.model_dump()} | {
         "knots": [{"tokens": n, "ms": 1e3 * seconds} for n, seconds in profile.knots],

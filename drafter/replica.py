@@ -14,12 +14,14 @@ from drafter.server import DrafterServer
 from drafter.without_model import without_model
 from drafthouse.cache_files import cache_folder
 from drafthouse.config import ServingConfig
-from drafthouse.engine.loader import LoadedModel, load
+from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.profiling import latency_of
 from drafthouse.heartbeat import Heartbeat
 from drafthouse.membership import Report
 from drafthouse.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.parallel.invitation import Launcher
+from drafthouse.parallel.replica import load_replica
 from drafthouse.policy.selection import price
 from drafthouse.stages.build import MODEL, by_name
 from drafthouse.transport import load_transport
@@ -29,10 +31,10 @@ from drafthouse.transport import load_transport
 class DrafterReplica:
     """Serve starts it; verifiers dial its data plane directly."""
 
-    async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle):
+    async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle, ranks: Launcher):
         self.name = serve.get_replica_context().replica_id.unique_id
         self.max_sessions = config.drafter.max_sessions
-        model = load(config.draft) if config.draft is not None else without_model(config.target, config.drafter.stages)
+        model = load_replica(config.draft, ranks) if config.draft is not None else without_model(config.target, config.drafter.stages)
         latency = latency_of(model, config.drafter.step_tokens) if isinstance(model, LoadedModel) else None
         self.fingerprint = model.fingerprint
         # Margins with the target's noise and without it are not the same thing, so neither is what is learned of them.

@@ -50,8 +50,9 @@ class ModelConfig(_Section):
 
 class PoolConfig(_Section):
     replicas: int = Field(1, ge=0, le=10000)
-    num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves for one replica")
-    num_gpus: float = Field(0, ge=0)
+    num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves for one replica; for each of its devices with `parallel`")
+    num_gpus: float = Field(0, ge=0, description="likewise")
+    accelerator: str | None = Field(None, pattern=r"^[\w.-]+$", description="GPU type by Ray's label ray.io/accelerator-type, such as H100")
     port: int = Field(0, ge=0, le=65535, description="data-plane port of a replica; 0 picks a free one")
 
 

@@ -9,12 +9,13 @@ from ray import serve
 from ray.util import metrics as ray_metrics
 
 from drafthouse.config import ServingConfig
-from drafthouse.engine.loader import load
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.profiling import latency_of
 from drafthouse.heartbeat import Heartbeat
 from drafthouse.membership import SYNTHETIC_GAUGE, Directive, Report
 from drafthouse.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.parallel.invitation import Launcher
+from drafthouse.parallel.replica import load_replica
 from drafthouse.stages.build import placed
 from drafthouse.transport import load_transport
 from verifier.engine import VerifierEngine
@@ -25,10 +26,10 @@ from verifier.server import VerifierServer
 class VerifierReplica:
     """Serve starts it; requests come over its own data plane, never through a Serve handle."""
 
-    async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle):
+    async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle, ranks: Launcher):
         self.name = serve.get_replica_context().replica_id.unique_id
         self.drain_s = config.verifier.drain_s
-        model = load(config.target)
+        model = load_replica(config.target, ranks)
         self.fingerprint = model.fingerprint
         stages = placed(config.drafter.stages, "verifier", config.draft, config.drafter.shared_noise)
         latency = latency_of(model, config.verifier.step_tokens)

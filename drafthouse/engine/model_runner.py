@@ -41,6 +41,9 @@ class ModelRunner:
         self.vocab_size: int = model.config.get_text_config().vocab_size
         self.attention_calls = 0
 
+    def close(self) -> None:
+        """Lets go of what other processes hold for this one; here there is none."""
+
     @torch.inference_mode()
     def run(self, segments: list[Segment]) -> RunResult:
         started = time.perf_counter()

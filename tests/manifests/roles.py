@@ -128,15 +128,22 @@ def _pool_faults(service: Object, config: ServingConfig) -> Iterator[str]:
         if replicas and not mine:
             yield f"{role}: the configuration asks for {replicas}, and no worker group has {ROLE_LABEL}: {role}"
             continue
-        fits = [(group, _replicas_per_pod(group, pool.num_cpus, getattr(pool, "num_gpus", 0))) for group in mine]
+        ranks = _ranks(config, role)
+        fits = [(group, _replicas_per_pod(group, ranks * pool.num_cpus, ranks * getattr(pool, "num_gpus", 0))) for group in mine]
         room = sum(group["maxReplicas"] * per_pod for group, per_pod in fits)
         if replicas > room:
-            each = f"{pool.num_cpus:g} CPUs and {getattr(pool, 'num_gpus', 0):g} GPUs"
+            each = f"{ranks} x {pool.num_cpus:g} CPUs and {ranks} x {getattr(pool, 'num_gpus', 0):g} GPUs"
             yield f"{role}: {replicas} replicas of {each} do not fit; its groups hold {room}"
         if isinstance(pool, PoolConfig) and pool.port:
             for group, per_pod in fits:
                 if per_pod > 1:
                     yield f"{role}.port: {per_pod} replicas fit into one pod of group {group['groupName']}, and all want port {pool.port}"
+
+
+def _ranks(config: ServingConfig, role: str) -> int:
+    """Devices of one replica, which go into one pod."""
+    model = {"verifier": config.target, "drafter": config.draft}.get(role)
+    return model.parallel if model is not None else 1
 
 
 def _size_faults(group: Object) -> Iterator[str]:

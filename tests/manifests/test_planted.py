@@ -92,6 +92,8 @@ GPU_PLANTS = {
         "2 replicas fit into one pod"),
     "GPU that the pod has not": ("overlays/gpu/pools.yaml", 'limits: {cpu: "8", memory: 48Gi, nvidia.com/gpu: "1"}',
         'limits: {cpu: "8", memory: 48Gi}', "resources.GPU is 1"),
+    "more ranks than a pod has devices": (CONFIG, "device: cuda", "device: cuda\n            parallel: 2",
+        "verifier: 2 replicas of 2 x 6 CPUs"),
     "patch of the wrong group": ("overlays/gpu/pools.yaml", "value: drafter}", "value: draft}", "it is 'drafter'"),
     "monitor of a port that is not there": ("monitoring/pod-monitor.yaml", "port: as-metrics", "port: autoscaler",
         "no container has a port named autoscaler"),

@@ -1,13 +1,15 @@
 """Placement: each role keeps off the nodes of the others, and takes its own and those without a label."""
 
 import re
+from typing import Any
 
 import pytest
 from ray._private.label_utils import validate_label_selector
 
 from deployments.app import build_app
 from deployments.placement import HEAD, ROLE_LABEL, ROLES, label_selector
-from drafthouse.config import ServingConfig
+from deployments.rank_actors import RankActors
+from drafthouse.config import DEMO_MODELS, ServingConfig
 
 
 def _takes(selector: str, label: str | None) -> bool:
@@ -24,12 +26,17 @@ def test_a_role_takes_its_own_nodes_and_those_without_a_label(role: str) -> None
     assert taken == {None, role}
 
 
-def test_every_deployment_of_the_application_asks_for_its_role() -> None:
-    ingress = build_app(ServingConfig())._bound_deployment
+def _deployments(config: ServingConfig) -> dict[str, Any]:
+    ingress = build_app(config)._bound_deployment
     found = {ingress.name: ingress}
     for argument in ingress.init_args:
         if hasattr(argument, "_bound_deployment"):
             found[argument._bound_deployment.name] = argument._bound_deployment
+    return found
+
+
+def test_every_deployment_of_the_application_asks_for_its_role() -> None:
+    found = _deployments(ServingConfig())
     selectors = {name: deployment.ray_actor_options["label_selector"] for name, deployment in found.items()}
     assert selectors == {
         "Gateway": label_selector("gateway"),
@@ -37,3 +44,23 @@ def test_every_deployment_of_the_application_asks_for_its_role() -> None:
         "DrafterReplica": label_selector("drafter"),
         "ControllerReplica": label_selector("controller"),
     }
+
+
+def test_each_rank_has_a_bundle_on_one_node_of_its_role_and_accelerator() -> None:
+    config = ServingConfig.model_validate(
+        {
+            "target": {"path": str(DEMO_MODELS / "target"), "device": "cuda", "parallel": 2},
+            "verifier": {"num_cpus": 3, "num_gpus": 1, "accelerator": "H100"},
+        }
+    )
+    found = _deployments(config)
+    replica = found["VerifierReplica"]._replica_config
+    assert replica.placement_group_bundles == [{"CPU": 3.0, "GPU": 1.0}] * 2
+    assert replica.placement_group_strategy == "STRICT_PACK"
+    selector = label_selector("verifier") | {"ray.io/accelerator-type": "H100"}
+    assert replica.placement_group_bundle_label_selector == [selector] * 2
+    assert validate_label_selector(selector) is None
+    assert "label_selector" not in replica.ray_actor_options, "Serve takes one or the other"
+    ranks = next(argument for argument in found["VerifierReplica"].init_args if isinstance(argument, RankActors))
+    assert (ranks.actor["num_cpus"], ranks.actor["num_gpus"]) == (3, 1)
+    assert found["DrafterReplica"]._replica_config.placement_group_bundles is None, "a drafter has its own parallel size"

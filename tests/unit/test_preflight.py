@@ -102,3 +102,16 @@ def test_replicas_cannot_share_a_fixed_port() -> None:
     config = ServingConfig.model_validate(_server().model_dump() | {"drafter": {"replicas": 2, "port": free_port()}})
     with pytest.raises(ConfigError, match=r"drafter\.port: 2 replicas"):
         check_ports(config)
+
+
+@pytest.mark.parametrize(("role", "pool"), [("target", "verifier"), ("draft", "drafter")])
+def test_a_parallel_size_that_does_not_divide_the_heads_names_the_field(tmp_path: pathlib.Path, role: str, pool: str) -> None:
+    path = _model(tmp_path / "a", ["x"])
+    config = {name: {"path": path} for name in ("target", "draft")}
+    config[role] |= {"parallel": 3}
+    with pytest.raises(ConfigError, match=rf"^{role}\.parallel: 3 does not divide 32 attention heads and 32 KV heads; it can be 1, 2, 4,"):
+        check_models(ServingConfig.model_validate(config))
+    config[role] |= {"parallel": 2, "device": "cuda"}
+    with pytest.raises(ConfigError, match=rf"^{pool}\.num_gpus: 0\.5; with {role}\.parallel 2 it is each rank's and must be 1"):
+        check_models(ServingConfig.model_validate(config | {pool: {"num_gpus": 0.5}}))
+    check_models(ServingConfig.model_validate(config | {pool: {"num_gpus": 1}}))
