@@ -16,8 +16,9 @@ from drafthouse.errors import ConfigError
 from drafthouse.parallel.invitation import Invitation
 
 
-@ray.remote
 class Rank:
+    """The actor."""
+
     def follow(self, invitation: Invitation) -> None:
         from drafthouse.parallel.follower import follow
 
@@ -39,7 +40,7 @@ class RankActors:
             raise ConfigError(f"{config.path}: parallel: {config.parallel} devices are asked for, and this replica was given {present}")
         for invitation in invitations:
             where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=invitation.rank)
-            actor = Rank.options(**self.actor, scheduling_strategy=where).remote()
+            actor = ray.remote(Rank).options(**self.actor, scheduling_strategy=where).remote()
             self._actors.append(actor)
             self._ends[invitation.rank] = actor.follow.remote(invitation)
 

@@ -18,6 +18,7 @@ class Report:
     """One heartbeat. `fingerprint` is the target's for verifiers, the draft's for drafters and empty for gateways.
 
     `load` counts requests (gateway, verifier: running and waiting) or sessions (drafter).
+    `ranks` are the pids of a tensor-parallel replica's other processes.
     `totals` only ever grow while the process lives; `gauges` are of the moment.
     """
 
@@ -32,6 +33,7 @@ class Report:
     totals: dict[str, float] = field(default_factory=dict)
     gauges: dict[str, float] = field(default_factory=dict)
     draining: bool = False
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

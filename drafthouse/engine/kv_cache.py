@@ -105,7 +105,7 @@ class SlotList:
 
     def __init__(self, sequence: "KvSequence | SlotList"):
         slots = sequence.slots
-        self.contiguous = sequence.contiguous
+        self.contiguous: bool = sequence.contiguous
         self.slots: Sequence[int] = range(slots[0], slots[0] + len(slots)) if slots and self.contiguous else list(slots)
 
     def __len__(self) -> int:

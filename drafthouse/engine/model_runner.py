@@ -41,8 +41,13 @@ class ModelRunner:
         self.vocab_size: int = model.config.get_text_config().vocab_size
         self.attention_calls = 0
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Pids of other processes that hold parts of the model; here there is none."""
+        return ()
+
     def close(self) -> None:
-        """Lets go of what other processes hold for this one; here there is none."""
+        """Lets the other processes go."""
 
     @torch.inference_mode()
     def run(self, segments: list[Segment]) -> RunResult:

@@ -69,6 +69,10 @@ class ParallelRunner(ModelRunner):
             self.followers.lose(f"rank 0: {type(error).__name__}: {error}")
             raise RankError(f"the replica's ranks cannot go on: {self.followers.reason}") from error
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(pid for _, pid in sorted(self.followers.pids.items()))
+
     def close(self) -> None:
         """Lets the other ranks end and takes the process group apart, so that this process may load another model."""
         self.followers.close()

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from drafter.engine import DrafterEngine
 from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig, WindowConfig
 from drafthouse.engine.fit import memory_need
 from drafthouse.engine.latency_cache import key_of
@@ -21,8 +21,10 @@ from drafthouse.parallel.local import ChildProcesses
 from drafthouse.parallel.replica import load_replica
 from drafthouse.parallel.runner import ParallelRunner
 from drafthouse.sampling import SamplingParams
+from drafthouse.session_messages import Commit
 from tests.engine.oracle import sampled
-from tests.engine.pairs import GREEDY, loaded, noisy_copy, pair, prompts, request
+from tests.engine.pairs import FAST, GREEDY, loaded, noisy_copy, pair, prompts, request
+from tests.engine.test_drafter_engine import WIDE, opening, run, tree_of, words
 from tests.engine.tiny_models import tiny
 
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
@@ -72,13 +74,21 @@ def test_two_ranks_give_the_text_of_one_with_trees_on(name: str, split: Split) -
 
 
 def test_a_draft_has_its_own_parallel_size(split: Split) -> None:
-    """A perfect draft whose window moves KV: every chain is accepted whole, unless a rank's KV is stale."""
-    target = loaded(tiny("llama"))
-    window = DrafterConfig(window=WindowConfig(sinks=4, recent=64))
-    requests = [request(str(i), p, 90, mode="fixed", nodes=4, depth=4, width=1) for i, p in enumerate(prompts(2))]
-    whole, shared = pair(target, [loaded(tiny("llama"))], drafter=window), pair(target, [split(tiny("llama"))], drafter=window)
-    assert shared.generate(requests) == whole.generate(requests)
-    assert shared.verifier.totals.accepted == whole.verifier.totals.accepted > 100
+    """Each commit takes the tree's last path, so that KV of survivors moves, and the window cuts KV away in front."""
+    models = (loaded(tiny("llama"), KV_TOKENS), split(tiny("llama")))
+    config = DrafterConfig(window=WindowConfig(sinks=4, recent=24), prefill_tokens=16)
+    whole, shared = (DrafterEngine(model, FAST, config, WIDE, clock=lambda: 0.0) for model in models)
+    for engine in (whole, shared):
+        engine.handle("v", opening("s", prompts(1)[0], vocab=256))
+    for commit in range(12):
+        run(whole)
+        run(shared)
+        wanted = words(tree_of(whole))
+        assert words(tree_of(shared)) == pytest.approx(wanted), f"after {commit} commits"
+        last = tree_of(whole).path([n for n in range(len(wanted)) if len(tree_of(whole).path(n)) == 2][-1])
+        for engine in (whole, shared):
+            engine.handle("v", Commit("s", 1, len(engine.sessions["v", "s"].tokens), tuple(last), 0.0))
+    assert whole.sessions["v", "s"].skipped > 0
 
 
 def test_a_rank_holds_what_was_counted_before_and_says_so_in_its_profile(split: Split, tmp_path: pathlib.Path) -> None:
@@ -131,4 +141,3 @@ def test_what_a_rank_cannot_load_is_told_by_rank_0(tmp_path: pathlib.Path) -> No
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="cannot load the model: .*model.safetensors"):
         load_replica(config)
-    assert not torch.distributed.is_initialized()
