@@ -42,8 +42,7 @@ def end_process(reason: str) -> None:
 class Followers:
     """`pids` by rank, from 1."""
 
-    def __init__(self, config: ModelConfig, launcher: Launcher):
-        """Starts and awaits them. Raises ModelError when one cannot come."""
+    def __init__(self) -> None:
         self.pids: dict[int, int] = {}
         self.reason = ""  # why the group is lost
         self._links: dict[int, Connection] = {}
@@ -51,8 +50,11 @@ class Followers:
         self._closed = False
         self._on_lost: Callable[[str], None] | None = None
         self._lock = threading.Lock()
+
+    def invite(self, config: ModelConfig, launcher: Launcher) -> None:
+        """Has them started and waits until all have called. Raises ModelError when one cannot come."""
         key = secrets.token_bytes(32)
-        with Listener((LOOPBACK, 0), authkey=key) as listener:
+        with Listener((LOOPBACK, 0), backlog=config.parallel, authkey=key) as listener:
             port = listener.address[1]
             launcher.start(config, [Invitation(rank, port, key) for rank in range(1, config.parallel)])
             self._await_all(listener, config.parallel - 1, launcher)

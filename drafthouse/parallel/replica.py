@@ -15,10 +15,13 @@ from drafthouse.errors import ModelError
 from drafthouse.parallel.followers import Followers, end_process
 from drafthouse.parallel.invitation import Assignment, Launcher
 from drafthouse.parallel.local import ChildProcesses
-from drafthouse.parallel.process_group import join, open_store
+from drafthouse.parallel.process_group import join, leave, open_store
 from drafthouse.parallel.runner import ParallelRunner
 
 POLL_S = 0.1
+
+UNWIND_S = 5.0
+"""What was loading has so long to notice that a rank is lost; if it does, this process may try again."""
 
 
 def load_replica(config: ModelConfig, launcher: Launcher | None = None, lost: Callable[[str], None] = end_process) -> LoadedModel:
@@ -27,7 +30,8 @@ def load_replica(config: ModelConfig, launcher: Launcher | None = None, lost: Ca
         return load(config)
     check_fit(config)
     store = open_store(config.parallel)
-    followers = Followers(config, launcher or ChildProcesses())
+    followers = Followers()
+    followers.invite(config, launcher or ChildProcesses())
 
     def share() -> LoadedModel:
         followers.send(Assignment(config, store.port))
@@ -49,13 +53,15 @@ def _unless_lost(load_share: Callable[[], LoadedModel], followers: Followers) ->
         except Exception as error:
             done.put(error)
 
-    threading.Thread(target=run, name="load", daemon=True).start()
+    thread = threading.Thread(target=run, name="load", daemon=True)
+    thread.start()
     while done.empty() and not followers.wait_lost(POLL_S):
         pass
-    if followers.reason:
-        raise ModelError(f"parallel: {followers.reason}")
-    result = done.get()
-    if isinstance(result, Exception):
-        followers.close()
-        raise result
-    return result
+    result = done.get() if not followers.reason else ModelError(f"parallel: {followers.reason}")
+    if isinstance(result, LoadedModel):
+        return result
+    followers.close()
+    thread.join(UNWIND_S)
+    if not thread.is_alive():
+        leave()
+    raise result

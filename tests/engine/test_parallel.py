@@ -33,9 +33,9 @@ KV_TOKENS = 320
 Split = Callable[..., LoadedModel]
 
 
-def saved(model: PreTrainedModel, folder: pathlib.Path) -> ModelConfig:
+def saved(model: PreTrainedModel, folder: pathlib.Path, kv_tokens: int = KV_TOKENS) -> ModelConfig:
     model.save_pretrained(folder)
-    return ModelConfig(path=str(folder), dtype="float64", kv_tokens=KV_TOKENS, parallel=2)
+    return ModelConfig(path=str(folder), dtype="float64", kv_tokens=kv_tokens, parallel=2)
 
 
 def runner_of(model: LoadedModel) -> ParallelRunner:
@@ -48,8 +48,8 @@ def split(tmp_path: pathlib.Path) -> Iterator[Split]:
     """Loads a model over two processes; what is lost is not the end of this one."""
     models: list[LoadedModel] = []
 
-    def make(model: PreTrainedModel, lost: Callable[[str], None] = lambda reason: None) -> LoadedModel:
-        models.append(load_replica(saved(model, tmp_path), lost=lost))
+    def make(model: PreTrainedModel, kv_tokens: int = KV_TOKENS, lost: Callable[[str], None] = lambda reason: None) -> LoadedModel:
+        models.append(load_replica(saved(model, tmp_path, kv_tokens), lost=lost))
         return models[-1]
 
     yield make
@@ -60,7 +60,7 @@ def split(tmp_path: pathlib.Path) -> Iterator[Split]:
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mixtral"])
 def test_two_ranks_give_the_text_of_one_with_trees_on(name: str, split: Split) -> None:
     """Greedy and sampled together, prompts in chunks, too few KV slots for all, so that sequences come and go."""
-    target, draft = split(tiny(name)), loaded(noisy_copy(name, 0, 0.02))
+    target, draft = split(tiny(name), kv_tokens=200), loaded(noisy_copy(name, 0, 0.02))
     assert target.runner.cache.data.shape[2] == 1, "each rank holds one of the two KV heads"
     texts = [*prompts(4, longest=30), *prompts(1, shortest=100, longest=100, seed=5)]
     requests = [request(str(i), p, 32, (GREEDY, SAMPLED)[i % 2], seed=i) for i, p in enumerate(texts)]
@@ -110,7 +110,7 @@ def test_a_rank_holds_what_was_counted_before_and_says_so_in_its_profile(split: 
 def test_a_rank_that_dies_or_stops_loses_the_replica(number: signal.Signals, reason: str, split: Split) -> None:
     told: list[str] = []
     noticed = threading.Event()
-    target = split(tiny("llama"), lambda text: (told.append(text), noticed.set())[1])
+    target = split(tiny("llama"), lost=lambda text: (told.append(text), noticed.set())[1])
     runner = runner_of(target)
     os.kill(runner.followers.pids[1], number)
     assert noticed.wait(60)
