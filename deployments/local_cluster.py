@@ -53,6 +53,17 @@ def needed_cpus(config: ServingConfig) -> float:
     return gateway.replicas * gateway.num_cpus + pools + config.controller.num_cpus
 
 
+def check_gpus(config: ServingConfig, resources: Mapping[str, float]) -> None:
+    """Raises ConfigError where the cluster's resources have fewer GPUs than all replicas need."""
+    needed = sum(pool.replicas * ranks * pool.num_gpus for pool, ranks in _pools(config))
+    present = resources.get("GPU", 0.0)
+    if needed > present:
+        raise ConfigError(
+            f"verifier.num_gpus, drafter.num_gpus: all replicas need {needed:g} GPUs together "
+            f"(replicas x parallel x num_gpus), this machine has {present:g}"
+        )
+
+
 def _pools(config: ServingConfig) -> tuple[tuple[PoolConfig, int], ...]:
     """Pools with models, and the ranks of a replica."""
     drafts = config.draft.parallel if config.draft is not None else 1
@@ -83,7 +94,7 @@ class LocalCluster:
         context = self._init_ray()
         self.dashboard_url = f"http://{self.address}:{server.dashboard_port}"
         self._session = pathlib.Path(context.address_info["session_dir"])
-        self._check_gpus(ray.cluster_resources())
+        check_gpus(self.config, ray.cluster_resources())
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(
             http_options=HTTPOptions(host=server.host, port=server.http_port),
@@ -113,15 +124,6 @@ class LocalCluster:
                 if attempt + 1 == RAY_START_TRIES:
                     raise DeployError(f"Ray did not start: {error}") from error
         raise AssertionError("the last try returns or raises")
-
-    def _check_gpus(self, resources: Mapping[str, float]) -> None:
-        needed = sum(pool.replicas * ranks * pool.num_gpus for pool, ranks in _pools(self.config))
-        present = resources.get("GPU", 0.0)
-        if needed > present:
-            raise ConfigError(
-                f"verifier.num_gpus, drafter.num_gpus: all replicas need {needed:g} GPUs together "
-                f"(replicas x parallel x num_gpus), this machine has {present:g}"
-            )
 
     def deploy(self, progress: Callable[[str], None]) -> None:
         """Deploys and returns when every replica runs and `/health` answers 200; `progress` gets a line now and then.
