@@ -8,8 +8,8 @@ from benchmarks.one_process import OneProcess
 from drafter.engine import DrafterEngine
 from drafter.without_model import WithoutModel
 from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
-from drafthouse.messages import Close, Grow, Open, from_drafter_proto, to_drafter_proto
 from drafthouse.noise import NOISE_VERSION
+from drafthouse.session_messages import Close, Grow, Open, from_drafter_proto, to_drafter_proto
 from drafthouse.stages.build import placed
 from drafthouse.stages.suffix import Traffic
 from tests.engine.oracle import greedy
