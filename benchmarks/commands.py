@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks.ablation.commands import ablation
 from benchmarks.calibration_command import calibration
 from benchmarks.draft_commands import drafts, gain
+from benchmarks.gpu.command import gpu
 from benchmarks.load.commands import load, load_steps, off_cost
 from benchmarks.options import (
     Draft,
@@ -37,6 +38,7 @@ bench_app.command()(ablation)
 bench_app.command()(drafts)
 bench_app.command()(gain)
 bench_app.command()(calibration)
+bench_app.command()(gpu)
 
 
 @bench_app.command()

@@ -88,7 +88,7 @@ class Transformers:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is loaded from `--target` and `--draft`; both in one dtype, on CPU, with one number of threads."""
+    """What is loaded from `--target` and `--draft`; both in one dtype, on one device, with one number of threads."""
 
     target: str
     draft: str
@@ -96,6 +96,7 @@ class Pair:
     threads: int
     compile: bool
     kv_tokens: int
+    device: str = "cpu"
 
 
 def load_stock(path: str, dtype: str) -> PreTrainedModel:
@@ -137,5 +138,12 @@ def _verifier(target: LoadedModel, latency: LatencyModel, tree: TreeConfig) -> V
 
 def _model_config(pair: Pair, path: str) -> ModelConfig:
     return ModelConfig.model_validate(
-        {"path": path, "dtype": pair.dtype, "threads": pair.threads, "compile": pair.compile, "kv_tokens": pair.kv_tokens}
+        {
+            "path": path,
+            "dtype": pair.dtype,
+            "device": pair.device,
+            "threads": pair.threads,
+            "compile": pair.compile,
+            "kv_tokens": pair.kv_tokens,
+        }  # fmt: skip
     )

@@ -25,8 +25,7 @@ class _Part:
     end: int
     keys: slice | torch.Tensor
     visible: torch.Tensor | None  # bool [queries, entries]; None: all
-    query_positions: torch.Tensor
-    key_positions: torch.Tensor
+    segment: Segment
     biases: dict[tuple[int | None, int], torch.Tensor | None] = field(default_factory=dict)
 
 
@@ -59,33 +58,37 @@ def _part(segment: Segment, first: int, device: torch.device) -> _Part:
     kv, count, total = segment.kv, len(segment), len(segment.kv)
     keys = slice(kv.slots[0], kv.slots[0] + total) if kv.contiguous else torch.tensor(kv.slots, device=device)
     tail = count if segment.mask is None else len(segment.mask[0])
-    if segment.mask is not None:
-        assert segment.tail_positions is not None
-        inside = torch.tensor(segment.mask, dtype=torch.bool, device=device)
-        tail_positions = torch.tensor(segment.tail_positions, device=device)
-    else:
-        inside = torch.ones(count, count, dtype=torch.bool, device=device).tril()
-        tail_positions = torch.tensor(segment.positions, device=device)
     visible = None
     if count > 1 or tail > 1:
+        if segment.mask is not None:
+            inside = torch.tensor(segment.mask, dtype=torch.bool, device=device)
+        else:
+            inside = torch.ones(count, count, dtype=torch.bool, device=device).tril()
         visible = torch.cat([torch.ones(count, total - tail, dtype=torch.bool, device=device), inside], 1)
-    query_positions = torch.tensor(segment.positions, device=device)
-    committed = torch.arange(total - tail, device=device)
+    return _Part(first, first + count, keys, visible, segment)
+
+
+def _near(segment: Segment, window: int, device: torch.device) -> torch.Tensor:
+    """Bool `[queries, entries]`: a sliding window of w shows positions above `query - w` (transformers' `sliding_window_overlay`)."""
+    queries = torch.tensor(segment.positions, device=device)
+    if segment.mask is None:
+        tail = queries
+    else:
+        assert segment.tail_positions is not None
+        tail = torch.tensor(segment.tail_positions, device=device)
+    committed = torch.arange(len(segment.kv) - len(tail), device=device)
     if segment.skipped:
         committed[segment.sinks :] += segment.skipped
-    return _Part(first, first + count, keys, visible, query_positions, torch.cat([committed, tail_positions]))
+    return torch.cat([committed, tail])[None, :] > queries[:, None] - window
 
 
-def _bias(part: _Part, window: int | None, groups: int, dtype: torch.dtype) -> torch.Tensor | None:
-    """Additive mask `[groups * queries, entries]`, 0 or -inf; None when all is visible.
-
-    A sliding window of w shows positions above `query - w` (transformers' `sliding_window_overlay`).
-    """
+def _bias(part: _Part, window: int | None, groups: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+    """Additive mask `[groups * queries, entries]`, 0 or -inf; None when all is visible."""
     key = (window, groups)
     if key not in part.biases:
         visible = part.visible
-        if window is not None and int(part.query_positions.max()) >= window:
-            near = part.key_positions[None, :] > part.query_positions[:, None] - window
+        if window is not None and max(part.segment.positions) >= window:
+            near = _near(part.segment, window, device)
             visible = near if visible is None else visible & near
         bias = None
         if visible is not None:
@@ -139,7 +142,7 @@ def attend_parts(
     for part in step.parts:
         q = query[0, :, part.first : part.end].reshape(kv_heads, groups * (part.end - part.first), dim)
         pair = stored[:, :, part.keys] if isinstance(part.keys, slice) else stored.index_select(2, part.keys)
-        bias = _bias(part, window, groups, q.dtype)
+        bias = _bias(part, window, groups, q.dtype, q.device)
         out = _attention(q, pair[0], pair[1], bias, scaling, softcap)
         outputs.append(out.view(heads, part.end - part.first, dim))
     if tokens > step.tokens:
