@@ -75,6 +75,7 @@ class DrafterReplica:
         """What metrics have beyond the report."""
         drafted = by_name({MODEL: self.engine.totals.drafted} | self.engine.stage_totals.by_source)
         totals = {f"drafted_source.{source}": count for source, count in drafted.items()}
+        totals |= {"paced_steps": 0.0, "paced_overruns": 0.0}
         return Numbers(totals, {"controller_answers": float(self.heartbeat.answered is True)})
 
     def check_health(self) -> None:

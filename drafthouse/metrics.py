@@ -2,7 +2,7 @@
 
 To add one: a line below, and its number under `key` in the totals (only ever growing) or gauges of the role's
 report (`verifier/replica.py`, `drafter/replica.py`, `deployments/inference_service.py`, `controller/cluster_metrics.py`). Nothing else: the
-exporter, the tests and the table of docs/metrics.md (`python -m deployments.monitoring.build`) follow. Numbers by a label stand under
+exporter, the tests and the table of docs/metrics.md (`python -m tests.manifests.embed`) follow. Numbers by a label stand under
 `key.VALUE`. Labels are few and bounded: never a request, a prompt or an address; of a drafter only its name, since pairs are bounded.
 
 Promises: knows no Ray. Names say what is counted and in what unit; shares lie between 0 and 1.

@@ -55,7 +55,7 @@ class MetricsExporter:
 
     def exporting(self, make_report: Callable[[], Report], details: Callable[[], Numbers]) -> Callable[[], Report]:
         """`make_report` for the heartbeat: what it makes is exported too. `details` are of no use to the controller, so heartbeats
-        do not carry them."""
+        do not carry them; where both have a key, the report counts."""
 
         def made() -> Report:
             report = make_report()
@@ -100,7 +100,7 @@ class MetricsExporter:
 
 def _joined(report: Report, details: Numbers) -> Numbers:
     of_the_report = {"load": report.load, "capacity": report.capacity, "draining": float(report.draining)}
-    return Numbers({**report.totals, **details.totals}, {**report.gauges, **of_the_report, **details.gauges}, details.samples)
+    return Numbers({**details.totals, **report.totals}, {**details.gauges, **report.gauges, **of_the_report}, details.samples)
 
 
 def _instrument(metric: Metric, instruments: Instruments) -> Any:
@@ -111,10 +111,10 @@ def _instrument(metric: Metric, instruments: Instruments) -> Any:
 
 
 def _series(metric: Metric, numbers: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """(label's value, number) of all that is known; a counter that nobody has counted yet is 0, a gauge is absent."""
+    """(label's value, number) of all that is known; declared values of a label of which nothing is known are 0."""
     if not metric.label:
-        if metric.key in numbers or metric.kind == "counter":
-            yield "", numbers.get(metric.key, 0.0)
+        if metric.key in numbers:
+            yield "", numbers[metric.key]
         return
     prefix = metric.key + "."
     yield from ((value, 0.0) for value in metric.values if prefix + value not in numbers)

@@ -5,7 +5,6 @@ for. Every submitted request gets exactly one reply with a finish_reason, unless
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass, field
@@ -30,13 +29,11 @@ from verifier.scheduler import Plan, Scheduler
 from verifier.selecting import Selected, choose_nodes
 from verifier.sequence import Sequence
 from verifier.session_rule import SessionRule
+from verifier.step_times import StepTimes
 from verifier.totals import VerifyTotals
 
 FIXED_WAIT_S = 0.5
 """Modes `fixed` and `table` wait so long for its tree, then steps with what is there."""
-
-SAMPLES = 10_000
-"""Measurements kept for whoever reads them; where nobody does, the oldest go."""
 
 
 @dataclass(slots=True)
@@ -68,9 +65,8 @@ class VerifierEngine:
         self.synthetic_rate = config.synthetic_acceptance.rate if config.synthetic_acceptance is not None else None
         self.sequences: dict[str, Sequence] = {}
         self.totals, self.acceptance = VerifyTotals(), Acceptance()
-        self.queue_seconds: deque[float] = deque(maxlen=SAMPLES)  # of each admitted request
+        self.times = StepTimes(self.totals)
         self._busy_since: float | None = None
-        self._gathering_since: float | None = None
         self._trees = 0  # of selected nodes
 
     def submit(self, request: GenerateRequest) -> None:
@@ -138,7 +134,8 @@ class VerifierEngine:
         started = now = self.clock()
         plan = self.scheduler.plan()
         if not plan.decoding and not plan.prefilling:
-            self._busy_since = self._gathering_since = None
+            self._busy_since = None
+            self.times.idle()
             self.exchange.quote(1, 0, 0)
             return StepOutcome(idle=True)
         kv_tokens = sum(len(s.kv) for s in plan.decoding) + sum(len(s.kv) for s, _ in plan.prefilling)
@@ -146,31 +143,22 @@ class VerifierEngine:
         self.exchange.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
         until = self._wait(plan, now)
         if until is not None:
-            self._gathering_since = now if self._gathering_since is None else self._gathering_since
+            self.times.gather(now)
             return StepOutcome(wait_until=until)
         self.rule.begin_step(self.sequences.values(), plan.decoding, now)
         selected = self._select(plan, kv_tokens)
         entries = steps.build(plan, selected.trees)
-        self._begun(plan, started)
+        ready = self.clock()
+        self.times.begin(plan, started, ready)
         result = self.runner.run([entry.segment for entry in entries])
         arrivals()
         walked = steps.walk(entries, result.logits, self.synthetic_rate)
         self.acceptance.observe(walked, selected.trees)
         now = self.clock()
+        self.times.chose(ready, result.seconds, now)
         replies, committed = self._commit(walked, selected, now)
         self._account(plan, selected, len(walked), committed, kv_tokens, result.seconds, started, now)
         return StepOutcome(replies)
-
-    def _begun(self, plan: Plan, started: float) -> None:
-        """All is ready for the run of a step."""
-        self.totals.select_seconds += self.clock() - started
-        if self._gathering_since is not None:
-            self.totals.gather_seconds += started - self._gathering_since
-            self._gathering_since = None
-        for s in (*plan.decoding, *(s for s, _ in plan.prefilling)):
-            if s.arrived is not None:
-                self.queue_seconds.append(started - s.arrived)
-                s.arrived = None
 
     def _wait(self, plan: Plan, now: float) -> float | None:
         """Until when to wait for drafts, or None to start. Prompt chunks never wait."""

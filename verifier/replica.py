@@ -94,7 +94,8 @@ class VerifierReplica:
             "synthetic": float(engine.synthetic_rate is not None),
             "controller_answers": float(self.heartbeat.answered is True),
         }
-        return Numbers(engine.acceptance.totals(), gauges, {"queue_seconds": engine.queue_seconds})
+        totals = engine.acceptance.totals() | {"paced_steps": 0.0, "paced_overruns": 0.0}
+        return Numbers(totals, gauges, {"queue_seconds": engine.times.queue_seconds})
 
     def follow(self, directive: Directive) -> None:
         self.server.set_drafters(directive.drafters)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class VerifyTotals:
     """Counters that only grow.
 
-    `step_seconds` are from the plan to the choice of tokens, of which `select_seconds` until the run and `run_seconds` on the device;
+    `step_seconds` are from the plan to the choice of tokens, of which `select_seconds` until the run, `run_seconds` on the device;
     `wait_seconds` between steps while there was work, of which `gather_seconds` for drafts that were announced.
 
     `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
@@ -29,5 +29,6 @@ class VerifyTotals:
     step_seconds: float = 0.0
     select_seconds: float = 0.0
     run_seconds: float = 0.0
+    choose_seconds: float = 0.0
     wait_seconds: float = 0.0
     gather_seconds: float = 0.0

@@ -1,12 +1,19 @@
-"""Writes deployments/serve_config.yaml into the cpu-demo overlay: `python -m tests.manifests.embed` after changing it."""
+"""Writes what is made of other files: `python -m tests.manifests.embed` after changing deployments/serve_config.yaml,
+drafthouse/metrics.py, or panels.yaml and alerts.yaml in k8s/monitoring. A test compares."""
 
 import pathlib
+
+from tests.manifests import monitoring
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 SHIPPED = ROOT / "deployments" / "serve_config.yaml"
 
 OVERLAY = ROOT / "k8s" / "overlays" / "cpu-demo" / "serve-config.yaml"
+
+MONITORING = ROOT / "k8s" / "monitoring"
+
+METRICS_PAGE = ROOT / "docs" / "metrics.md"
 
 KEY = "  serveConfigV2: |\n"
 
@@ -17,5 +24,19 @@ def embedded(overlay: str, shipped: str) -> str:
     return head + "".join(f"    {line}" if line.strip() else line for line in shipped.splitlines(keepends=True))
 
 
+def made() -> dict[pathlib.Path, str]:
+    """Every file that is made of others, with the text that it should have."""
+    read = lambda path: path.read_text(encoding="utf-8")  # noqa: E731
+    dashboard = monitoring.dashboard(read(MONITORING / "panels.yaml"))
+    return {
+        OVERLAY: embedded(read(OVERLAY), read(SHIPPED)),
+        MONITORING / "dashboard.json": dashboard,
+        MONITORING / "dashboard-config-map.yaml": monitoring.config_map(dashboard),
+        MONITORING / "prometheus-rule.yaml": monitoring.prometheus_rule(read(MONITORING / "alerts.yaml")),
+        METRICS_PAGE: monitoring.with_table(read(METRICS_PAGE)),
+    }
+
+
 if __name__ == "__main__":
-    OVERLAY.write_text(embedded(OVERLAY.read_text(encoding="utf-8"), SHIPPED.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, text in made().items():
+        path.write_text(text, encoding="utf-8")

@@ -23,8 +23,8 @@ KUBERAY_SCHEMA = pathlib.Path(__file__).parent / "schemas" / "rayservice-v1.json
 EMBEDDED = ("template", "headService", "serveService")
 """Parts of a RayService that Kubernetes' own schemas describe."""
 
-WITHOUT_SCHEMA = {"PodMonitor"}
-"""Custom resources that only the rules look at."""
+WITHOUT_SCHEMA = {"PodMonitor", "PrometheusRule"}
+"""Custom resources that only the rules and tests/manifests/test_monitoring.py look at."""
 
 
 def pruned(schema: Any) -> Any:
