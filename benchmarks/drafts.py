@@ -96,7 +96,7 @@ def _counted(pair: VirtualPair) -> Work:
     verifier, drafter = pair.verifier.totals, pair.drafter.engine.totals
     return Work(
         committed=verifier.committed, steps=verifier.steps, verified=verifier.verified, wait_seconds=verifier.wait_seconds,
-        passes=drafter.passes, pass_seconds=drafter.pass_seconds,
+        passes=drafter.passes, pass_seconds=drafter.pass_seconds, judged=drafter.judged, first=drafter.first,
     )  # fmt: skip
 
 

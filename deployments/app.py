@@ -39,8 +39,8 @@ STOP_S = 5.0
 def build_app(args: ServingConfig) -> serve.Application:
     """The application for `serve deploy` and `drafthouse serve`. Raises ConfigError or ModelError.
 
-    With `drafter.replicas: 0` there is no drafter pool, the gateway gets None for it, and every step
-    is plain decoding.
+    With `drafter.replicas: 0` there is no drafter pool, the gateway gets None for it, and all that drafts
+    are stages in the verifier, if there are any.
     """
     check_synthetic(args, os.environ)
     check_models(args)

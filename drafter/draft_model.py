@@ -35,7 +35,7 @@ LEAST_GUESS = 0.02
 @dataclass
 class DraftTotals:
     """`guessed` nodes of inner stages that passes took along, and how many `came_true`; commits, and those after which a part of the tree
-    was left (`predrafted`)."""
+    was left (`predrafted`); committed tokens before which the draft had run (`judged`), and those of them that it had ranked `first`."""
 
     sessions: int = 0
     passes: int = 0
@@ -45,6 +45,8 @@ class DraftTotals:
     came_true: int = 0
     commits: int = 0
     predrafted: int = 0
+    judged: int = 0
+    first: int = 0
     dropped: int = 0
     refused: int = 0
 

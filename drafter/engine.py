@@ -152,6 +152,8 @@ class DrafterEngine:
             if not label.ranking.tokens:
                 continue
             session.calibration.observe(label.ranking.source, label.ranking.margins, temperature, label.hit)
+            self.totals.judged += label.ranking.source == MODEL
+            self.totals.first += label.ranking.source == MODEL and label.hit == 0
         if self.trace is not None:
             self.trace.write(session.id, temperature, [label for label in labels if label.ranking.source == self.traced])
         self.calibrations.save_if_due(self.clock())

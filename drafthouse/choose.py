@@ -5,14 +5,17 @@ token history alone, never on the rows beside it. Target and draft call the same
 is what couples them (Gumbel-max list coupling, arXiv 2408.07978 and 2506.05632).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 
-from drafthouse.noise import gumbel, position_key
+from drafthouse.noise import gumbel, gumbel_of, position_key
 from drafthouse.sampling import SamplingParams
+
+FEW = 4
+"""Sorting all of a vocabulary costs about as much as finding so large a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +43,43 @@ def scores(logits: torch.Tensor, rows: Sequence[Row], noise: bool = True) -> tor
     device = result.device
     temperature = torch.tensor([row.sampling.temperature or 1.0 for row in rows], device=device)
     result = result / temperature[:, None]
-    filtered = [i for i, row in enumerate(rows) if row.sampling.filters]
+    few = _with_few_candidates(rows, result.shape[1])
+    for count, at in few.items():
+        result[at] = _filter(result[at], [rows[i] for i in at], count, noise)
+    done = {i for at in few.values() for i in at}
+    whole = [i for i, row in enumerate(rows) if not row.sampling.greedy and i not in done]
+    filtered = [i for i in whole if rows[i].sampling.filters]
     if filtered:
-        result[filtered] = _filter(result[filtered], [rows[i].sampling for i in filtered])
-    if not noise:
+        result[filtered] = _filter(result[filtered], [rows[i] for i in filtered], result.shape[1], noise=False)
+    if not noise or not whole:
         return result
-    noisy = [i for i, row in enumerate(rows) if not row.sampling.greedy]
-    drawn = _noise([rows[i] for i in noisy], result.shape[1], device)
-    if len(noisy) == len(rows):
+    drawn = _noise([rows[i] for i in whole], result.shape[1], device)
+    if len(whole) == len(rows):
         return result.add_(drawn)
-    result[noisy] += drawn
+    result[whole] += drawn
     return result
+
+
+def _with_few_candidates(rows: Sequence[Row], vocab_size: int) -> dict[int, list[int]]:
+    """Rows by their top-k, where it leaves a few of the vocabulary: neither order nor noise of the others is needed there. Rows with
+    another top-k stand apart, since the shape of a sum must not depend on the rows beside it."""
+    few: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.sampling.filters and 0 < row.sampling.top_k <= vocab_size // FEW:
+            few.setdefault(row.sampling.top_k, []).append(i)
+    return few
 
 
 def _noise(rows: Sequence[Row], vocab_size: int, device: torch.device) -> torch.Tensor:
     """Noise float32 `[N, vocab]`, drawn once for each position: the nodes of one depth of a tree share theirs."""
     drawn: dict[tuple[int, int], int] = {}
     index = [drawn.setdefault((row.seed, row.position), len(drawn)) for row in rows]
-    keys = torch.tensor([position_key(*each) for each in drawn], dtype=torch.int64, device=device)
-    noise = gumbel(keys, vocab_size)
+    noise = gumbel(_keys(drawn, device), vocab_size)
     return noise if len(drawn) == len(rows) else noise[index]
+
+
+def _keys(places: Iterable[tuple[int, int]], device: torch.device) -> torch.Tensor:
+    return torch.tensor([position_key(*each) for each in places], dtype=torch.int64, device=device)
 
 
 def choose(logits: torch.Tensor, rows: Sequence[Row]) -> list[int]:
@@ -100,17 +120,30 @@ def _penalise(result: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     return result
 
 
-def _filter(scaled: torch.Tensor, sampling: Sequence[SamplingParams]) -> torch.Tensor:
-    """Top-k, then top-p of what is left, then min-p, each row by its own parameters; the best token always stays."""
-    device = scaled.device
+def _filter(scaled: torch.Tensor, rows: Sequence[Row], count: int, noise: bool) -> torch.Tensor:
+    """Top-k, then top-p of what is left, then min-p, each row by its own parameters; the best token always stays. No row keeps more
+    than `count`. With `noise` those that are left have it."""
+    device, sampling = scaled.device, [row.sampling for row in rows]
     top_k = torch.tensor([s.top_k or scaled.shape[1] for s in sampling], device=device)[:, None]
     top_p = torch.tensor([s.top_p for s in sampling], device=device)[:, None]
     min_p = torch.tensor([s.min_p for s in sampling], device=device)[:, None]
-    ordered, index = scaled.sort(dim=-1, descending=True, stable=True)
-    keep = torch.arange(scaled.shape[1], device=device)[None, :] < top_k
+    ordered, index = _best(scaled, count)
+    keep = torch.arange(count, device=device)[None, :] < top_k
     probabilities = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
     keep &= (before < top_p) | (top_p >= 1.0)
     keep &= probabilities >= min_p * probabilities[:, :1]
     keep[:, 0] = True
+    if noise:
+        ordered = ordered + gumbel_of(_keys(((row.seed, row.position) for row in rows), device), index)
     return torch.full_like(scaled, float("-inf")).scatter(1, index, ordered.masked_fill(~keep, float("-inf")))
+
+
+def _best(scaled: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` largest of each row and their ids, descending, ties to the lowest id."""
+    if count < scaled.shape[1]:
+        ordered, index = scaled.topk(count + 1)
+        if bool((ordered[:, :-1] > ordered[:, 1:]).all()):  # without ties there is one order
+            return ordered[:, :-1], index[:, :-1]
+    ordered, index = scaled.sort(dim=-1, descending=True, stable=True)
+    return ordered[:, :count], index[:, :count]

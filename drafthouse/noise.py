@@ -54,13 +54,22 @@ def gumbel(keys: torch.Tensor, vocab_size: int) -> torch.Tensor:
     out = torch.empty(len(keys), vocab_size, dtype=torch.float32, device=keys.device)
     rows = BLOCK_ROWS if keys.device.type == "cpu" else max(1, len(keys))
     for first in range(0, len(keys), rows):
-        x = keys[first : first + rows, None] + tokens
-        _xor_shift(x, 30)
-        x *= _signed(_MIX_1)
-        _xor_shift(x, 27)
-        x *= _signed(_MIX_2)
-        _xor_shift(x, 31)
-        # 52 bits and a half are exact in float64; one bit more would round up to 1.
-        v = (x >> 12).bitwise_and_((1 << 52) - 1).double().add_(0.5).mul_(-(2.0**-52))
-        out[first : first + rows] = v.log1p_().neg_().log_().neg_()
+        out[first : first + rows] = _drawn(keys[first : first + rows, None] + tokens)
     return out
+
+
+def gumbel_of(keys: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Noise of some token ids alone: keys int64 `[N]` and tokens int64 `[N, K]` to float32 `[N, K]`; equal to what `gumbel` has there."""
+    return _drawn(keys[:, None] + (tokens + 1) * _signed(_GOLDEN)).float()
+
+
+def _drawn(x: torch.Tensor) -> torch.Tensor:
+    """float64 noise of keys plus token terms; `x` is overwritten."""
+    _xor_shift(x, 30)
+    x *= _signed(_MIX_1)
+    _xor_shift(x, 27)
+    x *= _signed(_MIX_2)
+    _xor_shift(x, 31)
+    # 52 bits and a half are exact in float64; one bit more would round up to 1.
+    v = (x >> 12).bitwise_and_((1 << 52) - 1).double().add_(0.5).mul_(-(2.0**-52))
+    return v.log1p_().neg_().log_().neg_()

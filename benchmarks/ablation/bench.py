@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from benchmarks.ablation.configurations import CONFIGURATIONS, by_default, chosen
-from benchmarks.ablation.figures import ablation_report, kept
+from benchmarks.ablation.figures import Generation, ablation_report, kept
 from benchmarks.ablation.schedule import Schedule
 from benchmarks.ablation.workloads import prompts as workload_prompts
 from benchmarks.contestants import Pair
@@ -56,23 +56,28 @@ def run_ablation(options: AblationOptions, pair: Pair | PacedPair, console: Cons
     curves = _curves(pair) if isinstance(pair, PacedPair) else {}
     prompts = _prompts(options, pair)
     deadline = started + options.budget_s if options.budget_s is not None else None
-    schedule = Schedule(names, len(prompts), options.rounds, deadline)
     more: Report = {}
     if isinstance(pair, PacedPair):
         from benchmarks.ablation import paced as full_stack
 
-        generations, more = full_stack.measure(pair, names, prompts, options.tokens, SAMPLINGS, schedule, console)
+        generations, more = full_stack.measure(pair, names, prompts, options.tokens, SAMPLINGS, options.rounds, deadline, console)
     else:
         from benchmarks.ablation import cpu
 
-        generations = cpu.measure(pair, names, prompts, options.tokens, SAMPLINGS, schedule, console)
+        schedule = Schedule(names, len(prompts), options.rounds, deadline)
+        generations = [cpu.measure(pair, names, prompts, options.tokens, SAMPLINGS, schedule, console)]
     report = ablation_report(generations, names)
     shown = [name for name in names if name in report]
     report["kept_when_sampled"] = {name: kept(report, name) for name in shown}
     report["settings"] = _settings(options, pair, names) | {
-        "paced": paced, "curves": curves, "prompts_run": schedule.prompts_run, "machine": state
+        "paced": paced, "curves": curves, "machine": state, "prompts_run": _prompts_run(generations),
     }  # fmt: skip
     return {"void": False, **report, **more}
+
+
+def _prompts_run(groups: Sequence[Sequence[Generation]]) -> int:
+    """By all configurations; a group with time left may have run more."""
+    return min(len({generation.sample.prompt for generation in group}) for group in groups)
 
 
 def _names(options: AblationOptions, overlap: bool) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def ablation(
     draft: Draft = "demo:draft",
     target_curve: TargetCurve = "llama-70b-4xh100",
     draft_curve: DraftCurve = "draft-0.5b",
-    time_scale: TimeScale = 3.0,
+    time_scale: TimeScale = 6.0,
     threads: Annotated[int | None, typer.Option(help="torch threads: 1 for each replica, with --device cpu 2.", min=1)] = None,
     step_tokens: StepTokens = 32,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64, with --device cpu.")] = "float32",

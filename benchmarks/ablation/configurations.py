@@ -5,8 +5,9 @@ names --configurations. What a configuration leaves out is as served by default,
 verification, which is off where the meaning does not say otherwise: each one adds one thing to another.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from drafthouse.config import ServingConfig
@@ -59,8 +60,6 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "window-256": Configuration("the same with 256", _drafter(window={"sinks": SINKS, "recent": 256}), long=True),
     "own-noise": Configuration("tree, ranked without the target's noise: the same when greedy", _drafter(shared_noise=False)),
 }
-"""What shares pools stands apart: totals are read between two turns on the same."""
-
 QUICK = (PLAIN, "chain", TREE, CONTROL, "staged", "staged-ahead", "lookup", "suffix", "merged")
 
 
@@ -81,6 +80,15 @@ def chosen(names: Iterable[str], overlap: bool) -> tuple[str, ...]:
         if CONFIGURATIONS[name].overlaps and not overlap:
             raise ConfigError(f"--configurations: {name} differs only where drafter and verifier work at once: leave --device cpu out")
     return tuple(name for name in CONFIGURATIONS if name in wanted | {PLAIN, TREE, CONTROL})
+
+
+def groups(names: Sequence[str], others: int) -> list[list[str]]:
+    """What is served at a time: `plain`, `tree` and its control in each group, beside at most `others` more. What shares pools stands
+    apart, since totals are read between two turns on the same."""
+    shared = [name for name in names if pool_of(name) == TREE]
+    rest = [name for name in names if pool_of(name) != TREE]
+    parts = [rest[i : i + others] for i in range(0, len(rest), others)] or [[]]
+    return [[name for pair in zip_longest(shared, part) for name in pair if name is not None] for part in parts]
 
 
 def pools(names: Iterable[str]) -> tuple[str, ...]:

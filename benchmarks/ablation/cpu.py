@@ -92,4 +92,5 @@ def _counted(process: OneProcess) -> Work:
     return Work(
         committed=verifier.committed, steps=verifier.steps, verified=verifier.verified, wait_seconds=verifier.wait_seconds,
         passes=sum(d.totals.passes for d in drafters), pass_seconds=sum(d.totals.pass_seconds for d in drafters),
+        judged=sum(d.totals.judged for d in drafters), first=sum(d.totals.first for d in drafters),
     )  # fmt: skip

@@ -19,7 +19,8 @@ class Work:
     """What drafter and verifier counted over some generations; seconds are of this machine's clock.
 
     `steps`, `verified` and `wait_seconds` are the verifier's: its steps, nodes in them, and time between steps while it had work;
-    `passes` and `pass_seconds` the drafter's.
+    `passes` and `pass_seconds` the drafter's, as are `judged` and `first`: committed tokens for which the draft model had ranked
+    children, and those that it had ranked first.
     """
 
     committed: float = 0.0
@@ -28,6 +29,8 @@ class Work:
     wait_seconds: float = 0.0
     passes: float = 0.0
     pass_seconds: float = 0.0
+    judged: float = 0.0
+    first: float = 0.0
 
     def __add__(self, other: "Work") -> "Work":
         return Work(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
@@ -45,15 +48,22 @@ class Generation:
     work: Work
 
 
-def ablation_report(generations: Sequence[Generation], names: Sequence[str]) -> Report:
-    """Figures by configuration, and the control: the rate of `tree again` to that of `tree`. A text without a counted token has no rate."""
-    samples = [g.sample for g in generations if g.sample.tokens]
-    figures = {name: {s: _figures(generations, samples, name, s) for s in SAMPLINGS} for name in names if name != CONTROL}
+def ablation_report(groups: Sequence[Sequence[Generation]], names: Sequence[str]) -> Report:
+    """Figures by configuration, and the control: the rate of `tree again` to that of `tree`. Configurations of one group took turns;
+    each is compared with `plain` in its own. A text without a counted token has no rate."""
+    figures = {name: {s: _figures(_beside(groups, name), name, s) for s in SAMPLINGS} for name in names if name != CONTROL}
+    samples = [g.sample for g in _beside(groups, CONTROL) if g.sample.tokens]
     control = {s: _as_json(ratio(pick(samples, CONTROL, s), pick(samples, TREE, s))) for s in SAMPLINGS}
     return {**figures, "control": control}
 
 
-def _figures(generations: Sequence[Generation], samples: Sequence[Sample], name: str, sampling: str) -> dict[str, Any]:
+def _beside(groups: Sequence[Sequence[Generation]], name: str) -> list[Generation]:
+    """All generations of the groups that a configuration was run in."""
+    return [g for group in groups if any(each.sample.contestant == name for each in group) for g in group]
+
+
+def _figures(generations: Sequence[Generation], name: str, sampling: str) -> dict[str, Any]:
+    samples = [g.sample for g in generations if g.sample.tokens]
     mine = [g for g in generations if (g.sample.contestant, g.sample.sampling) == (name, sampling)]
     work, seconds = total(g.work for g in mine), sum(g.seconds for g in mine)
     own = pick(samples, name, sampling)
@@ -66,6 +76,7 @@ def _figures(generations: Sequence[Generation], samples: Sequence[Sample], name:
         "wait_share_of_time": work.wait_seconds / seconds,
         "draft_time_hidden": max(0.0, 1.0 - work.wait_seconds / work.pass_seconds) if work.pass_seconds else None,
         "draft_passes_per_token": work.passes / max(1.0, work.committed),
+        "first_choice_right": work.first / work.judged if work.judged else None,
         "ms_per_draft_pass": 1e3 * work.pass_seconds / work.passes if work.passes else None,
     }
 

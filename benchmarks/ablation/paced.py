@@ -1,8 +1,9 @@
 """The ablation over the full stack: real Ray cluster, HTTP, data plane; time of passes from curves.
 
-Promises: all configurations take turns on each prompt with the same seed; those with pools of their own have them all along, and one
-request is in flight at a time. Rates are of decoding: from the first text on, without the token that it
-is, since prompts go through in smaller chunks here than a real target takes. Seconds are on the stretched axis.
+Promises: a few configurations at a time are served, since pools without requests cost their heartbeats too: in each group `plain`,
+`tree` and its control take turns with the others on each prompt with the same seed, one request in flight at a time.
+Rates are of decoding: from the first text on, without the token that it is, since prompts go through in smaller chunks here
+than a real target takes. Seconds are on the stretched axis.
 """
 
 import time
@@ -14,7 +15,7 @@ import httpx
 from rich.console import Console
 
 from benchmarks.ablation.cluster import HEARTBEAT_S, AblationServer
-from benchmarks.ablation.configurations import CONFIGURATIONS, pool_of, pools
+from benchmarks.ablation.configurations import CONFIGURATIONS, groups, pool_of, pools
 from benchmarks.ablation.figures import Generation, Work
 from benchmarks.ablation.schedule import Schedule
 from benchmarks.http_stream import Completion, complete, connect
@@ -25,7 +26,9 @@ from benchmarks.report import Report
 from benchmarks.samples import Sample
 from drafthouse.sampling import SamplingParams
 
-WARM_UP_RUNS = 2
+WARM_UP_RUNS, WARM_UP_TOKENS = 2, 32
+OTHERS = 3
+"""Configurations with pools of their own beside those of `tree`. With six the CPU was late for 18 % of the draft's passes."""
 
 State = dict[str, Totals]
 
@@ -63,14 +66,19 @@ class Meter:
         left = self._ended[pool] + SETTLED_HEARTBEATS * HEARTBEAT_S - time.monotonic()
         return settled_totals(self.urls[pool], self.finished[pool], max(0.0, left))
 
-    def overruns(self) -> dict[str, float]:
-        """Share of each role's passes, of all pools together, that took the CPU longer than the curve allows."""
-        shares = {}
-        for role in ("verifier", "drafter"):
-            changes = [difference(self.last[pool][role], self.first[pool][role]) for pool in self.first]
-            steps, late = (sum(c.get(name, 0.0) for c in changes) for name in ("paced_steps", "paced_overruns"))
-            shares[role] = late / steps if steps else 0.0
-        return shares
+    def changes(self, role: str) -> list[Totals]:
+        """What a role's pools have counted."""
+        return [difference(self.last[pool][role], self.first[pool][role]) for pool in self.first]
+
+
+def overruns(meters: Sequence[Meter]) -> dict[str, float]:
+    """Share of each role's passes, of all pools together, that took the CPU longer than the curve allows."""
+    shares = {}
+    for role in ("verifier", "drafter"):
+        changes = [change for meter in meters for change in meter.changes(role)]
+        steps, late = (sum(c.get(name, 0.0) for c in changes) for name in ("paced_steps", "paced_overruns"))
+        shares[role] = late / steps if steps else 0.0
+    return shares
 
 
 def _work(after: State, before: State) -> Work:
@@ -78,34 +86,51 @@ def _work(after: State, before: State) -> Work:
     return Work(
         committed=verifier["committed"], steps=verifier["steps"], verified=verifier["verified"],
         wait_seconds=verifier["wait_seconds"], passes=drafter["passes"], pass_seconds=drafter["pass_seconds"],
+        judged=drafter["judged"], first=drafter["first"],
     )  # fmt: skip
 
 
 def measure(
     pair: PacedPair, names: Sequence[str], prompts: Sequence[list[int]], tokens: int, samplings: Mapping[str, SamplingParams],
+    rounds: int, deadline: float | None, console: Console,
+) -> tuple[list[list[Generation]], Report]:  # fmt: skip
+    """Generations by group, and what else is to be reported. `deadline`: on `time.monotonic`; each group has an equal share of the time.
+
+    Raises ConfigError naming the option, BenchError when the server fails.
+    """
+    parts = groups(names, OTHERS)
+    generations, meters = [], []
+    for i, part in enumerate(parts):
+        now = time.monotonic()
+        until = now + (deadline - now) / (len(parts) - i) if deadline is not None else None
+        console.print(f"{i + 1} of {len(parts)}: {', '.join(part)}", highlight=False)
+        measured, meter = _measure(pair, part, prompts, tokens, samplings, Schedule(part, len(prompts), rounds, until), console)
+        generations.append(measured)
+        meters.append(meter)
+    shares = overruns(meters)
+    return generations, {"overruns": shares, "void": max(shares.values()) > OVERRUN_LIMIT}
+
+
+def _measure(
+    pair: PacedPair, names: Sequence[str], prompts: Sequence[list[int]], tokens: int, samplings: Mapping[str, SamplingParams],
     schedule: Schedule, console: Console,
-) -> tuple[list[Generation], Report]:  # fmt: skip
-    """Generations, and what else is to be reported. Raises ConfigError naming the option, BenchError when the server fails."""
+) -> tuple[list[Generation], Meter]:  # fmt: skip
     own = pools(names)
     server = AblationServer(pair, own)
     with ExitStack() as stack:
-        started = time.monotonic()
         with console.status(f"starting Ray and {len(own)} applications"):
             server.start()
         stack.enter_context(closing(server))
-        start_s = time.monotonic() - started
         clients = {pool: stack.enter_context(connect(server.url(pool), trust_env=False)) for pool in own}
         meter = Meter({pool: server.url(pool) for pool in own})
         with console.status("warming up"):
-            warm_ups = {pool: _warm_up(clients[pool], prompts, tokens, samplings) for pool in own}
+            warm_ups = {pool: _warm_up(clients[pool], prompts, min(tokens, WARM_UP_TOKENS), samplings) for pool in own}
             for pool, count in warm_ups.items():
                 meter.started(pool, count)
         timed = list(_timed(clients, meter, prompts, tokens, samplings, schedule, console))
         for pool in own:
             meter.before(pool)
-    shares = meter.overruns()
-    generations = [_generation(turn, completion, meter.works[turn]) for turn, completion in timed]
-    return generations, {"overruns": shares, "void": max(shares.values()) > OVERRUN_LIMIT, "start_s": round(start_s, 1)}
+    return [_generation(turn, completion, meter.works[turn]) for turn, completion in timed], meter
 
 
 def _warm_up(client: httpx.Client, prompts: Sequence[list[int]], tokens: int, samplings: Mapping[str, SamplingParams]) -> int:

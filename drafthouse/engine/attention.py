@@ -61,7 +61,7 @@ def _part(segment: Segment, first: int, device: torch.device) -> _Part:
     visible = None
     if count > 1 or tail > 1:
         if segment.mask is not None:
-            inside = torch.tensor(segment.mask, dtype=torch.bool, device=device)
+            inside = torch.as_tensor(segment.mask, dtype=torch.bool, device=device)
         else:
             inside = torch.ones(count, count, dtype=torch.bool, device=device).tril()
         visible = torch.cat([torch.ones(count, total - tail, dtype=torch.bool, device=device), inside], 1)

@@ -9,6 +9,8 @@ Promises: a segment's new tokens are the last entries of its KV sequence. All en
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from drafthouse.engine.kv_cache import KvSequence, SlotList
 from drafthouse.token_tree import TokenTree
 
@@ -21,7 +23,7 @@ class Segment:
     tokens: Sequence[int]
     positions: Sequence[int]
     outputs: Sequence[int]
-    mask: Sequence[Sequence[bool]] | None = None  # [new tokens][tail]
+    mask: np.ndarray | Sequence[Sequence[bool]] | None = None  # [new tokens][tail]
     tail_positions: Sequence[int] | None = None  # positions of the tail's entries; goes with `mask`
     sinks: int = 0
     skipped: int = 0

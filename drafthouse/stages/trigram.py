@@ -31,19 +31,17 @@ class TrigramStage(Stage):
     def children(self, path: Sequence[int], width: int) -> Children:
         sampling = self.facts.sampling
         scores = self._table.log_probabilities([*self._last, *path[-2:]])
+        left = np.arange(len(scores))
         if not sampling.greedy:
             scores = scores * np.float32(1.0 / sampling.temperature)
             if sampling.filters:
-                scores = _filtered(scores, sampling)
+                left, scores = _filtered(scores, sampling)
             if self._shared_noise:
-                scores = scores + self._noise_at(self._length + len(path))
-        count = min(width + 1, len(scores))
-        best = np.argpartition(-scores, count - 1)[:count]
-        best = best[np.argsort(-scores[best], kind="stable")]
+                scores = scores + self._noise_at(self._length + len(path))[left]
+        best = _descending(scores, width + 1)
         values = scores[best].astype(np.float64)
-        best, values = best[values > -np.inf], values[values > -np.inf]
-        leads = [*(values[:-1] - values[1:]).tolist(), float("inf")][:width]
-        return Children(self._table.tokens[best[:width]].tolist(), leads)
+        leads = [*(values[:-1] - values[1:]).tolist(), *([float("inf")] if len(best) <= width else [])]
+        return Children(self._table.tokens[left[best[:width]]].tolist(), leads)
 
     def _noise_at(self, position: int) -> np.ndarray:
         if position not in self._noise:
@@ -51,14 +49,21 @@ class TrigramStage(Stage):
         return self._noise[position]
 
 
-def _filtered(scores: np.ndarray, sampling: SamplingParams) -> np.ndarray:
-    """Top-k, top-p and min-p as `drafthouse.choose` applies them; tokens filtered out are -inf."""
-    order = np.argsort(-scores, kind="stable")[: sampling.top_k or None]
+def _descending(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the `count` largest, the largest first, ties to the lowest."""
+    best = np.arange(len(scores))
+    if count < len(scores):
+        best = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+    order: np.ndarray = best[np.argsort(-scores[best], kind="stable")][:count]
+    return order
+
+
+def _filtered(scores: np.ndarray, sampling: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and scores of what top-k, top-p and min-p leave, as `drafthouse.choose` applies them."""
+    order = _descending(scores, sampling.top_k or len(scores))
     shares = np.exp(scores[order] - scores[order[0]])
     shares /= shares.sum()
     keep = (np.cumsum(shares) - shares < sampling.top_p) | (sampling.top_p >= 1.0)
     keep &= shares >= sampling.min_p * shares[0]
     keep[0] = True
-    result = np.full_like(scores, -np.inf)
-    result[order[keep]] = scores[order[keep]]
-    return result
+    return order[keep], scores[order[keep]]

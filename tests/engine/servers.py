@@ -24,8 +24,9 @@ from verifier.server import VerifierServer
 HOST = "127.0.0.1"
 
 
-async def start_drafter(noise: float, name: str) -> tuple[DrafterServer, Route]:
-    server = DrafterServer(DrafterEngine(loaded(noisy_copy("llama", 0, noise)), FAST, DrafterConfig(), TreeConfig()), name)
+async def start_drafter(noise: float, name: str, config: DrafterConfig | None = None) -> tuple[DrafterServer, Route]:
+    engine = DrafterEngine(loaded(noisy_copy("llama", 0, noise)), FAST, config or DrafterConfig(), TreeConfig())
+    server = DrafterServer(engine, name)
     port = await server.start(HOST, 0)
     return server, Route(name, f"{HOST}:{port}", "", 0, 64)
 

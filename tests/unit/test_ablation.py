@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from benchmarks.ablation.configurations import (
     TREE,
     by_default,
     chosen,
+    groups,
     laid_over,
     pool_of,
     pools,
@@ -62,6 +64,23 @@ def test_defaults_by_setting() -> None:
     assert by_default(overlap=True, long=True, quick=False) == (PLAIN, TREE, CONTROL, "window-64", "window-256")
 
 
+@pytest.mark.parametrize("others", [1, 2, 3, 9])
+def test_groups_hold_each_configuration_once_and_what_all_are_compared_with(others: int) -> None:
+    names = by_default(overlap=True, long=False, quick=False)
+    found = groups(names, others)
+    for group in found:
+        assert {PLAIN, TREE, CONTROL} <= set(group)
+        assert len(pools(group)) <= others + 1
+    rest = [name for group in found for name in group if pool_of(name) != TREE]
+    assert sorted(rest) == sorted(set(names) - {PLAIN, TREE, CONTROL})
+    assert groups([PLAIN, TREE, CONTROL], others) == [[PLAIN, TREE, CONTROL]]
+
+
+def test_pools_of_their_own_stand_between_requests_to_shared_ones() -> None:
+    [group] = groups(by_default(overlap=True, long=False, quick=True)[:6], 3)
+    assert [pool_of(name) == TREE for name in group] == [True, False] * 3
+
+
 def encode(text: str) -> list[int]:
     return [ord(c) for c in text]
 
@@ -96,7 +115,9 @@ def generations() -> list[Generation]:
         for sampling in SAMPLINGS:
             for name, speed in SPEEDS.items():
                 rate = speed if sampling == "greedy" or name == PLAIN else 0.9 * speed
-                work = Work(committed=41.0, steps=20.0, verified=80.0, wait_seconds=0.25, passes=30.0, pass_seconds=1.0)
+                work = Work(
+                    committed=41.0, steps=20.0, verified=80.0, wait_seconds=0.25, passes=30.0, pass_seconds=1.0, judged=40.0, first=24.0
+                )
                 idle = Work(committed=41.0, steps=40.0)
                 sample = Sample(name, sampling, prompt, 40, 40 / rate, 16)
                 found.append(Generation(sample, 40 / rate + 1.0, idle if name == PLAIN else work))
@@ -104,7 +125,7 @@ def generations() -> list[Generation]:
 
 
 def test_figures_of_each_configuration() -> None:
-    report = ablation_report(generations(), list(SPEEDS))
+    report = ablation_report([generations()], list(SPEEDS))
     assert set(report) == {PLAIN, TREE, "lookup", "control"}, "the control is no configuration of its own"
     tree = report[TREE]["greedy"]
     assert tree["tokens_per_second"] == pytest.approx(20.0)
@@ -115,15 +136,26 @@ def test_figures_of_each_configuration() -> None:
     assert tree["wait_share_of_time"] == pytest.approx(0.25 / 3.0)
     assert tree["draft_time_hidden"] == pytest.approx(0.75)
     assert tree["draft_passes_per_token"] == pytest.approx(30 / 41)
+    assert tree["first_choice_right"] == pytest.approx(0.6)
+    assert report[PLAIN]["greedy"]["first_choice_right"] is None
     assert tree["ms_per_draft_pass"] == pytest.approx(1e3 / 30)
     assert report[PLAIN]["greedy"]["draft_time_hidden"] is None
     assert report["control"]["sampled"]["value"] == pytest.approx(1.1)
     assert kept(report, TREE) == pytest.approx(0.9)
 
 
+def test_a_configuration_is_compared_with_plain_of_its_own_group() -> None:
+    slow = [Generation(replace(g.sample, seconds=2 * g.sample.seconds), g.seconds, g.work) for g in generations()]
+    fast_group = [g for g in generations() if g.sample.contestant != "lookup"]
+    report = ablation_report([fast_group, [g for g in slow if g.sample.contestant in (PLAIN, "lookup")]], list(SPEEDS))
+    assert report["lookup"]["greedy"]["ratio_to_plain"]["value"] == pytest.approx(1.5)
+    assert report[TREE]["greedy"]["ratio_to_plain"]["value"] == pytest.approx(2.0)
+    assert report[PLAIN]["greedy"]["tokens_per_second"] == pytest.approx(2 / (1 / 10 + 1 / 5)), "of both groups together"
+
+
 def test_a_text_that_ended_at_once_has_no_rate() -> None:
     empty = [Generation(Sample(name, s, 7, 0, 0.0, 0), 0.1, Work()) for name in SPEEDS for s in SAMPLINGS]
-    with_it, without = (ablation_report(each, list(SPEEDS)) for each in (generations() + empty, generations()))
+    with_it, without = (ablation_report([each], list(SPEEDS)) for each in (generations() + empty, generations()))
     assert with_it[TREE]["greedy"]["ratio_to_plain"] == without[TREE]["greedy"]["ratio_to_plain"]
     json.dumps(with_it, allow_nan=False)
 
@@ -149,7 +181,7 @@ def test_without_a_deadline_all_is_run() -> None:
 
 
 def report(void: bool = False) -> dict[str, Any]:
-    found = ablation_report(generations(), list(SPEEDS))
+    found = ablation_report([generations()], list(SPEEDS))
     found["kept_when_sampled"] = {name: kept(found, name) for name in (PLAIN, TREE, "lookup")}
     settings = {"paced": True, "target_curve": "big", "draft_curve": "small", "time_scale": 3.0, "workload": "code"}
     settings |= {"prompts_run": 3, "tokens": 40}

@@ -199,3 +199,23 @@ def test_rank_rows_of_different_length() -> None:
     assert margins[0] == [math.inf], "nothing is left below it"
     assert margins[1][2] == math.inf
     assert margins[2][3] < math.inf
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(0.7, top_k=5), SamplingParams(1.2, top_k=12, top_p=0.8, min_p=0.02)])
+@pytest.mark.parametrize("tied", [False, True])
+def test_few_candidates_are_chosen_as_from_the_whole_vocabulary(sampling: SamplingParams, tied: bool) -> None:
+    """A small top-k takes another way, with noise for what it leaves alone; its scores are the same."""
+    logits, rows = random_logits(9, 6), [make_row(sampling, seed) for seed in range(6)]
+    if tied:
+        logits = logits.round()
+    expected = by_transformers(logits, sampling, SEEN)
+    if tied:  # transformers keeps all that tie with the last of the top-k
+        ids = logits.div(sampling.temperature).sort(descending=True, stable=True).indices[:, : sampling.top_k]
+        expected = torch.full_like(expected, -math.inf).scatter(1, ids, expected.gather(1, ids))
+    ours = scores(logits, rows)
+    noise = gumbel(torch.tensor([position_key(row.seed, row.position) for row in rows]), VOCAB)
+    if not (tied and sampling.top_p < 1):
+        torch.testing.assert_close(ours, expected + noise)
+    kept = ours.isfinite()
+    torch.testing.assert_close(ours[kept], (logits / sampling.temperature + noise)[kept])
+    assert choose(logits, rows) == ours.argmax(-1).tolist()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from drafthouse.noise import NOISE_VERSION, derive_seed, gumbel, mix64, position_key
+from drafthouse.noise import NOISE_VERSION, derive_seed, gumbel, gumbel_of, mix64, position_key
 from drafthouse.sampling import MAX_SEED
 
 GOLDEN_V1 = [  # seed, position, token, noise
@@ -60,6 +60,11 @@ def test_depends_on_its_own_key_alone() -> None:
     together = gumbel(keys, 100)
     for i in range(5):
         assert torch.equal(gumbel(keys[i : i + 1], 60)[0], together[i, :60])
+
+
+def test_of_some_tokens_alone() -> None:
+    keys, tokens = torch.tensor([position_key(7, p) for p in range(3)]), torch.tensor([[5, 0, 99], [99, 98, 1], [7, 7, 64]])
+    assert torch.equal(gumbel_of(keys, tokens), gumbel(keys, 100).gather(1, tokens))
 
 
 def test_moments_and_distribution() -> None:
