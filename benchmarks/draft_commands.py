@@ -22,6 +22,10 @@ GAIN_DRAFTS = ("demo:draft", "demo:draft@layers=1", "demo:draft@noise=0.3", "dem
 
 GAIN_CURVES = "llama-70b-4xh100,llama-8b-1xh100,measured"
 
+QUICK_PROMPTS, QUICK_TOKENS = 4, 32
+"""`--quick`: a sixth of the work."""
+
+Quick = Annotated[bool, typer.Option("--quick", help=f"{QUICK_PROMPTS} prompts of {QUICK_TOKENS} new tokens.")]
 Threads = Annotated[int, typer.Option(help="torch threads.", min=1)]
 KvTokens = Annotated[int, typer.Option(help="KV slots of each model.", min=64)]
 Plots = Annotated[pathlib.Path | None, typer.Option(help="Folder for a plot.")]
@@ -52,6 +56,7 @@ def drafts(
     target: Target = "demo:target",
     target_curve: Annotated[str, typer.Option(help="measured: passes as long as here; or a curve, by name or file.")] = "measured",
     draft_curve: DraftCurve = "draft-0.5b",
+    quick: Quick = False,
     threads: Threads = 1,
     kv_tokens: KvTokens = 4096,
     prompts: Prompts = 12,
@@ -68,6 +73,7 @@ def drafts(
     console = Console()
     with errors():
         check_writable(json_file)
+        prompts, tokens = _shortened(quick, prompts, tokens)
         inputs = Inputs(target, tuple(draft), target_curve, draft_curve, threads, kv_tokens, prompts, prompt_tokens, tokens, prompts_file)
         rows, settings = _run(inputs, 1, console)
         report = {"ranking": ranking(rows), "by_acceptance": by_acceptance(rows), "drafts": rows, "settings": settings}
@@ -80,6 +86,7 @@ def gain(
     target: Target = "demo:target",
     target_curve: Annotated[str, typer.Option(help="With commas; measured: passes as long as here.")] = GAIN_CURVES,
     draft_curve: DraftCurve = "draft-0.5b",
+    quick: Quick = False,
     threads: Threads = 1,
     kv_tokens: KvTokens = 4096,
     prompts: Prompts = 12,
@@ -98,6 +105,7 @@ def gain(
     with errors():
         check_writable(json_file)
         check_folder(plots)
+        prompts, tokens = _shortened(quick, prompts, tokens)
         inputs = Inputs(
             target, tuple(draft or GAIN_DRAFTS), target_curve, draft_curve, threads, kv_tokens, prompts, prompt_tokens, tokens,
             prompts_file,
@@ -108,6 +116,10 @@ def gain(
         if plots:
             plot_gain(report, plots)
     print_gain(console, report)
+
+
+def _shortened(quick: bool, prompts: int, tokens: int) -> tuple[int, int]:
+    return (min(prompts, QUICK_PROMPTS), min(tokens, QUICK_TOKENS)) if quick else (prompts, tokens)
 
 
 def _run(inputs: Inputs, most_curves: int | None, console: Console) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -59,7 +59,7 @@ def ablation(
     kv_tokens: Annotated[int, typer.Option(help="KV slots of each model, with --device cpu.", min=64)] = 4096,
     prompts: Prompts = 12,
     prompt_tokens: PromptTokens = 64,
-    long_tokens: Annotated[int, typer.Option(help="Tokens of a prompt of workload long.", min=1)] = 768,
+    long_tokens: Annotated[int, typer.Option(help="Tokens of a prompt of workload long.", min=1)] = 944,
     tokens: Tokens = 64,
     rounds: Rounds = 1,
     prompts_file: PromptsFile = None,

@@ -77,7 +77,7 @@ def test_groups_hold_each_configuration_once_and_what_all_are_compared_with(othe
 
 
 def test_pools_of_their_own_stand_between_requests_to_shared_ones() -> None:
-    [group] = groups(by_default(overlap=True, long=False, quick=True)[:6], 3)
+    [group] = groups(chosen(["chain", "staged", "lookup"], overlap=True), 3)
     assert [pool_of(name) == TREE for name in group] == [True, False] * 3
 
 
@@ -186,6 +186,20 @@ def report(void: bool = False) -> dict[str, Any]:
     settings = {"paced": True, "target_curve": "big", "draft_curve": "small", "time_scale": 3.0, "workload": "code"}
     settings |= {"prompts_run": 3, "tokens": 40}
     return {**found, "overruns": {"verifier": 0.02, "drafter": 0.0}, "void": void, "settings": settings}
+
+
+def test_long_prompts_show_what_the_draft_loses_and_costs() -> None:
+    found, out = report(), io.StringIO()
+    print_ablation(Console(file=out, width=80), found)
+    assert "a pass" not in out.getvalue()
+    found["settings"]["workload"] = "long"
+    for sampling in SAMPLINGS:
+        found["lookup"][sampling] |= {"first_choice_right": 0.57}
+    print_ablation(Console(file=out, width=80), found)
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert ["lookup", "0.570", "0.95", "33.33", "0.570", "0.95", "33.33"] in rows
+    assert ["tree", "0.600", "1.00", "33.33", "0.600", "1.00", "33.33"] in rows
+    assert not any(row[:1] == [PLAIN] and len(row) == 7 for row in rows), "without a draft there is nothing to say"
 
 
 @pytest.mark.parametrize("void", [True, False])
