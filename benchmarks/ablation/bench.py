@@ -14,13 +14,15 @@ from transformers import AutoConfig
 
 from benchmarks.ablation.configurations import CONFIGURATIONS, by_default, chosen
 from benchmarks.ablation.figures import Generation, ablation_report, kept
+from benchmarks.ablation.own_texts import own_texts
 from benchmarks.ablation.schedule import Schedule
+from benchmarks.ablation.workloads import FILE_TOKENS, edited, headers
 from benchmarks.ablation.workloads import prompts as workload_prompts
 from benchmarks.contestants import Pair
 from benchmarks.paced_server import PacedPair
 from benchmarks.prompts import load_texts, load_tokenizer
 from benchmarks.report import Report, machine
-from drafthouse.config import model_path
+from drafthouse.config import ModelConfig, model_path
 from drafthouse.errors import ConfigError
 from drafthouse.policy.latency import load_curve
 from drafthouse.sampling import SamplingParams
@@ -54,7 +56,7 @@ def run_ablation(options: AblationOptions, pair: Pair | PacedPair, console: Cons
     paced = isinstance(pair, PacedPair)
     names = _names(options, overlap=paced)
     curves = _curves(pair) if isinstance(pair, PacedPair) else {}
-    prompts = _prompts(options, pair)
+    prompts = _prompts(options, pair, console)
     deadline = started + options.budget_s if options.budget_s is not None else None
     more: Report = {}
     if isinstance(pair, PacedPair):
@@ -90,12 +92,17 @@ def _curves(pair: PacedPair) -> dict[str, Any]:
     return {"target": asdict(load_curve(pair.target_curve)), "draft": asdict(load_curve(pair.draft_curve))}
 
 
-def _prompts(options: AblationOptions, pair: Pair | PacedPair) -> list[list[int]]:
+def _prompts(options: AblationOptions, pair: Pair | PacedPair, console: Console) -> list[list[int]]:
     tokenizer = load_tokenizer(model_path(pair.target))
     texts = load_texts(options.prompts_file, options.prompts)
-    prompts = workload_prompts(
-        options.workload, texts, lambda text: list(tokenizer(text).input_ids), options.prompt_tokens, options.long_tokens
-    )
+    encode = lambda text: list(tokenizer(text).input_ids)  # noqa: E731
+    if options.workload == "edit":
+        begun = headers(texts, encode)
+        with console.status("the target writes the files that are to be edited"):
+            files = own_texts(ModelConfig(path=pair.target, threads=pair.threads), begun, FILE_TOKENS)
+        prompts = [edited(header, file, encode) for header, file in zip(begun, files, strict=True)]
+    else:
+        prompts = workload_prompts(options.workload, texts, encode, options.prompt_tokens, options.long_tokens)
     check_length(prompts, options.tokens, _contexts(pair))
     return prompts
 

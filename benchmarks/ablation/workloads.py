@@ -1,8 +1,9 @@
 """Prompts of each workload, as token ids.
 
 - `code`: held-out prompts as they are, the last `prompt_tokens` of each.
-- `edit`: a file is given and then written once more, as an editor does that changes little of it. The prompt holds the whole
-  text, a blank line and the text's beginning; most of what the target goes on with is already there.
+- `edit`: a file is given and then written once more, as an editor does that changes little of it. A small target does not copy what
+  it is given; it repeats what it would say anyway. So the file is what the target itself says after a held-out prompt, and the prompt
+  holds that, a blank line and its beginning once more.
 - `long`: texts one after another up to `long_tokens`, the last of them the prompt proper.
 
 Promises: pure; the same options give the same prompts. What does not fit is a ConfigError that names --workload.
@@ -14,25 +15,29 @@ from drafthouse.errors import ConfigError
 
 WORKLOADS = ("code", "edit", "long")
 
-WRITTEN_AGAIN = 0.2
-"""Share of an edited text that the prompt writes again, in lines: enough to recognise the place."""
+FILE_TOKENS, WRITTEN_AGAIN = 256, 64
+"""Tokens of an edited file, and how many of them the prompt writes again: enough to recognise the place."""
+
+HEADER_TOKENS = 64
+"""Of the held-out prompt that the target goes on from."""
 
 SEPARATOR = "\n\n"
 
 Encode = Callable[[str], list[int]]
 
 
-def edited(text: str) -> str:
-    """The whole text, and its beginning again, in whole lines."""
-    lines = text.splitlines(keepends=True)
-    again = lines[: max(1, round(WRITTEN_AGAIN * len(lines)))]
-    return text + SEPARATOR + "".join(again)
+def headers(texts: Sequence[str], encode: Encode) -> list[list[int]]:
+    """Where the target's own files begin."""
+    return [encode(text)[-HEADER_TOKENS:] for text in texts]
+
+
+def edited(header: Sequence[int], file: Sequence[int], encode: Encode) -> list[int]:
+    """The header, the file that the target wrote after it, and the file's beginning once more."""
+    return [*header, *file, *encode(SEPARATOR), *file[:WRITTEN_AGAIN]]
 
 
 def prompts(workload: str, texts: Sequence[str], encode: Encode, prompt_tokens: int | None, long_tokens: int) -> list[list[int]]:
-    """Token ids of each prompt. `prompt_tokens` cuts those of `code`."""
-    if workload == "edit":
-        return [encode(edited(text)) for text in texts]
+    """Token ids of each prompt but of `edit`. `prompt_tokens` cuts those of `code`."""
     if workload == "long":
         return _long([encode(text + SEPARATOR) for text in texts], long_tokens)
     return [ids if prompt_tokens is None else ids[-prompt_tokens:] for ids in map(encode, texts)]

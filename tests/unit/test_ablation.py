@@ -26,7 +26,7 @@ from benchmarks.ablation.configurations import (
 from benchmarks.ablation.display import plot_ablation, print_ablation
 from benchmarks.ablation.figures import Generation, Work, ablation_report, kept
 from benchmarks.ablation.schedule import Schedule
-from benchmarks.ablation.workloads import edited, prompts
+from benchmarks.ablation.workloads import edited, headers, prompts
 from benchmarks.interleave import SAMPLINGS
 from benchmarks.samples import Sample
 from drafthouse.errors import ConfigError
@@ -85,11 +85,11 @@ def encode(text: str) -> list[int]:
     return [ord(c) for c in text]
 
 
-def test_an_edited_text_comes_whole_and_begins_again_in_whole_lines() -> None:
-    text = "".join(f"line {i}\n" for i in range(10))
-    assert edited(text) == text + "\n\nline 0\nline 1\n"
-    [ids] = prompts("edit", [text], encode, prompt_tokens=3, long_tokens=5)
-    assert ids == encode(edited(text)), "only prompts of code are cut"
+def test_an_edited_file_comes_whole_and_begins_again() -> None:
+    [header] = headers(["x" * 10 + "y" * 64], encode)
+    assert header == encode("y" * 64)
+    file = list(range(200, 300))
+    assert edited(header, file, encode) == header + file + encode("\n\n") + file[:64]
 
 
 def test_long_prompts_end_with_their_own_text() -> None:
