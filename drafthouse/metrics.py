@@ -172,6 +172,8 @@ def _drafter() -> list[Metric]:
         ),
         count("guessed", "tokens", "Tokens of an inner stage that passes took along.", name="guessed_tokens"),
         count("came_true", "tokens", "Those that the draft model then drafted itself.", name="guessed_right_tokens"),
+        count("judged", "tokens", "Committed tokens before which the draft model had run.", name="judged_tokens"),
+        count("first", "tokens", "Those of them that it had ranked first: its acceptance by token.", name="first_choice_tokens"),
         count("sessions", "sessions", "Sessions opened.", name="sessions_opened"),
         count("refused", "sessions", "Sessions refused, for want of room or of a fit.", name="sessions_refused"),
         count("dropped", "sessions", "Sessions given up: no KV left, or a commit that did not fit.", name="sessions_dropped"),
