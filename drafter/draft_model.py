@@ -12,7 +12,7 @@ import torch
 from drafter.lookahead import Lookahead
 from drafter.pass_segments import NO_GUESSES, catch_up, tree_nodes
 from drafter.session import Session
-from drafthouse.choose import rank
+from drafthouse.choose import Row, rank
 from drafthouse.config import DrafterConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.segment import Segment
@@ -72,6 +72,12 @@ class Work:
             return []
         first = len(self.session.tree)
         return (self.nodes or [ROOT]) + list(range(first, first + len(self.guesses)))
+
+    @property
+    def rows(self) -> list[Row]:
+        """How the children of each parent are ranked."""
+        after = [self.segment.positions[output] + 1 for output in self.segment.outputs]
+        return [self.session.row(node, self.guesses, position) for node, position in zip(self.parents, after, strict=True)]
 
 
 class DraftModel:
@@ -133,7 +139,7 @@ class DraftModel:
 
     def _grow(self, works: list[Work], logits: torch.Tensor, totals: DraftTotals) -> list[Session]:
         """Adds the children that the pass drafted; returns the sessions whose tree may have grown."""
-        rows = [work.session.row(node, work.guesses) for work in works for node in work.parents]
+        rows = [row for work in works for row in work.rows]
         width = max(work.session.width for work in works)
         ranked = list(zip(*rank(logits, rows, width, self.shared_noise), strict=True)) if rows else []
         grown = []

@@ -184,11 +184,10 @@ class Session:
         edges = self.calibration.edges(MODEL, margins, self.sampling.temperature)
         return self.growing.add_children(parent, Ranking(MODEL, tokens, margins, edges), self.asked, self.limits)
 
-    def row(self, node: int, guesses: TokenTree) -> Row:
-        """For ranking the children of a node, of a guess or of the root."""
-        path = path_to(self.growing, guesses, node)
-        tokens = [self.token(each, guesses) for each in path] if self.sampling.penalises else ()
-        return Row(self.sampling, self.seed, len(self.tokens) + len(path), tokens, self.seen)
+    def row(self, node: int, guesses: TokenTree, position: int) -> Row:
+        """For ranking the children, at `position`, of a node, of a guess or of the root."""
+        path = path_to(self.growing, guesses, node) if self.sampling.penalises else ()
+        return Row(self.sampling, self.seed, position, [self.token(each, guesses) for each in path], self.seen)
 
     def token(self, node: int, guesses: TokenTree) -> int:
         """Of a node or a guess."""

@@ -5,16 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
+from transformers import AutoModelForCausalLM
 
+from benchmarks.ablation.own_texts import own_texts
 from benchmarks.draft_acceptance import hits
 from benchmarks.draft_variants import LoadedDraft, load_draft
 from benchmarks.drafts import PLAIN, Bench, Timed, run_draft, run_drafts, texts_of
 from benchmarks.interleave import SAMPLINGS
 from benchmarks.samples import pick
-from drafthouse.config import ModelConfig, ServingConfig
+from drafthouse.config import DEMO_MODELS, ModelConfig, ServingConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.latency import Curve
 from drafthouse.sampling import SamplingParams
+from tests.engine.oracle import greedy
 from tests.engine.pairs import loaded, noisy_copy
 from tests.engine.tiny_models import tiny
 
@@ -28,6 +31,13 @@ def test_noise_and_layers_change_the_model_that_is_loaded() -> None:
     assert torch.equal(*weights)
     with pytest.raises(ConfigError, match="--draft demo:draft@layers=9: the checkpoint has 2 layers"):
         load_draft("demo:draft@layers=9", config)
+
+
+def test_own_texts_are_the_targets_greedy_ones() -> None:
+    prompts = [[5, 9, 200, 31], [77, 3]]
+    model = AutoModelForCausalLM.from_pretrained(DEMO_MODELS / "target", dtype=torch.float64).eval()
+    found = own_texts(ModelConfig(path="demo:target", dtype="float64"), prompts, 6)
+    assert found == [greedy(model, prompt, 6) for prompt in prompts]
 
 
 BIG = Curve("big", "a test", 20.0, 0.05, 0.0)
