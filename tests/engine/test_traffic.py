@@ -40,13 +40,14 @@ def pair(placement: str) -> OneProcess:
     return OneProcess(verifier, [] if stages else [drafter()])
 
 
-@pytest.mark.parametrize("placement", ["drafter", "verifier"])
-def test_a_keys_next_request_is_drafted_from_its_last_and_nobody_elses_is(placement: str) -> None:
+@pytest.mark.parametrize(("placement", "mode"), [("drafter", "fixed"), ("verifier", "auto")])
+def test_a_keys_next_request_is_drafted_from_its_last_and_nobody_elses_is(placement: str, mode: str) -> None:
+    """Mode `fixed` waits for the drafter's tree whatever it is worth; stages in the verifier serve mode `auto`."""
     process, truth = pair(placement), greedy(tiny("llama"), PROMPT, OUTPUT)
     accepted = {}
     for i, key in enumerate(["mine", "other", "", "mine", "other", ""]):
         before = process.verifier.totals.accepted
-        asked = replace(request(f"{i}", PROMPT, OUTPUT), cache_key=key)
+        asked = replace(request(f"{i}", PROMPT, OUTPUT, mode=mode), cache_key=key)
         assert process.generate([asked])[asked.request] == truth
         accepted[i] = process.verifier.totals.accepted - before
     first, again = accepted[0], accepted[3]
