@@ -16,10 +16,14 @@ from verifier.engine import VerifierEngine
 
 ANY_CURVE = Curve("any", "nothing is drafted, so nothing hangs on it", 1.0, 0.0, 0.0)
 
+SELF_CHECK_TOKENS = 256
+"""More than a model's check at its loading takes."""
+
 
 def own_texts(target: ModelConfig, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
     """`tokens` after each prompt, all prompts side by side. Raises ModelError."""
-    model = load(target.model_copy(update={"kv_tokens": sum(len(prompt) + tokens for prompt in prompts)}))
+    room = sum(len(prompt) + tokens for prompt in prompts)
+    model = load(target.model_copy(update={"kv_tokens": max(room, SELF_CHECK_TOKENS)}))
     process = OneProcess(VerifierEngine(model, ANY_CURVE, VerifierConfig(), TreeConfig()), [])
     greedy, plain = SamplingParams(temperature=0.0), Speculation("off")
     outputs = process.generate(
