@@ -2,7 +2,8 @@
 
 Promises: pure, `now` (seconds, monotonic) comes in; everything but the totals of departed replicas and rates
 can be rebuilt from one round of heartbeats; totals never go back while this registry lives. Gateways
-get all verifiers that are not draining, each verifier its paired drafters and the price floor.
+get all verifiers that are not draining, each verifier its paired drafters and the price floor. Until a silent replica would be
+taken out, a new registry does not know of all, and says so; one that was itself held up holds it against nobody.
 """
 
 import math
@@ -49,6 +50,7 @@ class Registry:
         self._live: dict[Key, _Entry] = {}
         self._keys: dict[tuple[Role, str], Key] = {}
         self._earliest_expiry = math.inf  # nobody expires before it
+        self._began = self._heard = -math.inf  # the first and the last report of anyone
         self._departed: dict[Key, dict[str, float]] = {}
         self._departed_sums: dict[Role, dict[str, float]] = {role: {} for role in ROLES}
         self._table = RoutingTable()
@@ -65,6 +67,7 @@ class Registry:
 
     def observe(self, report: Report, now: float) -> None:
         """A replica that restarted under its old name (another pid) replaces its former self."""
+        self._allow_for_silence(now)
         key = (report.role, report.replica, report.pid)
         former = self._keys.get(key[:2])
         if former is not None and former != key:
@@ -87,6 +90,16 @@ class Registry:
         """The last one of each live replica."""
         return [entry.report for entry in self._live.values()]
 
+    def _allow_for_silence(self, now: float) -> None:
+        """Where nobody was heard for two intervals, it was this controller that could not hear."""
+        if self._began == -math.inf:
+            self._began = self._heard = now
+        silence, self._heard = now - self._heard, now
+        if silence > 2 * self.interval_s:
+            for entry in self._live.values():
+                entry.expires += silence
+            self._earliest_expiry += silence
+
     def goodput(self) -> ClusterGoodput:
         return measure(self._members("verifier"), self._members("drafter"), self._floor.floor)
 
@@ -97,12 +110,13 @@ class Registry:
     def directive_for(self, report: Report, now: float) -> Directive:
         """The answer to this report, once observed."""
         self._expire(now)
+        complete = now > self._began + self.interval_s * self._config.expire_heartbeats
         match report.role:
             case "gateway":
-                return Directive(self.interval_s, verifiers=self._table.verifiers())
+                return Directive(self.interval_s, verifiers=self._table.verifiers(), complete=complete)
             case "verifier":
                 drafters = self._table.drafters_of(report.replica, now, self._settle_s)
-                return Directive(self.interval_s, drafters=drafters, price_floor=self._floor.floor)
+                return Directive(self.interval_s, drafters=drafters, price_floor=self._floor.floor, complete=complete)
             case "drafter":
                 return Directive(self.interval_s)
 

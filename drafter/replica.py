@@ -68,7 +68,7 @@ class DrafterReplica:
         return Report(
             role="drafter", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
             fingerprint=self.fingerprint, load=len(engine.sessions), capacity=self.max_sessions, totals=totals, gauges=gauges,
-            draining=self.server.draining, ranks=runner.ranks if runner is not None else (),
+            draining=not self.server.takes_sessions, ranks=runner.ranks if runner is not None else (),
         )  # fmt: skip
 
     def details(self) -> Numbers:

@@ -63,6 +63,10 @@ class DrafterServer(rpc.DrafterServicer):
         await self._server.stop(grace=0.2)
         self.loop.stop()
 
+    @property
+    def takes_sessions(self) -> bool:
+        return self.loop.alive and not self.draining
+
     async def drain(self) -> None:
         """Returns when all verifiers have been told, or after DRAIN_S. A second call does nothing."""
         if self.draining:
@@ -86,8 +90,8 @@ class DrafterServer(rpc.DrafterServicer):
                     await asyncio.sleep(0.01)
 
     async def Connect(self, request_iterator: AsyncIterator[pb.ToDrafter], context: Any) -> AsyncIterator[pb.ToVerifier]:
-        if self.draining:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "this drafter drains and takes no new sessions")
+        if not self.takes_sessions:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this drafter takes no new sessions")
             return
         await context.send_initial_metadata(((DRAFTER_METADATA, self.name),))
         self._count += 1

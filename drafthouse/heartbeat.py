@@ -63,9 +63,9 @@ class Heartbeat:
             answer = await asyncio.wait_for(self._ask(), ANSWER_TIMEOUT_S)
             if not isinstance(answer, Directive):
                 raise TypeError(f"the controller answered {type(answer).__name__}, not a Directive")
-            self.directive = answer
+            self.directive = answer.after(self.directive)
             if self._on_directive is not None:
-                self._on_directive(answer)
+                self._on_directive(self.directive)
         except Exception as error:  # fault boundary: nothing that a peer or a report does may stop the loop
             self._note(False, f"{type(error).__name__}: {error}")
             return False

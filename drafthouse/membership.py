@@ -4,7 +4,7 @@ Promises: reports and directives are complete each time, so that the controller'
 rebuilt from one round of heartbeats, and everyone can go on with the last directive.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 SYNTHETIC_GAUGE = "synthetic_acceptance"
@@ -51,10 +51,24 @@ class Route:
 class Directive:
     """The answer to a heartbeat: gateways route to `verifiers`, a verifier opens sessions on `drafters`.
 
-    `interval_s` is when to report next; replicas keep their last directive when no answer comes.
+    `interval_s` is when to report next; replicas keep their last directive when no answer comes. `complete` is false while the
+    controller has not yet had the time to hear from everyone: what it does not know of is then to be kept.
     """
 
     interval_s: float
     verifiers: tuple[Route, ...] = ()
     drafters: tuple[Route, ...] = ()
     price_floor: float = 0.0
+    complete: bool = True
+
+    def after(self, former: "Directive") -> "Directive":
+        """What holds once this has followed `former`."""
+        if self.complete:
+            return self
+        verifiers, drafters = _joined(self.verifiers, former.verifiers), _joined(self.drafters, former.drafters)
+        return replace(self, verifiers=verifiers, drafters=drafters)
+
+
+def _joined(routes: tuple[Route, ...], former: tuple[Route, ...]) -> tuple[Route, ...]:
+    known = {route.replica for route in routes}
+    return routes + tuple(route for route in former if route.replica not in known)

@@ -14,6 +14,7 @@ import torch
 from drafthouse.config import TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
+from drafthouse.engine.segment import chunk
 from drafthouse.errors import RequestError
 from drafthouse.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.policy.exchange import Exchange
@@ -68,6 +69,7 @@ class VerifierEngine:
         self.times = StepTimes(self.totals)
         self._busy_since: float | None = None
         self._trees = 0  # of selected nodes
+        self._stepping: list[Sequence] = []
 
     def submit(self, request: GenerateRequest) -> None:
         """Raises RequestError for what can never be served here, OverloadError when the queue is full."""
@@ -120,13 +122,24 @@ class VerifierEngine:
     def lose_drafter(self, drafter: str) -> None:
         self.drafting.lost(drafter, self.sequences.values())
 
-    def fail_running(self, reason: str) -> list[GenerateReply]:
-        """After a step that raised: ends every running request with an error reply."""
-        replies = []
-        for s in list(self.scheduler.running):
-            replies.append(GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage))
-            self.cancel(s.id, s.request.attempt)
-        return replies
+    def recover(self, reason: str) -> list[GenerateReply]:
+        """After a step that raised: what ran together is tried one by one, and what fails alone ends with an error reply.
+
+        Raises what the device raises when it fails without any request of theirs, too.
+        """
+        stepping = self._stepping
+        if not self.scheduler.suspects:
+            self.scheduler.suspect()
+        if len(stepping) > 1:
+            return []
+        [s] = stepping
+        self.cancel(s.id, s.request.attempt)
+        probe = KvSequence(self.runner.cache)
+        try:
+            self.runner.run([chunk(probe, [0], 0, True)])
+        finally:
+            probe.release()
+        return [GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage)]
 
     def step(self, arrivals: Callable[[], None] = lambda: None) -> StepOutcome:
         """`arrivals` is called when the device is done and nothing is committed yet, to take in (by `receive`)
@@ -138,6 +151,7 @@ class VerifierEngine:
             self.times.idle()
             self.exchange.quote(1, 0, 0)
             return StepOutcome(idle=True)
+        self._stepping = plan.sequences
         kv_tokens = sum(len(s.kv) for s in plan.decoding) + sum(len(s.kv) for s, _ in plan.prefilling)
         self.drafting.decoding = len(plan.decoding)
         self.exchange.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
@@ -197,6 +211,7 @@ class VerifierEngine:
             s.count(verified=w.verified, accepted=w.accepted, steps=1)
             reply = s.accept(w.tokens)
             s.fixed_deadline = None
+            self.scheduler.clear(s)
             committed += len(reply.tokens)
             self.totals.accepted += w.accepted
             replies.append(reply)

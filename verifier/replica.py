@@ -81,7 +81,7 @@ class VerifierReplica:
             role="verifier", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
             fingerprint=self.fingerprint, load=len(scheduler.running) + len(scheduler.waiting),
             capacity=scheduler.config.max_sequences + scheduler.config.max_queue, totals=totals, gauges=gauges,
-            draining=self.server.draining, ranks=engine.runner.ranks,
+            draining=not self.server.takes_requests, ranks=engine.runner.ranks,
         )  # fmt: skip
 
     def details(self) -> Numbers:

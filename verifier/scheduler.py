@@ -2,7 +2,8 @@
 
 Promises: sequences that decode come first and always get their pending token; what is left of the
 token budget, and never less than a share of it, goes to prompt chunks, oldest request first. When KV slots run out the youngest
-sequence is preempted: its KV is freed and computed again later, its tokens are kept.
+sequence is preempted: its KV is freed and computed again later, its tokens are kept. After a step that failed its
+sequences step one by one, until each has got a token alone or is known as the cause.
 """
 
 from collections import deque
@@ -28,12 +29,17 @@ class Plan:
     def prompt_tokens(self) -> int:
         return sum(count for _, count in self.prefilling)
 
+    @property
+    def sequences(self) -> list[Sequence]:
+        return [*self.decoding, *(sequence for sequence, _ in self.prefilling)]
+
 
 class Scheduler:
     def __init__(self, config: VerifierConfig, allocator: SlotAllocator):
         self.config, self.allocator = config, allocator
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.suspects: deque[Sequence] = deque()  # of a failed step; no other runs until these are cleared
         self.preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
@@ -43,16 +49,38 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def _places(self) -> int:
-        return max(0, self.config.max_sequences - len(self.running))
+        return max(0, self.config.max_sequences - len(self.running) - len(self.suspects))
 
     def remove(self, sequence: Sequence) -> None:
         if sequence in self.running:
             self.running.remove(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+        elif sequence in self.suspects:
+            self.suspects.remove(sequence)
         sequence.kv.release()
 
+    def suspect(self) -> None:
+        """After a step that failed: the KV of all that ran may be spoilt, and one of them may be the cause."""
+        for sequence in self.running:
+            sequence.kv.release()
+        self.suspects.extend(self.running)
+        self.running.clear()
+
+    def clear(self, sequence: Sequence) -> None:
+        """It has got a token."""
+        if self.suspects and self.suspects[0] is sequence:
+            self.running.append(self.suspects.popleft())
+
     def plan(self) -> Plan:
+        return self._plan_alone(self.suspects[0]) if self.suspects else self._plan()
+
+    def _plan_alone(self, sequence: Sequence) -> Plan:
+        count = min(sequence.pending, self.config.step_tokens)
+        self._make_room(count)
+        return Plan([sequence], []) if count == 1 else Plan([], [(sequence, count)])
+
+    def _plan(self) -> Plan:
         self._admit()
         plan = Plan()
         i = 0
@@ -73,7 +101,7 @@ class Scheduler:
                 free -= count
         if self.running and not plan.decoding and not plan.prefilling:
             self._preempt(self.running[-1])
-            return self.plan()
+            return self._plan()
         return plan
 
     def _admit(self) -> None:
@@ -86,7 +114,7 @@ class Scheduler:
             promised += wanted
             self.running.append(self.waiting.popleft())
 
-    def _make_room(self, slots: int, keep: Sequence) -> None:
+    def _make_room(self, slots: int, keep: Sequence | None = None) -> None:
         """Preempts from the youngest on until `slots` are free; `keep` itself goes last."""
         while self.allocator.free_count < slots and self.running:
             victim = self.running[-1]

@@ -63,6 +63,10 @@ class VerifierServer(rpc.VerifierServicer):
         await self._server.stop(grace=0.2)
         self.loop.stop()
 
+    @property
+    def takes_requests(self) -> bool:
+        return self.loop.alive and not self.draining
+
     async def drain(self, limit_s: float) -> None:
         """Takes nothing new and asks the gateways to go on elsewhere; what has nowhere to go runs on here for `limit_s`.
 
@@ -99,8 +103,8 @@ class VerifierServer(rpc.VerifierServicer):
         if key in self._streams:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"request {parsed.request} is running already, attempt {parsed.attempt}")
             return
-        if self.draining:
-            await context.abort(grpc.StatusCode.ABORTED, "this verifier drains and takes nothing new")
+        if not self.takes_requests:
+            await context.abort(grpc.StatusCode.ABORTED, "this verifier takes no new requests")
             return
         queue: _Replies = asyncio.Queue()
         self._streams[key] = queue

@@ -1,7 +1,7 @@
 """The verifier's thread: takes commands, steps, hands replies and drafter messages to the event loop.
 
-Promises: the engine is touched by this thread alone. An exception in a step fails the requests
-that were running, each with one error reply, not the thread: it is the one fault boundary here.
+Promises: the engine is touched by this thread alone. An exception in a step fails the request that is its cause, with one
+error reply, not the thread: it is the one fault boundary here. The thread ends only with a device that works no longer.
 """
 
 import logging
@@ -71,9 +71,9 @@ class StepLoop:
             try:
                 outcome = self.engine.step(self._take_arrivals)
             except Exception as error:
-                logger.exception("verification step failed; its requests are failed")
+                logger.exception("verification step failed; its requests are tried one by one")
                 self.faults += 1
-                self._flush(self.engine.fail_running(f"{type(error).__name__}: {error}"))
+                self._flush(self.engine.recover(f"{type(error).__name__}: {error}"))
                 continue
             self._flush(outcome.replies)
             if outcome.idle:

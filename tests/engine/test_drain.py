@@ -7,13 +7,14 @@ from dataclasses import replace
 import grpc
 
 from deployments.verifier_link import VerifierLink
-from drafthouse.config import VerifierConfig
+from drafter.engine import DrafterEngine
+from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.generation_messages import GenerateRequest
 from drafthouse.sampling import SamplingParams
 from drafthouse.session_messages import Dropped, Grow, Open, Opened, Refused
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy
-from tests.engine.pairs import prompts, request
+from tests.engine.pairs import FAST, loaded, noisy_copy, prompts, request
 from tests.engine.servers import RawDrafter, collect, refusal, run, start_drafter, start_routed, start_verifier, until
 from tests.engine.tiny_models import tiny
 from verifier.drafting import RETRY_S
@@ -78,7 +79,7 @@ def test_the_only_verifier_finishes_what_it_has_and_takes_nothing_new() -> None:
         await asyncio.sleep(0)
         channel = grpc.aio.insecure_channel(route.address)
         code, details = await refusal(rpc.VerifierStub(channel), request("b", prompt, 5))
-        assert (code, details) == (grpc.StatusCode.ABORTED, "this verifier drains and takes nothing new")
+        assert (code, details) == (grpc.StatusCode.ABORTED, "this verifier takes no new requests")
         assert await running == greedy(tiny("llama"), prompt, TOKENS)
         await asyncio.wait_for(draining, 2.0)
         assert link.moves == 0
@@ -149,13 +150,8 @@ def test_a_draining_drafter_drops_its_sessions_and_another_takes_them_at_once() 
 
 
 def test_a_draining_drafter_refuses_what_was_on_its_way() -> None:
-    async def test() -> None:
-        going, route = await start_drafter(0.01, "going")
-        engine = going.loop.engine
-        opened = Open("a", 1, (1, 2, 3), SamplingParams(), 0, 1, "f", 8, 4, 0.0, 256)
-        assert [type(message) for _, message in engine.handle("peer", opened)] == [Opened, Grow]
-        assert engine.drain() == [("peer", Dropped("a", 1, "this drafter drains"))]
-        assert engine.handle("peer", replace(opened, epoch=2)) == [("peer", Refused("a", 2, "this drafter drains"))]
-        await going.stop()
-
-    run(test)
+    engine = DrafterEngine(loaded(noisy_copy("llama", 0, 0.01)), FAST, DrafterConfig(), TreeConfig())
+    opened = Open("a", 1, (1, 2, 3), SamplingParams(), 0, 1, "f", 8, 4, 0.0, 256)
+    assert [type(message) for _, message in engine.handle("peer", opened)] == [Opened, Grow]
+    assert engine.drain() == [("peer", Dropped("a", 1, "this drafter drains"))]
+    assert engine.handle("peer", replace(opened, epoch=2)) == [("peer", Refused("a", 2, "this drafter drains"))]

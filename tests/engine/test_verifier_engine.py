@@ -1,4 +1,4 @@
-"""What the verifier's engine makes of requests and drafters: attempts, limits, failed steps, waits, pauses, and what a usage counts."""
+"""What the verifier's engine makes of requests and drafters: attempts, limits, waits, pauses, and what a usage counts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -104,21 +104,6 @@ def test_a_later_attempt_takes_the_place_of_an_older_one() -> None:
     it.engine.cancel("a", 2)  # its stream ends late
     assert [(r.attempt, r.finish_reason) for r in it.finish()] == [(3, "length")]
     assert tuple(it.outputs["a"]) == TEXT[:20]
-
-
-def test_a_failed_step_ends_the_running_requests_alone() -> None:
-    it = Setting(max_sequences=2)
-    for name in "abc":
-        it.submit(request(name, PROMPT, 10, mode="off"))
-    it.step()
-    it.broken = True
-    with pytest.raises(RuntimeError):
-        it.step()
-    replies = it.engine.fail_running("out of memory")
-    assert [(r.request, r.first_index, r.finish_reason, r.error) for r in replies] == [(n, 1, "error", "out of memory") for n in "ab"]
-    it.broken = False
-    assert [r.request for r in it.finish()] == ["c"]
-    assert tuple(it.outputs["c"]) == TEXT[:10]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -92,3 +92,13 @@ def test_before_the_first_answer_the_interval_is_the_configured_one():
             await beat._ask()
 
     asyncio.run(run())
+
+
+def test_what_an_incomplete_directive_leaves_out_is_kept():
+    a, b, moved = Route("a", "a:1", "f", 1, 8), Route("b", "b:1", "f", 2, 8), Route("a", "a:2", "f", 0, 8)
+    full = Directive(0.001, verifiers=(a, b), drafters=(b,), price_floor=0.5)
+    controller = Controller([full, Directive(0.001, verifiers=(moved,), complete=False), Directive(0.001, verifiers=(moved,))])
+    _, taken = beats(controller, 4)
+    assert taken[0] == full
+    assert (taken[1].verifiers, taken[1].drafters, taken[1].price_floor) == ((moved, b), (b,), 0.0)
+    assert (taken[2].verifiers, taken[2].drafters) == ((moved,), ())

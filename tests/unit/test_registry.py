@@ -73,7 +73,8 @@ def test_a_replica_restarted_under_its_name_replaces_its_former_self(registry):
 def test_totals_never_go_back(registry):
     observe(registry, 0.0, report(totals={"steps": 5}), report(replica="v1", totals={"steps": 7, "tokens": 1}))
     assert registry.snapshot(0.0)["totals"]["verifier"] == {"steps": 12, "tokens": 1}
-    observe(registry, 3.0, report(replica="v1", totals={"steps": 8, "tokens": 1}))
+    for i in range(1, 9):
+        observe(registry, 0.5 * i, report(replica="v1", totals={"steps": 8, "tokens": 1}))
     after_expiry = registry.snapshot(5.0)
     assert [one["replica"] for one in after_expiry["pools"]["verifier"]] == ["v1"]
     assert after_expiry["totals"]["verifier"] == {"steps": 13, "tokens": 1}
@@ -173,6 +174,36 @@ def test_goodput_counts_who_is_there(registry):
 def test_a_replica_that_reports_again_before_it_expires_stays(registry):
     for i in range(40):
         observe(registry, 0.4 * i, report(), report("drafter", "d0"))
-    observe(registry, 15.8 + EXPIRY_S, report())
-    assert registry.directive_for(report(), 15.8 + EXPIRY_S).drafters == ()
-    assert registry.directive_for(GATEWAY, 15.8 + EXPIRY_S).verifiers
+    for i in range(1, 9):
+        observe(registry, 15.6 + 0.4 * i, report())
+    assert registry.directive_for(report(), 15.5 + EXPIRY_S).drafters
+    assert registry.directive_for(report(), 15.7 + EXPIRY_S).drafters == ()
+    assert registry.directive_for(GATEWAY, 15.7 + EXPIRY_S).verifiers
+
+
+def test_a_controller_that_was_stopped_itself_takes_nobody_out(registry):
+    """When it wakes, reports of before come in one by one; whoever was dead already is still noticed in its time."""
+    for i in range(20):
+        observe(registry, 0.5 * i, GATEWAY, report(), *([report("drafter", "d0")] if i < 18 else []))
+    woken = 9.5 + 60.0
+    for one in (GATEWAY, report()):
+        observe(registry, woken, one)
+        assert registry.directive_for(GATEWAY, woken).verifiers
+        assert registry.directive_for(report(), woken).drafters
+    for i in range(1, 5):
+        observe(registry, woken + 0.5 * i, GATEWAY, report())
+    assert registry.directive_for(report(), woken + 2.01).drafters == ()
+
+
+def test_one_who_reports_alone_does_not_keep_the_others_in(registry):
+    observe(registry, 0.0, report(), report(replica="v1"))
+    for i in range(1, 8):
+        observe(registry, 0.52 * i, report())
+    assert [route.replica for route in registry.directive_for(GATEWAY, 3.64).verifiers] == ["v0"]
+
+
+def test_a_new_registry_says_that_it_does_not_know_of_all(registry):
+    observe(registry, 7.0, GATEWAY, report())
+    for one in (GATEWAY, report()):
+        assert not registry.directive_for(one, 7.0 + EXPIRY_S).complete
+        assert registry.directive_for(one, 7.01 + EXPIRY_S).complete

@@ -1,0 +1,111 @@
+"""A step that raises: the request that is its cause ends with an error, the others go on; a device that is broken ends the thread."""
+
+import asyncio
+
+import grpc
+import pytest
+
+from drafthouse.engine.model_runner import RunResult
+from drafthouse.engine.segment import Segment
+from drafthouse.generation_messages import GenerateReply
+from tests.engine.pairs import prompts, request
+from tests.engine.servers import refusal, run, start_verifier, until
+from tests.engine.test_verifier_engine import PROMPT, TEXT, Setting
+
+POISON = 9
+
+
+class Poisoned(Setting):
+    """Steps with the token POISON in a prompt raise, and so does each one whose number is in `broken_runs`."""
+
+    def __init__(self, max_sequences: int = 4):
+        super().__init__(max_sequences=max_sequences)
+        self.runs, self.broken_runs = 0, set[int]()
+        self._run, self.engine.runner.run = self.engine.runner.run, self.run  # type: ignore[method-assign]
+
+    def run(self, segments: list[Segment]) -> RunResult:
+        self.runs += 1
+        if self.runs in self.broken_runs or any(POISON in segment.tokens for segment in segments):
+            raise RuntimeError("out of memory")
+        return self._run(segments)
+
+    def finish_in_spite(self) -> list[GenerateReply]:
+        """As the step loop does."""
+        last = []
+        while self.engine.sequences:
+            try:
+                last += [reply for reply in self.step() if reply.finish_reason]
+            except RuntimeError as error:
+                last += self.engine.recover(str(error))
+        assert self.engine.scheduler.allocator.free_count == self.engine.scheduler.allocator.count, "KV slots leaked"
+        return last
+
+
+def test_only_the_cause_of_a_failed_step_fails() -> None:
+    it = Poisoned()
+    for name in "abc":
+        it.submit(request(name, PROMPT, 10, mode="off"))
+    it.step()
+    it.submit(request("bad", (1, POISON, 3), 10, mode="off"))
+    ends = {reply.request: (reply.finish_reason, reply.error) for reply in it.finish_in_spite()}
+    assert ends == {"bad": ("error", "out of memory"), "a": ("length", ""), "b": ("length", ""), "c": ("length", "")}
+    assert [tuple(it.outputs[name]) for name in "abc"] == [TEXT[:10]] * 3
+
+
+def test_a_fault_that_is_nobodys_fails_nobody() -> None:
+    """As when one large step does not fit into memory: alone each goes through, and together again later."""
+    it = Poisoned()
+    for name in "abc":
+        it.submit(request(name, PROMPT, 10, mode="off"))
+    it.broken_runs = {4}
+    assert [reply.finish_reason for reply in it.finish_in_spite()] == ["length"] * 3
+    assert [tuple(it.outputs[name]) for name in "abc"] == [TEXT[:10]] * 3
+    assert it.runs == 3 + 1 + 3 + 6, "three together, the failed one, one each alone, the rest together"
+
+
+def test_what_waits_stays_out_of_it_and_a_suspect_may_be_cancelled() -> None:
+    it = Poisoned(max_sequences=2)
+    for name in "abc":
+        it.submit(request(name, PROMPT, 10, mode="off"))
+    it.broken_runs = {2}
+    it.step()
+    with pytest.raises(RuntimeError):
+        it.step()
+    assert it.engine.recover("out of memory") == []
+    assert [s.id for s in it.engine.scheduler.suspects] == ["a", "b"]
+    it.engine.cancel("b", 1)
+    assert {reply.request for reply in it.finish()} == {"a", "c"}
+    assert [tuple(it.outputs[name]) for name in "ac"] == [TEXT[:10]] * 2
+
+
+def test_a_device_that_works_no_longer_is_nobodys_fault() -> None:
+    it = Poisoned()
+    it.submit(request("a", PROMPT, 10, mode="off"))
+    it.step()
+    it.broken_runs = set(range(2, 100))
+    with pytest.raises(RuntimeError):
+        it.step()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        it.engine.recover("out of memory")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_streams_of_a_verifier_whose_device_broke_go_elsewhere() -> None:
+    """They end as unavailable, not with an error of the request, and nothing new is taken."""
+
+    async def test() -> None:
+        verifier, stub, channel = await start_verifier()
+
+        def broken(segments: list[Segment]) -> RunResult:
+            raise RuntimeError("device lost")
+
+        running = asyncio.create_task(refusal(stub, request("a", prompts(1)[0], 400)))
+        await until(lambda: verifier.loop.engine.totals.committed > 5, "it runs")
+        verifier.loop.engine.runner.run = broken  # type: ignore[method-assign]
+        assert await running == (grpc.StatusCode.UNAVAILABLE, "the verification thread has died")
+        assert not verifier.takes_requests
+        assert (await refusal(stub, request("b", [1, 2], 5)))[0] == grpc.StatusCode.ABORTED
+        await channel.close()
+        await verifier.stop()
+
+    run(test)
