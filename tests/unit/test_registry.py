@@ -174,7 +174,7 @@ def test_goodput_counts_who_is_there(registry):
 def test_a_replica_that_reports_again_before_it_expires_stays(registry):
     for i in range(40):
         observe(registry, 0.4 * i, report(), report("drafter", "d0"))
-    for i in range(1, 9):
+    for i in range(1, 8):
         observe(registry, 15.6 + 0.4 * i, report())
     assert registry.directive_for(report(), 15.5 + EXPIRY_S).drafters
     assert registry.directive_for(report(), 15.7 + EXPIRY_S).drafters == ()
