@@ -115,7 +115,7 @@ def load_steps(
     in_flight: Annotated[str, typer.Option(help="Requests in flight, phase by phase, with commas.")] = "1,8,1,8,1",
     seconds: Annotated[float, typer.Option(help="Of each phase.")] = 12.0,
     workload: Annotated[str, typer.Option(help="code or varied.")] = "code",
-    tokens: OutputTokens = "32-64",
+    tokens: OutputTokens = "12-24",
     sequences: Sequences = 8,
     prompts: Prompts = 48,
     prompt_tokens: PromptTokens = 64,
@@ -161,7 +161,7 @@ def load_steps(
 def off_cost(
     rounds: Rounds = 6,
     requests: Annotated[int, typer.Option(help="In each block.", min=1, max=10000)] = 32,
-    tokens: OutputTokens = "32-64",
+    tokens: OutputTokens = "16-32",
     sequences: Sequences = 8,
     prompts: Prompts = 48,
     prompt_tokens: PromptTokens = 64,
