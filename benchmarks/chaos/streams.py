@@ -15,7 +15,7 @@ from benchmarks.chaos.work import Work
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 
-SILENCE_S = 120.0
+SILENCE_S = 120
 """Longer than the server itself waits for a verifier, so that its own error comes first."""
 
 
@@ -47,7 +47,7 @@ class Streams:
         except grpc.aio.AioRpcError as error:
             stream.error = f"{error.code().name}: {error.details()}"
         except TimeoutError:
-            stream.error = f"silent for {SILENCE_S:.0f} s"
+            stream.error = f"silent for {SILENCE_S} s"
         except asyncio.CancelledError:
             stream.error = "cancelled"
             raise
@@ -63,7 +63,7 @@ class Streams:
         """The number of tokens that the server says it sent."""
         said = 0
         try:
-            while (chunk := await asyncio.wait_for(call.read(), SILENCE_S)) is not grpc.aio.EOF:
+            while (chunk := await _next(call)) is not grpc.aio.EOF:
                 stream.attempt, stream.reason = chunk.attempt, chunk.finish_reason
                 said = chunk.usage.completion_tokens
                 for i, token in enumerate(chunk.tokens):
@@ -74,6 +74,15 @@ class Streams:
         finally:
             call.cancel()
         return said
+
+
+async def _next(call: Any) -> Any:
+    """Raises TimeoutError. Seconds are counted one by one: those in which this process did not run itself are nobody's silence."""
+    reading = asyncio.ensure_future(call.read())
+    for _ in range(SILENCE_S):
+        if (await asyncio.wait({reading}, timeout=1.0))[0]:
+            return reading.result()
+    raise TimeoutError
 
 
 def _message(model: str, work: Work) -> pb.GenerateRequest:
