@@ -57,6 +57,7 @@ def _gateway() -> list[Metric]:
         count("prompt_tokens", "tokens", "Prompt tokens of requests that have ended."),
         count("completion_tokens", "tokens", "Output tokens handed to clients."),
         count("failovers", "failovers", "Streams to a verifier that broke and went on, or were tried, on another one."),
+        count("moves", "requests", "Streams that a draining verifier handed over to another one.", name="handovers"),
         gauge("load", "requests", "Requests running or waiting at a verifier for this gateway.", name="running"),
         gauge("capacity", "requests", "Requests that Serve lets one gateway have at once."),
         gauge("verifiers", "replicas", "Verifiers that this gateway may send requests to; at 0 it can serve nobody."),

@@ -27,13 +27,14 @@ def embedded(overlay: str, shipped: str) -> str:
 def made() -> dict[pathlib.Path, str]:
     """Every file that is made of others, with the text that it should have."""
     read = lambda path: path.read_text(encoding="utf-8")  # noqa: E731
-    dashboard = monitoring.dashboard(read(MONITORING / "panels.yaml"))
+    panels, alerts = read(MONITORING / "panels.yaml"), read(MONITORING / "alerts.yaml")
+    dashboard = monitoring.dashboard(panels)
     return {
         OVERLAY: embedded(read(OVERLAY), read(SHIPPED)),
         MONITORING / "dashboard.json": dashboard,
         MONITORING / "dashboard-config-map.yaml": monitoring.config_map(dashboard),
-        MONITORING / "prometheus-rule.yaml": monitoring.prometheus_rule(read(MONITORING / "alerts.yaml")),
-        METRICS_PAGE: monitoring.with_table(read(METRICS_PAGE)),
+        MONITORING / "prometheus-rule.yaml": monitoring.prometheus_rule(alerts),
+        METRICS_PAGE: monitoring.with_table(read(METRICS_PAGE), panels, alerts),
     }
 
 

@@ -4,6 +4,8 @@ Promises: pure, from text to text; the same input gives the same output. `tests.
 """
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,12 +140,32 @@ def _indented(text: str, by: int) -> str:
     return "".join(" " * by + line if line.strip() else line for line in text.splitlines(keepends=True))
 
 
-def with_table(page: str) -> str:
-    """docs/metrics.md with the table of all metrics between its marks."""
+def with_table(page: str, panel_text: str, alerts: str) -> str:
+    """docs/metrics.md with the table of all metrics between its marks: what each is, and which panels and alerts read it."""
     before, _, rest = page.partition(TABLE_BEGIN)
     _, _, after = rest.partition(TABLE_END)
-    lines = ["| metric | kind | labels | unit | what |", "|---|---|---|---|---|"]
+    readers = _readers(panel_text, alerts)
+    lines = ["| metric | kind | labels | unit | what | seen in |", "|---|---|---|---|---|---|"]
     for metric in METRICS:
-        labels = ", ".join(metric.labels[1:])
-        lines.append(f"| `{metric.exported}` | {metric.kind} | {labels} | {metric.unit} | {metric.help} |")
-    return before + TABLE_BEGIN + "\n" + "\n".join(lines) + "\n\n" + TABLE_END + after
+        seen = ", ".join(title for title, names in readers if {metric.exported, f"{metric.exported}_bucket"} & names)
+        lines.append(f"| `{metric.exported}` | {metric.kind} | {', '.join(metric.labels[1:])} | {metric.unit} | {metric.help} | {seen} |")
+    return before + TABLE_BEGIN + "\n" + _counted() + "\n\n" + "\n".join(lines) + "\n\n" + TABLE_END + after
+
+
+def _readers(panel_text: str, alerts: str) -> list[tuple[str, set[str]]]:
+    """Titles of panels and names of alerts, each with the series that it reads."""
+    shown = [(panel["title"], " ".join(expressions(panel).values())) for panel in panels(yaml.safe_load(panel_text))]
+    rules = [(rule["alert"], rule["expr"]) for group in yaml.safe_load(alerts)["groups"] for rule in group["rules"]]
+    return [(title, set(re.findall(r"ray_drafthouse_\w+", text))) for title, text in shown + rules]
+
+
+def _counted() -> str:
+    """How many series a replica of each role has."""
+    counts: Counter[str] = Counter()
+    for metric in METRICS:
+        counts[metric.owner] += len(metric.buckets) + 3 if metric.kind == "histogram" else len(metric.values) or not metric.label
+    by_pair = sum(bool(metric.label and not metric.values) for metric in METRICS)
+    return (
+        f"Series of a replica: gateway {counts['gateway']}, verifier {counts['verifier']} and {by_pair} for each drafter "
+        f"that it is paired with, drafter {counts['drafter']}, controller {counts['controller']}."
+    )

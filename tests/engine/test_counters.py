@@ -1,0 +1,61 @@
+"""What engines count for metrics, against what was seen of the requests."""
+
+from dataclasses import asdict
+
+import pytest
+
+from benchmarks.one_process import OneProcess
+from drafthouse.config import DrafterConfig
+from tests.engine.pairs import loaded, noisy_copy, pair, prompts, request
+from tests.engine.tiny_models import tiny
+
+REQUESTS, OUTPUT = 4, 40
+
+
+@pytest.fixture(scope="module")
+def served() -> tuple[OneProcess, int]:
+    """A pair that has served, its draft model beside a lookup stage; and the number of output tokens."""
+    drafter = DrafterConfig.model_validate({"stages": [{"kind": "model"}, {"kind": "lookup"}]})
+    both = pair(loaded(tiny("llama")), [loaded(noisy_copy("llama", 0, 0.02))], drafter=drafter)
+    outputs = both.generate(request(str(i), p * 3, OUTPUT) for i, p in enumerate(prompts(REQUESTS, longest=12)))
+    return both, sum(map(len, outputs.values()))
+
+
+def test_acceptance_by_depth_and_by_source_adds_up(served: tuple[OneProcess, int]) -> None:
+    both, tokens = served
+    totals, found = both.verifier.totals, both.verifier.acceptance.totals()
+
+    def of(key: str) -> list[float]:
+        return [number for name, number in found.items() if name.startswith(key + ".")]
+
+    assert totals.committed == tokens
+    assert sum(of("accepted_depth")) == sum(of("accepted_source")) == totals.accepted > 10
+    assert sum(of("verified_source")) == totals.verified >= totals.accepted
+    reached, accepted = of("reached_depth"), of("accepted_depth")
+    assert all(a <= r for a, r in zip(accepted, reached, strict=True))
+    assert all(r <= a for a, r in zip(accepted[:14], reached[1:15], strict=True)), "a depth is reached through an accepted node above it"
+    assert found["accepted_source.model"] > 0
+
+
+def test_a_steps_time_is_select_run_and_choose(served: tuple[OneProcess, int]) -> None:
+    totals = asdict(served[0].verifier.totals)
+    parts = [totals[f"{part}_seconds"] for part in ("select", "run", "choose")]
+    assert min(parts) > 0
+    assert sum(parts) == pytest.approx(totals["step_seconds"])
+    assert 0 <= totals["gather_seconds"] <= totals["wait_seconds"]
+
+
+def test_each_request_queues_once(served: tuple[OneProcess, int]) -> None:
+    seconds = served[0].verifier.times.queue_seconds
+    assert len(seconds) == REQUESTS
+    assert min(seconds) > 0
+
+
+def test_the_drafter_counts_commits_survivors_and_sources(served: tuple[OneProcess, int]) -> None:
+    both, _ = served
+    (drafter,) = both.drafters.values()
+    assert 0 < drafter.totals.predrafted <= drafter.totals.commits <= both.verifier.totals.steps * REQUESTS
+    assert set(drafter.stage_totals.by_source) == {2}
+    assert drafter.stage_totals.by_source[2] == drafter.stage_totals.stage_nodes
+    assert drafter.stage_totals.numbers().keys() == {"stage_nodes", "stage_seconds", "stage_faults", "stage_rests"}
+    assert drafter.totals.drafted > 0
