@@ -17,6 +17,7 @@ from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDep
 
 from deployments.placement import HEAD, ROLE_LABEL, ROLES
 from drafthouse.config import PoolConfig, ServingConfig, describe
+from tests.manifests import pods
 from tests.manifests.network import FREE_PORTS, allowed, sends_outside
 from tests.manifests.rules import groups, of_kind
 
@@ -36,7 +37,7 @@ def faults(objects: list[Object]) -> list[str]:
         return found + wrong
     pools = list(_pool_faults(service, config))
     serve = yaml.safe_load(service["spec"]["serveConfigV2"])
-    found += [*pools, *_front_faults(objects, service, serve), *_data_plane_faults(objects, config)]
+    found += [*pools, *pods.faults(service, config), *_front_faults(objects, service, serve), *_data_plane_faults(objects, config)]
     return [*found, *_ray_port_faults(objects, service), *_outside_faults(objects)]
 
 
