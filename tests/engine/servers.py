@@ -32,9 +32,11 @@ async def start_drafter(noise: float, name: str, config: DrafterConfig | None = 
 
 
 class RawDrafter(rpc.DrafterServicer):
-    """A drafter without an engine: keeps what it hears, says what a test gives it; None ends the stream."""
+    """A drafter without an engine: keeps what it hears, says what a test gives it; None ends the stream. `mute`: it does not even
+    echo, as a process that is stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, mute: bool = False) -> None:
+        self.mute = mute
         self.heard: list[pb.ToDrafter] = []
         self.say: asyncio.Queue[pb.ToVerifier | None] = asyncio.Queue()
 
@@ -56,6 +58,8 @@ class RawDrafter(rpc.DrafterServicer):
     async def _read(self, requests: AsyncIterator[pb.ToDrafter]) -> None:
         async for batch in requests:
             self.heard.append(batch)
+            if batch.echo_us and not self.mute:
+                await self.say.put(pb.ToVerifier(drafter="raw", echo_us=batch.echo_us))
 
     def messages(self, kind: str) -> list[Any]:
         return [getattr(m, kind) for batch in self.heard for m in batch.messages if m.WhichOneof("kind") == kind]

@@ -152,7 +152,7 @@ def test_what_was_queued_without_a_stream_is_not_sent_on_the_next() -> None:
 
 def test_the_time_that_a_drafter_kept_a_probe_is_no_part_of_the_round_trip() -> None:
     async def test() -> None:
-        drafter = RawDrafter()
+        drafter = RawDrafter(mute=True)
         client = DrafterClient("raw", (await drafter.start()).address, "verifier", PLAINTEXT, *[lambda *_: None] * 4)
         await until(lambda: bool(drafter.heard), "the first probe")
         await drafter.say.put(pb.ToVerifier(drafter="raw", echo_us=drafter.heard[0].echo_us, held_us=1_000_000_000))

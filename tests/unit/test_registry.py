@@ -114,7 +114,7 @@ def test_snapshot_is_json_and_complete(registry):
     assert snapshot["pools"]["verifier"] == [
         {
             "role": "verifier", "replica": "v0", "address": "v0:1", "pid": 1, "node": "n", "fingerprint": "f", "load": 2, "capacity": 8,
-            "totals": {"steps": 1.0}, "gauges": {"goodput": 5.0}, "draining": False, "age_s": 0.5,
+            "totals": {"steps": 1.0}, "gauges": {"goodput": 5.0}, "draining": False, "ranks": [], "age_s": 0.5,
         }
     ]  # fmt: skip
     assert [len(snapshot["pools"][role]) for role in ("gateway", "verifier", "drafter")] == [1, 1, 2]
