@@ -106,6 +106,7 @@ class LocalCluster:
         import ray
 
         server = self.config.server
+        others = set(psutil.Process().children(recursive=True))
         for attempt in range(RAY_START_TRIES):
             try:
                 return ray.init(
@@ -121,6 +122,8 @@ class LocalCluster:
                 )
             except Exception as error:  # Ray raises the bare class where its processes are late
                 ray.shutdown()
+                # What the first try left half-started still holds the dashboard's port, on which the second would fail.
+                _end([process for process in psutil.Process().children(recursive=True) if process not in others], timeout_s=0)
                 if attempt + 1 == RAY_START_TRIES:
                     raise DeployError(f"Ray did not start: {error}") from error
         raise AssertionError("the last try returns or raises")
@@ -173,12 +176,19 @@ class LocalCluster:
             serve.shutdown()
             ray.shutdown()
         # Ray's agents may hang on a head that is gone.
-        for process in psutil.wait_procs(started, timeout=EXIT_TIMEOUT_S)[1]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        _end(started, EXIT_TIMEOUT_S)
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         if self._session is not None and not keep_logs:
             shutil.rmtree(self._session, ignore_errors=True)
             return None
         return self._session
+
+
+def _end(processes: list[psutil.Process], timeout_s: float) -> None:
+    """Returns when all are gone; those that do not go by themselves in time are killed."""
+    late = psutil.wait_procs(processes, timeout=timeout_s)[1]
+    for process in late:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(late, timeout=EXIT_TIMEOUT_S)
