@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmarks.ablation.commands import ablation
 from benchmarks.calibration_command import calibration
+from benchmarks.cancel.commands import cancel
 from benchmarks.draft_commands import drafts, gain
 from benchmarks.gpu.command import gpu
 from benchmarks.load.commands import load, load_steps, off_cost
@@ -38,6 +39,7 @@ bench_app.command()(ablation)
 bench_app.command()(drafts)
 bench_app.command()(gain)
 bench_app.command()(calibration)
+bench_app.command()(cancel)
 bench_app.command()(gpu)
 
 

@@ -8,9 +8,11 @@ import os
 from typing import Any
 
 from ray import serve
+from ray.serve.config import BackpressureConfig
 
 from controller.replica import ControllerReplica
 from deployments.gateway import Gateway
+from deployments.openai_errors import RETRY_AFTER_S
 from deployments.placement import actor_options, label_selector, pool_options
 from deployments.preflight import check_models
 from deployments.rank_actors import RankActors
@@ -22,6 +24,10 @@ from verifier.replica import VerifierReplica
 
 CONTROL_REQUESTS = 1024
 """Ongoing calls of a replica that only answers heartbeats and status, from pools of any size."""
+
+REFUSALS = 1024
+"""Calls of a gateway beside those that it serves: it refuses the rest itself, with a time to come again, within milliseconds.
+Beyond these Serve refuses, in its own words; so many may queue in front of it."""
 
 CONSTRUCTOR_RETRIES = 3
 """A model that cannot be loaded will not load the tenth time; a port taken in a race will be free soon."""
@@ -62,7 +68,12 @@ def build_app(args: ServingConfig) -> serve.Application:
     verifiers = pool(VerifierReplica, "verifier", args.verifier, args.target, args.verifier.drain_s)
     drafters = pool(DrafterReplica, "drafter", drafter, args.draft, DRAIN_S) if drafter.replicas else None
     front = _without_model("gateway", gateway.num_cpus)
-    requests = {"max_ongoing_requests": gateway.max_ongoing_requests, "graceful_shutdown_wait_loop_s": GATEWAY_WAIT_LOOP_S}
+    requests = {
+        "max_ongoing_requests": gateway.max_ongoing_requests + REFUSALS,
+        "max_queued_requests": REFUSALS,
+        "backpressure_config": BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
+        "graceful_shutdown_wait_loop_s": GATEWAY_WAIT_LOOP_S,
+    }
     return sized(Gateway, gateway.replicas, front, gateway.drain_s, **requests).bind(args, controller, verifiers, drafters)
 
 

@@ -1,7 +1,9 @@
 """The gateway's Ray shell: one deployment for HTTP and gRPC in front of the verifiers.
 
 Promises: nothing but wiring. The constructor reads the tokenizer and limits; the heartbeat starts
-and stops with the ASGI application. Serve reads annotations here, so they must not be postponed.
+and stops with the ASGI application. Serve reads annotations here, so they must not be postponed. Without
+direct ingress (which HAProxy needs) Serve's proxies look at the context of a gRPC stream only when a
+chunk comes, so that a refusal has its hint in the details alone.
 """
 
 import os
@@ -11,6 +13,7 @@ from contextlib import asynccontextmanager
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS
 from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 from ray.util import metrics as ray_metrics
@@ -43,11 +46,10 @@ class Gateway:
         drafters: DeploymentHandle | None = None,
     ) -> None:
         factory = RequestFactory(config.model, load_codec(config.target), load_limits(config.target))
-        self._capacity = config.gateway.max_ongoing_requests
         self._controller = controller
         self._keys = load_api_keys(config.security.api_keys)
         self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))
-        self._service = InferenceService(factory, self._link)
+        self._service = InferenceService(factory, self._link, config.gateway.max_ongoing_requests)
         self._replica = serve.get_replica_context().replica_id.unique_id
         metrics = MetricsExporter("gateway", self._replica, ray_metrics)
         reporting = metrics.exporting(self._report, self._details)
@@ -63,13 +65,14 @@ class Gateway:
         self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
     ) -> inference_pb2.GenerateResponse:
         cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
-        return await grpc_api.generate(self._service, request, cache_key)
+        return await grpc_api.generate(self._service, request, cache_key, grpc_context)
 
     async def GenerateStream(
         self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
     ) -> AsyncGenerator[inference_pb2.GenerateChunk, None]:
         cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
-        async for chunk in grpc_api.stream(self._service, request, cache_key):
+        chunks = grpc_api.stream(self._service, request, cache_key, grpc_context, zero_chunks=RAY_SERVE_ENABLE_DIRECT_INGRESS)
+        async for chunk in chunks:
             yield chunk
 
     @asynccontextmanager
@@ -96,5 +99,5 @@ class Gateway:
     def _report(self) -> Report:
         return Report(
             role="gateway", replica=self._replica, address=self._address, pid=os.getpid(), node=self._node, fingerprint="",
-            load=self._service.running, capacity=self._capacity, totals=self._service.totals(),
+            load=self._service.running, capacity=self._service.places.count, totals=self._service.totals(),
         )  # fmt: skip

@@ -1,7 +1,8 @@
 """The public gRPC API (protos/inference.proto) in terms of plans and deltas.
 
 Promises: the same checks and the same text as over HTTP; errors become INVALID_ARGUMENT, NOT_FOUND,
-UNAUTHENTICATED, RESOURCE_EXHAUSTED, UNAVAILABLE or INTERNAL, through Ray Serve's `gRPCStatusError`.
+UNAUTHENTICATED, UNAVAILABLE or INTERNAL, through Ray Serve's `gRPCStatusError`, and RESOURCE_EXHAUSTED
+with `grpc-retry-pushback-ms`, through the call's context: Serve drops the metadata of a call that raises.
 """
 
 from collections.abc import AsyncGenerator, Iterable
@@ -9,6 +10,7 @@ from contextlib import aclosing
 
 import grpc
 from ray.serve.exceptions import gRPCStatusError
+from ray.serve.grpc_util import RayServegRPCContext
 
 from deployments.generation import TextDelta
 from deployments.inference_service import InferenceService
@@ -19,6 +21,7 @@ from drafthouse.api_keys import ApiKeys
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.wire import retry_metadata
 from protos import inference_pb2 as pb
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -56,21 +59,27 @@ def authenticate(keys: ApiKeys | None, metadata: Iterable[tuple[str, str | bytes
         raise as_status(error) from error
 
 
-async def generate(service: InferenceService, request: pb.GenerateRequest, cache_key: str) -> pb.GenerateResponse:
-    """Raises gRPCStatusError."""
+async def generate(
+    service: InferenceService, request: pb.GenerateRequest, cache_key: str, context: RayServegRPCContext
+) -> pb.GenerateResponse:
+    """Empty where the context has got a status instead. Raises gRPCStatusError."""
     response = pb.GenerateResponse()
     pieces: list[str] = []
-    async with aclosing(stream(service, request, cache_key)) as chunks:
+    async with aclosing(stream(service, request, cache_key, context, zero_chunks=True)) as chunks:
         async for chunk in chunks:
             pieces.append(chunk.text)
             response.tokens.extend(chunk.tokens)
-    response.id, response.text, response.finish_reason, response.seed = chunk.id, "".join(pieces), chunk.finish_reason, chunk.seed
-    response.usage.CopyFrom(chunk.usage)
+            response.id, response.finish_reason, response.seed = chunk.id, chunk.finish_reason, chunk.seed
+            response.usage.CopyFrom(chunk.usage)
+    response.text = "".join(pieces)
     return response
 
 
-async def stream(service: InferenceService, request: pb.GenerateRequest, cache_key: str) -> AsyncGenerator[pb.GenerateChunk, None]:
-    """At least one chunk; the last has the finish reason and the usage. Raises gRPCStatusError."""
+async def stream(
+    service: InferenceService, request: pb.GenerateRequest, cache_key: str, context: RayServegRPCContext, zero_chunks: bool
+) -> AsyncGenerator[pb.GenerateChunk, None]:
+    """Chunks, of which the last has the finish reason and the usage; none where the context has got a status instead.
+    Raises gRPCStatusError. `zero_chunks`: whether Serve heeds the context of a call without one."""
     try:
         plan = await service.plan(lambda message: make_plan(service.factory, message), request, cache_key)
         completion_tokens = 0
@@ -79,7 +88,11 @@ async def stream(service: InferenceService, request: pb.GenerateRequest, cache_k
                 completion_tokens += len(delta.tokens)
                 yield _chunk(plan, delta, completion_tokens)
     except Exception as error:  # fault boundary: each call ends with exactly one status
-        raise as_status(error) from error
+        if not (isinstance(error, OverloadError) and zero_chunks):
+            raise as_status(error) from error
+        context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+        context.set_details(_details(error))
+        context.set_trailing_metadata(list(retry_metadata(error.retry_after_s)))
 
 
 def as_status(error: Exception) -> gRPCStatusError:
@@ -91,7 +104,11 @@ def as_status(error: Exception) -> gRPCStatusError:
         code = grpc.StatusCode.UNAVAILABLE
     else:
         code = grpc.StatusCode.INTERNAL
-    return gRPCStatusError(error, code, str(error))
+    return gRPCStatusError(error, code, _details(error))
+
+
+def _details(error: Exception) -> str:
+    return f"{error}; try again in {error.retry_after_s:.2f} s" if isinstance(error, OverloadError) else str(error)
 
 
 def _chunk(plan: Plan, delta: TextDelta, completion_tokens: int) -> pb.GenerateChunk:

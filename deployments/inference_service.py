@@ -1,7 +1,8 @@
 """What HTTP and gRPC share: plans are made off the event loop, outputs are streamed and counted.
 
-Promises: `running`, and the totals that the gateway reports, cover every choice of every request
-from its dispatch to its end, however it ends, and requests that were wrong from the start.
+Promises: what finds no place is refused before its prompt is tokenized. `running`, and the totals that
+the gateway reports, cover every choice of every request from its dispatch to its end, however it ends, and
+requests that were refused or wrong from the start.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import TypeVar
 from deployments.fan_in import fan_in
 from deployments.generation import TextDelta, generate_text
 from deployments.latencies import Latencies, Stopwatch
+from deployments.places import Places
 from deployments.request_factory import Plan, RequestFactory
 from deployments.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.errors import OverloadError, RequestError
@@ -27,12 +29,17 @@ OUTCOMES = ("served", "cancelled", "refused", "unavailable", "rejected", "failed
 
 
 class InferenceService:
-    def __init__(self, factory: RequestFactory, link: VerifierLink) -> None:
+    def __init__(self, factory: RequestFactory, link: VerifierLink, places: int) -> None:
         self.factory, self.link = factory, link
-        self.running = 0
+        self.places = Places(places)
         self.latencies = Latencies()
         self._totals: Counter[str] = Counter(requests=0, prompt_tokens=0, completion_tokens=0)
         self._totals |= {f"outcome.{outcome}": 0 for outcome in OUTCOMES}
+
+    @property
+    def running(self) -> int:
+        """Choices in progress."""
+        return self.places.taken
 
     def totals(self) -> dict[str, float]:
         """Only ever grow. `requests` counts choices, each of which a verifier serves by itself."""
@@ -40,20 +47,36 @@ class InferenceService:
 
     async def plan(self, make: Callable[[Body], Plan], body: Body, cache_key: str) -> Plan:
         """Runs `make` in a thread: tokenizing a long prompt takes long, and streams must go on meanwhile. `cache_key` names whose
-        traffic the requests are; empty: nobody's."""
+        traffic the requests are; empty: nobody's. Raises OverloadError, and RequestError for what could never be served."""
         try:
-            plan = await asyncio.to_thread(make, body)
-        except RequestError:
-            self._ended("rejected")
+            with self.places.planning():
+                plan = await asyncio.to_thread(make, body)
+            if len(plan.requests) > self.places.count:
+                raise RequestError(f"{len(plan.requests)} choices in all, but a gateway here serves {self.places.count} at once", "n")
+        except (RequestError, OverloadError) as error:
+            self._ended(outcome_of(error))
             raise
         return replace(plan, requests=tuple(replace(request, cache_key=cache_key) for request in plan.requests))
 
-    def stream(self, plan: Plan) -> AsyncGenerator[tuple[int, TextDelta], None]:
-        """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all."""
-        return fan_in([self._choice(request, plan.stops) for request in plan.requests])
+    async def stream(self, plan: Plan) -> AsyncGenerator[tuple[int, TextDelta], None]:
+        """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. Raises OverloadError."""
+        left = len(plan.requests)
+        try:
+            self.places.take(left)
+        except OverloadError:
+            self._ended("refused", left)
+            raise
+        try:
+            async with aclosing(fan_in([self._choice(request, plan.stops) for request in plan.requests])) as deltas:
+                async for index, delta in deltas:
+                    if delta.finish_reason:
+                        left -= 1
+                        self.places.release(1)
+                    yield index, delta
+        finally:
+            self.places.release(left)
 
     async def _choice(self, request: GenerateRequest, stops: tuple[str, ...]) -> AsyncGenerator[TextDelta, None]:
-        self.running += 1
         outcome, stopwatch = "cancelled", Stopwatch(self.latencies, time.monotonic())
         try:
             async with aclosing(generate_text(self.link, self.factory.codec.token_bytes, request, stops)) as deltas:
@@ -68,13 +91,12 @@ class InferenceService:
             outcome = outcome_of(error)
             raise
         finally:
-            self.running -= 1
             self._totals["prompt_tokens"] += len(request.prompt)
             self._ended(outcome)
 
-    def _ended(self, outcome: str) -> None:
-        self._totals["requests"] += 1
-        self._totals[f"outcome.{outcome}"] += 1
+    def _ended(self, outcome: str, choices: int = 1) -> None:
+        self._totals["requests"] += choices
+        self._totals[f"outcome.{outcome}"] += choices
 
 
 def outcome_of(error: Exception) -> str:

@@ -1,10 +1,12 @@
 """Errors as OpenAI's clients know them: {"error": {"message", "type", "param", "code"}}.
 
 Promises: every error of the HTTP API has this shape and a fitting status; 429 and 503 carry
-Retry-After, 401 WWW-Authenticate; an unforeseen error says nothing of its inside to the client, and is logged.
+Retry-After, which for 429 is when a place is expected, 401 WWW-Authenticate; an unforeseen error says
+nothing of its inside to the client, and is logged.
 """
 
 import logging
+import math
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,7 +20,7 @@ from drafthouse.errors import DrafthouseError, OverloadError, RequestError
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
-"""About the time in which a full verifier finishes a request, or the controller routes a new one."""
+"""Of 503: about the time in which the controller routes a new verifier."""
 
 
 class NoControllerError(DrafthouseError):
@@ -53,7 +55,7 @@ def error_response(error: Exception) -> JSONResponse:
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s) if isinstance(error, OverloadError) else RETRY_AFTER_S)
     return JSONResponse(body, status, headers=headers)
 
 

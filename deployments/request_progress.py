@@ -9,6 +9,7 @@ import grpc
 
 from drafthouse.errors import RequestError, WireError
 from drafthouse.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
+from drafthouse.wire import retry_after_s
 
 BAD_REQUEST = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.FAILED_PRECONDITION)
 
@@ -16,12 +17,20 @@ NOT_TAKEN = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.ABORTED)
 """The second is what a draining verifier answers to what is new."""
 
 
+UNTOLD_S = 1.0
+"""When to come again where a refusal does not say."""
+
+
 class Broken(Exception):
     """This stream is of no more use; another verifier may go on."""
 
 
 class Refused(Broken):
-    """The verifier has no room."""
+    """The verifier has no room; it may have after `retry_after_s`."""
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
 
 
 class Unreachable(Broken):
@@ -42,7 +51,7 @@ class Progress:
     avoid: set[str] = field(default_factory=set)  # replicas that failed or refused since the last new token
     deadline: float | None = None
     fruitless: int = 0  # streams in a row that broke without a token
-    refused: bool = False
+    refusals: list[float] = field(default_factory=list)  # since the last new token: after how many seconds to come again
     admitted: bool = False  # by a verifier that is gone since
     last_failure: str = "none was tried"
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
@@ -70,14 +79,16 @@ class Progress:
         self.usage = total(self._earlier, reply.usage)
         self.emitted.extend(tokens)
         if tokens:
-            self.fingerprint, self.fruitless, self.refused, self.deadline = fingerprint, 0, False, None
+            self.fingerprint, self.fruitless, self.deadline = fingerprint, 0, None
             self.avoid.clear()
+            self.refusals.clear()
         return replace(reply, first_index=done, tokens=tokens, usage=self.usage)
 
     def failed(self, replica: str, error: Broken) -> None:
         self.avoid.add(replica)
         self.last_failure = f"{replica}: {error}"
-        self.refused |= isinstance(error, Refused)
+        if isinstance(error, Refused):
+            self.refusals.append(error.retry_after_s)
         if not isinstance(error, Refused | Unreachable):
             self.fruitless += not isinstance(error, Moved)
             self.admitted, self.deadline = True, None
@@ -104,7 +115,7 @@ def translated(error: grpc.aio.AioRpcError) -> Exception:
     if error.code() in BAD_REQUEST:
         return RequestError(details)
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Refused(details)
+        return Refused(details, retry_after_s(error.trailing_metadata() or ()) or UNTOLD_S)
     if error.code() in NOT_TAKEN:
         return Unreachable(details)
     return Broken(f"{error.code().name}: {details}")

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 MAX_FRUITLESS_ATTEMPTS = 4
 """Streams in a row that broke without a token: beyond that, it is the request that breaks verifiers."""
 
+MAX_REFUSALS = 4
+"""Verifiers that a new request asks for a place, those with most room first: to ask all of a large pool costs more than it finds."""
+
 RETRY_S = 0.2
 """Between rounds in which every verifier refused or failed."""
 
@@ -118,10 +121,10 @@ class VerifierLink:
             if progress.fruitless >= MAX_FRUITLESS_ATTEMPTS:
                 raise NoVerifierError(f"{progress.fruitless} attempts in a row broke off; the last: {progress.last_failure}")
             route = self.routes.pick(progress.fingerprint, progress.avoid, time.monotonic())
+            if progress.refusals and not progress.admitted and (route is None or len(progress.refusals) >= MAX_REFUSALS):
+                raise self._gone(progress)
             if route is not None:
                 return route
-            if progress.refused and not progress.admitted:
-                raise OverloadError("all verifiers are full; try again later")
             if time.monotonic() > progress.deadline:
                 raise self._gone(progress)
             self._changed.clear()
@@ -130,8 +133,10 @@ class VerifierLink:
             progress.avoid.clear()
 
     def _gone(self, progress: Progress) -> DrafthouseError:
-        if progress.refused:
-            return OverloadError("all verifiers are full; try again later")
+        if progress.refusals:
+            # It stands in the line of each that refused it, and will leave them all for one place: their rates add up.
+            retry_after_s = 1.0 / sum(1.0 / seconds for seconds in progress.refusals)
+            return OverloadError(f"all verifiers are full; the last: {progress.last_failure}", retry_after_s)
         known = f"{len(self.routes)} are known"
         if progress.fingerprint is not None:
             known += f", {self.routes.fitting(progress.fingerprint)} of them with the fingerprint that this text was begun with"

@@ -153,7 +153,7 @@ class DrafterConfig(PoolConfig):
 class GatewayConfig(_Section):
     replicas: int = Field(1, ge=1, le=1000)
     num_cpus: float = Field(0.1, ge=0)
-    max_ongoing_requests: int = Field(256, ge=1)
+    max_ongoing_requests: int = Field(256, ge=1, description="of one gateway, each choice counted; more are refused with 429")
     patience_s: float = Field(30, gt=0, le=3600, description="a request whose verifier is gone waits so long for another")
     drain_s: float = Field(60, ge=0, le=3600, description="a replica that is to go finishes its requests for so long")
 

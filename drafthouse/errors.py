@@ -22,7 +22,11 @@ class RequestError(DrafthouseError):
 
 
 class OverloadError(DrafthouseError):
-    """No room for this request now; it may be sent again later."""
+    """No room for this request now; it may be sent again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class WireError(DrafthouseError):

@@ -1,4 +1,6 @@
-"""Settings that both ends of the data plane share."""
+"""Settings that both ends of the data plane share, and how a refusal says when to come again."""
+
+from collections.abc import Iterable
 
 DRAFTER_METADATA = "drafthouse-drafter"
 """A drafter that takes a verifier's stream says its name at once under this key; a refusal comes without."""
@@ -20,3 +22,16 @@ CHANNEL_OPTIONS = [
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
 ]
+
+RETRY_METADATA = "grpc-retry-pushback-ms"
+"""Trailing metadata of RESOURCE_EXHAUSTED: gRPC's own key, which clients with a retry policy obey by themselves (gRFC A6)."""
+
+
+def retry_metadata(retry_after_s: float) -> tuple[tuple[str, str], ...]:
+    return ((RETRY_METADATA, str(round(1e3 * retry_after_s))),)
+
+
+def retry_after_s(metadata: Iterable[tuple[str, str | bytes]]) -> float | None:
+    """Seconds, of the metadata of a refusal; None where nothing fit to read is said."""
+    said = next((str(value) for name, value in metadata if name == RETRY_METADATA), "")
+    return int(said) / 1e3 if said.isdecimal() else None

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass, field
 
-import torch
-
 from drafthouse.config import TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
@@ -24,11 +22,12 @@ from drafthouse.session_messages import ToVerifierMessage
 from drafthouse.stages.build import StageMaker
 from verifier import step as steps
 from verifier.acceptance import Acceptance
+from verifier.admission import Admission, check_fits
 from verifier.drafting import Drafting
 from verifier.local_draft import LocalDrafting
 from verifier.scheduler import Plan, Scheduler
 from verifier.selecting import Selected, choose_nodes
-from verifier.sequence import Sequence
+from verifier.sequence import Sequence, seen_tokens
 from verifier.session_rule import SessionRule
 from verifier.step_times import StepTimes
 from verifier.totals import VerifyTotals
@@ -67,47 +66,42 @@ class VerifierEngine:
         self.sequences: dict[str, Sequence] = {}
         self.totals, self.acceptance = VerifyTotals(), Acceptance()
         self.times = StepTimes(self.totals)
+        self.admission = Admission(self.scheduler, self.totals)
         self._busy_since: float | None = None
         self._trees = 0  # of selected nodes
         self._stepping: list[Sequence] = []
 
     def submit(self, request: GenerateRequest) -> None:
         """Raises RequestError for what can never be served here, OverloadError when the queue is full."""
-        longest = len(request.prompt) + request.max_tokens
-        slots = self.runner.cache.allocator.count
-        if longest > min(self.context, slots):
-            raise RequestError(
-                f"{len(request.prompt)} prompt tokens plus max_tokens {request.max_tokens} exceed "
-                f"{'the context' if self.context <= slots else 'the KV cache'} of {min(self.context, slots)} tokens",
-                "max_tokens", "context_length_exceeded",
-            )  # fmt: skip
-        if max(request.prompt + request.emitted) >= self.runner.vocab_size:
-            raise RequestError(f"prompt holds a token id outside the vocabulary of {self.runner.vocab_size}", "prompt")
+        check_fits(request, self.context, self.runner.cache.allocator.count, self.runner.vocab_size)
         older = self.sequences.get(request.request)
         if older is not None and older.request.attempt >= request.attempt:
             raise RequestError(f"request {request.request} is running already, attempt {older.request.attempt}", "request")
         if older is not None:
-            self.cancel(older.id, older.request.attempt)
-        seen = None
-        if request.sampling.penalises:
-            seen = torch.zeros(self.runner.vocab_size, dtype=torch.bool, device=self.runner.cache.data.device)
-            seen[list(request.prompt + request.emitted)] = True
+            self.totals.superseded += 1
+            self._release(older)
+        self.admission.take_place(resumed=bool(request.emitted), now=self.clock())
+        seen = seen_tokens(request, self.runner.vocab_size, self.runner.cache.data.device)
         sequence = Sequence(request, KvSequence(self.runner.cache), seen, synthetic=self.synthetic_rate is not None)
-        sequence.arrived = self.clock()
-        sequence.local = self.local.open(request)
+        sequence.arrived, sequence.local = self.clock(), self.local.open(request)
         self.scheduler.add(sequence)
         self.sequences[request.request] = sequence
         self.rule.arrived(sequence, self.clock())
 
-    def cancel(self, request_id: str, attempt: int) -> None:
-        """Frees what this attempt holds; a later one that has superseded it is left alone."""
+    def cancel(self, request_id: str, attempt: int, heard_at_step: int | None = None) -> None:
+        """Frees what this attempt holds; a later one that has superseded it is left alone. `heard_at_step`: see `Admission`."""
         sequence = self.sequences.get(request_id)
         if sequence is not None and sequence.request.attempt == attempt:
-            del self.sequences[request_id]
-            self.drafting.close(sequence)
-            if sequence.local is not None:
-                sequence.local.close()
-            self.scheduler.remove(sequence)
+            self.admission.cancelled(sequence, heard_at_step)
+            self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        """Its KV slots, its draft session and its place in the queue."""
+        del self.sequences[sequence.id]
+        self.drafting.close(sequence)
+        if sequence.local is not None:
+            sequence.local.close()
+        self.scheduler.remove(sequence)
 
     def receive(self, drafter: str, message: ToVerifierMessage, arrived: float | None = None) -> None:
         """`arrived`: when, on the engine's clock, if not now; what comes during a run is taken in after it."""
@@ -133,7 +127,8 @@ class VerifierEngine:
         if len(stepping) > 1:
             return []
         [s] = stepping
-        self.cancel(s.id, s.request.attempt)
+        self.totals.failed += 1
+        self._release(s)
         probe = KvSequence(self.runner.cache)
         try:
             self.runner.run([chunk(probe, [0], 0, True)])
@@ -146,6 +141,7 @@ class VerifierEngine:
         what drafters sent meanwhile: those nodes are still numbered below the old root and re-root with it."""
         started = now = self.clock()
         plan = self.scheduler.plan()
+        self.admission.begin_step(now)
         if not plan.decoding and not plan.prefilling:
             self._busy_since = None
             self.times.idle()
@@ -203,7 +199,7 @@ class VerifierEngine:
 
     def _commit(self, walked: list[steps.Walked], selected: Selected, now: float) -> tuple[list[GenerateReply], int]:
         """Replies, and how many tokens they hold."""
-        replies, committed = [], 0
+        replies = []
         for w in walked:
             s = w.sequence
             if s.link is not None:
@@ -212,18 +208,17 @@ class VerifierEngine:
             reply = s.accept(w.tokens)
             s.fixed_deadline = None
             self.scheduler.clear(s)
-            committed += len(reply.tokens)
             self.totals.accepted += w.accepted
             replies.append(reply)
             if reply.finish_reason:
                 self.totals.finished += 1
-                self.cancel(s.id, s.request.attempt)
+                self._release(s)
             else:
                 self.rule.follow(s, list(reply.tokens), now)
                 if s.local is not None:
                     s.local.commit(reply.tokens, now)
         self.drafting.end_step(self.sequences.values(), now)
-        return replies, committed
+        return replies, sum(len(reply.tokens) for reply in replies)
 
     def _account(
         self, plan: Plan, selected: Selected, choosing: int, committed: int, kv_tokens: int, run_s: float, started: float, now: float

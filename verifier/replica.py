@@ -60,6 +60,8 @@ class VerifierReplica:
             "bid": engine.rule.gate.bid,
             "vocab_size": float(engine.runner.vocab_size),
             "drafters": float(len(engine.drafting.drafters)),
+            "places_per_s": engine.admission.places_per_s,
+            "most_steps_to_free": float(engine.admission.most_steps_to_free),
         }
         now = engine.clock()
         for name in list(engine.drafting.drafters):

@@ -3,15 +3,15 @@
 Promises: sequences that decode come first and always get their pending token; what is left of the
 token budget, and never less than a share of it, goes to prompt chunks, oldest request first. When KV slots run out the youngest
 sequence is preempted: its KV is freed and computed again later, its tokens are kept. After a step that failed its
-sequences step one by one, until each has got a token alone or is known as the cause.
+sequences step one by one, until each has got a token alone or is known as the cause. A plan takes time linear in the running
+sequences, and so much for each that is admitted or preempted; adding and removing one takes constant time.
 """
 
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from drafthouse.config import VerifierConfig
 from drafthouse.engine.kv_cache import SlotAllocator
-from drafthouse.errors import OverloadError
 from verifier.sequence import Sequence
 
 PROMPT_SHARE = 8
@@ -35,45 +35,51 @@ class Plan:
 
 
 class Scheduler:
+    """Ordered sets of sequences, the one that came first in front; `ended` counts those that were removed after they had begun."""
+
     def __init__(self, config: VerifierConfig, allocator: SlotAllocator):
         self.config, self.allocator = config, allocator
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
-        self.suspects: deque[Sequence] = deque()  # of a failed step; no other runs until these are cleared
+        self.waiting: OrderedDict[Sequence, None] = OrderedDict()
+        self.running: OrderedDict[Sequence, None] = OrderedDict()
+        self.suspects: OrderedDict[Sequence, None] = OrderedDict()  # of a failed step; no other runs until these are cleared
         self.preemptions = 0
+        self.ended = 0
+
+    @property
+    def in_service(self) -> int:
+        return len(self.running) + len(self.suspects)
+
+    @property
+    def full(self) -> bool:
+        """Whether as many wait as may, beside those who find a place in the next step."""
+        return len(self.waiting) >= self.config.max_queue + max(0, self.config.max_sequences - self.in_service)
 
     def add(self, sequence: Sequence) -> None:
-        """Raises OverloadError when the queue is full."""
-        if len(self.waiting) >= self.config.max_queue + self._places():
-            raise OverloadError(f"{len(self.waiting)} requests wait already")
-        self.waiting.append(sequence)
-
-    def _places(self) -> int:
-        return max(0, self.config.max_sequences - len(self.running) - len(self.suspects))
+        self.waiting[sequence] = None
 
     def remove(self, sequence: Sequence) -> None:
-        if sequence in self.running:
-            self.running.remove(sequence)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
-        elif sequence in self.suspects:
-            self.suspects.remove(sequence)
+        for those in (self.running, self.suspects):
+            if sequence in those:
+                del those[sequence]
+                self.ended += 1
+        self.waiting.pop(sequence, None)
         sequence.kv.release()
 
     def suspect(self) -> None:
         """After a step that failed: the KV of all that ran may be spoilt, and one of them may be the cause."""
         for sequence in self.running:
             sequence.kv.release()
-        self.suspects.extend(self.running)
+        self.suspects.update(self.running)
         self.running.clear()
 
     def clear(self, sequence: Sequence) -> None:
         """It has got a token."""
-        if self.suspects and self.suspects[0] is sequence:
-            self.running.append(self.suspects.popleft())
+        if self.suspects and _first(self.suspects) is sequence:
+            del self.suspects[sequence]
+            self.running[sequence] = None
 
     def plan(self) -> Plan:
-        return self._plan_alone(self.suspects[0]) if self.suspects else self._plan()
+        return self._plan_alone(_first(self.suspects)) if self.suspects else self._plan()
 
     def _plan_alone(self, sequence: Sequence) -> Plan:
         count = min(sequence.pending, self.config.step_tokens)
@@ -83,47 +89,55 @@ class Scheduler:
     def _plan(self) -> Plan:
         self._admit()
         plan = Plan()
-        i = 0
-        while i < len(self.running):  # who gives way stands at the end, so those before `i` stay
-            sequence = self.running[i]
-            if sequence.pending == 1:
+        for sequence in list(self.running):
+            if sequence in self.running and sequence.pending == 1:  # who gives way is the youngest, so nobody planned for is lost
                 self._make_room(1 + len(plan.decoding), sequence)
-                if i == len(self.running):
-                    break
-                plan.decoding.append(sequence)
-            i += 1
+                if sequence in self.running:
+                    plan.decoding.append(sequence)
         budget = max(self.config.step_tokens - len(plan.decoding), self.config.step_tokens // PROMPT_SHARE)
         free = self.allocator.free_count - len(plan.decoding)
         for sequence in self.running:
-            if sequence.pending > 1 and (count := min(sequence.pending, budget, free)) > 0:
+            if budget <= 0 or free <= 0:
+                break
+            if sequence.pending > 1:
+                count = min(sequence.pending, budget, free)
                 plan.prefilling.append((sequence, count))
                 budget -= count
                 free -= count
         if self.running and not plan.decoding and not plan.prefilling:
-            self._preempt(self.running[-1])
+            self._preempt(next(reversed(self.running)))
             return self._plan()
         return plan
 
     def _admit(self) -> None:
         """Takes waiting requests, in order, while their tokens fit beside what the running ones still prefill."""
+        if not self.waiting or len(self.running) >= self.config.max_sequences:
+            return
         promised = sum(s.pending for s in self.running)
         while self.waiting and len(self.running) < self.config.max_sequences:
-            wanted = len(self.waiting[0].tokens) + 1
+            first = _first(self.waiting)
+            wanted = len(first.tokens) + 1
             if wanted + promised > self.allocator.free_count:
                 return
             promised += wanted
-            self.running.append(self.waiting.popleft())
+            del self.waiting[first]
+            self.running[first] = None
 
     def _make_room(self, slots: int, keep: Sequence | None = None) -> None:
         """Preempts from the youngest on until `slots` are free; `keep` itself goes last."""
         while self.allocator.free_count < slots and self.running:
-            victim = self.running[-1]
+            victim = next(reversed(self.running))
             self._preempt(victim)
             if victim is keep:
                 return
 
     def _preempt(self, sequence: Sequence) -> None:
-        self.running.remove(sequence)
+        del self.running[sequence]
         sequence.kv.release()
-        self.waiting.appendleft(sequence)
+        self.waiting[sequence] = None
+        self.waiting.move_to_end(sequence, last=False)
         self.preemptions += 1
+
+
+def _first(sequences: OrderedDict[Sequence, None]) -> Sequence:
+    return next(iter(sequences))

@@ -77,3 +77,12 @@ class Sequence:
         if self.seen is not None:
             self.seen[tokens] = True
         return GenerateReply(self.id, self.request.attempt, first, tuple(tokens), finish, "", self.usage)
+
+
+def seen_tokens(request: GenerateRequest, vocab_size: int, device: torch.device) -> torch.Tensor | None:
+    """Which tokens a repetition penalty counts as seen; None where there is none."""
+    if not request.sampling.penalises:
+        return None
+    seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
+    seen[list(request.prompt + request.emitted)] = True
+    return seen

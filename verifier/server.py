@@ -19,6 +19,7 @@ from drafthouse.membership import Route
 from drafthouse.session_messages import ToDrafterMessage, ToVerifierMessage
 from drafthouse.silence import BEAT_S
 from drafthouse.transport import PLAINTEXT, Transport
+from drafthouse.wire import retry_metadata
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from verifier.drafter_client import DrafterClient
@@ -114,7 +115,7 @@ class VerifierServer(rpc.VerifierServicer):
             async for reply in self._replies(queue, GenerateReply(*key, len(parsed.emitted), ())):
                 yield to_reply_proto(reply)
         except OverloadError as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), retry_metadata(error.retry_after_s))
         except RequestError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except ConnectionError as error:
@@ -122,7 +123,7 @@ class VerifierServer(rpc.VerifierServicer):
         finally:
             del self._streams[key]
             self._left.set()
-            self.loop.post(lambda engine: engine.cancel(*key))
+            self.loop.post_cancel(*key)
 
     async def _replies(self, queue: _Replies, nothing_new: GenerateReply) -> AsyncIterator[GenerateReply]:
         """What there is to say up to the end, and every beat at least that there is nothing new.
@@ -159,6 +160,11 @@ class VerifierServer(rpc.VerifierServicer):
                 engine.submit(request)
             except DrafthouseError as refused:
                 self._asyncio.call_soon_threadsafe(queue.put_nowait, refused)
+            except Exception as error:  # the request has its last reply, and the thread counts a fault
+                words = f"{type(error).__name__}: {error}"
+                last = GenerateReply(request.request, request.attempt, len(request.emitted), (), "error", words)
+                self._asyncio.call_soon_threadsafe(queue.put_nowait, last)
+                raise
 
         self.loop.post(command)
 

@@ -1,7 +1,8 @@
 """The verifier's thread: takes commands, steps, hands replies and drafter messages to the event loop.
 
 Promises: the engine is touched by this thread alone. An exception in a step fails the request that is its cause, with one
-error reply, not the thread: it is the one fault boundary here. The thread ends only with a device that works no longer.
+error reply, and one in a command ends that command, not the thread: these are the fault boundaries here. The thread ends
+only with a device that works no longer.
 """
 
 import logging
@@ -28,6 +29,7 @@ class StepLoop:
         """`deliver` is called from the loop's thread with all that one round has to say."""
         self.engine, self._deliver = engine, deliver
         self._inbox: deque[Command] = deque()
+        self._posting = threading.Lock()  # between a command's post and its taking there is at most one step
         self._arrivals: deque[Command] = deque()
         self._wake = threading.Event()
         self._stopping = False
@@ -48,7 +50,15 @@ class StepLoop:
 
     def post(self, command: Command) -> None:
         """Runs `command` on the loop's thread before the next step. From any thread."""
-        self._inbox.append(command)
+        with self._posting:
+            self._inbox.append(command)
+        self._wake.set()
+
+    def post_cancel(self, request: str, attempt: int) -> None:
+        """As `post`; the engine counts the steps from here to the release."""
+        with self._posting:
+            heard_at_step = self.engine.totals.steps
+            self._inbox.append(lambda engine: engine.cancel(request, attempt, heard_at_step))
         self._wake.set()
 
     def post_arrival(self, command: Command) -> None:
@@ -57,15 +67,23 @@ class StepLoop:
         self._arrivals.append(command)
         self._wake.set()
 
+    def _take(self, commands: deque[Command]) -> None:
+        while commands:
+            try:
+                commands.popleft()(self.engine)
+            except Exception:
+                logger.exception("a command to the verification thread failed")
+                self.faults += 1
+
     def _take_arrivals(self) -> None:
-        while self._arrivals:
-            self._arrivals.popleft()(self.engine)
+        self._take(self._arrivals)
 
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
-            while self._inbox:
-                self._inbox.popleft()(self.engine)
+            with self._posting:
+                commands, self._inbox = self._inbox, deque()
+            self._take(commands)
             self._take_arrivals()
             self._flush([])
             try:

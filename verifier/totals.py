@@ -11,7 +11,9 @@ class VerifyTotals:
     `wait_seconds` between steps while there was work, of which `gather_seconds` for drafts that were announced.
 
     `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
-    `run_seconds`; `nodes` are those that it had to choose from.
+    `run_seconds`; `nodes` are those that it had to choose from. A request is `refused` for a full queue or `admitted`, and then it
+    is `finished`, `cancelled` (some while they waited or before all of their prompt had run), `superseded` by a later attempt, or
+    `failed` with its step; until then it is running or waiting.
     """
 
     steps: int = 0
@@ -20,7 +22,14 @@ class VerifyTotals:
     verified: int = 0
     accepted: int = 0
     prompt_tokens: int = 0
+    admitted: int = 0
     finished: int = 0
+    cancelled: int = 0
+    cancelled_waiting: int = 0
+    cancelled_in_prefill: int = 0
+    superseded: int = 0
+    failed: int = 0
+    refused: int = 0
     draft_messages: int = 0
     trees: int = 0
     nodes: int = 0

@@ -73,6 +73,7 @@ class SimEngine(VerifierEngine):
 
     def begin(self, request: Request) -> None:
         """Raises OverloadError when the queue is full."""
+        self.admission.take_place(resumed=False, now=self.clock())
         sequence = SimSequence(request, self.speculation, self.slots)
         self.scheduler.add(sequence)
         self.sequences[sequence.id] = sequence

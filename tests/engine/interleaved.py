@@ -201,6 +201,7 @@ class Interleaved:
                 positions = [*range(session.cached), *(root + depths[i] for i in session.expanded)]
                 assert stored(session.kv) == (tokens, positions)
                 assert session.cached == len(session.tokens) or not len(session.tree)
+            assert drafter._promised_slots == sum(drafter._slots(len(session.tokens)) for session in drafter.sessions.values())
 
     def finish(self) -> None:
         """Runs every request to its end on what is connected, then everything must be free."""

@@ -11,7 +11,7 @@ from drafthouse.config import DrafterConfig, TreeConfig
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.calibration import Calibration
 from drafthouse.sampling import SamplingParams
-from drafthouse.session_messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToVerifierMessage
+from drafthouse.session_messages import Close, Commit, Dropped, Grow, Open, Opened, ToVerifierMessage
 from drafthouse.token_tree import TokenTree
 from tests.engine.pairs import FAST, GREEDY, loaded, pair, prompts, request
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, draft_logits
@@ -167,33 +167,6 @@ def test_an_announcement_says_whether_more_is_to_come() -> None:
         for i, token in enumerate(g.nodes.tokens):
             joined.add(token, g.nodes.parents[i], g.nodes.edges[i], g.nodes.sources[i])
     assert joined == tree_of(engine)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"noise_version": NOISE_VERSION + 1}, "noise version"),
-        ({"vocab_size": VOCAB_SIZE + 1}, "vocabulary of 17 tokens, this draft has 16"),
-        ({"tokens": (1,) * CONTEXT}, f"{CONTEXT} tokens, the draft's context is {CONTEXT}"),
-    ],
-)
-def test_refusals_say_why(change: dict[str, object], reason: str) -> None:
-    engine = scripted()
-    (_, answer), *rest = engine.handle("v", replace(opening("s", [1, 2, 3]), **change))  # type: ignore[arg-type]
-    assert isinstance(answer, Refused)
-    assert reason in answer.reason
-    assert not rest
-    assert not engine.sessions
-
-
-def test_refused_for_want_of_places_or_kv_slots() -> None:
-    for engine, reason in ((scripted(config=DrafterConfig(max_sessions=1)), "1 sessions"), (scripted(slots=250), "no KV slots")):
-        assert isinstance(engine.handle("v", opening("a", [1, 2, 3]))[0][1], Opened)
-        answer = engine.handle("v", opening("b", [1, 2, 3]))[0][1]
-        assert isinstance(answer, Refused)
-        assert reason in answer.reason
-        engine.handle("v", Close("a", 1))
-        assert isinstance(engine.handle("v", opening("b", [1, 2, 3]))[0][1], Opened), "a closed session leaves its place"
 
 
 def test_when_kv_slots_run_out_only_that_session_is_dropped() -> None:

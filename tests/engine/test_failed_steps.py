@@ -8,9 +8,10 @@ import pytest
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
 from drafthouse.generation_messages import GenerateReply
+from tests.engine.driven_verifier import Setting
 from tests.engine.pairs import prompts, request
 from tests.engine.servers import refusal, run, start_verifier, until
-from tests.engine.test_verifier_engine import PROMPT, TEXT, Setting
+from tests.engine.test_verifier_engine import PROMPT, TEXT
 
 POISON = 9
 

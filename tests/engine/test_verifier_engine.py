@@ -1,77 +1,20 @@
 """What the verifier's engine makes of requests and drafters: attempts, limits, waits, pauses, and what a usage counts."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from drafthouse.config import TreeConfig, VerifierConfig
 from drafthouse.errors import RequestError
-from drafthouse.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
-from drafthouse.session_messages import Close, Commit, Grow, Open, Refused, ToDrafterMessage
-from drafthouse.token_tree import TokenTree
-from tests.engine.pairs import FLAT, GREEDY, request
-from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, target_logits, truth
+from drafthouse.generation_messages import SpeculationUsage
+from drafthouse.session_messages import Close, Commit, Open, Refused
+from tests.engine.driven_verifier import Setting
+from tests.engine.pairs import GREEDY, request
+from tests.engine.scripted import CONTEXT, VOCAB_SIZE, truth
 from verifier.drafting import RETRY_S
-from verifier.engine import FIXED_WAIT_S, VerifierEngine
+from verifier.engine import FIXED_WAIT_S
 
 PROMPT = (1, 2, 3, 4, 5)
 TEXT = truth(PROMPT, GREEDY, 0, 30)
-
-
-class Setting:
-    """An engine whose drafter is the test itself. A run takes 5 ms; `broken` makes it raise."""
-
-    def __init__(self, slots: int = 200, max_sequences: int = 4):
-        self.now, self.broken = 1.0, False
-        model = ScriptedRunner(target_logits, slots, self.tick).as_loaded()
-        self.engine = VerifierEngine(model, FLAT, VerifierConfig(max_sequences=max_sequences), TreeConfig(), lambda: self.now)
-        self.outputs: dict[str, list[int]] = {}
-
-    def tick(self) -> None:
-        self.now += 0.005
-        if self.broken:
-            raise RuntimeError("out of memory")
-
-    def submit(self, r: GenerateRequest) -> None:
-        self.engine.submit(r)
-        self.outputs[r.request] = list(r.emitted)
-
-    def step(self) -> list[GenerateReply]:
-        outcome = self.engine.step()
-        assert outcome.wait_until is None
-        for reply in outcome.replies:
-            assert reply.first_index == len(self.outputs[reply.request])
-            self.outputs[reply.request] += reply.tokens
-        return outcome.replies
-
-    def finish(self) -> list[GenerateReply]:
-        """Runs all requests to their ends; the last reply of each."""
-        last = []
-        while self.engine.sequences:
-            last += [reply for reply in self.step() if reply.finish_reason]
-        allocator = self.engine.scheduler.allocator
-        assert allocator.free_count == allocator.count, "KV slots leaked"
-        return last
-
-    def sent(self) -> list[ToDrafterMessage]:
-        return self.engine.drafting.take_outbox().get("d", [])
-
-    def open(self, r: GenerateRequest) -> Open:
-        """Submits it with a drafter at hand; its Open."""
-        self.engine.drafting.add_drafter("d")
-        self.submit(r)
-        [message] = self.sent()
-        assert isinstance(message, Open)
-        return message
-
-    def grow(self, session: str, tokens: Sequence[int], eta_us: int = 1000, late: int = 0) -> None:
-        """The drafter's whole tree is the chain `tokens`, below a text that is `late` tokens behind."""
-        s = self.engine.sequences[session]
-        assert s.link is not None
-        n = len(tokens)
-        chain = TokenTree(list(tokens), list(range(-1, n - 1)), [0.9] * n, [0] * n)
-        self.engine.receive("d", Grow(session, s.link.epoch, len(s.tokens) - late, 0, chain, eta_us, 0.5))
 
 
 @pytest.mark.parametrize(("slots", "limit"), [(30, 30), (200, CONTEXT)])

@@ -29,13 +29,13 @@ async def snapshot():
 
 
 @asynccontextmanager
-async def gateway(verifier: VerifierDouble | None = None, cluster=snapshot):
+async def gateway(verifier: VerifierDouble | None = None, cluster=snapshot, capacity: int = 16):
     """(app, service) in front of one verifier, which always says TEXT."""
     verifiers = [verifier or VerifierDouble("a", tokens=lambda request: IDS)]
     async with serving(*verifiers) as routes:
         link = VerifierLink(patience_s=0.05)
         link.update(routes)
-        service = InferenceService(RequestFactory("demo", codec(), limits()), link)
+        service = InferenceService(RequestFactory("demo", codec(), limits()), link, capacity)
         try:
             yield build_http_app(service, cluster, no_lifespan, keys=None), service
         finally:

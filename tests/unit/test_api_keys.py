@@ -38,7 +38,7 @@ def calls(keys: ApiKeys | None, *requests: httpx.Request) -> list[httpx.Response
         async with serving(VerifierDouble("a", tokens=lambda request: IDS)) as routes:
             link = VerifierLink(patience_s=0.05)
             link.update(routes)
-            service = InferenceService(RequestFactory("demo", codec(), limits()), link)
+            service = InferenceService(RequestFactory("demo", codec(), limits()), link, 16)
             registry = Registry(ControllerConfig())
 
             async def snapshot() -> dict:
@@ -105,7 +105,7 @@ def test_without_the_section_the_api_is_open():
 def test_a_refused_body_is_not_read():
     async def run():
         app = build_http_app(
-            InferenceService(RequestFactory("demo", codec(), limits()), VerifierLink(5.0)), None, no_lifespan, ApiKeys(IN_CONFIG)
+            InferenceService(RequestFactory("demo", codec(), limits()), VerifierLink(5.0), 16), None, no_lifespan, ApiKeys(IN_CONFIG)
         )
         sent = []
 

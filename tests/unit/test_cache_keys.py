@@ -15,6 +15,7 @@ from drafthouse.generation_messages import GenerateRequest
 from drafthouse.security_config import ApiKeysConfig
 from tests.unit.byte_tokenizer import codec, limits
 from tests.unit.openai_gateway import COMPLETION, no_lifespan
+from tests.unit.test_grpc_api import Context
 from tests.unit.test_grpc_api import request as grpc_request
 from tests.unit.verifier_double import VerifierDouble, serving
 
@@ -30,7 +31,7 @@ def dispatched(call: Callable[[InferenceService], Awaitable[object]]) -> list[Ge
         async with serving(verifier) as routes:
             link = VerifierLink(patience_s=0.05)
             link.update(routes)
-            await call(InferenceService(RequestFactory("demo", codec(), limits()), link))
+            await call(InferenceService(RequestFactory("demo", codec(), limits()), link, 16))
             await link.close()
         return verifier.seen
 
@@ -68,7 +69,7 @@ def test_over_grpc_too() -> None:
     async def call(service: InferenceService) -> None:
         for key in KEYS:
             cache_key = grpc_api.authenticate(keys, [("authorization", f"Bearer {key}")])
-            await grpc_api.generate(service, grpc_request(), cache_key)
-        await grpc_api.generate(service, grpc_request(), grpc_api.authenticate(None, []))
+            await grpc_api.generate(service, grpc_request(), cache_key, Context())
+        await grpc_api.generate(service, grpc_request(), grpc_api.authenticate(None, []), Context())
 
     assert [request.cache_key for request in dispatched(call)] == [*map(hash_of, KEYS), ""]

@@ -33,7 +33,7 @@ def serve(call, *verifiers: VerifierDouble):
             link = VerifierLink(patience_s=0.05)
             link.update(routes)
             try:
-                return await call(InferenceService(FACTORY, link))
+                return await call(InferenceService(FACTORY, link, 16))
             finally:
                 await link.close()
 
@@ -84,7 +84,7 @@ def test_a_prompt_is_needed():
 
 
 def test_generate():
-    response = serve(lambda service: grpc_api.generate(service, request(seed=7), ""))
+    response = serve(lambda service: grpc_api.generate(service, request(seed=7), "", Context()))
     assert (response.text, tuple(response.tokens), response.finish_reason, response.seed) == (TEXT, IDS, "length", 7)
     usage = response.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.drafted, usage.steps) == (len(codec().encode("hello")), len(IDS), 9, 3)
@@ -92,7 +92,7 @@ def test_generate():
 
 def test_stream():
     async def call(service):
-        return [chunk async for chunk in grpc_api.stream(service, request(), "")]
+        return [chunk async for chunk in grpc_api.stream(service, request(), "", Context(), zero_chunks=True)]
 
     chunks = serve(call)
     assert "".join(chunk.text for chunk in chunks) == TEXT
@@ -103,7 +103,7 @@ def test_stream():
 
 def test_chunks_say_which_attempt_made_which_tokens():
     async def call(service):
-        return [chunk async for chunk in grpc_api.stream(service, request(), "")]
+        return [chunk async for chunk in grpc_api.stream(service, request(), "", Context(), zero_chunks=True)]
 
     breaking, whole = (VerifierDouble(name, tokens=lambda request: IDS, load=load) for name, load in (("a", 0), ("b", 1)))
     breaking.before = at(4, grpc.StatusCode.UNAVAILABLE)
@@ -117,16 +117,54 @@ def test_chunks_say_which_attempt_made_which_tokens():
     [
         ({"top_p": 2.0}, None, grpc.StatusCode.INVALID_ARGUMENT),
         ({"model": "other"}, None, grpc.StatusCode.NOT_FOUND),
-        ({}, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED),
         ({}, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE),
     ],
 )
 def test_errors_become_codes(fields, failure, code):
     verifier = VerifierDouble("a", before=failure and at(0, failure))
     with pytest.raises(gRPCStatusError) as caught:
-        serve(lambda service: grpc_api.generate(service, request(**fields), ""), verifier)
+        serve(lambda service: grpc_api.generate(service, request(**fields), "", Context()), verifier)
     assert caught.value.grpc_code is code
     assert caught.value.grpc_details
+
+
+class Context:
+    """What is set on the call's context, as Serve passes it on at its end."""
+
+    def __init__(self):
+        self.set: dict[str, object] = {}
+
+    def __getattr__(self, name):
+        return lambda value: self.set.update({name: value})
+
+
+@pytest.mark.parametrize("zero_chunks", [True, False])
+def test_a_refusal_says_when_to_come_again(zero_chunks):
+    """In the metadata, where Serve passes it on, and in the details."""
+    context = Context()
+
+    async def call(service):
+        return [chunk async for chunk in grpc_api.stream(service, request(), "", context, zero_chunks)]
+
+    full = VerifierDouble("a", before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=7.2))
+    if zero_chunks:
+        assert serve(call, full) == []
+        assert context.set["set_code"] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert context.set["set_trailing_metadata"] == [("grpc-retry-pushback-ms", "7200")]
+        details = context.set["set_details"]
+    else:
+        with pytest.raises(gRPCStatusError) as caught:
+            serve(call, full)
+        assert caught.value.grpc_code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        details = caught.value.grpc_details
+    assert details.endswith("try again in 7.20 s")
+
+
+def test_a_refused_call_with_one_reply_has_the_hint_too():
+    context = Context()
+    full = VerifierDouble("a", before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=0.3))
+    assert serve(lambda service: grpc_api.generate(service, request(), "", context), full) == pb.GenerateResponse()
+    assert context.set["set_trailing_metadata"] == [("grpc-retry-pushback-ms", "300")]
 
 
 def test_a_verifiers_own_error_is_internal():

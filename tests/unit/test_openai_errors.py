@@ -36,10 +36,14 @@ def test_malformed_json(content):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_overload_has_its_own_status_even_for_streams(stream):
-    full = VerifierDouble("a", before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED))
+    full = VerifierDouble("a", before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=7.2))
     response = request("/v1/completions", COMPLETION | {"stream": stream}, verifier=full)
     assert error_of(response) == (429, "overloaded_error", None, "overloaded")
-    assert response.headers["retry-after"] == "1"
+    assert response.headers["retry-after"] == "8", "what the verifier said, rounded up to whole seconds"
+
+
+def test_more_choices_than_a_gateway_serves_at_once_are_refused_for_good():
+    assert error_of(request("/v1/completions", COMPLETION | {"n": 3}, capacity=2)) == (400, BAD, "n", "invalid_value")
 
 
 def test_no_verifier():

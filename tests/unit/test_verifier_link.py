@@ -7,6 +7,7 @@ import grpc
 import pytest
 
 from deployments import verifier_link
+from deployments.request_progress import UNTOLD_S
 from deployments.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.generation_messages import GenerateReply, SpeculationUsage, to_reply_proto
@@ -129,11 +130,25 @@ def test_a_full_verifier_passes_the_request_on():
 
 def test_all_full_is_overload_at_once():
     async def run():
-        full = [VerifierDouble(name, before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED)) for name in "ab"]
+        hints = {"a": 6.0, "b": 3.0}
+        full = [VerifierDouble(name, before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=s)) for name, s in hints.items()]
         async with linked(*full) as link:
-            with pytest.raises(OverloadError):
+            with pytest.raises(OverloadError) as caught:
                 await asyncio.wait_for(collect(link), 2.0)
         assert [len(verifier.seen) for verifier in full] == [1, 1]
+        assert caught.value.retry_after_s == pytest.approx(2.0), "1/6 + 1/3 places a second"
+
+    asyncio.run(run())
+
+
+def test_a_large_full_pool_is_asked_a_few_times_those_with_most_room_first():
+    async def run():
+        full = [VerifierDouble(str(i), before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED), load=i) for i in range(8)]
+        async with linked(*full) as link:
+            with pytest.raises(OverloadError) as caught:
+                await asyncio.wait_for(collect(link), 2.0)
+        assert [len(verifier.seen) for verifier in full] == [1] * verifier_link.MAX_REFUSALS + [0] * (8 - verifier_link.MAX_REFUSALS)
+        assert caught.value.retry_after_s == UNTOLD_S / verifier_link.MAX_REFUSALS
 
     asyncio.run(run())
 

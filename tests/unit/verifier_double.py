@@ -9,7 +9,7 @@ import grpc
 
 from drafthouse.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage, from_request_proto, to_reply_proto
 from drafthouse.membership import Route
-from drafthouse.wire import CHANNEL_OPTIONS
+from drafthouse.wire import CHANNEL_OPTIONS, retry_metadata
 from protos import dataplane_pb2_grpc
 
 USAGE = SpeculationUsage(drafted=9, verified=8, accepted=5, steps=3)
@@ -72,12 +72,12 @@ async def serving(*verifiers: VerifierDouble) -> AsyncIterator[tuple[Route, ...]
         await asyncio.gather(*(server.stop(None) for server in servers))
 
 
-def at(index: int, code: grpc.StatusCode, details: str = "broken"):
+def at(index: int, code: grpc.StatusCode, details: str = "broken", retry_after_s: float | None = None):
     """A `before` that ends the stream with a status at this output token."""
 
     async def before(here: int, context: grpc.aio.ServicerContext) -> None:
         if here >= index:
-            await context.abort(code, details)
+            await context.abort(code, details, () if retry_after_s is None else retry_metadata(retry_after_s))
 
     return before
 

@@ -1,0 +1,38 @@
+"""The server that `bench cancel` starts: the demo pair, on free ports, with a queue short enough to overflow.
+
+Promises: started by `drafthouse serve --config` in a process of its own; gone after `close`.
+"""
+
+import pathlib
+
+import yaml
+
+from benchmarks.paced_server import cluster, paired
+from benchmarks.server_process import ServerProcess
+from deployments.ray_environment import free_port
+from drafthouse.config import ServingConfig, load_config
+
+QUEUE = {"max_sequences": 16, "max_queue": 16}
+"""Fewer places than the bench has clients, so that some wait and some are refused."""
+
+
+class OwnServer:
+    def __init__(self, config: pathlib.Path | None):
+        """Raises ConfigError."""
+        data = load_config(config).model_dump(mode="json")
+        if config is None:
+            data["verifier"] |= QUEUE
+        data["server"] |= {"http_port": free_port(), "grpc_port": free_port(), "dashboard_port": free_port()}
+        self._config = ServingConfig.model_validate(data)
+        self._data = data
+        self.url = f"http://127.0.0.1:{self._config.server.http_port}"
+        self.grpc = f"127.0.0.1:{self._config.server.grpc_port}"
+        self._process = ServerProcess("drafthouse serve")
+
+    def start(self) -> None:
+        """Returns when the pools have found each other. Raises BenchError with the server's last words."""
+        command = ["-c", "from deployments.cli import main; main()", "serve", "--config"]
+        self._process.start(yaml.safe_dump(self._data), command, lambda: paired(cluster(self.url), self._config.drafter.replicas))
+
+    def close(self) -> None:
+        self._process.close()

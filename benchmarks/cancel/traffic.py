@@ -1,0 +1,55 @@
+"""Which requests a cancellation bench sends, by which way, and which of them it cuts short, and where.
+
+Promises: pure; a traffic is a function of its arguments; exactly the given share is cut.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+WAYS = ("http", "http stream", "grpc", "grpc stream")
+
+CUTS = ("cancel", "deadline")
+"""How gRPC calls are cut; over HTTP a client goes away."""
+
+LATEST_CUT = 0.9
+"""Of the time that a request usually takes: one that is cut later has often ended by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`cut_at` is the point where it is cut, as a share of the time that requests usually take; None: never. `prompt_share` is
+    the length of its prompt as a share of the longest, on a logarithmic scale."""
+
+    way: str
+    prompt: int
+    prompt_share: float
+    tokens: int
+    seed: int
+    cut_at: float | None
+    cut: str
+
+
+def traffic(count: int, share: float, prompts: int, tokens: tuple[int, int], seed: int) -> list[Call]:
+    """`count` calls, `share` of them cut; output lengths evenly within `tokens`, both ends included."""
+    rng = np.random.default_rng(seed)
+    cut = set(rng.permutation(count)[: round(share * count)].tolist())
+    return [
+        Call(
+            way=WAYS[int(rng.integers(len(WAYS)))],
+            prompt=int(rng.integers(prompts)),
+            prompt_share=float(rng.random()),
+            tokens=int(rng.integers(tokens[0], tokens[1] + 1)),
+            seed=int(rng.integers(1 << 31)),
+            cut_at=LATEST_CUT * point if i in cut else None,
+            cut=CUTS[kind],
+        )
+        for i, (point, kind) in enumerate(zip(rng.random(count).tolist(), rng.integers(len(CUTS), size=count).tolist(), strict=True))
+    ]
+
+
+def prompt_of(call: Call, texts: list[str], longest: int) -> str:
+    """Its last so many characters: no more tokens than characters, so it fits whatever the tokenizer."""
+    length = round(np.exp(call.prompt_share * np.log(longest)))
+    text = texts[call.prompt]
+    return (text * (1 + length // len(text)))[-length:]

@@ -1,0 +1,67 @@
+"""A verifier's engine on a scripted model, step by step, whose drafter is the test itself."""
+
+from collections.abc import Sequence
+
+from drafthouse.config import TreeConfig, VerifierConfig
+from drafthouse.generation_messages import GenerateReply, GenerateRequest
+from drafthouse.session_messages import Grow, Open, ToDrafterMessage
+from drafthouse.token_tree import TokenTree
+from tests.engine.pairs import FLAT
+from tests.engine.scripted import ScriptedRunner, target_logits
+from verifier.engine import VerifierEngine
+
+
+class Setting:
+    """An engine whose drafter is the test itself. A run takes 5 ms; `broken` makes it raise."""
+
+    def __init__(self, slots: int = 200, max_sequences: int = 4, max_queue: int = 256, step_tokens: int = 512):
+        self.now, self.broken = 1.0, False
+        model = ScriptedRunner(target_logits, slots, self.tick).as_loaded()
+        config = VerifierConfig(max_sequences=max_sequences, max_queue=max_queue, step_tokens=step_tokens)
+        self.engine = VerifierEngine(model, FLAT, config, TreeConfig(), lambda: self.now)
+        self.outputs: dict[str, list[int]] = {}
+
+    def tick(self) -> None:
+        self.now += 0.005
+        if self.broken:
+            raise RuntimeError("out of memory")
+
+    def submit(self, r: GenerateRequest) -> None:
+        self.engine.submit(r)
+        self.outputs[r.request] = list(r.emitted)
+
+    def step(self) -> list[GenerateReply]:
+        outcome = self.engine.step()
+        assert outcome.wait_until is None
+        for reply in outcome.replies:
+            assert reply.first_index == len(self.outputs[reply.request])
+            self.outputs[reply.request] += reply.tokens
+        return outcome.replies
+
+    def finish(self) -> list[GenerateReply]:
+        """Runs all requests to their ends; the last reply of each."""
+        last = []
+        while self.engine.sequences:
+            last += [reply for reply in self.step() if reply.finish_reason]
+        allocator = self.engine.scheduler.allocator
+        assert allocator.free_count == allocator.count, "KV slots leaked"
+        return last
+
+    def sent(self) -> list[ToDrafterMessage]:
+        return self.engine.drafting.take_outbox().get("d", [])
+
+    def open(self, r: GenerateRequest) -> Open:
+        """Submits it with a drafter at hand; its Open."""
+        self.engine.drafting.add_drafter("d")
+        self.submit(r)
+        [message] = self.sent()
+        assert isinstance(message, Open)
+        return message
+
+    def grow(self, session: str, tokens: Sequence[int], eta_us: int = 1000, late: int = 0) -> None:
+        """The drafter's whole tree is the chain `tokens`, below a text that is `late` tokens behind."""
+        s = self.engine.sequences[session]
+        assert s.link is not None
+        n = len(tokens)
+        chain = TokenTree(list(tokens), list(range(-1, n - 1)), [0.9] * n, [0] * n)
+        self.engine.receive("d", Grow(session, s.link.epoch, len(s.tokens) - late, 0, chain, eta_us, 0.5))
