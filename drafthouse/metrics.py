@@ -115,6 +115,8 @@ def _verifier() -> list[Metric]:
         count("wait_seconds", "s", "Time between steps while there was work, waiting for drafts included."),
         count("gather_seconds", "s", "Of it, waiting for drafts that were announced."),
         count("finished", "requests", "Requests that came to their end here.", name="finished_requests"),
+        count("cancelled", "requests", "Requests whose client went away or whose deadline passed.", name="cancelled_requests"),
+        count("refused", "requests", "Requests turned away for a full queue, to another verifier or for good.", name="refused_requests"),
         count("preemptions", "requests", "Sequences that gave their KV up for others, and compute it again."),
         count("step_faults", "faults", "Steps that raised; their requests failed."),
         count(
@@ -135,6 +137,8 @@ def _verifier() -> list[Metric]:
         spread("queue_seconds", "s", "From a request's arrival at the verifier to its admission into steps.", buckets=LATENCY_S),
         gauge("running", "sequences", "Sequences admitted to steps."),
         gauge("waiting", "requests", "Requests in the queue."),
+        gauge("places_per_s", "requests/s", "Places that become free, as measured: what refused clients are told follows from it."),
+        gauge("most_steps_to_free", "steps", "Between a cancellation and the release of what it held, at most so far."),
         gauge("capacity", "requests", "Places: running and waiting together."),
         gauge("decoding", "sequences", "Sequences that decode in the current step."),
         gauge("kv_slots_used", "tokens", "KV slots in use.", name="kv_used_tokens"),

@@ -127,7 +127,7 @@ def test_those_tried_one_by_one_after_a_failed_step_hold_their_places() -> None:
     assert not it.engine.scheduler.full
     assert it.engine.scheduler.ended == 1
     it.finish()
-    assert totals(it) == {"admitted": 2, "finished": 1, "cancelled": 1}
+    assert totals(it) == {"admitted": 2, "finished": 1, "cancelled": 1, "cancelled_in_prefill": 1}, "its KV was to be computed again"
 
 
 def test_a_cancellation_that_waited_for_a_step_is_known() -> None:
