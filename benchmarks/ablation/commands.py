@@ -26,8 +26,8 @@ from benchmarks.options import (
     errors,
 )  # fmt: skip
 
-QUICK_S = 410.0
-"""`--quick` ends within 8 minutes, the server's end included."""
+QUICK_S, QUICK_TOKENS = 410.0, 40
+"""`--quick` ends within 8 minutes, the server's end included; longer texts would leave no time for two prompts."""
 
 Plots = Annotated[pathlib.Path | None, typer.Option(help="Folder for a plot.")]
 
@@ -52,7 +52,7 @@ def ablation(
     draft: Draft = "demo:draft",
     target_curve: TargetCurve = "llama-70b-4xh100",
     draft_curve: DraftCurve = "draft-0.5b",
-    time_scale: TimeScale = 6.0,
+    time_scale: TimeScale = 8.0,
     threads: Annotated[int | None, typer.Option(help="torch threads: 1 for each replica, with --device cpu 2.", min=1)] = None,
     step_tokens: StepTokens = 32,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64, with --device cpu.")] = "float32",
@@ -80,7 +80,7 @@ def ablation(
         check_folder(plots)
         options = AblationOptions(
             workload.value, None if configurations is None else tuple(configurations.split(",")), prompts, prompt_tokens, long_tokens,
-            tokens, rounds, quick, prompts_file, QUICK_S if quick else None,
+            min(tokens, QUICK_TOKENS) if quick else tokens, rounds, quick, prompts_file, QUICK_S if quick else None,
         )  # fmt: skip
         pair = (
             PacedPair(target, draft, target_curve, draft_curve, time_scale, threads or 1, step_tokens)

@@ -26,7 +26,7 @@ from benchmarks.report import Report
 from benchmarks.samples import Sample
 from drafthouse.sampling import SamplingParams
 
-WARM_UP_RUNS, WARM_UP_TOKENS = 2, 32
+WARM_UP_RUNS, WARM_UP_TOKENS = 1, 32
 OTHERS = 3
 """Configurations with pools of their own beside those of `tree`. With six the CPU was late for 18 % of the draft's passes."""
 
@@ -66,16 +66,16 @@ class Meter:
         left = self._ended[pool] + SETTLED_HEARTBEATS * HEARTBEAT_S - time.monotonic()
         return settled_totals(self.urls[pool], self.finished[pool], max(0.0, left))
 
-    def changes(self, role: str) -> list[Totals]:
-        """What a role's pools have counted."""
-        return [difference(self.last[pool][role], self.first[pool][role]) for pool in self.first]
+    def changes(self, role: str, pools: Sequence[str]) -> list[Totals]:
+        """What a role has counted in these pools, as far as they were served."""
+        return [difference(self.last[pool][role], self.first[pool][role]) for pool in self.first if pool in pools]
 
 
-def overruns(meters: Sequence[Meter]) -> dict[str, float]:
-    """Share of each role's passes, of all pools together, that took the CPU longer than the curve allows."""
+def overruns(meters: Sequence[Meter], pools: Sequence[str]) -> dict[str, float]:
+    """Share of each role's passes, of these pools together, that took the CPU longer than the curve allows."""
     shares = {}
     for role in ("verifier", "drafter"):
-        changes = [change for meter in meters for change in meter.changes(role)]
+        changes = [change for meter in meters for change in meter.changes(role, pools)]
         steps, late = (sum(c.get(name, 0.0) for c in changes) for name in ("paced_steps", "paced_overruns"))
         shares[role] = late / steps if steps else 0.0
     return shares
@@ -107,8 +107,9 @@ def measure(
         measured, meter = _measure(pair, part, prompts, tokens, samplings, Schedule(part, len(prompts), rounds, until), console)
         generations.append(measured)
         meters.append(meter)
-    shares = overruns(meters)
-    return generations, {"overruns": shares, "void": max(shares.values()) > OVERRUN_LIMIT}
+    shares = overruns(meters, pools(names))
+    by_pools = [{pool: overruns([meter], [pool]) for pool in meter.first} for meter in meters]
+    return generations, {"overruns": shares, "overruns_by_group": by_pools, "void": max(shares.values()) > OVERRUN_LIMIT}
 
 
 def _measure(

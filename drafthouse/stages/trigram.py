@@ -12,7 +12,7 @@ import numpy as np
 from drafthouse.sampling import SamplingParams
 from drafthouse.stages.stage import Children, SessionFacts, Stage
 from drafthouse.stages.token_noise import token_noise
-from drafthouse.stages.trigram_table import TrigramTable
+from drafthouse.stages.trigram_table import TrigramTable, descending
 
 
 class TrigramStage(Stage):
@@ -29,16 +29,15 @@ class TrigramStage(Stage):
         self._noise = {position: noise for position, noise in self._noise.items() if position >= self._length}
 
     def children(self, path: Sequence[int], width: int) -> Children:
-        sampling = self.facts.sampling
-        scores = self._table.log_probabilities([*self._last, *path[-2:]])
-        left = np.arange(len(scores))
+        sampling, context = self.facts.sampling, [*self._last, *path[-2:]]
+        left, scores = self._table.best(context, width + 1 if sampling.greedy else sampling.top_k)
         if not sampling.greedy:
             scores = scores * np.float32(1.0 / sampling.temperature)
             if sampling.filters:
-                left, scores = _filtered(scores, sampling)
+                left, scores = _filtered(left, scores, sampling)
             if self._shared_noise:
                 scores = scores + self._noise_at(self._length + len(path))[left]
-        best = _descending(scores, width + 1)
+        best = descending(scores, width + 1)
         values = scores[best].astype(np.float64)
         leads = [*(values[:-1] - values[1:]).tolist(), *([float("inf")] if len(best) <= width else [])]
         return Children(self._table.tokens[left[best[:width]]].tolist(), leads)
@@ -49,21 +48,12 @@ class TrigramStage(Stage):
         return self._noise[position]
 
 
-def _descending(scores: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` largest, the largest first, ties to the lowest."""
-    best = np.arange(len(scores))
-    if count < len(scores):
-        best = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
-    order: np.ndarray = best[np.argsort(-scores[best], kind="stable")][:count]
-    return order
-
-
-def _filtered(scores: np.ndarray, sampling: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and scores of what top-k, top-p and min-p leave, as `drafthouse.choose` applies them."""
-    order = _descending(scores, sampling.top_k or len(scores))
+def _filtered(left: np.ndarray, scores: np.ndarray, sampling: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and scores of what top-p and min-p leave of the top-k, as `drafthouse.choose` applies them."""
+    order = descending(scores, len(scores))
     shares = np.exp(scores[order] - scores[order[0]])
     shares /= shares.sum()
     keep = (np.cumsum(shares) - shares < sampling.top_p) | (sampling.top_p >= 1.0)
     keep &= shares >= sampling.min_p * shares[0]
     keep[0] = True
-    return order[keep], scores[order[keep]]
+    return left[order[keep]], scores[order[keep]]

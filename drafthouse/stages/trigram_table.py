@@ -24,6 +24,9 @@ FORMAT = 1
 CACHED_CONTEXTS = 256
 """Distributions after one token that are kept; text comes back to the same few hundred tokens."""
 
+CACHED_BEST, FEW = 4096, 256
+"""Contexts of which the likeliest tokens are kept, where they are so few."""
+
 
 class Rows(NamedTuple):
     """Contexts ascending; continuations `tokens[starts[i] : starts[i + 1]]` of `contexts[i]`, with their probabilities."""
@@ -59,6 +62,7 @@ class TrigramTable:
         first = counts.triples[0].astype(np.int64) * size + counts.triples[1]
         self._triples = _rows(first, counts.triples[2], counts.triple_counts, seen)
         self._after = lru_cache(maxsize=CACHED_CONTEXTS)(self._after_one)
+        self._few = lru_cache(maxsize=CACHED_BEST)(self._best)
 
     def log_probabilities(self, context: Sequence[int]) -> np.ndarray:
         """float32 `[len(tokens)]`, of what follows the last two token ids of `context`."""
@@ -71,8 +75,29 @@ class TrigramTable:
             return shorter
         return _backed_off(shorter, *self._triples.of(before * len(self.tokens) + last))
 
+    def best(self, context: Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of the `count` likeliest tokens (0: all): their indices among `tokens`, and their log-probabilities; where they are few, the
+        likeliest first. Not to be changed."""
+        if not 0 < count <= FEW:
+            return np.arange(len(self.tokens)), self.log_probabilities(context)
+        return self._few(tuple(context[-2:]), count)
+
+    def _best(self, context: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = self.log_probabilities(context)
+        order = descending(scores, count)
+        return order, scores[order]
+
     def _after_one(self, last: int) -> np.ndarray:
         return _backed_off(np.log(self._single).astype(np.float32), *self._pairs.of(last))
+
+
+def descending(scores: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the `count` largest, the largest first, ties to the lowest."""
+    best = np.arange(len(scores))
+    if count < len(scores):
+        best = np.flatnonzero(scores >= np.partition(scores, -count)[-count])
+    order: np.ndarray = best[np.argsort(-scores[best], kind="stable")][:count]
+    return order
 
 
 def _backed_off(shorter: np.ndarray, tokens: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

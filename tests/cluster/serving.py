@@ -33,7 +33,7 @@ class Serving:
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}  # the tests read the dashboard's API
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         self.lines: list[str] = []
-        self._ready = threading.Event()
+        self._ready, self._said_ready = threading.Event(), False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -42,12 +42,13 @@ class Serving:
         for line in self.process.stdout:
             self.lines.append(line)
             if line.startswith("ready"):
+                self._said_ready = True
                 self._ready.set()
-        self._ready.set()
+        self._ready.set()  # there is nothing more to wait for
 
     def wait_ready(self) -> "Serving":
-        ready = self._ready.wait(READY_TIMEOUT_S) and self.process.poll() is None
-        if not ready:
+        self._ready.wait(READY_TIMEOUT_S)
+        if not self._said_ready:
             self.process.kill()
             raise AssertionError("the server did not become ready:\n" + "".join(self.lines[-60:]))
         return self

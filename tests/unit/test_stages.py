@@ -199,6 +199,16 @@ def test_a_kept_triple_has_its_discounted_share() -> None:
     assert after[9] > 0, "what was never seen here has what is left"
 
 
+def test_the_likeliest_are_those_of_the_whole_distribution(table: trigram_table.TrigramTable) -> None:
+    for context in ([], [5], [5, 7], [5, 7, 9], [27, 81]):
+        whole = table.log_probabilities(context)
+        for count in (1, 5, len(whole), 0):
+            index, found = table.best(context, count)
+            assert found.tolist() == whole[index].tolist()
+            assert sorted(found.tolist()) == sorted(whole.tolist())[-count:]
+            assert len(set(index.tolist())) == len(found)
+
+
 def test_backing_off_keeps_the_shorter_contexts_order(table: trigram_table.TrigramTable) -> None:
     unseen, shorter = table.log_probabilities([6, 25]), table.log_probabilities([25])
     assert unseen == pytest.approx(shorter), "a token that the table has not is no context"
