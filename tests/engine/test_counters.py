@@ -6,7 +6,12 @@ import pytest
 
 from benchmarks.one_process import OneProcess
 from drafthouse.config import DrafterConfig
-from tests.engine.pairs import loaded, noisy_copy, pair, prompts, request
+from drafthouse.session_messages import Commit
+from drafthouse.stages.build import LOOKUP
+from drafthouse.token_tree import ROOT, TokenTree
+from tests.engine.pairs import GREEDY, loaded, noisy_copy, pair, prompts, request
+from tests.engine.scripted import VOCAB_SIZE
+from tests.engine.test_drafter_engine import opening, scripted
 from tests.engine.tiny_models import tiny
 
 REQUESTS, OUTPUT = 4, 40
@@ -51,11 +56,30 @@ def test_each_request_queues_once(served: tuple[OneProcess, int]) -> None:
     assert min(seconds) > 0
 
 
-def test_the_drafter_counts_commits_survivors_and_sources(served: tuple[OneProcess, int]) -> None:
+def test_the_drafter_counts_commits_and_sources(served: tuple[OneProcess, int]) -> None:
     both, _ = served
     (drafter,) = both.drafters.values()
-    assert 0 < drafter.totals.predrafted <= drafter.totals.commits <= both.verifier.totals.steps * REQUESTS
-    assert set(drafter.stage_totals.by_source) == {2}
-    assert drafter.stage_totals.by_source[2] == drafter.stage_totals.stage_nodes
+    assert 0 < drafter.totals.commits <= both.verifier.totals.steps * REQUESTS
+    assert set(drafter.stage_totals.by_source) == {LOOKUP}
+    assert drafter.stage_totals.by_source[LOOKUP] == drafter.stage_totals.stage_nodes
     assert drafter.stage_totals.numbers().keys() == {"stage_nodes", "stage_seconds", "stage_faults", "stage_rests"}
     assert drafter.totals.drafted > 0
+
+
+def test_a_commit_that_leaves_a_part_of_the_tree_was_drafted_ahead() -> None:
+    engine = scripted()
+    tokens = [1, 2, 3]
+    engine.handle("v", opening("s", tokens, GREEDY))
+    session = engine.sessions["v", "s"]
+    while not any(parent != ROOT for parent in session.tree.parents):
+        engine.run_pass()
+    parent = next(parent for parent in session.tree.parents if parent != ROOT)
+    engine.handle("v", Commit("s", 1, len(session.tokens), tuple(session.tree.path(parent)), 0.0))
+    assert (engine.totals.commits, engine.totals.predrafted) == (1, 1)
+    engine.handle("v", Commit("s", 1, len(session.tokens), (_unknown(session.tree),), 0.0))
+    assert (engine.totals.commits, engine.totals.predrafted) == (2, 1)
+
+
+def _unknown(tree: TokenTree) -> int:
+    """A token that is no child of the root."""
+    return next(token for token in range(VOCAB_SIZE) if token not in [tree.tokens[i] for i in tree.children(ROOT)])
