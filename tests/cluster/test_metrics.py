@@ -159,15 +159,15 @@ def test_parts_add_up(scraped: tuple[Scrape, Scrape, Seen]) -> None:
     assert v("accepted_tokens_total") <= v("verified_tokens_total") <= v("offered_tokens_total")
     for depth in map(str, range(1, 16)):
         reached, accepted = (v(f"{what}_depth_total", depth=depth) for what in ("reached", "accepted"))
-        assert accepted <= reached <= v("accepted_depth_total", depth=str(int(depth) - 1)) or depth == "1" and accepted <= reached
+        assert accepted <= reached
+        assert depth == "1" or reached <= v("accepted_depth_total", depth=str(int(depth) - 1))
     assert v("select_seconds_total") + v("run_seconds_total") + v("choose_seconds_total") == pytest.approx(
         v("step_seconds_total"), rel=0.01
     )
     assert v("gather_seconds_total") <= v("wait_seconds_total")
     assert v("kv_used_tokens") <= v("kv_tokens")
-    drafted = found.value("ray_drafthouse_drafter_drafted_tokens_total", source="model")
-    assert drafted >= v("accepted_tokens_total") > 0
-    assert drafted == found.value("ray_drafthouse_drafter_drafted_tokens_total"), "the default has no other stage"
+    assert found.value("ray_drafthouse_drafter_drafted_tokens_total", source="model") >= v("accepted_source_total", source="model") > 0
+    assert found.value("ray_drafthouse_drafter_drafted_tokens_total") + v("stage_nodes_total") >= v("accepted_tokens_total")
     assert 0 < found.value("ray_drafthouse_drafter_predrafted_commits_total") <= found.value("ray_drafthouse_drafter_commits_total")
     assert found.value("ray_drafthouse_drafter_pass_seconds_total") <= found.value("ray_drafthouse_drafter_busy_seconds_total") * 1.01
 

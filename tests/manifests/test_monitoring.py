@@ -100,6 +100,7 @@ def test_panels_say_what_to_do_in_which_unit_and_do_not_overlap() -> None:
         assert panel["datasource"]["uid"] == "${datasource}"
         legends = [target["legendFormat"] for target in panel["targets"]]
         assert len(set(legends)) == len(legends)
+        assert all(isinstance(legend, str) for legend in legends), "YAML takes some words for truth values"
     titles = [panel["title"] for panel in _drawn()]
     assert len(set(titles)) == len(titles)
 
