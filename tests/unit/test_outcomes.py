@@ -12,7 +12,7 @@ from drafthouse.metrics import METRICS
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [
-        (OverloadError("full"), "refused"),
+        (OverloadError("full", 1.0), "refused"),
         (NoVerifierError("none"), "unavailable"),
         (RequestError("wrong", "prompt"), "rejected"),
         (GenerationError("broke"), "failed"),
