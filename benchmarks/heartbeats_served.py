@@ -43,7 +43,7 @@ def _measure(replicas: int, seconds: float, config: ServingConfig) -> dict[str, 
 
     name = f"heartbeats-{replicas}"
     deployment: Any = ControllerReplica
-    target = serve.RunTarget(deployment.options(ray_actor_options={"num_cpus": 0.1}).bind(config), name=name, route_prefix=None)
+    target = serve.RunTarget(deployment.options(ray_actor_options={"num_cpus": 0.1}).bind(config, {}), name=name, route_prefix=None)
     # Not serve.run, which waits for the proxies too: nothing goes through them here.
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     _wait_running(name)

@@ -9,7 +9,13 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Any
 
-from controller.marginal_goodput import one_more_drafter, one_more_verifier
+from controller.marginal_goodput import (
+    first_drafter,
+    one_drafter_fewer,
+    one_more_drafter,
+    one_more_verifier,
+    one_verifier_fewer,
+)  # fmt: skip
 from controller.replica_rates import Rates, finite
 from drafthouse.membership import Report
 
@@ -36,8 +42,10 @@ class ClusterGoodput:
     """`wasted` drafts were drafted and not accepted, `rejected` ones verified and not accepted.
 
     Predictions are measured over predicted: 1 is right, tokens below 1 mean that drafts promised too much. Prices are in
-    tokens per node. Shares are of the replicas' time: `waiting_share` of the verifiers' busy time. `queue` counts requests
-    that wait for a place. The last two are what one more replica would add, in tokens per second.
+    tokens per node. Shares are of the replicas' time: `waiting_share` of the verifiers' busy time; fills are of their places, or of
+    their KV slots if more of those are in use. `queue` counts requests that wait for a place. `one_more_*` is what one more replica
+    would add, `one_fewer_*` what the pool would lose with one, in tokens per second; `first_drafter` what one seems to add where
+    there is none.
     """
 
     committed_per_s: float
@@ -55,10 +63,15 @@ class ClusterGoodput:
     verifier_utilisation: float | None
     waiting_share: float | None
     drafter_utilisation: float | None
+    verifier_fill: float | None
+    drafter_fill: float | None
     queue: int
     refused_sessions_per_s: float
     one_more_verifier_per_s: float | None
     one_more_drafter_per_s: float | None
+    one_fewer_verifier_per_s: float | None
+    one_fewer_drafter_per_s: float | None
+    first_drafter_per_s: float | None
     committed_per_s_by_verifier: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
@@ -75,7 +88,6 @@ def measure(verifiers: Sequence[Member], drafters: Sequence[Member], floor: floa
     v, d = PoolRates(verifiers), PoolRates(drafters)
     prices = [m.gauge("price") for m in verifiers if "price" in m.gauges]
     committed, accepted, verified, drafted = v.of("committed"), v.of("accepted"), v.of("verified"), d.of("drafted")
-    both = v.known and d.known
     return ClusterGoodput(
         committed_per_s=committed, drafted_per_s=drafted, verified_per_s=verified, accepted_per_s=accepted,
         wasted_per_s=max(0.0, drafted - accepted), rejected_per_s=max(0.0, verified - accepted),
@@ -84,9 +96,13 @@ def measure(verifiers: Sequence[Member], drafters: Sequence[Member], floor: floa
         price_median=median(prices) if prices else None, price_lowest=min(prices, default=None),
         price_highest=max(prices, default=None), price_floor=floor,
         verifier_utilisation=v.share("step_seconds"), waiting_share=ratio(v.of("wait_seconds"), v.busy),
-        drafter_utilisation=d.share("busy_seconds"), queue=v.waiting, refused_sessions_per_s=d.of("refused"),
-        one_more_verifier_per_s=_verifier(v) if v.known else None,
-        one_more_drafter_per_s=_drafter(v, d, floor) if both else None,
+        drafter_utilisation=d.share("busy_seconds"), verifier_fill=v.fill("running", "places"), drafter_fill=d.fill("sessions", "places"),
+        queue=v.waiting, refused_sessions_per_s=d.of("refused"),
+        one_more_verifier_per_s=_one_more_verifier(v) if v.known else None,
+        one_more_drafter_per_s=_one_more_drafter(v, d, floor) if v.known and (d.known or not drafters) else None,
+        one_fewer_verifier_per_s=_one_fewer_verifier(v) if v.known else None,
+        one_fewer_drafter_per_s=_one_fewer_drafter(v, d) if v.known and d.known else None,
+        first_drafter_per_s=_first_drafter(v) if v.known else None,
         committed_per_s_by_verifier={m.replica: m.rates.get("committed", 0.0) for m in verifiers},
     )  # fmt: skip
 
@@ -110,6 +126,12 @@ class PoolRates:
         """Of the replicas' time that this counter of seconds covers, at most 1."""
         return min(1.0, self.of(seconds) / len(self.known)) if self.known else None
 
+    def fill(self, taken: str, places: str) -> float | None:
+        """Of places, or of KV slots where more of these are taken, on average; None where no member tells."""
+        told = [m for m in self.members if m.gauge(places) > 0.0]
+        pairs = ((taken, places), ("kv_slots_used", "kv_slots"))
+        return fmean(max(ratio(m.gauge(a), m.gauge(b)) or 0.0 for a, b in pairs) for m in told) if told else None
+
     @property
     def waiting(self) -> int:
         """Requests without a place."""
@@ -131,12 +153,23 @@ class PoolRates:
         return ratio(self.of("verified"), self.sequence_steps) or 0.0
 
 
-def _verifier(v: PoolRates) -> float:
+def _step(v: PoolRates) -> tuple[float, float]:
+    """Sequences in a step, and its seconds with the wait before it."""
     steps = v.of("steps")
-    return one_more_verifier(
-        v.of("committed"), len(v.members), ratio(v.sequence_steps, steps) or 0.0, v.waiting,
-        ratio(v.busy, steps) or 0.0, _seconds_per_sequence(v),
-    )  # fmt: skip
+    return ratio(v.sequence_steps, steps) or 0.0, ratio(v.busy, steps) or 0.0
+
+
+def _one_more_verifier(v: PoolRates) -> float:
+    batch, step_s = _step(v)
+    return one_more_verifier(v.of("committed"), len(v.members), batch, v.waiting, step_s, _seconds_per_sequence(v))
+
+
+def _one_fewer_verifier(v: PoolRates) -> float:
+    """By Little's law a mean of steps' sequences times the share of time in steps is in flight."""
+    batch, step_s = _step(v)
+    return one_verifier_fewer(
+        v.of("committed"), len(v.members), batch * v.busy, v.waiting, v.fill("running", "places") or 0.0, step_s, _seconds_per_sequence(v)
+    )
 
 
 def _seconds_per_sequence(v: PoolRates) -> float:
@@ -151,10 +184,30 @@ def _seconds_per_sequence(v: PoolRates) -> float:
     return plain + v.nodes_per_sequence * fmean(m.gauge("seconds_per_token") for m in shared)
 
 
-def _drafter(v: PoolRates, d: PoolRates, floor: float) -> float:
+def _waited(v: PoolRates, d: PoolRates) -> float:
+    """Tokens per second that could be committed while sessions wait for others on their drafter; one with a drafter of its own does not."""
+    sessions = sum(m.load for m in d.members)
+    shared = 1.0 - min(1.0, len(d.members) / sessions) if sessions else 0.0
+    return v.of("committed") * (ratio(v.of("wait_seconds"), v.busy) or 0.0) * shared
+
+
+def _one_more_drafter(v: PoolRates, d: PoolRates, floor: float) -> float:
     """A session brings what is accepted, by session; one more drafter has room for as many as each of the others has."""
     price = median([m.gauge("price") for m in v.members])
     drafters, sessions = len(d.members), sum(m.load for m in d.members)
+    if not drafters:
+        return _first_drafter(v)
     without = max(0.0, sum(m.gauge("running") for m in v.members) - sessions) if d.of("refused") > 0.0 else 0.0
     won = v.of("accepted") * min(without / sessions, 1.0 / drafters) if sessions else 0.0
-    return one_more_drafter(d.of("drafted"), drafters, d.share("busy_seconds") or 0.0, max(price, floor), price, won)
+    used = d.share("busy_seconds") or 0.0
+    return one_more_drafter(d.of("drafted"), drafters, used, max(price, floor), price, won, _waited(v, d))
+
+
+def _first_drafter(v: PoolRates) -> float:
+    return first_drafter(v.sequence_steps, median([m.gauge("bid") for m in v.members]), median([m.gauge("price") for m in v.members]))
+
+
+def _one_fewer_drafter(v: PoolRates, d: PoolRates) -> float:
+    """What is accepted counts as theirs by their share of all nodes; stages in the verifiers would go on without them."""
+    share = ratio(d.of("drafted"), d.of("drafted") + v.of("stage_nodes")) or 0.0
+    return one_drafter_fewer(share * v.of("accepted"), len(d.members), d.fill("sessions", "places") or 0.0, _waited(v, d))

@@ -1,10 +1,13 @@
-"""What one more replica of either pool would add, in committed tokens per second, with the sequences of now.
+"""What one more replica of either pool would add, and one fewer lose, in committed tokens per second, with the sequences of now.
 
 Promises: pure arithmetic on figures of the whole pool; never negative. Models and alternatives: docs/controller.md.
 """
 
 SLACK = 0.8
 """Below this utilisation drafters keep up: what one more drafts is not waited for by anyone."""
+
+HEADROOM = 0.8
+"""Places of one pool fewer, filled beyond this share, would soon be too few."""
 
 
 def one_more_verifier(
@@ -24,18 +27,48 @@ def one_more_verifier(
     return max(0.0, committed_per_s * (served / in_all * step_s / later_s - 1.0))
 
 
-def one_more_drafter(
-    drafted_per_s: float, drafters: int, utilisation: float, asked: float, price: float, sessions_won_per_s: float
+def one_verifier_fewer(
+    committed_per_s: float, verifiers: int, in_flight: float, waiting: int, fill: float, step_s: float, seconds_per_sequence: float
 ) -> float:
-    """Nodes that the floor refuses now, or sessions that no drafter takes: whichever brings more, since both want the same time.
+    """The sequences in steps at a time, `in_flight` on average, crowd onto the others; a step takes the longer.
+
+    With a queue, or where the others would be filled beyond HEADROOM (`fill`: the share of places in use now), what it serves waits.
+    """
+    if verifiers < 2:
+        return committed_per_s
+    if waiting > 0 or fill * verifiers / (verifiers - 1) > HEADROOM:
+        return committed_per_s / verifiers
+    before, after = (max(1.0, in_flight / n) for n in (verifiers, verifiers - 1))
+    longer_s = step_s + seconds_per_sequence * (after - before)
+    return min(committed_per_s / verifiers, committed_per_s * (1.0 - step_s / longer_s)) if longer_s > 0.0 else 0.0
+
+
+def one_more_drafter(
+    drafted_per_s: float, drafters: int, utilisation: float, asked: float, price: float, sessions_won_per_s: float, waited_per_s: float
+) -> float:
+    """Nodes that the floor refuses now, drafts that come late, or sessions that no drafter takes: whichever brings most, since all
+    want the same time.
 
     One more drafter makes the pool 1 + 1/n times as fast. Where demand falls as 1 / price, the price asked of nodes sinks
     from `asked` to n / (n + 1) of it, and nodes in between promise their path confidence and cost the
-    verifiers `price` (tokens per node). `sessions_won_per_s`: what sequences that were refused would gain.
+    verifiers `price` (tokens per node). `waited_per_s`: tokens that verifiers would commit in the time that sessions wait for each
+    other at drafters. `sessions_won_per_s`: what sequences that were refused for want of places would gain, however busy drafters are.
     """
-    if drafters < 1 or utilisation <= SLACK:
+    if drafters < 1:
         return 0.0
-    short = min(1.0, (utilisation - SLACK) / (1.0 - SLACK))
+    short = min(1.0, max(0.0, utilisation - SLACK) / (1.0 - SLACK))
     least = asked * drafters / (drafters + 1)
     deeper = drafted_per_s / drafters * max(0.0, (asked + least) / 2 - price)
-    return short * max(deeper, sessions_won_per_s)
+    return max(short * deeper, short * waited_per_s / (drafters + 1), sessions_won_per_s)
+
+
+def first_drafter(sequence_steps_per_s: float, bid: float, price: float) -> float:
+    """Where there is none: one node in each sequence's step, accepted with the best edge that drafts offered (`bid`), at its `price`."""
+    return sequence_steps_per_s * max(0.0, bid - price)
+
+
+def one_drafter_fewer(accepted_per_s: float, drafters: int, fill: float, waited_per_s: float) -> float:
+    """Without the last one, what drafts bring. With others: its sessions, where those would be filled beyond HEADROOM, or longer waits."""
+    if drafters < 2 or fill * drafters / (drafters - 1) > HEADROOM:
+        return accepted_per_s / max(1, drafters)
+    return min(accepted_per_s / drafters, waited_per_s / (drafters - 1))

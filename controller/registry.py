@@ -107,6 +107,10 @@ class Registry:
         entries = (entry for entry in self._live.values() if entry.report.role == role)
         return [Member.of(e.report, e.rates.latest() if latest else e.rates.over_window()) for e in entries]
 
+    def sizes(self) -> dict[str, int]:
+        """Replicas by role that report and do not drain."""
+        return {role: sum(e.report.role == role and not e.report.draining for e in self._live.values()) for role in ROLES}
+
     def directive_for(self, report: Report, now: float) -> Directive:
         """The answer to this report, once observed."""
         self._expire(now)

@@ -1,19 +1,26 @@
-"""The controller's Ray shell: a clock around the registry.
+"""The controller's Ray shell: a clock around the registry and the pools' sizes.
 
 Promises: nothing on the per-token path; with one replica, its state is the whole, and a restarted
-one has it back after one round of heartbeats. The cluster's goodput goes to Serve's log every GOODPUT_LOG_S.
+one has it back after one round of heartbeats. The cluster's goodput goes to Serve's log every GOODPUT_LOG_S, each
+change of a pool's size when it is made. What Serve was told last is asked of Serve, so neither a restart here nor a
+size set by hand confuses the sizes; while Serve does not answer they stay.
 """
 
+import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray import serve
+from ray.serve._private.common import DeploymentID
+from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.util import metrics as ray_metrics
 
 from controller.cluster_metrics import cluster_numbers
+from controller.pool_sizes import PoolSizes
 from controller.registry import Registry
 from drafthouse.config import ServingConfig
 from drafthouse.membership import Directive, Report
@@ -26,16 +33,25 @@ GOODPUT_LOG_S = 10.0
 EXPORT_S = 2.0
 """Ray itself passes metrics on every 10 s."""
 
+SIZES_S = 1.0
+"""Between two looks at the pools' sizes."""
+
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=1024)
 class ControllerReplica:
     """Methods are coroutines without an await: they run one at a time, on the replica's loop."""
 
-    def __init__(self, config: ServingConfig) -> None:
+    async def __init__(self, config: ServingConfig, pools: Mapping[str, str]) -> None:
+        """`pools`: names of the deployments of verifiers and drafters, by role."""
+        context = serve.get_replica_context()
         self._config, self._registry = config, Registry(config.controller)
-        self._metrics = MetricsExporter("controller", serve.get_replica_context().replica_id.unique_id, ray_metrics)
+        self._metrics = MetricsExporter("controller", context.replica_id.unique_id, ray_metrics)
         self._heartbeats = 0
         self._logged = self._exported = time.monotonic()
+        self._sizes = PoolSizes(config.autoscaling, {"verifier": config.verifier.replicas, "drafter": config.drafter.replicas})
+        self._app, self._pools = context.app_name, {pool: pools[pool] for pool in self._sizes.scaled}
+        self._refused = ""
+        self._scaling = asyncio.get_running_loop().create_task(self._scale()) if self._pools else None
 
     async def heartbeat(self, report: Report) -> Directive:
         now = time.monotonic()
@@ -52,4 +68,25 @@ class ControllerReplica:
     async def snapshot(self) -> dict[str, Any]:
         """The registry's state, and which process holds it."""
         own = {"pid": os.getpid(), "node": ray.util.get_node_ip_address()}
-        return {**self._registry.snapshot(time.monotonic()), "controller": own}
+        return {**self._registry.snapshot(time.monotonic()), "sizes": self._sizes.as_json(self._registry.sizes()), "controller": own}
+
+    async def _scale(self) -> None:
+        while True:
+            await asyncio.sleep(SIZES_S)
+            try:
+                await self._resize()
+                self._refused = ""
+            except Exception as error:  # fault boundary: without Serve's answer the sizes stay, and the next look comes
+                if str(error) != self._refused:
+                    logger.warning("pool sizes stay as they are: %s", error)
+                self._refused = str(error)
+
+    async def _resize(self) -> None:
+        """Serve's external scaler interface: what `POST /api/v1/applications/.../scale` of the dashboard calls."""
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        details = {pool: await controller.get_deployment_details.remote(self._app, name) for pool, name in self._pools.items()}
+        ordered = {pool: detail.target_num_replicas for pool, detail in details.items()}
+        wanted = self._sizes.decide(ordered, self._registry.sizes(), self._registry.goodput(), time.monotonic())
+        for pool, count in wanted.items():
+            logger.info("%s pool: from %d to %d replicas: %s", pool, ordered[pool], count, self._sizes.scaled[pool].reason)
+            await controller.update_deployment_replicas.remote(DeploymentID(name=self._pools[pool], app_name=self._app), count)

@@ -46,7 +46,8 @@ def build_app(args: ServingConfig) -> serve.Application:
     """The application for `serve deploy` and `drafthouse serve`. Raises ConfigError or ModelError.
 
     With `drafter.replicas: 0` there is no drafter pool, the gateway gets None for it, and all that drafts
-    are stages in the verifier, if there are any.
+    are stages in the verifier, if there are any. Pools start with `replicas`; with bounds under `autoscaling` the controller sets their
+    sizes afterwards, through Serve's external scaler interface, which the application must be deployed with.
     """
     check_synthetic(args, os.environ)
     check_models(args)
@@ -63,8 +64,10 @@ def build_app(args: ServingConfig) -> serve.Application:
         ranks = RankActors(actor_options(pool.num_cpus, pool.num_gpus, model.threads if model is not None else 1))
         return sized(deployment, pool.replicas, pool_options(role, pool, model), drain_s).bind(args, controller, ranks)
 
+    pools: dict[str, Any] = {"verifier": VerifierReplica, "drafter": DrafterReplica}
+    names = {role: deployment.name for role, deployment in pools.items()}
     gateway, drafter = args.gateway, args.drafter
-    controller = sized(ControllerReplica, 1, _without_model("controller", args.controller.num_cpus), 0).bind(args)
+    controller = sized(ControllerReplica, 1, _without_model("controller", args.controller.num_cpus), 0).bind(args, names)
     verifiers = pool(VerifierReplica, "verifier", args.verifier, args.target, args.verifier.drain_s)
     drafters = pool(DrafterReplica, "drafter", drafter, args.draft, DRAIN_S) if drafter.replicas else None
     front = _without_model("gateway", gateway.num_cpus)

@@ -147,6 +147,9 @@ def _print_cluster(cluster: dict[str, Any]) -> None:
         counters = (f"{name} {number:,.10g}" for name, number in totals.items())
         console.print(f"[bold]{pool}, all together[/]: {', '.join(counters)}")
     console.print(f"[bold]sessions[/]: {cluster.get('sessions', 0)}")
+    for pool, size in cluster["sizes"].items():
+        bounds = "" if size["most"] is None else f", between {size['least']} and {size['most']}"
+        console.print(f"[bold]{pool} pool[/]: {size['actual']} of {size['desired']} desired{bounds}; {size['reason']}")
     _print_goodput(console, cluster["goodput"])
 
 

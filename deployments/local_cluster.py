@@ -47,15 +47,15 @@ def root_cause(message: str) -> str:
 
 
 def needed_cpus(config: ServingConfig) -> float:
-    """CPUs that all replicas reserve together."""
+    """CPUs that all replicas reserve together, in the largest pools that there may be."""
     gateway = config.gateway
-    pools = sum(pool.replicas * ranks * pool.num_cpus for pool, ranks in _pools(config))
+    pools = sum(ranks * pool.num_cpus for pool, ranks in _pools(config))
     return gateway.replicas * gateway.num_cpus + pools + config.controller.num_cpus
 
 
 def check_gpus(config: ServingConfig, resources: Mapping[str, float]) -> None:
     """Raises ConfigError where the cluster's resources have fewer GPUs than all replicas need."""
-    needed = sum(pool.replicas * ranks * pool.num_gpus for pool, ranks in _pools(config))
+    needed = sum(ranks * pool.num_gpus for pool, ranks in _pools(config))
     present = resources.get("GPU", 0.0)
     if needed > present:
         raise ConfigError(
@@ -65,9 +65,10 @@ def check_gpus(config: ServingConfig, resources: Mapping[str, float]) -> None:
 
 
 def _pools(config: ServingConfig) -> tuple[tuple[PoolConfig, int], ...]:
-    """Pools with models, and the ranks of a replica."""
+    """Pools with models, and the ranks of all replicas that each may come to have."""
+    verifiers, drafters = (config.autoscaling.most(role, getattr(config, role).replicas) for role in ("verifier", "drafter"))
     drafts = config.draft.parallel if config.draft is not None else 1
-    return (config.verifier, config.target.parallel), (config.drafter, drafts)
+    return (config.verifier, verifiers * config.target.parallel), (config.drafter, drafters * drafts)
 
 
 class LocalCluster:
@@ -137,7 +138,7 @@ class LocalCluster:
 
         from deployments.app import build_app
 
-        target = serve.RunTarget(build_app(self.config), name=APPLICATION, route_prefix="/")
+        target = serve.RunTarget(build_app(self.config), name=APPLICATION, route_prefix="/", external_scaler_enabled=True)
         serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         while True:
             application = serve.status().applications.get(APPLICATION)

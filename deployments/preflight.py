@@ -82,7 +82,7 @@ def check_ports(config: ServingConfig) -> None:
     ports = {"server.http_port": server.http_port, "server.grpc_port": server.grpc_port, "server.dashboard_port": server.dashboard_port}
     for key, pool in (("verifier", config.verifier), ("drafter", config.drafter)):
         if pool.port:
-            _check_pool_port(key, pool)
+            _check_pool_port(key, pool, config.autoscaling.most(key, pool.replicas))
             ports[f"{key}.port"] = pool.port
     taken: dict[int, str] = {}
     for key, port in ports.items():
@@ -92,9 +92,9 @@ def check_ports(config: ServingConfig) -> None:
         _check_free(key, port, server)
 
 
-def _check_pool_port(key: str, pool: PoolConfig) -> None:
-    if pool.replicas > 1:
-        raise ConfigError(f"{key}.port: {pool.replicas} replicas on one machine cannot share port {pool.port}; 0 gives each a free one")
+def _check_pool_port(key: str, pool: PoolConfig, replicas: int) -> None:
+    if replicas > 1:
+        raise ConfigError(f"{key}.port: {replicas} replicas on one machine cannot share port {pool.port}; 0 gives each a free one")
 
 
 def _check_free(key: str, port: int, server: ServerConfig) -> None:

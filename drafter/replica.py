@@ -60,6 +60,8 @@ class DrafterReplica:
         latency = engine.draft.latency if engine.draft is not None else None
         gauges = {
             "vocab_size": float(engine.vocab_size),
+            "sessions": float(len(engine.sessions)),
+            "places": float(self.max_sessions),
             "pass_ms": 1e3 * latency.seconds(1, 0) if latency is not None else 0.0,
             "seconds_per_node": price(1, 0, 1.0, latency) if latency is not None else 0.0,
             "kv_slots_used": float(allocator.count - allocator.free_count),

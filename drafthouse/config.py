@@ -11,6 +11,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from drafthouse.autoscaling_config import AutoscalingConfig
 from drafthouse.errors import ConfigError
 from drafthouse.security_config import SecurityConfig
 
@@ -190,6 +191,7 @@ class ServingConfig(_Section):
     tree: TreeConfig = TreeConfig()
     server: ServerConfig = ServerConfig()
     security: SecurityConfig = SecurityConfig()
+    autoscaling: AutoscalingConfig = AutoscalingConfig()
 
     @model_validator(mode="after")
     def _stages_fit_the_pools(self) -> "ServingConfig":
@@ -197,6 +199,7 @@ class ServingConfig(_Section):
             raise ValueError("draft and drafter.stages: a draft model and a stage of kind model go together; draft: null for neither")
         if self.drafter.replicas and not any(stage.placement == "drafter" for stage in self.drafter.stages):
             raise ValueError("drafter.replicas: every stage runs in the verifier, so it must be 0")
+        self.autoscaling.check_start({"verifier": self.verifier.replicas, "drafter": self.drafter.replicas})
         return self
 
 

@@ -47,6 +47,7 @@ class VerifierReplica:
         gauges = {
             "running": float(len(scheduler.running)),
             "waiting": float(len(scheduler.waiting)),
+            "places": float(scheduler.config.max_sequences),
             "kv_slots_used": float(allocator.count - allocator.free_count),
             "kv_slots": float(allocator.count),
             "decoding": float(engine.drafting.decoding),

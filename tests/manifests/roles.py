@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema, gRPCOptionsSchema
 
 from deployments.placement import HEAD, ROLE_LABEL, ROLES
+from drafthouse.autoscaling_config import AutoscalingConfig
 from drafthouse.config import PoolConfig, ServingConfig, describe
 from tests.manifests import pods
 from tests.manifests.network import FREE_PORTS, allowed, sends_outside
@@ -33,8 +34,9 @@ def faults(objects: list[Object]) -> list[str]:
     service = of_kind(objects, "RayService")[0]
     found = [*_label_faults(service), *_selector_faults(objects), *_ray_faults(service)]
     config, wrong = embedded(service)
+    found += wrong
     if config is None:
-        return found + wrong
+        return found
     pools = list(_pool_faults(service, config))
     serve = yaml.safe_load(service["spec"]["serveConfigV2"])
     found += [*pools, *pods.faults(service, config), *_front_faults(objects, service, serve), *_data_plane_faults(objects, config)]
@@ -60,9 +62,12 @@ def embedded(service: Object) -> tuple[ServingConfig | None, list[str]]:
     if len(applications) != 1 or applications[0]["import_path"] != IMPORT_PATH:
         return None, [f"{where}: there must be one application, with import_path {IMPORT_PATH}"]
     try:
-        return ServingConfig.model_validate(applications[0].get("args") or {}), []
+        config = ServingConfig.model_validate(applications[0].get("args") or {})
     except ValidationError as error:
         return None, [f"{where}: args.{line}" for line in describe(error)]
+    if config.autoscaling != AutoscalingConfig() and not applications[0].get("external_scaler_enabled"):
+        return config, [f"{where}: args.autoscaling needs external_scaler_enabled: true beside args, or Serve refuses its sizes"]
+    return config, []
 
 
 def _unknown_serve_keys(data: Object) -> Iterator[str]:
@@ -125,6 +130,8 @@ def _pool_faults(service: Object, config: ServingConfig) -> Iterator[str]:
     for role in ROLES:
         pool = getattr(config, role)
         replicas = getattr(pool, "replicas", 1)
+        if isinstance(pool, PoolConfig):
+            replicas = config.autoscaling.most(role, replicas)
         mine = [group for group in workers if group.get("labels", {}).get(ROLE_LABEL) == role]
         if replicas and not mine:
             yield f"{role}: the configuration asks for {replicas}, and no worker group has {ROLE_LABEL}: {role}"

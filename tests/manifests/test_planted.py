@@ -32,7 +32,7 @@ PLANTS = {
     "gRPC port of the configuration": (CONFIG, "port: 9000\n      grpc", "port: 9001\n      grpc",
         "serve-grpc is 9000, and serveConfigV2 says 9001"),
     "servicer that does not exist": (CONFIG, "add_InferenceServicer", "add_InferServicer", "there is no protos"),
-    "more replicas than fit": (CONFIG, "replicas: ", "replicas: 9", "do not fit"),
+    "more replicas than fit": (SERVICE, "maxReplicas: 8", "maxReplicas: 0", "do not fit"),
     "resources in both places": (SERVICE, "rayStartParams: &workerParams\n", 'rayStartParams: &workerParams\n          num-cpus: "1"\n',
         "both rayStartParams and resources"),
     "labels in rayStartParams": (SERVICE, "rayStartParams: &workerParams\n", "rayStartParams: &workerParams\n          labels: a=b\n",
@@ -84,6 +84,10 @@ PLANTS = {
 }  # fmt: skip
 
 GPU_PLANTS = {
+    "larger pools than fit": (CONFIG, "max: 8", "max: 9", "9 replicas of 6 CPUs and 1 GPUs do not fit"),
+    "sizes that Serve would refuse": (CONFIG, "external_scaler_enabled: true", "external_scaler_enabled: false",
+        "needs external_scaler_enabled"),
+    "start out of bounds": (CONFIG, "min: 2", "min: 3", "verifier.replicas: 2 at the start is not between 3"),
     "data plane open to all": ("overlays/gpu/network-policy.yaml",
         "    - from:\n        - podSelector:\n            matchLabels:\n              drafthouse/role: verifier",
         "    - from:\n        - podSelector: {}", "drafter.port: the data plane takes connections from pods"),

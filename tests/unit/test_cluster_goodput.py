@@ -2,13 +2,20 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.cluster_goodput import Member, measure
-from controller.marginal_goodput import one_more_drafter, one_more_verifier
+from controller.marginal_goodput import (
+    first_drafter,
+    one_drafter_fewer,
+    one_more_drafter,
+    one_more_verifier,
+    one_verifier_fewer,
+)  # fmt: skip
 from controller.replica_rates import WINDOW_S, ReplicaRates
 from drafthouse.membership import Report
 
@@ -134,14 +141,14 @@ def test_one_more_verifier_adds_no_more_than_in_proportion(verifiers, batch, wai
 
 
 def test_one_more_drafter_is_worth_nothing_where_drafters_keep_up():
-    assert one_more_drafter(1000.0, 4, 0.75, 0.3, 0.05, 10.0) == 0.0
+    assert one_more_drafter(1000.0, 4, 0.75, 0.3, 0.05, 0.0, 50.0) == 0.0
 
 
 def test_one_more_drafter_drafts_what_the_floor_refuses():
     # 250 more nodes a second, worth between 0.3 and 0.24, at a price of 0.05.
-    assert one_more_drafter(1000.0, 4, 1.0, 0.3, 0.05, 0.0) == pytest.approx(250 * (0.27 - 0.05))
-    assert one_more_drafter(1000.0, 4, 0.9, 0.3, 0.05, 0.0) == pytest.approx(125 * (0.27 - 0.05))
-    assert one_more_drafter(1000.0, 4, 1.0, 0.05, 0.05, 0.0) == 0.0  # no floor: whoever lacks nodes lacks no price
+    assert one_more_drafter(1000.0, 4, 1.0, 0.3, 0.05, 0.0, 0.0) == pytest.approx(250 * (0.27 - 0.05))
+    assert one_more_drafter(1000.0, 4, 0.9, 0.3, 0.05, 0.0, 0.0) == pytest.approx(125 * (0.27 - 0.05))
+    assert one_more_drafter(1000.0, 4, 1.0, 0.05, 0.05, 0.0, 0.0) == 0.0  # no floor: whoever lacks nodes lacks no price
 
 
 def test_one_more_drafter_takes_sessions_that_are_refused():
@@ -150,4 +157,64 @@ def test_one_more_drafter_takes_sessions_that_are_refused():
     full = [drafter(load=8, busy_seconds=1.0, refused=1.0), drafter("d1", 8, busy_seconds=1.0)]
     assert measure(verifiers, full, 0.0).one_more_drafter_per_s == pytest.approx(100.0)
     content = [drafter(load=8, busy_seconds=1.0), drafter("d1", 8, busy_seconds=1.0)]
-    assert measure(verifiers, content, 0.0).one_more_drafter_per_s == 0.0
+    content_verifiers = [replace(v, rates=VERIFIER_RATES | {"wait_seconds": 0.0}) for v in verifiers]
+    assert measure(content_verifiers, content, 0.0).one_more_drafter_per_s == 0.0
+
+
+def test_one_more_drafter_takes_refused_sessions_however_little_the_others_draft():
+    assert one_more_drafter(1000.0, 4, 0.1, 0.05, 0.05, 30.0, 0.0) == 30.0
+
+
+def test_one_more_drafter_shortens_waits_for_drafts_that_are_shared():
+    # Half of the verifier's time waits for one drafter with four sessions: of its 300 tokens/s, 0.5 x 3/4 / 2 come with another.
+    waits = Member("v0", 5, VERIFIER_GAUGES, VERIFIER_RATES | {"step_seconds": 0.5, "wait_seconds": 0.5})
+    assert measure([waits], [drafter(load=4, busy_seconds=1.0)], 0.0).one_more_drafter_per_s == pytest.approx(300 * 0.5 * 0.75 / 2)
+    assert measure([waits], [drafter(load=1, busy_seconds=1.0)], 0.0).one_more_drafter_per_s == 0.0
+
+
+def test_the_last_verifier_is_worth_all_and_one_with_a_queue_its_share():
+    assert one_verifier_fewer(300.0, 1, 0.1, 0, 0.0, 0.02, 0.001) == 300.0
+    assert one_verifier_fewer(300.0, 3, 9.0, 1, 0.5, 0.02, 0.001) == 100.0
+
+
+def test_one_verifier_fewer_makes_steps_longer_or_places_scarce():
+    # Eight in flight, 4 on each of two: 8 on one, whose step of 20 ms takes 4 ms longer.
+    assert one_verifier_fewer(300.0, 2, 8.0, 0, 0.3, 0.02, 0.001) == pytest.approx(300 * (1 - 20 / 24))
+    assert one_verifier_fewer(300.0, 2, 8.0, 0, 0.5, 0.02, 0.001) == 150.0  # the other would be full
+    assert one_verifier_fewer(300.0, 2, 0.9, 0, 0.1, 0.02, 0.001) == 0.0  # one sequence at a time needs one verifier
+
+
+@given(verifiers=st.integers(1, 20), batch=st.floats(1.0, 64.0), step_s=st.floats(1e-3, 0.1), share=st.floats(0.0, 0.9))
+def test_what_one_more_adds_is_what_one_fewer_loses_after_it(verifiers, batch, step_s, share):
+    """Of sequences that all have places, so that a pool which grew does not shrink for it."""
+    sequence_s = share * step_s / batch
+    gain = one_more_verifier(1000.0, verifiers, batch, 0, step_s, sequence_s)
+    later = max(1.0, batch * verifiers / (verifiers + 1))
+    later_s = step_s - sequence_s * (batch - later)
+    loss = one_verifier_fewer(1000.0 + gain, verifiers + 1, later * (verifiers + 1), 0, 0.0, later_s, sequence_s)
+    assert loss >= gain - 1e-6 or loss == pytest.approx((1000.0 + gain) / (verifiers + 1))
+
+
+def test_the_first_drafter_by_bid_and_price():
+    assert first_drafter(100.0, 0.9, 0.2) == pytest.approx(70.0)
+    assert first_drafter(100.0, 0.5, 0.7) == 0.0  # drafts cost more than they bring
+    assert measure([verifier(bid=0.9)], [], 0.0).one_more_drafter_per_s == pytest.approx(70.0)  # 100 sequences stepped
+    assert measure([verifier(bid=0.9)], [drafter()], 0.0).first_drafter_per_s == pytest.approx(70.0)
+
+
+def test_one_drafter_fewer():
+    assert one_drafter_fewer(200.0, 1, 0.1, 0.0) == 200.0  # all that drafts bring
+    assert one_drafter_fewer(200.0, 2, 0.6, 0.0) == 100.0  # its sessions find no place
+    assert one_drafter_fewer(200.0, 3, 0.2, 50.0) == 25.0  # waits grow by a half
+    assert one_drafter_fewer(0.0, 2, 0.2, 50.0) == 0.0
+
+
+def test_drafts_of_stages_in_the_verifier_are_not_the_drafters():
+    local = Member("v0", 5, VERIFIER_GAUGES, VERIFIER_RATES | {"stage_nodes": 1500.0})
+    assert measure([local], [drafter()], 0.0).one_fewer_drafter_per_s == pytest.approx(200.0 * 500 / 2000)
+
+
+def test_fill_is_of_places_or_of_kv_slots():
+    found = measure([verifier(places=8.0, kv_slots=100.0, kv_slots_used=60.0), verifier("v1", places=4.0)], [drafter()], 0.0)
+    assert found.verifier_fill == pytest.approx((0.6 + 0.5) / 2)
+    assert found.drafter_fill is None

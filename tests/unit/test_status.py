@@ -8,10 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
+from controller.pool_sizes import PoolSizes
 from controller.registry import Registry
 from deployments.cli import build_cli
+from drafthouse.autoscaling_config import AutoscalingConfig, PoolBounds
 from drafthouse.config import ControllerConfig
 from drafthouse.membership import Report
+
+SIZES = PoolSizes(AutoscalingConfig(drafter=PoolBounds(min=0, max=4)), {"verifier": 2, "drafter": 1})
 
 
 def _report(role, **fields) -> Report:
@@ -29,7 +33,7 @@ def url(registry: Registry) -> Iterator[str]:
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps(registry.snapshot(1.0)).encode())
+            self.wfile.write(json.dumps({**registry.snapshot(1.0), "sizes": SIZES.as_json(registry.sizes())}).encode())
 
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing: test output is for tests."""
@@ -70,3 +74,10 @@ def test_what_is_not_known_is_a_dash(url):
     output = status(url)
     assert "one more verifier would add -, one more drafter -" in output
     assert "drafters -; 0 requests queue" in output
+
+
+def test_sizes_of_pools_and_why(registry, url):
+    registry.observe(_report("verifier", load=0), 0.0)
+    output = status(url)
+    assert "verifier pool: 1 of 2 desired; fixed by the configuration" in output
+    assert "drafter pool: 0 of 0 desired, between 0 and 4; nothing is known yet" in output
