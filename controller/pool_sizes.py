@@ -151,7 +151,7 @@ class SizeShown:
 
 
 class PoolSizes:
-    """Both pools. `fixed`: their `replicas` in the configuration, which pools without bounds keep."""
+    """All pools. `fixed`: their `replicas` in the configuration, with which they start, and which those without bounds keep."""
 
     def __init__(self, config: AutoscalingConfig, fixed: Mapping[str, int]) -> None:
         bounds = {pool: getattr(config, pool) for pool in POOLS}
@@ -164,12 +164,18 @@ class PoolSizes:
         wanted = {pool: size.decide(ordered[pool], live[pool], worth[pool], now) for pool, size in self.scaled.items()}
         return {pool: count for pool, count in wanted.items() if count != ordered[pool]}
 
+    @property
+    def desired(self) -> dict[str, int]:
+        """By pool."""
+        told = {pool: size.desired for pool, size in self.scaled.items() if size.desired is not None}
+        return {**self._fixed, **told}
+
     def as_json(self, live: Mapping[str, int]) -> dict[str, Any]:
-        """By pool: actual and desired sizes, and the reason."""
+        """Of verifiers and drafters: actual and desired sizes, and the reason."""
         return {pool: asdict(self._shown(pool, live[pool])) for pool in POOLS}
 
     def _shown(self, pool: str, live: int) -> SizeShown:
-        size = self.scaled.get(pool)
+        size, desired = self.scaled.get(pool), self.desired[pool]
         if size is None:
-            return SizeShown(live, self._fixed[pool], "fixed by the configuration")
-        return SizeShown(live, live if size.desired is None else size.desired, size.reason, size.bounds.min, size.bounds.max)
+            return SizeShown(live, desired, "fixed by the configuration")
+        return SizeShown(live, desired, size.reason, size.bounds.min, size.bounds.max)

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import ray
 from ray import serve
@@ -23,7 +23,7 @@ from controller.cluster_metrics import cluster_numbers
 from controller.pool_sizes import PoolSizes
 from controller.registry import Registry
 from drafthouse.config import ServingConfig
-from drafthouse.membership import Directive, Report
+from drafthouse.membership import Directive, Report, Role
 from drafthouse.metrics_exporter import MetricsExporter
 
 logger = logging.getLogger("ray.serve")  # the one that Serve writes to its files
@@ -44,11 +44,11 @@ class ControllerReplica:
     async def __init__(self, config: ServingConfig, pools: Mapping[str, str]) -> None:
         """`pools`: names of the deployments of verifiers and drafters, by role."""
         context = serve.get_replica_context()
-        self._config, self._registry = config, Registry(config.controller)
+        self._registry = Registry(config.controller)
         self._metrics = MetricsExporter("controller", context.replica_id.unique_id, ray_metrics)
         self._heartbeats = 0
         self._logged = self._exported = time.monotonic()
-        self._sizes = PoolSizes(config.autoscaling, {"verifier": config.verifier.replicas, "drafter": config.drafter.replicas})
+        self._sizes = PoolSizes(config.autoscaling, {pool: getattr(config, pool).replicas for pool in get_args(Role)})
         self._app, self._pools = context.app_name, {pool: pools[pool] for pool in self._sizes.scaled}
         self._refused = ""
         self._scaling = asyncio.get_running_loop().create_task(self._scale()) if self._pools else None
@@ -59,7 +59,7 @@ class ControllerReplica:
         self._heartbeats += 1
         if now >= self._exported + EXPORT_S:
             self._exported = now
-            self._metrics.export(lambda: cluster_numbers(self._registry, self._config, self._heartbeats))
+            self._metrics.export(lambda: cluster_numbers(self._registry, self._sizes.desired, self._heartbeats))
         if now >= self._logged + GOODPUT_LOG_S:
             self._logged = now
             logger.info(self._registry.goodput().log_line())

@@ -80,4 +80,4 @@ def test_sizes_of_pools_and_why(registry, url):
     registry.observe(_report("verifier", load=0), 0.0)
     output = status(url)
     assert "verifier pool: 1 of 2 desired; fixed by the configuration" in output
-    assert "drafter pool: 0 of 0 desired, between 0 and 4; nothing is known yet" in output
+    assert "drafter pool: 0 of 1 desired, between 0 and 4; nothing is known yet" in output
