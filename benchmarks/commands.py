@@ -14,6 +14,7 @@ from benchmarks.cancel.commands import cancel
 from benchmarks.draft_commands import drafts, gain
 from benchmarks.gpu.command import gpu
 from benchmarks.load.commands import load, load_steps, off_cost
+from benchmarks.load.scaling_command import scaling
 from benchmarks.options import (
     Draft,
     DraftCurve,
@@ -34,6 +35,7 @@ from benchmarks.options import (
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed: against transformers, over HTTP, on paced devices, under load.")
 bench_app.command()(load)
 bench_app.command()(load_steps)
+bench_app.command()(scaling)
 bench_app.command()(off_cost)
 bench_app.command()(ablation)
 bench_app.command()(drafts)

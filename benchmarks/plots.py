@@ -82,6 +82,32 @@ def plot_steps(report: Report, folder: pathlib.Path) -> pathlib.Path:
     return save(figure, folder / "load-steps.png")
 
 
+def plot_scaling(report: Report, folder: pathlib.Path) -> pathlib.Path:
+    """Requests in flight, replicas of each pool (line: that report; dashes: desired) and goodput over time."""
+    series, phases = report["series"], report["phases"]
+    at = [s["at_s"] for s in series]
+    figure = new_figure(9.0, 8.0)
+    load, verifiers, drafters, goodput = figure.subplots(4, 1, sharex=True)
+    edges = [p["start_s"] for p in phases] + [phases[-1]["end_s"]]
+    load.stairs([p["in_flight"] for p in phases], edges, color="#555555", label="in flight, clients")
+    load.plot(at, [s["queue"] for s in series], color="#d1751f", linewidth=1.2, label="without a place, verifiers")
+    load.set_ylabel("requests")
+    for axis, pool, colour in ((verifiers, "verifier", "#0b62a4"), (drafters, "drafter", "#3a9442")):
+        axis.step(at, [s["desired"][pool] for s in series], where="post", color=colour, linestyle="--", alpha=0.6, label="desired")
+        axis.step(at, [s["actual"][pool] for s in series], where="post", color=colour, label="actual")
+        axis.set_ylabel(f"{pool}s")
+        axis.set_ylim(bottom=-0.1)
+        axis.yaxis.get_major_locator().set_params(integer=True)
+    goodput.plot(at, [s["goodput"] for s in series], color="#a04fa8", linewidth=1.2)
+    goodput.set_ylabel("committed tokens/s\n(last 10 s)")
+    goodput.set_xlabel("seconds (paced, stretched)" if report["paced"] else "seconds")
+    for axis in (load, verifiers, drafters):
+        axis.legend(fontsize=8)
+    for axis in (load, verifiers, drafters, goodput):
+        axis.grid(alpha=0.3)
+    return save(figure, folder / "scaling.png")
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Of so many inches."""
     figure = Figure(figsize=(width, height), layout="constrained")

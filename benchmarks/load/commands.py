@@ -85,7 +85,7 @@ def load(
     with errors(), ExitStack() as stack:
         check_writable(json_file)
         check_recording(record, url)
-        _check_plots(plots)
+        check_plots(plots)
         options = LoadOptions(
             policies=chosen("--policies", policies, POLICIES), workloads=chosen("--workloads", workloads, WORKLOADS),
             loads=numbers("--loads", loads or default_loads),
@@ -95,7 +95,7 @@ def load(
             saturation=None if saturation is None else positive("--saturation", saturation), prompts_file=prompts_file,
             budget_s=QUICK_S if quick else None,
         )  # fmt: skip
-        setup = _setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, crowd, sequences, prompt_tokens)
+        setup = paced_setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, crowd, sequences, prompt_tokens)
         destination = Destination(None, url) if url else Destination(setup)
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drafthouse-trace-"))) if record else None
         report, blocks = run_load(options, destination, folder, console)
@@ -140,12 +140,12 @@ def load_steps(
     console = Console()
     with errors():
         check_writable(json_file)
-        _check_plots(plots)
+        check_plots(plots)
         options = StepsOptions(
             counts("--in-flight", in_flight), positive("--seconds", seconds), chosen("--workload", workload, WORKLOADS)[0],
             lengths("--tokens", tokens), prompts, seed,
         )  # fmt: skip
-        setup = _setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, crowd, sequences, prompt_tokens)
+        setup = paced_setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, crowd, sequences, prompt_tokens)
         report = run_steps(options, setup, console)
         write_json(json_file, report)
         if plots:
@@ -185,7 +185,7 @@ def off_cost(
     with errors():
         check_writable(json_file)
         options = OffCostOptions(rounds, requests, sequences, lengths("--tokens", tokens), prompts, seed)
-        setup = _setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, 1, sequences, prompt_tokens)
+        setup = paced_setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, 1, sequences, prompt_tokens)
         report = run_off_cost(options, setup, console)
         write_json(json_file, report)
     print_off_cost(console, report)
@@ -194,7 +194,7 @@ def off_cost(
         raise typer.Exit(1)
 
 
-def _setup(
+def paced_setup(
     target: str, draft: str, target_curve: str, draft_curve: str, time_scale: float, threads: int, step_tokens: int,
     crowd: int, sequences: int, prompt_tokens: int,
 ) -> "PacedSetup":  # fmt: skip
@@ -209,7 +209,7 @@ def _setup(
     return setup
 
 
-def _check_plots(folder: pathlib.Path | None) -> None:
+def check_plots(folder: pathlib.Path | None) -> None:
     if folder is not None:
         from benchmarks.plots import check_folder
 

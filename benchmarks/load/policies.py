@@ -57,14 +57,14 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
     return tuple(values)
 
 
-def counts(option: str, text: str) -> tuple[int, ...]:
-    """At least two positive counts in a list with commas."""
+def counts(option: str, text: str, least: int = 1) -> tuple[int, ...]:
+    """At least two counts in a list with commas, none below `least`."""
     try:
         values = tuple(int(item) for item in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option}: {text!r} is not a list of whole numbers") from error
-    if len(values) < 2 or not all(1 <= value <= 1000 for value in values):
-        raise ConfigError(f"{option}: {text!r} is not a list of at least two numbers between 1 and 1000")
+    if len(values) < 2 or not all(least <= value <= 1000 for value in values):
+        raise ConfigError(f"{option}: {text!r} is not a list of at least two numbers between {least} and 1000")
     return values
 
 

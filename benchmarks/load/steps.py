@@ -6,32 +6,25 @@ is a step; where there are fewer clients in the next phase, those who leave end 
 
 import asyncio
 import contextlib
-import itertools
 import math
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load.arrivals import poisson
 from benchmarks.load.client import LoadClient, Prompt, connect_async
-from benchmarks.load.policies import AUTO, POLICIES, WORKLOADS
+from benchmarks.load.policies import WORKLOADS
 from benchmarks.load.response import Phase, Sample, changes, depths
 from benchmarks.load.server import PacedSetup, is_void, overruns
+from benchmarks.load.stepped import SteppedClients, Work
 from benchmarks.report import Report, machine
 
 HEARTBEAT_S = 0.2
-SAMPLE_S = 0.2
 WARM_UP_S = 5.0
 """At the first phase's load, before it: untimed."""
-
-DISTINCT = 1000
-"""Requests before the same ones come again."""
 
 
 @dataclass(frozen=True)
@@ -80,62 +73,20 @@ def _finite(value: float) -> float | None:
 
 
 async def _measure(options: StepsOptions, url: str, prompts: list[Prompt]) -> tuple[list[Sample], list[Phase], dict[str, float]]:
+    work = Work(options.prompts, options.tokens, WORKLOADS[options.workload], options.seed)
+    samples: list[Sample] = []
     async with connect_async(url) as http:
         client = LoadClient(http, "paced", prompts)
-        run = _Run(client, options)
-        await run.phase(options.in_flight[0], WARM_UP_S)
+        clients = SteppedClients(client, work, lambda at_s, cluster: samples.append(sampled(at_s, cluster)))
+        await clients.phase(options.in_flight[0], WARM_UP_S)
         before = await client.settled_totals()
-        sampling = asyncio.ensure_future(run.sample())
+        sampling = asyncio.ensure_future(clients.sample())
         try:
-            phases = [await run.phase(count, options.seconds) for count in options.in_flight]
+            phases = [await clients.phase(count, options.seconds) for count in options.in_flight]
         finally:
             sampling.cancel()
-            await asyncio.gather(sampling, run.close(), return_exceptions=True)
-        return run.samples, phases, overruns(await client.settled_totals(), before)
-
-
-class _Run:
-    """Clients that come and go, and what the cluster said meanwhile."""
-
-    def __init__(self, client: LoadClient, options: StepsOptions):
-        self.client, self.options = client, options
-        self.samples: list[Sample] = []
-        self._wanted = 0
-        self._clients: dict[int, asyncio.Task[None]] = {}
-        self._work = itertools.cycle(poisson(1.0, DISTINCT, options.prompts, options.tokens, (options.seed,)))
-        self._started = time.monotonic()
-
-    def _now(self) -> float:
-        return time.monotonic() - self._started
-
-    async def phase(self, in_flight: int, seconds: float) -> Phase:
-        """Raises the first error of a client."""
-        start, self._wanted = self._now(), in_flight
-        for i in range(in_flight):
-            if i not in self._clients or self._clients[i].done():
-                self._clients[i] = asyncio.ensure_future(self._requests(i))
-        done, _ = await asyncio.wait(self._clients.values(), timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
-        return Phase(in_flight, start, self._now())
-
-    async def _requests(self, number: int) -> None:
-        while number < self._wanted:
-            await self.client.one(next(self._work), WORKLOADS[self.options.workload], POLICIES[AUTO])
-
-    async def close(self) -> None:
-        """Nothing is left in flight."""
-        self._wanted = 0
-        for task in self._clients.values():
-            task.cancel()
-        await asyncio.gather(*self._clients.values(), return_exceptions=True)
-
-    async def sample(self) -> None:
-        """Until cancelled. An answer that does not come leaves a gap."""
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                self.samples.append(sampled(self._now(), await self.client.cluster()))
-            await asyncio.sleep(SAMPLE_S)
+            await asyncio.gather(sampling, clients.close(), return_exceptions=True)
+        return samples, phases, overruns(await client.settled_totals(), before)
 
 
 def sampled(at_s: float, cluster: dict[str, Any]) -> Sample:
