@@ -135,7 +135,7 @@ class PoolRates:
     @property
     def waiting(self) -> int:
         """Requests without a place."""
-        return int(sum(m.gauge("waiting") for m in self.members))
+        return int(sum(map(_queued, self.members)))
 
     @property
     def busy(self) -> float:
@@ -151,6 +151,16 @@ class PoolRates:
     def nodes_per_sequence(self) -> float:
         """Verified in a step."""
         return ratio(self.of("verified"), self.sequence_steps) or 0.0
+
+
+KV_FULL = 0.8
+"""Above this share of KV slots in use a request may wait for some, though there are places."""
+
+
+def _queued(m: Member) -> float:
+    """Without those that the next step admits: a request that came during one waits for its end."""
+    short_of_kv = (ratio(m.gauge("kv_slots_used"), m.gauge("kv_slots")) or 0.0) > KV_FULL
+    return max(0.0, m.gauge("waiting") - (0.0 if short_of_kv else max(0.0, m.gauge("places") - m.gauge("running"))))
 
 
 def _step(v: PoolRates) -> tuple[float, float]:

@@ -92,6 +92,7 @@ def _verifier_report(v: SimVerifier) -> Report:
     engine, config = v.engine, v.engine.scheduler.config
     gauges = {
         "running": float(len(engine.scheduler.running)), "waiting": float(len(engine.scheduler.waiting)),
+        "places": float(config.max_sequences),
         "decoding": float(engine.drafting.decoding),
         "goodput": engine.exchange.meter.rate, "price": engine.exchange.price, "price_floor": engine.exchange.floor,
         "step_seconds_base": engine.exchange.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),

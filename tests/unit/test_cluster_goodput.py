@@ -218,3 +218,12 @@ def test_fill_is_of_places_or_of_kv_slots():
     found = measure([verifier(places=8.0, kv_slots=100.0, kv_slots_used=60.0), verifier("v1", places=4.0)], [drafter()], 0.0)
     assert found.verifier_fill == pytest.approx((0.6 + 0.5) / 2)
     assert found.drafter_fill is None
+
+
+def test_only_those_queue_whom_the_next_step_cannot_admit():
+    def queue(**gauges: float) -> int:
+        return measure([verifier(**gauges)], [], 0.0).queue
+
+    assert queue(places=8.0, running=4.0, waiting=3.0) == 0
+    assert queue(places=8.0, running=7.0, waiting=3.0) == 2
+    assert queue(places=8.0, running=4.0, waiting=3.0, kv_slots=100.0, kv_slots_used=90.0) == 3
