@@ -66,6 +66,7 @@ class PoolSize:
     desired: int | None = None
     reason: str = "nothing is known yet"
     _ordered: int | None = None
+    _changing: bool = False
     _quiet_until: float = -math.inf
     _samples: deque[tuple[float, Worth]] = field(default_factory=deque)
     _disappointed: tuple[float, float] | None = None  # until when, and what drafts were worth
@@ -77,9 +78,10 @@ class PoolSize:
         return self.desired
 
     def _note_change(self, ordered: int, live: int, now: float) -> None:
-        """What was seen before a change, or while one comes about, says nothing of the pool after it."""
-        if ordered != self._ordered or live > ordered:
-            self._ordered = ordered
+        """What was seen before a change has come about, or within the cool-down after it, says nothing of the pool as it is then."""
+        changed = ordered != self._ordered or live > ordered
+        if changed or (self._changing and live == ordered):
+            self._ordered, self._changing = ordered, live != ordered
             self._quiet_until = now + self.bounds.cool_down_s
         if now < self._quiet_until:
             self._samples.clear()

@@ -62,6 +62,15 @@ def test_waits_for_what_it_ordered():
     assert pool.seconds(BUSY, 60) == 3
 
 
+def test_what_was_seen_before_replicas_came_is_forgotten():
+    pool = Pool(start_s=60.0)
+    pool.seconds(BUSY, 9)
+    assert pool.seconds(BUSY, 60) == 2
+    assert pool.live == 2
+    assert pool.seconds(BUSY, 7) == 2, "cool-down and delay begin anew"
+    assert pool.seconds(BUSY, 1) == 3
+
+
 def test_what_cannot_be_placed_is_given_up_when_the_load_falls():
     pool = Pool(replicas=2, start_s=1e9)
     assert pool.seconds(BUSY, 20) == 3
