@@ -4,9 +4,11 @@ import pytest
 
 from controller.cluster_metrics import cluster_numbers
 from controller.registry import Registry
-from drafthouse.config import ControllerConfig, ServingConfig
+from drafthouse.config import ControllerConfig
 from drafthouse.membership import Report
 from drafthouse.metrics import METRICS
+
+DESIRED = {"gateway": 1, "verifier": 3, "drafter": 1}
 
 STEPS = {
     now: {"step_seconds": 0.6 * now, "wait_seconds": 0.2 * now, "run_seconds": 0.5 * now, "predicted_seconds": 0.4 * now}
@@ -33,8 +35,7 @@ def registry() -> Registry:
 
 
 def test_pools_sessions_and_goodput(registry):
-    config = ServingConfig.model_validate({"verifier": {"replicas": 3}})
-    numbers = cluster_numbers(registry, config, heartbeats=6)
+    numbers = cluster_numbers(registry, DESIRED, heartbeats=6)
     assert numbers.totals == {"heartbeats": 6.0}
     gauges = numbers.gauges
     pools = {name: number for name, number in gauges.items() if name.startswith("replicas")}
@@ -51,13 +52,13 @@ def test_pools_sessions_and_goodput(registry):
 
 
 def test_what_is_not_known_is_left_out():
-    gauges = cluster_numbers(Registry(ControllerConfig()), ServingConfig(), 0).gauges
+    gauges = cluster_numbers(Registry(ControllerConfig()), DESIRED, 0).gauges
     assert "tokens_over_predicted" not in gauges
     assert "one_more_drafter_per_s" not in gauges
 
 
 def test_every_figure_of_the_controller_is_fed(registry):
-    gauges = cluster_numbers(registry, ServingConfig(), 6).gauges
+    gauges = cluster_numbers(registry, DESIRED, 6).gauges
     for metric in METRICS:
         if metric.owner == "controller" and metric.kind == "gauge":
             assert any(name.partition(".")[0] == metric.key for name in gauges), metric.key
