@@ -84,7 +84,7 @@ PLANTS = {
 }  # fmt: skip
 
 GPU_PLANTS = {
-    "larger pools than fit": (CONFIG, "max: 8", "max: 9", "9 replicas of 6 CPUs and 1 GPUs do not fit"),
+    "larger pools than fit": (CONFIG, "max: 8", "max: 9", "verifier: 9 replicas of"),
     "sizes that Serve would refuse": (CONFIG, "external_scaler_enabled: true", "external_scaler_enabled: false",
         "needs external_scaler_enabled"),
     "start out of bounds": (CONFIG, "min: 2", "min: 3", "verifier.replicas: 2 at the start is not between 3"),
@@ -98,7 +98,7 @@ GPU_PLANTS = {
     "GPU that the pod has not": ("overlays/gpu/pools.yaml", 'limits: {cpu: "8", memory: 48Gi, nvidia.com/gpu: "1"}',
         'limits: {cpu: "8", memory: 48Gi}', "resources.GPU is 1"),
     "more ranks than a pod has devices": (CONFIG, "device: cuda", "device: cuda\n            parallel: 2",
-        "verifier: 2 replicas of 2 x 6 CPUs"),
+        "verifier: 8 replicas of 2 x 6 CPUs"),
     "patch of the wrong group": ("overlays/gpu/pools.yaml", "value: drafter}", "value: draft}", "it is 'drafter'"),
     "secret's file elsewhere": (CONFIG, "/etc/drafthouse/tls/ca.crt", "/etc/tls/ca.crt",
         "authority: /etc/tls/ca.crt: no secret is mounted"),
