@@ -105,19 +105,21 @@ class PoolSize:
 
     def _weighed(self, ordered: int, live: int, now: float) -> tuple[int, str]:
         low, high, worth = self.bounds.min, self.bounds.max, self.bounds.worth
+        last = self._samples[-1][1]
         more = self._mean([(t, w.more) for t, w in self._samples], self.bounds.up_delay_s, now)
         kept = self._mean([(t, w.lowest_kept) for t, w in self._samples], self.bounds.down_delay_s, now)
-        if more is not None and more >= worth:
+        # The last one too: when the load has just changed, the mean is of what was before.
+        if more is not None and min(more, last.more or 0.0) >= worth:
             said = f"one more would add {more:.2f} of a verifier's goodput, {worth:.2f} is asked"
             if ordered >= high:
                 return ordered, f"{said}; {high} is the most"
             if live < ordered:
                 return ordered, f"{said}; {ordered - live} ordered before have yet to come"
             return min(high, ordered + max(1, ordered // GROWN)), said
-        if kept is not None and kept <= KEPT * worth and live > 0:
+        if kept is not None and max(kept, last.lowest_kept or 0.0) <= KEPT * worth and live > 0:
             said = f"the last one adds {kept:.2f} of a verifier's goodput, {KEPT * worth:.2f} keeps it"
             lower = max(low, live - max(1, live // SHRUNK))
-            if lower == 0 and self._samples[-1][1].first >= worth:
+            if lower == 0 and all(w.first >= worth for _, w in self._samples):
                 self._disappointed = now + RETRY_S, kept
             return (lower, said) if lower < ordered else (ordered, f"{said}; {low} is the least")
         return ordered, "rests: " + ", ".join(

@@ -127,6 +127,14 @@ def test_drafts_that_disappointed_are_not_tried_again_at_once():
     assert pool.seconds(Worth(0.9, None, 0.9), 24) == 1
 
 
+def test_load_that_has_just_come_does_not_find_the_drafter_gone():
+    pool = Pool(ZERO)
+    pool.seconds(IDLE, 14)
+    assert pool.seconds(Worth(0.0, 0.29, 0.6), 1) == 1, "the mean is nearly that of idleness"
+    assert pool.seconds(IDLE, 20) == 0
+    assert pool.seconds(Worth(0.6, None, 0.6), 10) == 1, "nothing was said against drafts"
+
+
 @given(
     replicas=st.integers(0, 12), low=st.integers(0, 6), more=st.integers(1, 6), start_s=st.floats(0.0, 30.0),
     values=st.lists(st.one_of(st.none(), st.floats(0.0, 5.0)), min_size=1, max_size=150),
