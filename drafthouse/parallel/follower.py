@@ -15,7 +15,7 @@ from multiprocessing.connection import Client, Connection
 import torch
 
 from drafthouse.engine.loader import check_fit, load_share
-from drafthouse.parallel.followers import LOOPBACK, PULSE_S
+from drafthouse.parallel.followers import LOOPBACK, WATCH_S
 from drafthouse.parallel.invitation import Assignment, Failure, Hello, Invitation
 from drafthouse.parallel.process_group import join, reach_store
 from drafthouse.parallel.runner import Step
@@ -29,7 +29,7 @@ def follow(invitation: Invitation) -> None:
     with Client((LOOPBACK, invitation.port), authkey=invitation.key) as link:
         link.send(Hello(invitation.rank, os.getpid()))
         ended = threading.Event()
-        threading.Thread(target=_pulse, args=(link, ended), name="pulse", daemon=True).start()
+        threading.Thread(target=_watch, args=(link, ended), name="watch", daemon=True).start()
         try:
             _serve(link, invitation)
         except (EOFError, ConnectionError):  # rank 0 has ended
@@ -55,8 +55,9 @@ def _serve(link: Connection, invitation: Invitation) -> None:
         step.run(runner)
 
 
-def _pulse(link: Connection, ended: threading.Event) -> None:
-    while not ended.wait(PULSE_S):
+def _watch(link: Connection, ended: threading.Event) -> None:
+    """Only sending tells whether rank 0 still listens, while the main thread reads, or runs a step."""
+    while not ended.wait(WATCH_S):
         try:
             link.send(None)
         except OSError:

@@ -1,8 +1,8 @@
-"""The other ranks of a tensor-parallel replica, as rank 0 sees them: calls, steps out, signs of life in.
+"""The other ranks of a tensor-parallel replica, as rank 0 sees them: who has called, what they are told, whether they live.
 
-Promises: a rank that ends or fails, or after loading gives no sign of life for about `SILENT_PULSES * PULSE_S`
-seconds, is noticed once, whatever rank 0 is doing meanwhile, and with it the whole group is lost: the ranks hold
-parts of one model and stand in the middle of the same sums, so none can go on without the others.
+Promises: a rank that ends, fails or is stopped is noticed once, whatever rank 0 is doing meanwhile, and with it
+the whole group is lost: the ranks hold parts of one model and stand in the middle of the same sums, so none can
+go on without the others. A rank that is only slow, on a machine with too much to do, is waited for.
 """
 
 import logging
@@ -14,6 +14,8 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from typing import Any
 
+import psutil
+
 from drafthouse.config import ModelConfig
 from drafthouse.errors import ModelError
 from drafthouse.parallel.invitation import Failure, Hello, Invitation, Launcher
@@ -22,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 
-PULSE_S = 0.5
-"""A follower says so often that it lives."""
+WATCH_S = 0.5
+"""A rank's process is looked at this often, and a rank looks so often whether rank 0 still listens."""
 
-SILENT_PULSES = 6
-"""So many pulses missed in a row are a rank that is stopped. They are counted by rank 0's own waiting, so a pause of the
-whole machine counts once."""
+STOPPED_LOOKS = 6
+"""Seen stopped (SIGSTOP, a debugger) so many times in a row, a rank is lost. Its silence would not do: on a machine with too much
+to do a rank may not get to say a word for longer than this."""
 
 ARRIVAL_POLL_S = 0.2
 
@@ -83,20 +85,17 @@ class Followers:
                 raise ModelError(f"parallel: {reason}")
 
     def _listen(self, rank: int, link: Connection) -> None:
-        silent = 0
-        while True:
+        name, stopped = f"rank {rank} (pid {self.pids[rank]})", 0
+        while stopped < STOPPED_LOOKS:
             try:
-                if not link.poll(PULSE_S):
-                    silent += self._on_lost is not None  # while it loads, a rank may be too busy to say so
-                    if silent == SILENT_PULSES:
-                        return self.lose(f"rank {rank} (pid {self.pids[rank]}) has given no sign of life for {silent * PULSE_S:g} s")
-                    continue
-                message = link.recv()
-            except (EOFError, OSError):
-                return self.lose(f"rank {rank} (pid {self.pids[rank]}) has ended")
-            silent = 0
+                message = link.recv() if link.poll(WATCH_S) else None
+                status = psutil.Process(self.pids[rank]).status()
+            except (EOFError, OSError, psutil.NoSuchProcess):
+                return self.lose(f"{name} has ended")
             if isinstance(message, Failure):
-                return self.lose(f"rank {rank}: {message.reason}")
+                return self.lose(f"{name}: {message.reason}")
+            stopped = stopped + 1 if status in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP) else 0
+        self.lose(f"{name} has been stopped for {stopped * WATCH_S:g} s")
 
     def send(self, message: Any) -> None:
         """To all, in order of rank. Raises OSError when one is gone."""
