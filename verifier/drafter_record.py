@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from drafthouse.policy.answering import Answering
 from drafthouse.policy.honesty import Honesty, Standing
 from drafthouse.policy.start_rule import Replies
 
@@ -11,4 +12,8 @@ class DrafterRecord:
     standing: Standing = field(default_factory=Standing)
     kept: Honesty = field(default_factory=Honesty)  # of its announcements, whatever the target accepts
     replies: Replies = field(default_factory=Replies)
+    answering: Answering = field(default_factory=Answering)
     sessions: int = 0
+
+    def trusted(self, now: float) -> bool:
+        return not self.standing.banned(now) and not self.answering.hung(now)

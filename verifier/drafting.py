@@ -57,7 +57,7 @@ class Drafting:
     def open(self, sequence: Sequence, price: float, now: float, probe: bool = False) -> bool:
         """Pairs the sequence with the drafter that has fewest of our sessions, if there is one; whether it did."""
         retry_at = self._retry_at[sequence.id]
-        trusted = [d for d in self.drafters if retry_at.get(d, now) <= now and not self.records[d].standing.banned(now)]
+        trusted = [d for d in self.drafters if retry_at.get(d, now) <= now and self.records[d].trusted(now)]
         if not trusted:
             return False
         drafter = min(trusted, key=lambda d: self.records[d].sessions)
@@ -85,6 +85,7 @@ class Drafting:
         base_len = link.base_len
         link.commit(tokens, price, now)
         self.trees += 1
+        self.records[link.drafter].answering.asked()
         self._send(link.drafter, Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._asked(sequence, price)))
 
     def _limits(self, speculation: Speculation) -> tuple[int, int, int]:
@@ -125,6 +126,7 @@ class Drafting:
         sequence.link = None
 
     def receive(self, drafter: str, sequence: Sequence | None, message: ToVerifierMessage, now: float) -> None:
+        self.records[drafter].answering.answered()
         link = sequence.link if sequence is not None else None
         if sequence is None or link is None or link.drafter != drafter or link.epoch != message.epoch:
             self.events["stale"] += 1
@@ -158,11 +160,13 @@ class Drafting:
             self.park(sequence)
 
     def end_step(self, sequences: Iterable[Sequence], now: float) -> None:
-        """Fades evidence that nothing was added to; takes the sessions from drafters that have lied for long."""
+        """Fades evidence that nothing was added to; takes the sessions from drafters that have lied for long or hang."""
         banned = {drafter for drafter, record in self.records.items() if record.standing.end_step(now)}
+        hung = {drafter for drafter, record in self.records.items() if record.answering.end_step(now)}
         self.events["banned"] += len(banned)
-        for sequence in sequences if banned else ():
-            if sequence.link is not None and sequence.link.drafter in banned:
+        for sequence in sequences if banned or hung else ():
+            if sequence.link is not None and sequence.link.drafter in banned | hung:
+                self.events["lost"] += sequence.link.drafter in hung
                 self.park(sequence)
 
     def lost(self, drafter: str, sequences: Iterable[Sequence]) -> None:
