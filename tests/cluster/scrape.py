@@ -32,9 +32,13 @@ def targets(serving: Serving) -> list[str]:
 
 
 def scrape(serving: Serving) -> Scrape:
+    """Nothing when a target is late: whoever waits for numbers asks again, as Prometheus does."""
+    try:
+        texts = [httpx.get(f"http://{target}/metrics", timeout=30, trust_env=False).text for target in targets(serving)]
+    except httpx.TimeoutException:
+        return Scrape({})
     families: dict[str, Metric] = {}
-    for target in targets(serving):
-        text = httpx.get(f"http://{target}/metrics", timeout=30, trust_env=False).text
+    for text in texts:
         for family in text_string_to_metric_families(text):
             if family.name.startswith(OURS):
                 name = family.name + ("_total" if family.type == "counter" else "")
