@@ -26,6 +26,20 @@ def free_port() -> int:
     raise ConfigError(f"no free port found between {FREE_PORTS.start} and {FREE_PORTS.stop}")
 
 
+GATEWAY_PORTS = 100
+"""Ports for the gRPC servers of one cluster's gateways."""
+
+
+def free_gateway_ports() -> int:
+    """The first of GATEWAY_PORTS ports, which nobody listens on now. gRPC servers share ports (SO_REUSEPORT), so where two clusters
+    count up from the same one the kernel deals connections to the gateways of both."""
+    for first in random.sample(range(40_000, 60_000, GATEWAY_PORTS), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", first))
+            return first
+    raise ConfigError("no free ports found between 40000 and 60000 for the gateways' gRPC servers")
+
+
 def local_environment(scratch: pathlib.Path) -> dict[str, str]:
     """Variables for a local cluster whose HAProxy keeps its files in `scratch`.
 
@@ -34,6 +48,7 @@ def local_environment(scratch: pathlib.Path) -> dict[str, str]:
     loop. The draining periods are for load balancers in front, of which there is none here. Ports and
     files are drawn afresh, so that several clusters fit on one machine.
     """
+    gateway_port = free_gateway_ports()
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -52,6 +67,8 @@ def local_environment(scratch: pathlib.Path) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(gateway_port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(gateway_port + GATEWAY_PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     }
