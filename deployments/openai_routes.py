@@ -7,7 +7,7 @@ the annotations of these routes, so they must not be postponed here.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
@@ -25,6 +25,9 @@ from drafthouse.api_keys import ApiKeys
 from drafthouse.errors import RequestError
 
 SNAPSHOT_TIMEOUT_S = 2.0
+
+CLIENT_GONE = 499
+"""Nobody reads it; access logs know the number."""
 
 Deltas = AsyncGenerator[tuple[int, TextDelta], None]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -48,13 +51,13 @@ def _add_generation(app: FastAPI, service: InferenceService) -> None:
     async def completions(request: Request) -> Response:
         body = parse_body(CompletionRequest, await _json(request))
         plan = await service.plan(service.factory.completion, body, cache_key_of(request))
-        return await _answer(service, plan, chat=False, stream=bool(body.stream), include_usage=body.include_usage)
+        return await _answer(request, service, plan, chat=False, stream=bool(body.stream), include_usage=body.include_usage)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body = parse_body(ChatRequest, await _json(request))
         plan = await service.plan(service.factory.chat, body, cache_key_of(request))
-        return await _answer(service, plan, chat=True, stream=bool(body.stream), include_usage=body.include_usage)
+        return await _answer(request, service, plan, chat=True, stream=bool(body.stream), include_usage=body.include_usage)
 
 
 def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> None:
@@ -99,15 +102,33 @@ async def _json(request: Request) -> object:
         raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from error
 
 
-async def _answer(service: InferenceService, plan: Plan, chat: bool, stream: bool, include_usage: bool) -> Response:
+async def _answer(request: Request, service: InferenceService, plan: Plan, chat: bool, stream: bool, include_usage: bool) -> Response:
     answerer = Answerer(plan, service.factory.model, chat)
     headers = {"x-drafthouse-seed": str(plan.seed)}
     deltas = service.stream(plan)
     if not stream:
-        return JSONResponse(await _whole(answerer, plan, deltas), headers=headers)
+        body = await _unless_gone(request, _whole(answerer, plan, deltas))
+        return JSONResponse(body, headers=headers) if body is not None else Response(status_code=CLIENT_GONE)
     first = await _first(deltas)
     events = _events(answerer, plan, first, deltas, include_usage)
     return StreamingResponse(events, media_type="text/event-stream", headers={**headers, "Cache-Control": "no-cache"})
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
+    """None when the client went away first; `work` was cancelled then, and has ended. Serve says so to the application alone."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _first(deltas: Deltas) -> tuple[int, TextDelta]:
