@@ -1,6 +1,7 @@
 """A draining verifier hands its requests over to another of its fingerprint; without one it finishes them."""
 
 import asyncio
+import itertools
 import time
 from contextlib import aclosing
 from dataclasses import replace
@@ -8,7 +9,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from deployments.verifier_link import VerifierLink
+from deployments.verifier_link import MAX_FRUITLESS_ATTEMPTS, VerifierLink
 from drafthouse.generation_messages import GenerateReply, to_reply_proto
 from tests.unit.linked import REQUEST, collect, linked, tokens_of
 from tests.unit.verifier_double import VerifierDouble, at, serving, text_of
@@ -50,6 +51,8 @@ def test_the_only_verifier_finishes_though_it_drains(others):
                 link.routes.shun("b", time.monotonic())
             assert tokens_of(await collect(link)) == text_of(REQUEST)
             assert link.moves == 0
+            if others == "of another fingerprint":
+                assert link.routes.pick(None, (), time.monotonic()).replica == "b", "a new request may have either, and is spared this one"
             await link.close()
         assert other.seen == []
 
@@ -109,5 +112,22 @@ def test_what_a_draining_verifier_does_not_take_waits_for_another():
             assert tokens_of(await asyncio.wait_for(task, 2.0)) == text_of(REQUEST)
             assert link.failovers == 0
             await link.close()
+
+    asyncio.run(run())
+
+
+def test_moves_are_no_sign_of_a_bad_request():
+    """One after another drains before it has a token, as in an upgrade under load."""
+    attempts = itertools.count(1)
+
+    async def moves(index, context):
+        await context.write(to_reply_proto(GenerateReply("r1", next(attempts), index, (), "moved")))
+        await asyncio.Event().wait()
+
+    async def run():
+        going = [VerifierDouble(str(i), before=moves, load=i) for i in range(MAX_FRUITLESS_ATTEMPTS + 1)]
+        async with linked(*going, VerifierDouble("heir", load=8)) as link:
+            assert tokens_of(await collect(link)) == text_of(REQUEST)
+            assert link.moves == len(going)
 
     asyncio.run(run())
