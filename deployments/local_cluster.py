@@ -84,7 +84,7 @@ class LocalCluster:
         self._session: pathlib.Path | None = None
 
     def start(self) -> None:
-        """Starts Ray and Serve's proxies. Raises ConfigError where the machine has fewer GPUs than the config asks for."""
+        """Starts Ray and Serve's proxies. Raises DeployError, and ConfigError where the machine has fewer GPUs than the config asks for."""
         self._scratch = pathlib.Path(tempfile.mkdtemp(prefix="drafthouse-"))
         ray_environment.prepare(self._scratch)
         import ray
@@ -97,10 +97,13 @@ class LocalCluster:
         self._session = pathlib.Path(context.address_info["session_dir"])
         check_gpus(self.config, ray.cluster_resources())
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(
-            http_options=HTTPOptions(host=server.host, port=server.http_port),
-            grpc_options=gRPCOptions(port=server.grpc_port, grpc_servicer_functions=[SERVICER], enable_reflection=True),
-        )
+        try:
+            serve.start(
+                http_options=HTTPOptions(host=server.host, port=server.http_port),
+                grpc_options=gRPCOptions(port=server.grpc_port, grpc_servicer_functions=[SERVICER], enable_reflection=True),
+            )
+        except (TimeoutError, ray.exceptions.RayError) as error:
+            raise DeployError(f"Serve's controller and proxies did not start: {error}") from error
 
     def _init_ray(self) -> Any:
         """Ray gives its own processes 30 s to come up, which a busy machine may miss; a second try finds them in the page cache."""

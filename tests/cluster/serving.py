@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -20,9 +20,12 @@ READY_TIMEOUT_S = 150.0
 
 
 class Serving:
-    """`overrides` are sections of the config file; ports are added here."""
+    """`overrides` are sections of the config file; ports are added here. Clients of the class send `headers`. The server's
+    `environment` is this process's own with Ray's token mode off, since most tests read the dashboard's API."""
 
-    def __init__(self, folder: pathlib.Path, **overrides: Any):
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, folder: pathlib.Path, environment: Mapping[str, str] | None = None, **overrides: Any):
         self.http_port, self.grpc_port, dashboard = (free_port() for _ in range(3))
         config = {**overrides, "server": {"http_port": self.http_port, "grpc_port": self.grpc_port, "dashboard_port": dashboard}}
         self.dashboard_url = f"http://127.0.0.1:{dashboard}"
@@ -30,7 +33,7 @@ class Serving:
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         self.url = f"http://127.0.0.1:{self.http_port}"
         command = [sys.executable, "-c", "from deployments.cli import main; main()", "serve", "--config", str(file)]
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}  # the tests read the dashboard's API
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"} if environment is None else environment
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         self.lines: list[str] = []
         self._ready, self._said_ready = threading.Event(), False
@@ -54,7 +57,7 @@ class Serving:
         return self
 
     def cluster(self) -> dict[str, Any]:
-        answer: dict[str, Any] = httpx.get(f"{self.url}/v1/cluster", timeout=30).json()
+        answer: dict[str, Any] = httpx.get(f"{self.url}/v1/cluster", headers=self.headers, timeout=30).json()
         return answer
 
     def pids(self, role: str) -> list[int]:
@@ -66,7 +69,7 @@ class Serving:
 
     def complete(self, timeout: float = 120.0, **body: Any) -> dict[str, Any]:
         """POST /v1/completions, plain; raises on anything but 200."""
-        answer = httpx.post(f"{self.url}/v1/completions", json={"model": "demo", **body}, timeout=timeout)
+        answer = httpx.post(f"{self.url}/v1/completions", json={"model": "demo", **body}, headers=self.headers, timeout=timeout)
         assert answer.status_code == 200, answer.text
         result: dict[str, Any] = answer.json()
         return result
