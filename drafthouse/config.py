@@ -69,6 +69,7 @@ class VerifierConfig(PoolConfig):
     max_queue: int = Field(256, ge=0, description="requests waiting for KV slots before new ones are refused")
     step_tokens: int = Field(512, ge=16, description="tokens of one step, prompt chunks included")
     drain_s: float = Field(20, ge=0, le=3600, description="a replica that is to go finishes for so long what no other can take over")
+    step_limit_s: float = Field(60, gt=0, description="a longer step hangs: its requests go elsewhere, Serve replaces the replica")
     batch_table: tuple[tuple[int, int], ...] = Field(
         ((4, 4), (8, 3), (16, 2), (32, 1)), description="mode table: [sequences in a step up to, chain length]; none beyond the last row"
     )

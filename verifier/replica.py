@@ -105,8 +105,8 @@ class VerifierReplica:
         self.server.loop.post(lambda engine: engine.exchange.set_floor(directive.price_floor))
 
     def check_health(self) -> None:
-        if not self.server.loop.alive:
-            raise RuntimeError("the verification thread has died")
+        if trouble := self.server.loop.trouble:
+            raise RuntimeError(trouble)
 
     async def __del__(self) -> None:
         """Serve calls it once, when this replica is scaled down or upgraded, and kills the process after drain_s and some seconds."""

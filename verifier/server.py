@@ -66,7 +66,7 @@ class VerifierServer(rpc.VerifierServicer):
 
     @property
     def takes_requests(self) -> bool:
-        return self.loop.alive and not self.draining
+        return not self.loop.trouble and not self.draining
 
     async def drain(self, limit_s: float) -> None:
         """Takes nothing new and asks the gateways to go on elsewhere; what has nowhere to go runs on here for `limit_s`.
@@ -139,8 +139,8 @@ class VerifierServer(rpc.VerifierServicer):
                 raise item
             if isinstance(item, _Leaving):
                 item = replace(nothing_new, finish_reason=item.finish_reason, draining=True)
-            elif item is nothing_new and not self.loop.alive:
-                raise ConnectionError("the verification thread has died")
+            elif item is nothing_new and self.loop.trouble:
+                raise ConnectionError(self.loop.trouble)
             yield item
             if item.finish_reason:
                 return

@@ -2,11 +2,12 @@
 
 Promises: the engine is touched by this thread alone. An exception in a step fails the request that is its cause, with one
 error reply, and one in a command ends that command, not the thread: these are the fault boundaries here. The thread ends
-only with a device that works no longer.
+only with a device that works no longer; a device that does not come back from a step is noticed by its time.
 """
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -27,7 +28,8 @@ JOIN_S = 2.0
 class StepLoop:
     def __init__(self, engine: VerifierEngine, deliver: Deliver):
         """`deliver` is called from the loop's thread with all that one round has to say."""
-        self.engine, self._deliver = engine, deliver
+        self.engine, self._deliver, self._step_limit_s = engine, deliver, engine.scheduler.config.step_limit_s
+        self._step_began: float | None = None  # monotonic seconds; None between steps
         self._inbox: deque[Command] = deque()
         self._posting = threading.Lock()  # between a command's post and its taking there is at most one step
         self._arrivals: deque[Command] = deque()
@@ -45,8 +47,14 @@ class StepLoop:
         self._thread.join(JOIN_S)
 
     @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
+    def trouble(self) -> str:
+        """Why no more replies are to be expected; empty while there is no such reason. From any thread."""
+        began = self._step_began
+        if not self._thread.is_alive():
+            return "the verification thread has died"
+        if began is not None and time.monotonic() - began > self._step_limit_s:
+            return f"a verification step takes longer than {self._step_limit_s:g} s (verifier.step_limit_s)"
+        return ""
 
     def post(self, command: Command) -> None:
         """Runs `command` on the loop's thread before the next step. From any thread."""
@@ -86,13 +94,16 @@ class StepLoop:
             self._take(commands)
             self._take_arrivals()
             self._flush([])
+            self._step_began = time.monotonic()
             try:
                 outcome = self.engine.step(self._take_arrivals)
             except Exception as error:
                 logger.exception("verification step failed; its requests are tried one by one")
                 self.faults += 1
+                self._step_began = time.monotonic()
                 self._flush(self.engine.recover(f"{type(error).__name__}: {error}"))
                 continue
+            self._step_began = None
             self._flush(outcome.replies)
             if outcome.idle:
                 self._wake.wait()

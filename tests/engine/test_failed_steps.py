@@ -1,10 +1,12 @@
 """A step that raises: the request that is its cause ends with an error, the others go on; a device that is broken ends the thread."""
 
 import asyncio
+import threading
 
 import grpc
 import pytest
 
+from drafthouse.config import VerifierConfig
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
 from drafthouse.generation_messages import GenerateReply
@@ -106,6 +108,32 @@ def test_streams_of_a_verifier_whose_device_broke_go_elsewhere() -> None:
         assert await running == (grpc.StatusCode.UNAVAILABLE, "the verification thread has died")
         assert not verifier.takes_requests
         assert (await refusal(stub, request("b", [1, 2], 5)))[0] == grpc.StatusCode.ABORTED
+        await channel.close()
+        await verifier.stop()
+
+    run(test)
+
+
+def test_a_step_that_does_not_come_back_gives_its_requests_up() -> None:
+    """Without it they would get signs of life for ever; a step within the limit changes nothing."""
+
+    async def test() -> None:
+        verifier, stub, channel = await start_verifier(VerifierConfig(step_limit_s=0.5))
+        comes_back, runner = threading.Event(), verifier.loop.engine.runner
+        whole = runner.run
+
+        def hanging(segments: list[Segment]) -> RunResult:
+            comes_back.wait(30)
+            return whole(segments)
+
+        running = asyncio.create_task(refusal(stub, request("a", prompts(1)[0], 400)))
+        await until(lambda: verifier.loop.engine.totals.committed > 5, "it runs")
+        assert verifier.loop.trouble == ""
+        runner.run = hanging  # type: ignore[method-assign]
+        assert await running == (grpc.StatusCode.UNAVAILABLE, "a verification step takes longer than 0.5 s (verifier.step_limit_s)")
+        assert not verifier.takes_requests
+        comes_back.set()
+        await until(lambda: verifier.takes_requests, "the device is back")
         await channel.close()
         await verifier.stop()
 
