@@ -33,8 +33,8 @@ class InferenceService:
         self.factory, self.link = factory, link
         self.places = Places(places)
         self.latencies = Latencies()
-        self._totals: Counter[str] = Counter(requests=0, prompt_tokens=0, completion_tokens=0)
-        self._totals |= {f"outcome.{outcome}": 0 for outcome in OUTCOMES}
+        counted = ("requests", "prompt_tokens", "completion_tokens", *(f"outcome.{outcome}" for outcome in OUTCOMES))
+        self._totals = Counter(dict.fromkeys(counted, 0))  # zeros are told, too: a rate needs a first value
 
     @property
     def running(self) -> int:

@@ -1,5 +1,7 @@
 """How requests end, as the gateway counts them."""
 
+import asyncio
+
 import pytest
 
 from deployments.generation import GenerationError
@@ -7,6 +9,7 @@ from deployments.inference_service import OUTCOMES, outcome_of
 from deployments.verifier_link import NoVerifierError
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.metrics import METRICS
+from tests.unit.openai_gateway import gateway
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,16 @@ def test_an_error_is_an_outcome(error: Exception, outcome: str) -> None:
 def test_the_metric_declares_these_outcomes() -> None:
     (metric,) = (metric for metric in METRICS if (metric.owner, metric.key) == ("gateway", "outcome"))
     assert metric.values == OUTCOMES
+
+
+def test_a_service_that_has_done_nothing_says_so_for_every_outcome() -> None:
+    """Zeros are told, too: a rate needs a first value."""
+
+    async def totals() -> dict[str, float]:
+        async with gateway() as (_, service):
+            return service.totals()
+
+    assert asyncio.run(totals()) == {
+        **dict.fromkeys(("requests", "prompt_tokens", "completion_tokens", "failovers", "moves"), 0),
+        **{f"outcome.{outcome}": 0 for outcome in OUTCOMES},
+    }
