@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from benchmarks.simulator.options import Options
     from benchmarks.simulator.sweep import Point
 
+DEFAULT_REQUESTS = 500
 Overhead = Annotated[float, typer.Option(help="Milliseconds, beside the curve; not stretched.")]
 
 
@@ -29,7 +30,9 @@ def simulate(
     ] = None,
     workload: Annotated[str | None, typer.Option(help="Only the trace's requests of this workload.")] = None,
     seconds: Annotated[float | None, typer.Option(help="How long requests arrive.")] = None,
-    requests: Annotated[int | None, typer.Option(help="How many requests arrive.")] = None,
+    requests: Annotated[
+        int | None, typer.Option(help=f"How many requests arrive. Default, with a rate and without --seconds: {DEFAULT_REQUESTS}.")
+    ] = None,
     drain: Annotated[
         bool, typer.Option("--drain/--no-drain", help="Simulate until the last request is served, or end with the arrivals (--seconds).")
     ] = True,
@@ -67,6 +70,8 @@ def simulate(
         check_writable(json_file)
         if rate is not None and rate_per_verifier is not None:
             raise ConfigError("--rate, --rate-per-verifier: only one of them can hold")
+        if (rate is not None or rate_per_verifier is not None) and seconds is None and requests is None:
+            requests = DEFAULT_REQUESTS
         names = chosen("--policy", policy, POLICIES)
         if len(names) != 1:
             raise ConfigError(f"--policy: one policy is simulated, not {policy!r}")

@@ -19,3 +19,8 @@ def authorization() -> dict[str, str]:
     if not key.isascii() or any(character.isspace() for character in key):
         raise ConfigError(f"{API_KEY}: an API key is printable ASCII without spaces")
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def call_metadata() -> tuple[tuple[str, str], ...]:
+    """The same for a gRPC call."""
+    return tuple((name.lower(), value) for name, value in authorization().items())

@@ -1,8 +1,9 @@
 """What is compared: ways of drafting, each a drafter pool's configuration, and which of them are run.
 
 Promises: pure data. An unknown name, or one that means nothing in the setting, is a ConfigError that
-names --configurations. What a configuration leaves out is as served by default, but for growth during
-verification, which is off where the meaning does not say otherwise: each one adds one thing to another.
+names --configurations. What a configuration leaves out is as served by default, but for the stages and for growth
+during verification: the draft model alone, and off, where the meaning does not say otherwise. So each one adds one
+thing to another.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,18 +33,20 @@ class Configuration:
     long: bool = False
 
 
-def _drafter(ahead: bool = False, **keys: Any) -> dict[str, dict[str, Any]]:
-    return {"drafter": {"grow_ahead": ahead, **keys}}
+MODEL: list[dict[str, Any]] = [{"kind": "model"}]
+STAGED: list[dict[str, Any]] = [{"kind": "model", "inner": {"kind": "trigram"}}]
+MERGED: list[dict[str, Any]] = [{"kind": "model"}, {"kind": "lookup"}, {"kind": "suffix"}]
+SINKS = 4
+"""As many as attention needs to stay stable (StreamingLLM, arXiv 2309.17453)."""
+
+
+def _drafter(ahead: bool = False, stages: list[dict[str, Any]] = MODEL, **keys: Any) -> dict[str, dict[str, Any]]:
+    return {"drafter": {"grow_ahead": ahead, "stages": stages, **keys}}
 
 
 def _without_model(kind: str) -> dict[str, dict[str, Any] | None]:
     return {**_drafter(stages=[{"kind": kind}]), "draft": None}
 
-
-STAGED = [{"kind": "model", "inner": {"kind": "trigram"}}]
-MERGED = [{"kind": "model"}, {"kind": "lookup"}, {"kind": "suffix"}]
-SINKS = 4
-"""As many as attention needs to stay stable (StreamingLLM, arXiv 2309.17453)."""
 
 CONFIGURATIONS: dict[str, Configuration] = {
     PLAIN: Configuration("no speculation", mode="off", on=TREE),

@@ -12,6 +12,7 @@ import grpc
 import httpx
 
 from benchmarks.cancel.traffic import Call
+from drafthouse.client_key import call_metadata
 from drafthouse.wire import retry_after_s
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
@@ -33,7 +34,7 @@ FINISHED = Outcome("finished")
 
 class Clients:
     def __init__(self, http: httpx.AsyncClient, channel: grpc.aio.Channel, model: str):
-        self._http, self._model = http, model
+        self._http, self._model, self._metadata = http, model, call_metadata()
         self._stub = rpc.InferenceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
     async def send(self, call: Call, prompt: str, timeout_s: float | None) -> Outcome:
@@ -75,10 +76,10 @@ class Clients:
         request = pb.GenerateRequest(model=self._model, prompt=prompt, max_tokens=call.tokens, seed=call.seed)
         try:
             if call.way == "grpc":
-                reason = (await self._stub.Generate(request, timeout=timeout_s)).finish_reason
+                reason = (await self._stub.Generate(request, timeout=timeout_s, metadata=self._metadata)).finish_reason
             else:
                 reason = ""
-                async for chunk in self._stub.GenerateStream(request, timeout=timeout_s):
+                async for chunk in self._stub.GenerateStream(request, timeout=timeout_s, metadata=self._metadata):
                     reason = chunk.finish_reason
         except grpc.aio.AioRpcError as error:
             return _status(error)

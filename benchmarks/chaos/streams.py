@@ -12,6 +12,7 @@ import grpc
 
 from benchmarks.chaos.event_log import EventLog
 from benchmarks.chaos.work import Work
+from drafthouse.client_key import call_metadata
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 
@@ -35,7 +36,7 @@ class Streams:
 
     def __init__(self, channel: grpc.aio.Channel, model: str, log: EventLog):
         self._stub = rpc.InferenceStub(channel)  # type: ignore[no-untyped-call]  # generated
-        self._model, self._log = model, log
+        self._model, self._log, self._metadata = model, log, call_metadata()
         self.running: set[Stream] = set()
 
     async def one(self, request: str, work: Work, reference: str | None) -> Stream:
@@ -43,7 +44,7 @@ class Streams:
         self._log.write("start", request=request, attempt=1, reference=reference, **work.as_json())
         stream, said = Stream(request), 0
         try:
-            said = await self._read(stream, self._stub.GenerateStream(_message(self._model, work)))
+            said = await self._read(stream, self._stub.GenerateStream(_message(self._model, work), metadata=self._metadata))
         except grpc.aio.AioRpcError as error:
             stream.error = f"{error.code().name}: {error.details()}"
         except TimeoutError:

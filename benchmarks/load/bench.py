@@ -36,7 +36,8 @@ SATURATION_ROUNDS = 6
 @dataclass(frozen=True)
 class LoadOptions:
     """`seconds` of arrivals at each place for each policy, in `segments`; `in_flight` saturates the server; `saturation` (requests
-    per second) is measured where None; `budget_s` shortens traces so that all ends within it."""
+    per second) is measured where None; `budget_s` shortens traces so that all ends within it; `model_alone`: nothing drafts beside
+    the draft model, for any policy."""
 
     policies: tuple[str, ...]
     workloads: tuple[str, ...]
@@ -50,6 +51,7 @@ class LoadOptions:
     saturation: float | None = None
     prompts_file: pathlib.Path | None = None
     budget_s: float | None = None
+    model_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,9 @@ def run_load(options: LoadOptions, target: Destination, trace: pathlib.Path | No
     state, started = machine(), time.monotonic()
     if options.saturation is not None:  # what is impossible shows before a server is started
         planned(options, dict.fromkeys(options.workloads, options.saturation), math.inf)
-    # A trace knows the draft model alone, so then nothing else drafts.
-    drafter = {"trace": str(trace), "stages": [{"kind": "model"}]} if trace else {}
+    drafter: dict[str, Any] = {"stages": [{"kind": "model"}]} if options.model_alone else {}
+    if trace:
+        drafter["trace"] = str(trace)
     with serving(target, options, {"drafter": drafter}, console) as (url, model, prompts):
         left = options.budget_s - (time.monotonic() - started) if options.budget_s else math.inf
         measured = asyncio.run(_measure(options, url, model, prompts, left, console))

@@ -71,7 +71,12 @@ def load(
     step_tokens: StepTokens = 48,
     json_file: Json = None,
     plots: Plots = None,
-    record: Annotated[pathlib.Path | None, typer.Option(help="File for requests and acceptance traces, as `simulate` reads it.")] = None,
+    record: Annotated[
+        pathlib.Path | None, typer.Option(help="File for requests and acceptance traces, as `simulate` reads it; implies --model-alone.")
+    ] = None,
+    model_alone: Annotated[
+        bool, typer.Option("--model-alone", help="Nothing drafts beside the draft model: policies then differ in how much alone.")
+    ] = False,
 ) -> None:
     """Many clients at once, at several loads: auto beside off and fixed policies, on the same traces."""
     from benchmarks.load.bench import Destination, LoadOptions, run_load
@@ -79,12 +84,15 @@ def load(
     from benchmarks.load.policies import POLICIES, WORKLOADS, chosen, lengths, numbers, positive
     from benchmarks.load.recording import check_recording, write_recording
     from benchmarks.report import check_writable, write_json
+    from drafthouse.errors import ConfigError
 
     console = Console()
     default_loads, default_seconds, default_segments, default_tokens = QUICK if quick else THOROUGH
     with errors(), ExitStack() as stack:
         check_writable(json_file)
         check_recording(record, url)
+        if url and model_alone:
+            raise ConfigError("--model-alone: what drafts on the server at --url is in its own config")
         check_plots(plots)
         options = LoadOptions(
             policies=chosen("--policies", policies, POLICIES), workloads=chosen("--workloads", workloads, WORKLOADS),
@@ -93,7 +101,7 @@ def load(
             segments=segments or default_segments, tokens=lengths("--tokens", tokens or default_tokens),
             in_flight=sequences, seed=seed, prompts=prompts,
             saturation=None if saturation is None else positive("--saturation", saturation), prompts_file=prompts_file,
-            budget_s=QUICK_S if quick else None,
+            budget_s=QUICK_S if quick else None, model_alone=model_alone or record is not None,
         )  # fmt: skip
         setup = paced_setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, crowd, sequences, prompt_tokens)
         destination = Destination(None, url) if url else Destination(setup)

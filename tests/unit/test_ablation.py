@@ -39,6 +39,10 @@ def test_every_configuration_is_one_that_can_be_served() -> None:
         config = laid_over({"drafter": {"prefill_tokens": 32}}, name)
         assert config.drafter.prefill_tokens == 32, "what a configuration does not name stays"
         assert config.drafter.grow_ahead == (CONFIGURATIONS[name].overlaps or name == "merged")
+        kinds = [stage.kind for stage in config.drafter.stages]
+        assert kinds == {"merged": ["model", "lookup", "suffix"], "lookup": ["lookup"], "suffix": ["suffix"]}.get(name, ["model"])
+        assert all(stage.placement == "drafter" for stage in config.drafter.stages)
+        assert ([stage.inner is not None for stage in config.drafter.stages] == [True]) == name.startswith("staged")
 
 
 def test_what_shares_pools_shares_those_of_a_configuration_with_its_own() -> None:

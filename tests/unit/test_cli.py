@@ -18,7 +18,20 @@ from deployments.ray_environment import free_port
 from drafthouse import __version__
 from drafthouse.config import ServingConfig
 
-COMMANDS = ["serve", "stop", "generate", "status", "hash-key", "profile", "train-demo", "inflate", "chaos", "bench"]
+COMMANDS = [
+    "serve",
+    "stop",
+    "generate",
+    "status",
+    "hash-key",
+    "profile",
+    "simulate",
+    "train-demo",
+    "inflate",
+    "build-trigram",
+    "chaos",
+    "bench",
+]
 
 
 def _invoke(*arguments: str) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from benchmarks.simulator.report import check_report
 from benchmarks.simulator.sweep import planned, pool_sizes
 from benchmarks.trace import write
 from deployments.cli import build_cli
+from deployments.simulate_command import DEFAULT_REQUESTS
 from drafthouse.config import ServingConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.latency import load_curve
@@ -46,6 +47,15 @@ def test_simulate_writes_json_and_plot(tmp_path: pathlib.Path, recorded: str) ->
     assert all(p["served"] == 5 and p["mean_latency_s"] > 0 for p in points)
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "simulated" in output
+
+
+def test_a_rate_is_enough(tmp_path: pathlib.Path, recorded: str) -> None:
+    """The command of the README: how many requests arrive has a default."""
+    report = tmp_path / "out.json"
+    code, output = _invoke("--verifiers", "4", "--drafters", "2", "--rate", "400", "--trace", recorded, "--json", str(report))
+    assert code == 0, output
+    [point] = json.loads(report.read_text(encoding="utf-8"))["points"]
+    assert point["served"] == DEFAULT_REQUESTS
 
 
 @pytest.mark.parametrize(
