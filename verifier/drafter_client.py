@@ -43,7 +43,7 @@ class DrafterClient:
         self.drafter, self.address, self.verifier, self._transport = drafter, address, verifier, transport
         self._connected, self._lost, self._received, self._malformed = connected, lost, received, malformed
         self._messages: list[ToDrafterMessage] = []
-        self._ready = asyncio.Event()
+        self._ready = asyncio.Event()  # of the stream that was dialled last: who waits for an older one has nothing to say
         self._probe_at = 0.0
         self.round_trip_s: float | None = None
         self.task = asyncio.create_task(self._run())
@@ -79,8 +79,8 @@ class DrafterClient:
     async def _open(self, channel: grpc.aio.Channel) -> Any:
         """The stream, once the drafter has taken it. Raises ConnectionError when it is refused."""
         await channel.channel_ready()
-        self._messages = []
-        stream = rpc.DrafterStub(channel).Connect(self._outgoing())  # type: ignore[no-untyped-call]
+        self._messages, self._ready = [], asyncio.Event()
+        stream = rpc.DrafterStub(channel).Connect(self._outgoing(self._ready))  # type: ignore[no-untyped-call]
         if DRAFTER_METADATA not in await stream.initial_metadata():
             raise ConnectionError(f"{(await stream.code()).name}: {await stream.details()}")
         return stream
@@ -93,11 +93,14 @@ class DrafterClient:
                 self.round_trip_s = trip if self.round_trip_s is None else 0.8 * self.round_trip_s + 0.2 * trip
             self._take(batch)
 
-    async def _outgoing(self) -> AsyncIterator[pb.ToDrafter]:
+    async def _outgoing(self, ready: asyncio.Event) -> AsyncIterator[pb.ToDrafter]:
+        """gRPC asks for the next message of a stream that has ended, too: what is queued by then is for another."""
         while True:
             with contextlib.suppress(TimeoutError):  # nothing to say: only the probe goes out, which the drafter echoes
-                await asyncio.wait_for(self._ready.wait(), timeout=BEAT_S)
-            self._ready.clear()
+                await asyncio.wait_for(ready.wait(), timeout=BEAT_S)
+            if ready is not self._ready:
+                return
+            ready.clear()
             messages, self._messages = self._messages, []
             batch = pb.ToDrafter(verifier=self.verifier, messages=[to_drafter_proto(m) for m in messages])
             now = time.perf_counter()

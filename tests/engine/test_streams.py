@@ -150,6 +150,29 @@ def test_what_was_queued_without_a_stream_is_not_sent_on_the_next() -> None:
     run(test)
 
 
+def test_what_is_said_after_a_stream_ended_goes_out_on_the_next() -> None:
+    """Not on the ended one, whose sender is still there: half a beat after a message it waits for the next."""
+
+    async def test() -> None:
+        drafter, connected = RawDrafter(), 0
+
+        def count(_: str) -> None:
+            nonlocal connected
+            connected += 1
+            client.send([Close(f"on-{connected}", connected)])
+
+        client = DrafterClient("raw", (await drafter.start()).address, "verifier", PLAINTEXT, count, *[lambda *_: None] * 3)
+        for stream in range(1, 4):
+            await until(lambda: connected == stream, "a stream")  # noqa: B023
+            heard = [f"on-{each}" for each in range(1, stream + 1)]
+            await until(lambda: [message.session for message in drafter.messages("close")] == heard, f"all of {heard}", 5.0)  # noqa: B023
+            await drafter.say.put(None)
+        await client.close()
+        await drafter.server.stop(grace=0)
+
+    run(test)
+
+
 def test_the_time_that_a_drafter_kept_a_probe_is_no_part_of_the_round_trip() -> None:
     async def test() -> None:
         drafter = RawDrafter(mute=True)
