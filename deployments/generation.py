@@ -24,7 +24,8 @@ class GenerationError(DrafthouseError):
 class TextDelta:
     """Text that is new, and output tokens `first_index ...`; the text may lag behind them by held-back characters.
 
-    `attempt` is the one whose verifier made them: 1, and one more each time that another took the request."""
+    `attempt` is the one whose verifier made them: 1, and one more each time that another took the request; `usage` is that of the
+    output so far."""
 
     text: str
     tokens: tuple[int, ...]
@@ -80,4 +81,4 @@ async def generate_text(
                 reason = "stop" if text.stopped else reply.finish_reason
                 yield TextDelta(piece + text.flush(), tokens, reply.first_index, reply.attempt, reason, usage)
                 return
-            yield TextDelta(piece, tokens, reply.first_index, reply.attempt)
+            yield TextDelta(piece, tokens, reply.first_index, reply.attempt, usage=usage)

@@ -110,6 +110,8 @@ async def _answer(request: Request, service: InferenceService, plan: Plan, chat:
         body = await _unless_gone(request, _whole(answerer, plan, deltas))
         return JSONResponse(body, headers=headers) if body is not None else Response(status_code=CLIENT_GONE)
     first = await _first(deltas)
+    if first[1].usage.synthetic:  # usage is an event only for those who ask for it
+        headers["x-drafthouse-synthetic"] = "1"
     events = _events(answerer, plan, first, deltas, include_usage)
     return StreamingResponse(events, media_type="text/event-stream", headers={**headers, "Cache-Control": "no-cache"})
 

@@ -51,14 +51,14 @@ class Progress:
     avoid: set[str] = field(default_factory=set)  # replicas that failed or refused since the last new token
     deadline: float | None = None
     fruitless: int = 0  # streams in a row that broke without a token
-    refusals: list[float] = field(default_factory=list)  # since the last new token: after how many seconds to come again
+    refusals: dict[str, float] = field(default_factory=dict)  # since the last new token, by replica: after how many seconds to come again
     admitted: bool = False  # by a verifier that is gone since
     last_failure: str = "none was tried"
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
     _earlier: SpeculationUsage = field(default_factory=SpeculationUsage)  # of the attempts before
 
     def next_request(self) -> GenerateRequest:
-        return replace(self.request, emitted=tuple(self.emitted))
+        return replace(self.request, emitted=tuple(self.emitted), admitted=self.admitted)
 
     def next_attempt(self) -> None:
         self._earlier = self.usage
@@ -88,7 +88,7 @@ class Progress:
         self.avoid.add(replica)
         self.last_failure = f"{replica}: {error}"
         if isinstance(error, Refused):
-            self.refusals.append(error.retry_after_s)
+            self.refusals[replica] = error.retry_after_s
         if not isinstance(error, Refused | Unreachable):
             self.fruitless += not isinstance(error, Moved)
             self.admitted, self.deadline = True, None

@@ -133,9 +133,9 @@ class VerifierLink:
             progress.avoid.clear()
 
     def _gone(self, progress: Progress) -> DrafthouseError:
-        if progress.refusals:
+        if progress.refusals and not progress.admitted:
             # It stands in the line of each that refused it, and will leave them all for one place: their rates add up.
-            retry_after_s = 1.0 / sum(1.0 / seconds for seconds in progress.refusals)
+            retry_after_s = 1.0 / sum(1.0 / seconds for seconds in progress.refusals.values())
             return OverloadError(f"all verifiers are full; the last: {progress.last_failure}", retry_after_s)
         known = f"{len(self.routes)} are known"
         if progress.fingerprint is not None:

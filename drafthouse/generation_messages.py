@@ -27,7 +27,8 @@ class SpeculationUsage:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One attempt at one request. `emitted` are output tokens that earlier attempts delivered."""
+    """One attempt at one request. `emitted` are output tokens that earlier attempts delivered; `admitted`: an earlier attempt had a
+    place at a verifier that is gone."""
 
     request: str
     attempt: int
@@ -39,6 +40,7 @@ class GenerateRequest:
     stop_tokens: tuple[int, ...]
     speculation: Speculation
     cache_key: str = ""
+    admitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
         request=request.request, attempt=request.attempt, prompt=request.prompt, emitted=request.emitted,
         sampling=pb.Sampling(**asdict(request.sampling)), seed=request.seed, max_tokens=request.max_tokens,
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
-        cache_key=request.cache_key,
+        cache_key=request.cache_key, admitted=request.admitted,
     )  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
     return GenerateRequest(
         request=identifier(m.request), attempt=m.attempt, prompt=tuple(m.prompt), emitted=tuple(m.emitted),
         sampling=sampling_of(m.sampling), seed=seed_of(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
-        speculation=speculation, cache_key=cache_key(m.cache_key),
+        speculation=speculation, cache_key=cache_key(m.cache_key), admitted=m.admitted,
     )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def _verifier() -> list[Metric]:
         count("cancelled", "requests", "Requests whose client went away or whose deadline passed.", name="cancelled_requests"),
         count("refused", "requests", "Requests turned away for a full queue, to another verifier or for good.", name="refused_requests"),
         count("preemptions", "requests", "Sequences that gave their KV up for others, and compute it again."),
-        count("step_faults", "faults", "Steps that raised; their requests failed."),
+        count("step_faults", "faults", "Steps that raised: their sequences are tried one by one, and what fails alone ends with an error."),
         count(
             "sessions",
             "sessions",

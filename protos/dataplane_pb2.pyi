@@ -181,7 +181,7 @@ class Dropped(_message.Message):
     def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request", "attempt", "prompt", "emitted", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key")
+    __slots__ = ("request", "attempt", "prompt", "emitted", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "admitted")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +192,7 @@ class GenerateRequest(_message.Message):
     STOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
     CACHE_KEY_FIELD_NUMBER: _ClassVar[int]
+    ADMITTED_FIELD_NUMBER: _ClassVar[int]
     request: str
     attempt: int
     prompt: _containers.RepeatedScalarFieldContainer[int]
@@ -202,7 +203,8 @@ class GenerateRequest(_message.Message):
     stop_tokens: _containers.RepeatedScalarFieldContainer[int]
     speculation: Speculation
     cache_key: str
-    def __init__(self, request: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ...) -> None: ...
+    admitted: bool
+    def __init__(self, request: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., admitted: _Optional[bool] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
     __slots__ = ("request", "attempt", "first_index", "tokens", "finish_reason", "error", "usage", "draining")

@@ -70,6 +70,7 @@ class VerifierEngine:
         self._busy_since: float | None = None
         self._trees = 0  # of selected nodes
         self._stepping: list[Sequence] = []
+        self._replies: list[GenerateReply] = []  # of the step in progress: said even if the rest of it fails
 
     def submit(self, request: GenerateRequest) -> None:
         """Raises RequestError for what can never be served here, OverloadError when the queue is full."""
@@ -80,7 +81,7 @@ class VerifierEngine:
         if older is not None:
             self.totals.superseded += 1
             self._release(older)
-        self.admission.take_place(resumed=bool(request.emitted), now=self.clock())
+        self.admission.take_place(resumed=request.admitted or bool(request.emitted), now=self.clock())
         seen = seen_tokens(request, self.runner.vocab_size, self.runner.cache.data.device)
         sequence = Sequence(request, KvSequence(self.runner.cache), seen, synthetic=self.synthetic_rate is not None)
         sequence.arrived, sequence.local = self.clock(), self.local.open(request)
@@ -118,15 +119,16 @@ class VerifierEngine:
 
     def recover(self, reason: str) -> list[GenerateReply]:
         """After a step that raised: what ran together is tried one by one, and what fails alone ends with an error reply.
+        First comes what was committed before it raised.
 
         Raises what the device raises when it fails without any request of theirs, too.
         """
-        stepping = self._stepping
+        replies, self._replies = self._replies, []
         if not self.scheduler.suspects:
             self.scheduler.suspect()
-        if len(stepping) > 1:
-            return []
-        [s] = stepping
+        s = self._stepping[0]
+        if len(self._stepping) > 1 or self.sequences.get(s.id) is not s:
+            return replies
         self.totals.failed += 1
         self._release(s)
         probe = KvSequence(self.runner.cache)
@@ -134,7 +136,7 @@ class VerifierEngine:
             self.runner.run([chunk(probe, [0], 0, True)])
         finally:
             probe.release()
-        return [GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage)]
+        return [*replies, GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage)]
 
     def step(self, arrivals: Callable[[], None] = lambda: None) -> StepOutcome:
         """`arrivals` is called when the device is done and nothing is committed yet, to take in (by `receive`)
@@ -147,7 +149,7 @@ class VerifierEngine:
             self.times.idle()
             self.exchange.quote(1, 0, 0)
             return StepOutcome(idle=True)
-        self._stepping = plan.sequences
+        self._stepping, self._replies = plan.sequences, []
         kv_tokens = sum(len(s.kv) for s in plan.decoding) + sum(len(s.kv) for s, _ in plan.prefilling)
         self.drafting.decoding = len(plan.decoding)
         self.exchange.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
@@ -166,9 +168,9 @@ class VerifierEngine:
         self.acceptance.observe(walked, selected.trees)
         now = self.clock()
         self.times.chose(ready, result.seconds, now)
-        replies, committed = self._commit(walked, selected, now)
-        self._account(plan, selected, len(walked), committed, kv_tokens, result.seconds, started, now)
-        return StepOutcome(replies)
+        self._commit(walked, selected, now)
+        self._account(plan, selected, len(walked), kv_tokens, result.seconds, started, now)
+        return StepOutcome(self._replies)
 
     def _wait(self, plan: Plan, now: float) -> float | None:
         """Until when to wait for drafts, or None to start. Prompt chunks never wait."""
@@ -197,9 +199,7 @@ class VerifierEngine:
             self.rule.gate.offer(selected.best_offer)
         return selected
 
-    def _commit(self, walked: list[steps.Walked], selected: Selected, now: float) -> tuple[list[GenerateReply], int]:
-        """Replies, and how many tokens they hold."""
-        replies = []
+    def _commit(self, walked: list[steps.Walked], selected: Selected, now: float) -> None:
         for w in walked:
             s = w.sequence
             if s.link is not None:
@@ -209,7 +209,7 @@ class VerifierEngine:
             s.fixed_deadline = None
             self.scheduler.clear(s)
             self.totals.accepted += w.accepted
-            replies.append(reply)
+            self._replies.append(reply)
             if reply.finish_reason:
                 self.totals.finished += 1
                 self._release(s)
@@ -218,12 +218,10 @@ class VerifierEngine:
                 if s.local is not None:
                     s.local.commit(reply.tokens, now)
         self.drafting.end_step(self.sequences.values(), now)
-        return replies, sum(len(reply.tokens) for reply in replies)
 
-    def _account(
-        self, plan: Plan, selected: Selected, choosing: int, committed: int, kv_tokens: int, run_s: float, started: float, now: float
-    ) -> None:
+    def _account(self, plan: Plan, selected: Selected, choosing: int, kv_tokens: int, run_s: float, started: float, now: float) -> None:
         t, sequences = self.totals, len(plan.decoding)
+        committed = sum(len(reply.tokens) for reply in self._replies)
         tokens = sequences + plan.prompt_tokens + selected.nodes
         t.steps += 1
         t.committed += committed

@@ -45,7 +45,7 @@ class VerifierReplica:
         engine, scheduler = self.engine, self.engine.scheduler
         allocator = scheduler.allocator
         gauges = {
-            "running": float(len(scheduler.running)),
+            "running": float(scheduler.in_service),
             "waiting": float(len(scheduler.waiting)),
             "places": float(scheduler.config.max_sequences),
             "kv_slots_used": float(allocator.count - allocator.free_count),
@@ -82,7 +82,7 @@ class VerifierReplica:
             totals |= {"paced_steps": float(engine.runner.steps), "paced_overruns": float(engine.runner.overruns)}
         return Report(
             role="verifier", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
-            fingerprint=self.fingerprint, load=len(scheduler.running) + len(scheduler.waiting),
+            fingerprint=self.fingerprint, load=scheduler.in_service + len(scheduler.waiting),
             capacity=scheduler.config.max_sequences + scheduler.config.max_queue, totals=totals, gauges=gauges,
             draining=not self.server.takes_requests, ranks=engine.runner.ranks,
         )  # fmt: skip

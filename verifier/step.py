@@ -67,7 +67,8 @@ def _rows(entry: Entry) -> list[Row]:
 
 
 def walk(entries: list[Entry], logits: torch.Tensor, synthetic_rate: float | None = None) -> list[Walked]:
-    """Chooses at every row of logits, walks each tree, and keeps the KV of the accepted path only.
+    """Chooses at every row of logits, walks each tree, and keeps the KV of the accepted path only. A path ends with a stop
+    token: drafts behind it are neither committed nor counted.
 
     With a `synthetic_rate` acceptance is drawn: see `verifier.synthetic`.
     """
@@ -84,7 +85,10 @@ def walk(entries: list[Entry], logits: torch.Tensor, synthetic_rate: float | Non
         if synthetic_rate is not None:
             mine = drawn_choices(mine, tree, s, synthetic_rate, logits.shape[1])
         accepted, bonus = tree.walk(mine[0], mine[1:])
+        tokens = [*(tree.tokens[node] for node in accepted), bonus]
+        end = next((i for i, token in enumerate(tokens) if token in s.request.stop_tokens), len(accepted))
+        tokens, accepted = tokens[: end + 1], accepted[: end + 1]
         if len(tree):
             s.kv.keep(len(s.tokens), [len(s.tokens) + node for node in accepted])
-        walked.append(Walked(s, [tree.tokens[i] for i in accepted] + [bonus], len(tree), accepted))
+        walked.append(Walked(s, tokens, len(tree), accepted))
     return walked

@@ -106,11 +106,12 @@ class SimEngine(VerifierEngine):
             _counted(s).extend(count)
             if not s.pending:
                 walked.append(Walked(s, [0], 0, []))
-        replies, committed = self._commit(walked, step.selected, now)
-        self._account(step.plan, step.selected, len(walked), committed, step.kv_tokens, step.run_s, step.started, now)
+        self._replies = []
+        self._commit(walked, step.selected, now)
+        self._account(step.plan, step.selected, len(walked), step.kv_tokens, step.run_s, step.started, now)
         self.sequence_steps += len(step.plan.decoding)
         self.price_seconds += self.exchange.price * (now - step.started)
-        for w, reply in zip(walked, replies, strict=True):
+        for w, reply in zip(walked, self._replies, strict=True):
             request = cast(SimSequence, w.sequence).sim
             if reply.first_index == 0:
                 request.first_token_s = now

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from drafthouse.engine.compiled import TOKEN_COUNTS
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.latency_cache import LatencyCache, Profile, key_of
 from drafthouse.engine.loader import LoadedModel
@@ -57,6 +58,11 @@ def latency_of(model: LoadedModel, largest: int) -> LatencyModel:
     if profile is None:
         profile = measure(model, largest, AT_START)
         cache.write(key, profile)
+    elif model.runner.compiled is not None:  # measuring would have compiled: no serving step is to wait for it
+        stopwatch = Stopwatch(model.runner, model.context)
+        for tokens in TOKEN_COUNTS:
+            if tokens <= min(largest, model.runner.cache.allocator.free_count):
+                stopwatch.seconds(Point(tokens))
     return profile.latency()
 
 

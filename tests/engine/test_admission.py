@@ -39,11 +39,12 @@ def test_a_full_queue_refuses_and_a_request_that_goes_on_here_is_let_in() -> Non
         it.submit(request("c", PROMPT, 20, mode="off"))
     assert "c" not in it.engine.sequences
     it.submit(replace(request("d", PROMPT, 20, mode="off", emitted=TEXT[:3]), attempt=2))
-    assert totals(it) == {"admitted": 3, "refused": 1}
+    it.submit(replace(request("e", PROMPT, 20, mode="off"), attempt=2, admitted=True))
+    assert totals(it) == {"admitted": 4, "refused": 1}
     it.outputs["a"] = list(TEXT[:1])
     it.finish()
-    assert tuple(it.outputs["d"]) == TEXT[:20]
-    assert totals(it) == {"admitted": 3, "finished": 3, "refused": 1}
+    assert tuple(it.outputs["d"]) == tuple(it.outputs["e"]) == TEXT[:20]
+    assert totals(it) == {"admitted": 4, "finished": 4, "refused": 1}
 
 
 def test_a_refused_request_is_told_the_time_at_which_a_place_is_expected() -> None:

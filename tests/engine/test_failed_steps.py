@@ -66,6 +66,28 @@ def test_a_fault_that_is_nobodys_fails_nobody() -> None:
     assert it.runs == 3 + 1 + 3 + 6, "three together, the failed one, one each alone, the rest together"
 
 
+def test_what_was_committed_before_a_step_broke_is_said() -> None:
+    """One has its last token, then the bookkeeping of the next one raises: the first ends well, the other goes on."""
+    it = Poisoned()
+    it.submit(request("a", PROMPT, 3, mode="off"))
+    it.submit(request("b", PROMPT, 10, mode="off"))
+    it.step()
+    it.step()
+    follow, it.engine.rule.follow = it.engine.rule.follow, broken  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        it.step()
+    it.engine.rule.follow = follow  # type: ignore[method-assign]
+    said = it.engine.recover("division by zero")
+    assert [(reply.request, reply.tokens, reply.finish_reason) for reply in said] == [("a", TEXT[2:3], "length"), ("b", TEXT[2:3], "")]
+    it.outputs["b"] += said[1].tokens
+    assert [reply.finish_reason for reply in it.finish_in_spite()] == ["length"]
+    assert tuple(it.outputs["b"]) == TEXT[:10]
+
+
+def broken(*_: object) -> None:
+    raise ZeroDivisionError("division by zero")
+
+
 def test_what_waits_stays_out_of_it_and_a_suspect_may_be_cancelled() -> None:
     it = Poisoned(max_sequences=2)
     for name in "abc":

@@ -57,6 +57,16 @@ def test_a_stop_token_at_the_last_place_is_a_stop(n: int) -> None:
     assert [(r.finish_reason, tuple(it.outputs["a"])) for r in it.finish()] == [("stop", TEXT[:n])]
 
 
+def test_drafts_behind_a_stop_token_are_not_counted() -> None:
+    it = Setting()
+    it.open(request("a", PROMPT, 20, mode="fixed", nodes=5, depth=5, stop_tokens=(TEXT[2],)))
+    it.step()
+    it.grow("a", TEXT[1:6])
+    [reply] = it.step()
+    assert (reply.tokens, reply.finish_reason) == (TEXT[1:3], "stop")
+    assert (reply.usage.verified, reply.usage.accepted, it.engine.totals.accepted) == (5, 2, 2)
+
+
 def test_usage_counts_drafted_verified_and_accepted_tokens_and_steps() -> None:
     it = Setting()
     it.open(request("a", PROMPT, 10, mode="fixed", nodes=4, depth=4))

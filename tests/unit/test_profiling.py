@@ -10,6 +10,7 @@ from typing import cast
 import pytest
 import torch
 
+from drafthouse.engine.compiled import TOKEN_COUNTS
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.latency_cache import LatencyCache, key_of
 from drafthouse.engine.loader import LoadedModel
@@ -152,6 +153,15 @@ def test_the_second_start_measures_nothing(cache: LatencyCache) -> None:
     assert again.seconds(9, 100) == latency.seconds(9, 100)
     latency_of(dataclasses.replace(second, fingerprint="def"), 64)
     assert runner(second).steps, "another model"
+
+
+def test_the_second_start_of_a_compiled_model_runs_each_graph_once(cache: LatencyCache) -> None:
+    """Else a serving step would wait for its compilation."""
+    first, again = model(stepped), model(stepped)
+    for loaded in (first, again):
+        runner(loaded).compiled = object()  # type: ignore[assignment]
+        latency_of(loaded, 64)
+    assert [tokens for tokens, _ in runner(again).steps] == list(TOKEN_COUNTS)
 
 
 def test_a_damaged_cache_is_measured_again_and_mended(cache: LatencyCache, caplog: pytest.LogCaptureFixture) -> None:

@@ -33,7 +33,7 @@ def test_a_draining_verifier_is_left_at_once_for_another():
             assert tokens_of(await collect(link)) == text_of(REQUEST)
             assert (link.moves, link.failovers) == (1, 0)
             assert link.routes.pick(None, (), time.monotonic()).replica == "b"  # nothing new is sent there
-        assert heir.seen[0] == replace(REQUEST, attempt=2, emitted=text_of(REQUEST)[:4])
+        assert heir.seen[0] == replace(REQUEST, attempt=2, emitted=text_of(REQUEST)[:4], admitted=True)
         assert going.cancelled.is_set()
 
     asyncio.run(run())

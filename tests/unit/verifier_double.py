@@ -30,6 +30,7 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
     before: Callable[[int, grpc.aio.ServicerContext], "asyncio.Future[None] | object"] | None = None
     fingerprint: str = "f"
     load: int = 0
+    usage: SpeculationUsage = USAGE
     seen: list[GenerateRequest] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     address: str = ""
@@ -54,7 +55,7 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
     def reply(self, request: GenerateRequest, index: int, output: tuple[int, ...]) -> GenerateReply:
         last = index + self.step >= len(output)
         tokens = output[index : index + self.step]
-        return GenerateReply(request.request, request.attempt, index, tokens, "length" if last else "", "", USAGE)
+        return GenerateReply(request.request, request.attempt, index, tokens, "length" if last else "", "", self.usage)
 
 
 @asynccontextmanager

@@ -1,0 +1,45 @@
+"""Synthetic acceptance is shown by every way out."""
+
+from dataclasses import replace
+
+import pytest
+
+from deployments import grpc_api
+from drafthouse.membership import SYNTHETIC_GAUGE
+from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, request
+from tests.unit.test_grpc_api import Context, serve
+from tests.unit.test_grpc_api import request as grpc_request
+from tests.unit.test_status import _report, registry, status, url
+from tests.unit.verifier_double import USAGE, VerifierDouble
+
+__all__ = ["registry", "url"]  # fixtures
+
+
+def verifier(synthetic: bool) -> VerifierDouble:
+    return VerifierDouble("a", tokens=lambda request: IDS, usage=replace(USAGE, synthetic=synthetic))
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+@pytest.mark.parametrize(("path", "body"), [("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT)])
+def test_over_http(path, body, synthetic):
+    whole = request(path, body, verifier=verifier(synthetic)).json()
+    assert whole["usage"]["speculation"].get("synthetic", False) is synthetic
+    streamed = request(path, {**body, "stream": True}, verifier=verifier(synthetic))
+    assert streamed.headers.get("x-drafthouse-synthetic") == ("1" if synthetic else None)
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_over_grpc(synthetic):
+    async def call(service):
+        whole = await grpc_api.generate(service, grpc_request(), "", Context())
+        chunks = [chunk async for chunk in grpc_api.stream(service, grpc_request(), "", Context(), zero_chunks=True)]
+        return whole, chunks
+
+    whole, chunks = serve(call, verifier(synthetic))
+    assert whole.usage.synthetic == chunks[-1].usage.synthetic == synthetic
+
+
+@pytest.mark.parametrize("gauges", [{SYNTHETIC_GAUGE: 0.7}, {}])
+def test_in_the_status(registry, url, gauges):
+    registry.observe(_report("verifier", load=0, gauges=gauges), 0.0)
+    assert ("SYNTHETIC ACCEPTANCE at rate 0.7" in status(url)) == bool(gauges)
