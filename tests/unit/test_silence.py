@@ -6,7 +6,7 @@ import time
 import pytest
 
 from drafthouse import silence
-from drafthouse.silence import SILENT_BEATS, Silence, while_heard
+from drafthouse.silence import BEAT_S, SILENT_BEATS, Silence, while_heard
 
 
 def test_so_many_beats_without_a_word():
@@ -74,3 +74,8 @@ def test_a_listener_that_was_held_up_does_not_blame_the_peer(beats_of_10ms):
         speaking.cancel()
 
     asyncio.run(asyncio.wait_for(test(), 10.0))
+
+
+def test_silence_is_noticed_within_three_seconds() -> None:
+    """docs/failover.md promises it of a process that is stopped."""
+    assert SILENT_BEATS * BEAT_S <= 3.0

@@ -142,3 +142,23 @@ def test_patience_begins_when_the_verifier_is_lost_and_says_what_was_missing():
         assert other.seen == []
 
     asyncio.run(run())
+
+
+def test_a_broken_stream_is_gone_on_with_elsewhere_within_a_second():
+    async def run():
+        times = []
+
+        async def note(index, context) -> None:
+            times.append(asyncio.get_running_loop().time())
+
+        async def breaks(index, context) -> None:
+            await note(index, context)
+            if index >= 4:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "broken")
+
+        async with linked(VerifierDouble("a", before=breaks), VerifierDouble("b", load=7, before=note)) as link:
+            assert tokens_of(await collect(link)) == text_of(REQUEST)
+        broken, resumed = times[2], times[3]
+        assert resumed - broken < 1.0, "nothing is waited for"
+
+    asyncio.run(run())
