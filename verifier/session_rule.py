@@ -32,6 +32,7 @@ class SessionRule:
         """After the quote for this step, once a step."""
         self._step += 1
         self._left = REOPENED_PER_STEP
+        self.gate.drafters(len(self.drafting.drafters), now)
         was_open = self.gate.open
         self.gate.observe(self.exchange.asked, now)
         if was_open and not self.gate.open:

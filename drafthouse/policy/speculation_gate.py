@@ -18,6 +18,9 @@ FIRST_BID = 0.95
 BID_FADE = 0.02
 """How fast the bid sinks to what is offered, a step; it rises at once."""
 
+FORGET_S = 600.0
+"""What drafts offered is believed for so long where no drafter is left to offer better. Else none would be asked for ever again."""
+
 PROBE_SHARE, PROBE_STEPS = 0.01, 8.0
 """Steps that probes may take of all, and those saved up for one: a draft's prefill takes some before anything is seen."""
 
@@ -38,6 +41,16 @@ class SpeculationGate:
         self.open = True
         self.bid = FIRST_BID
         self._dear_since: float | None = None
+        self._alone_since: float | None = None
+
+    def drafters(self, known: int, now: float) -> None:
+        """How many drafters could offer anything: after FORGET_S without one the bid is the first again."""
+        if known:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since >= FORGET_S:
+            self.bid = FIRST_BID
 
     def offer(self, confidence: float) -> None:
         """The best believed path confidence of any node at hand in a step."""

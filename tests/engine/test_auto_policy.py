@@ -6,7 +6,7 @@ import pytest
 
 from drafthouse.generation_messages import GenerateRequest, SpeculationUsage
 from drafthouse.policy.latency import Curve, LatencyModel
-from drafthouse.policy.speculation_gate import HOLD_S, PROBE_SHARE, PROBE_STEPS
+from drafthouse.policy.speculation_gate import FIRST_BID, FORGET_S, HOLD_S, PROBE_SHARE, PROBE_STEPS
 from drafthouse.token_tree import TokenTree
 from tests.engine.pairs import request
 from tests.engine.virtual_pair import NAME, VirtualPair
@@ -14,6 +14,7 @@ from tests.engine.virtual_pair import NAME, VirtualPair
 GPU = Curve("gpu", "an 8B target on one H100", 6.9, 0.018, 0.0)
 CPU = Curve("cpu", "dear tokens", 20.0, 5.0, 0.0)
 STEEP = Curve("steep", "a token costs nearly what a step does", 3.0, 1.0, 0.0)
+SLOW = Curve("slow", "a second for a step", 1000.0, 10.0, 0.0)
 CHAINS = (1, 2, 4, 8)
 
 
@@ -111,6 +112,24 @@ def test_a_closed_gate_sends_nothing_but_probes() -> None:
     assert engine.drafting.events["opened"] > epoch, "a probe was made"
     assert probing <= PROBE_SHARE * 1000 + PROBE_STEPS
     assert not engine.rule.gate.open
+
+
+def test_a_verifier_whose_drafters_went_asks_for_one_again_in_time() -> None:
+    """Controllers count on `bid`: nothing is offered where there is no drafter, so it has to be forgotten."""
+    pair = VirtualPair(SLOW, 0.2, lambda _: 0.2)
+    engine = pair.engine
+    pair.run(requests(1, 200, "auto"))
+    sunk = engine.rule.gate.bid
+    assert sunk < 0.3
+    engine.lose_drafter(NAME)
+    engine.submit(request("later", [1] * 8, 2000))
+    gone = pair.world.now
+    while pair.world.now < gone + FORGET_S - 2.0:
+        pair.turn()
+    assert engine.rule.gate.bid == sunk
+    while pair.world.now < gone + FORGET_S + 2.0:
+        pair.turn()
+    assert engine.rule.gate.bid == FIRST_BID
 
 
 def test_a_drafter_that_lies_for_long_loses_its_sessions() -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from drafthouse.policy.speculation_gate import (
     FIRST_BID,
+    FORGET_S,
     HANDLING_S,
     HOLD_S,
     MARGIN,
@@ -54,6 +55,21 @@ def test_the_bid_rises_at_once_and_sinks_slowly() -> None:
     assert gate.bid == pytest.approx(0.5, abs=0.01)
     gate.offer(0.9)
     assert gate.bid == 0.9
+
+
+def test_without_any_drafter_the_bid_is_forgotten_in_time() -> None:
+    gate = SpeculationGate()
+    for _ in range(300):
+        gate.offer(0.2)
+    sunk = gate.bid
+    gate.drafters(0, 0.0)
+    gate.drafters(0, 0.9 * FORGET_S)
+    gate.drafters(1, 0.95 * FORGET_S)
+    gate.drafters(0, FORGET_S)
+    gate.drafters(0, 1.9 * FORGET_S)
+    assert gate.bid == sunk, "one was there in between"
+    gate.drafters(0, 2.0 * FORGET_S)
+    assert gate.bid == FIRST_BID
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=20))
