@@ -30,11 +30,11 @@ POOLS = ("verifier", "drafter")
 @dataclass(frozen=True, slots=True)
 class Worth:
     """In shares of what a verifier commits on average: what one more replica would add, one fewer would lose; `first`: what the first
-    drafter would, by price and bid. None: not known."""
+    drafter would, by price and bid. None: not known; an idle look knows of no `first`, since there was nothing to draft for."""
 
     more: float | None
     fewer: float | None
-    first: float = 0.0
+    first: float | None = None
 
     @property
     def lowest_kept(self) -> float | None:
@@ -53,7 +53,9 @@ def worths(goodput: ClusterGoodput) -> dict[str, Worth]:
     return {
         "verifier": Worth(share(goodput.one_more_verifier_per_s), share(goodput.one_fewer_verifier_per_s)),
         "drafter": Worth(
-            share(goodput.one_more_drafter_per_s), share(goodput.one_fewer_drafter_per_s), share(goodput.first_drafter_per_s) or 0.0
+            share(goodput.one_more_drafter_per_s),
+            share(goodput.one_fewer_drafter_per_s),
+            share(goodput.first_drafter_per_s) if unit > 0.0 else None,
         ),
     }
 
@@ -119,8 +121,8 @@ class PoolSize:
         if kept is not None and max(kept, last.lowest_kept or 0.0) <= KEPT * worth and live > 0:
             said = f"the last one adds {kept:.2f} of a verifier's goodput, {KEPT * worth:.2f} keeps it"
             lower = max(low, live - max(1, live // SHRUNK))
-            if lower == 0 and all(w.first >= worth for _, w in self._samples):
-                self._disappointed = now + RETRY_S, kept
+            if lower == 0:
+                self._note_disappointment(now)
             return (lower, said) if lower < ordered else (ordered, f"{said}; {low} is the least")
         return ordered, "rests: " + ", ".join(
             f"{name} {_shown(value)}" for name, value in (("one more adds", more), ("one fewer loses", kept))
@@ -130,6 +132,13 @@ class PoolSize:
         """Over the last `over_s` seconds; None before there are so many."""
         values = [value for t, value in samples if t >= now - over_s and value is not None]
         return fmean(values) if values and samples[0][0] <= now - over_s else None
+
+    def _note_disappointment(self, now: float) -> None:
+        """The last one goes: for lack of traffic, or though drafts should have paid. Only looks that were not idle can tell."""
+        busy = [w for _, w in self._samples if w.first is not None]
+        brought = fmean(w.lowest_kept or 0.0 for w in busy) if busy else math.inf
+        if brought <= KEPT * self.bounds.worth and all(w.first is not None and w.first >= self.bounds.worth for w in busy):
+            self._disappointed = now + RETRY_S, brought
 
     def _sobered(self, worth: Worth, now: float) -> Worth:
         """A first drafter is worth no more than the last one was found to be, when that fell short of what price and bid promised."""

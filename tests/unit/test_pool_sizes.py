@@ -127,6 +127,28 @@ def test_drafts_that_disappointed_are_not_tried_again_at_once():
     assert pool.seconds(Worth(0.9, None, 0.9), 24) == 1
 
 
+def test_pauses_do_not_make_drafts_that_disappointed_look_new():
+    """Requests with speculation off, ten seconds in fifteen; an idle look says nothing of drafts."""
+    pool = Pool(ZERO)
+
+    def traffic(seconds: int) -> None:
+        for second in range(seconds):
+            busy = Worth(0.0, 0.0, 0.9) if pool.live else Worth(0.9, None, 0.9)
+            pool.second(IDLE if second % 15 >= 10 else busy)
+
+    traffic(int(RETRY_S))
+    assert pool.ordered == 0
+    assert pool.changes() == 1
+    traffic(60)
+    assert pool.changes() > 1, "in the end it is tried again"
+
+
+def test_pauses_alone_say_nothing_against_drafts():
+    pool = Pool(ZERO)
+    assert pool.seconds(IDLE, 20) == 0
+    assert pool.seconds(Worth(0.9, None, 0.9), 10) == 1
+
+
 def test_load_that_has_just_come_does_not_find_the_drafter_gone():
     pool = Pool(ZERO)
     pool.seconds(IDLE, 14)
@@ -197,8 +219,10 @@ def test_worth_is_in_shares_of_a_verifier():
     unit = found.committed_per_s / 2
     assert worths(found)["verifier"].more == pytest.approx(found.one_more_verifier_per_s / unit)
     assert worths(found)["drafter"].fewer == pytest.approx(found.accepted_per_s / unit)
-    silent = measure([replace(verifier(), rates={"committed": 0.0, "steps": 0.0})], [], 0.0)
+    silent_rates = {"committed": 0.0, "steps": 0.0}
+    silent = measure([replace(verifier(), rates=silent_rates)], [], 0.0)
     assert worths(silent)["verifier"] == Worth(0.0, 0.0)
+    assert worths(measure([replace(verifier(), rates=silent_rates)], [drafter()], 0.0))["drafter"] == Worth(0.0, 0.0)
     assert worths(measure([], [], 0.0))["verifier"] == Worth(None, None)
 
 
