@@ -31,6 +31,8 @@ Outgoing = tuple[str, ToVerifierMessage]
 
 
 DRAINING = "this drafter drains"
+UNKNOWN = "no such session"
+"""The answer to its commits: to a verifier that has ended it, too, this is stale, and to one that still counts on it, the end."""
 
 
 class DrafterEngine:
@@ -72,11 +74,18 @@ class DrafterEngine:
         if isinstance(message, Open):
             return [(peer, answer) for answer in self._open(key, message)]
         if session is None or message.epoch != session.epoch:
-            return []
+            lost = isinstance(message, Commit) and (session is None or session.epoch < message.epoch)
+            return [(peer, Dropped(message.session, message.epoch, UNKNOWN))] if lost else []
         if isinstance(message, Close):
             self._forget(key)
             return []
         return [(peer, answer) for answer in self._commit(key, session, message)]
+
+    def fail(self, peer: str, session: str, epoch: int, reason: str) -> list[Outgoing]:
+        """A message of this session could not be read."""
+        current = self.sessions.get((peer, session))
+        known = current is not None and current.epoch == epoch
+        return [(peer, self.drop((peer, session), reason) if known else Dropped(session, epoch, reason))]
 
     def _open(self, key: tuple[str, str], message: Open) -> list[ToVerifierMessage]:
         current = self.sessions.get(key)

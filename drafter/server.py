@@ -10,14 +10,15 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
 
 from drafter.engine import DrafterEngine, Outgoing
-from drafter.pass_loop import PassLoop
+from drafter.pass_loop import Command, PassLoop
 from drafthouse.errors import WireError
-from drafthouse.session_messages import Dropped, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
+from drafthouse.session_messages import ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
 from drafthouse.silence import Silence, while_heard
 from drafthouse.transport import PLAINTEXT, Transport
 from drafthouse.wire import DRAFTER_METADATA
@@ -134,21 +135,21 @@ class DrafterServer(rpc.DrafterServicer):
             if batch.echo_us:
                 stream.echo_us, stream.echo_at = batch.echo_us, time.perf_counter()
                 stream.ready.set()
-            self._take(peer, stream, batch)
+            self._take(peer, batch)
 
-    def _take(self, peer: str, stream: _Stream, batch: pb.ToDrafter) -> None:
-        good = []
+    def _take(self, peer: str, batch: pb.ToDrafter) -> None:
+        """One command for all of the batch, in order: no pass is begun between its messages."""
+        said: list[Command] = []
         for proto in batch.messages:
             try:
-                good.append(from_drafter_proto(proto))
+                said.append(partial(DrafterEngine.handle, peer=peer, message=from_drafter_proto(proto)))
             except WireError as error:
                 self.malformed += 1
                 logger.warning("malformed message from %s: %s", batch.verifier, error)
                 if (named := session_of(proto)) is not None:
-                    stream.messages.append(Dropped(*named, f"malformed: {error}"))
-                    stream.ready.set()
-        if good:
-            self.loop.post(lambda engine: [out for message in good for out in engine.handle(peer, message)])
+                    said.append(partial(DrafterEngine.fail, peer=peer, session=named[0], epoch=named[1], reason=f"malformed: {error}"))
+        if said:
+            self.loop.post(lambda engine: [out for command in said for out in command(engine)])
 
     def _send_from_thread(self, out: list[Outgoing]) -> None:
         self._asyncio.call_soon_threadsafe(self._enqueue, out)

@@ -129,7 +129,7 @@ class Drafting:
         self.records[drafter].answering.answered()
         link = sequence.link if sequence is not None else None
         if sequence is None or link is None or link.drafter != drafter or link.epoch != message.epoch:
-            self.events["stale"] += 1
+            self.events["stale"] += not isinstance(message, Dropped)  # a commit that crosses a session's end is answered so
             return
         match message:
             case Opened():

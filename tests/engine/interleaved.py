@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from drafter.engine import DrafterEngine, Outgoing
+from drafter.engine import UNKNOWN, DrafterEngine, Outgoing
 from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import Curve
@@ -140,6 +140,7 @@ class Interleaved:
         link = sequence.link if sequence is not None else None
         stale = link is None or (link.drafter, link.epoch) != (stream.drafter, message.epoch)
         assert stale or not stream.broken, "what a broken stream still carries is of an older epoch"
+        assert stale or not (isinstance(message, Dropped) and message.reason == UNKNOWN), "no Open is lost while its stream holds"
         if isinstance(message, Grow) and link is not None and not stale:
             self.reached["late"] += message.base_len < link.base_len
         before = self.everything()

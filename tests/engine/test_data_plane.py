@@ -118,6 +118,39 @@ def test_malformed_message_ends_its_session_only() -> None:
     run(test)
 
 
+def test_an_unreadable_commit_ends_a_live_session() -> None:
+    """Its KV slots and its place are free, since the verifier that hears of the end sends no Close; a session beside it goes on."""
+
+    async def test() -> None:
+        drafter, route = await start_drafter(0.01, "drafter")
+        engine, allocator = drafter.loop.engine, drafter.loop.engine.cache.allocator
+        sampling = pb.Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
+        rest = {"epoch": 7, "sampling": sampling, "noise_version": 1, "max_nodes": 8, "max_depth": 4, "vocab_size": 256}
+        opens = [pb.DrafterMessage(open=pb.Open(session=name, tokens=[1, 2, 3], **rest)) for name in "ab"]
+        bad = [pb.DrafterMessage(commit=pb.Commit(session="a", epoch=epoch, base_len=3)) for epoch in (6, 7)]  # without tokens
+        channel = grpc.aio.insecure_channel(route.address)
+        call = rpc.DrafterStub(channel).Connect()  # type: ignore[no-untyped-call]
+        await call.write(pb.ToDrafter(verifier="raw", messages=opens))
+        await until(lambda: len(engine.sessions) == 2 and not engine.has_work(), "two whole trees")
+        await call.write(pb.ToDrafter(verifier="raw", messages=bad[:1]))
+        await until(lambda: drafter.malformed == 1, "an older epoch's")
+        await call.write(pb.ToDrafter(verifier="raw", messages=bad[1:]))
+        await until(lambda: [name for _, name in engine.sessions] == ["b"], "one session")
+        await call.write(pb.ToDrafter(verifier="raw", messages=[pb.DrafterMessage(close=pb.Close(session="b", epoch=7))]))
+        await until(lambda: not engine.sessions, "no session")
+        assert (allocator.free_count, engine.totals.dropped, drafter.malformed) == (allocator.count, 1, 2)
+        dropped = []
+        while len(dropped) < 2:
+            dropped += [m.dropped for m in (await call.read()).messages if m.WhichOneof("kind") == "dropped"]
+        assert [(m.session, m.epoch) for m in dropped] == [("a", 6), ("a", 7)]
+        assert all(m.reason == "malformed: commit.tokens is empty" for m in dropped)
+        call.cancel()
+        await channel.close()
+        await drafter.stop()
+
+    run(test)
+
+
 def test_refused_requests_name_the_fault() -> None:
     async def test() -> None:
         verifier, stub, channel = await start_verifier()

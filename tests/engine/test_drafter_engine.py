@@ -201,7 +201,17 @@ def test_a_commit_that_cannot_be_followed_drops_its_session_alone(base_len: int,
     assert engine.cache.allocator.free_count == 1000
 
 
-def test_messages_of_an_older_epoch_and_of_unknown_sessions_are_ignored() -> None:
+def test_who_commits_to_a_session_that_is_not_here_hears_of_it() -> None:
+    """As when its Open was lost with a stream: otherwise the verifier would wait for its trees."""
+    engine = scripted()
+    grown(engine, replace(opening("s", [1, 2, 3]), epoch=4))
+    assert engine.handle("v", Commit("t", 4, 3, (1,), 0.0)) == [("v", Dropped("t", 4, "no such session"))]
+    assert engine.handle("w", Commit("s", 4, 3, (1,), 0.0)) == [("w", Dropped("s", 4, "no such session"))], "another peer's"
+    assert engine.handle("v", Commit("s", 5, 3, (1,), 0.0)) == [("v", Dropped("s", 5, "no such session"))]
+    assert (list(engine.sessions), engine.totals.dropped) == ([("v", "s")], 0)
+
+
+def test_messages_of_an_older_epoch_and_an_unknown_sessions_end_are_ignored() -> None:
     engine = scripted()
     grown(engine, replace(opening("s", [1, 2, 3]), epoch=4))
     before = words(tree_of(engine))
