@@ -87,6 +87,7 @@ class DraftModel:
         self.runner, self.latency, self.clock, self.inner = model.runner, latency, clock, inner
         self.budget, self.shared_noise = PassBudget(config.pass_nodes, config.prefill_tokens), config.shared_noise
         self._guess_calibration = Calibration()
+        self.running: list[Session] = []  # in the pass that was begun last
 
     def lookahead(self, facts: SessionFacts, width: int, totals: StageTotals) -> Lookahead | None:
         return Lookahead(self.inner, facts, self._guess_calibration, totals, width) if self.inner is not None else None
@@ -98,8 +99,10 @@ class DraftModel:
     def run_pass(self, sessions: Iterable[Session], totals: DraftTotals) -> tuple[list[Session], list[tuple[Session, str]]]:
         """Sessions whose trees may have grown, and those for which there were no KV slots, with the reason."""
         works: list[Work] = []
+        self.running = []
         failed: list[tuple[Session, str]] = []
         for session, candidates in self.budget.plan(sessions):
+            self.running.append(session)
             try:
                 works.append(self._work(session, [node for _, node in candidates]))
             except OutOfKvSlots as error:

@@ -13,6 +13,7 @@ import torch
 from drafter.calibration_store import CalibrationStore
 from drafter.draft_model import DraftModel, DraftTotals
 from drafter.session import Label, Session, SessionRules
+from drafter.suspects import Suspects
 from drafter.trace import TraceWriter
 from drafter.without_model import WithoutModel
 from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig
@@ -66,6 +67,7 @@ class DrafterEngine:
         self.trace = TraceWriter(config.trace) if config.trace else None
         self.traced = MODEL if self.draft is not None else self.makers[0].source
         self.totals, self.stage_totals = DraftTotals(), StageTotals()
+        self._suspects = Suspects()
         self._draining = False
 
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
@@ -119,6 +121,8 @@ class DrafterEngine:
     def _refusal(self, message: Open) -> str:
         if self._draining:
             return DRAINING
+        if self._suspects.refuses(message.session, self.clock()):
+            return "a draft pass of this session failed here"
         if message.noise_version != NOISE_VERSION:
             return f"noise version {message.noise_version}, this drafter has {NOISE_VERSION}"
         if message.vocab_size != self.vocab_size:
@@ -201,20 +205,41 @@ class DrafterEngine:
         session = self.sessions.pop(key, None)
         if session is not None:
             self._promised_slots -= session.promised_slots
+            self._suspects.remove(session)
             session.close()
             if self.trace is not None:
                 self.trace.flush()
 
     def has_work(self) -> bool:
-        return any(s.missing or s.frontier.now or s.frontier.ahead for s in self.sessions.values())
+        return any(session.wants_pass for session in self.sessions.values())
 
     def run_pass(self) -> list[Outgoing]:
         """One draft pass, if any session wants it; returns what the verifiers should hear of it."""
         if self.draft is None:
             return []
-        grown, failed = self.draft.run_pass(self.sessions.values(), self.totals)
+        suspect = self._suspects.first()
+        grown, failed = self.draft.run_pass(self.sessions.values() if suspect is None else [suspect], self.totals)
+        if suspect is not None:
+            self._suspects.passed(suspect)
         out = [(session.key[0], self.drop(session.key, reason)) for session, reason in failed]
         return [*out, *((session.key[0], self._announce(session)) for session in grown)]
+
+    def recover(self, reason: str) -> list[Outgoing]:
+        """After a pass that raised: what ran together starts anew, one by one, and what fails alone is dropped, and refused for a while.
+
+        What verifiers have of the trees holds; they hear of the new ones when those have grown.
+        """
+        ran = [s for s in self.draft.running if self.sessions.get(s.key) is s] if self.draft is not None else []
+        if not ran:  # it failed before it came to any
+            suspect = self._suspects.first()
+            ran = list(self.sessions.values()) if suspect is None else [suspect]
+        if len(ran) == 1:
+            self._suspects.convict(ran[0], self.clock())
+            return [(ran[0].key[0], self.drop(ran[0].key, reason))]
+        for session in ran:
+            session.start_anew()
+            self._suspects.add(session)
+        return []
 
     def _announce(self, session: Session) -> ToVerifierMessage:
         """A Grow with what is new and what the next pass promises."""

@@ -1,7 +1,7 @@
 """The drafter's thread: takes messages, runs passes, hands answers to the event loop.
 
 Promises: the engine is touched by this thread alone. A pass is never begun while messages wait,
-so what a commit pruned is not run. An exception in a pass drops the sessions of that pass, not
+so what a commit pruned is not run. An exception in a pass drops the session that is its cause, not
 the thread: it is the one fault boundary here.
 """
 
@@ -76,9 +76,9 @@ class PassLoop:
     def _pass(self) -> None:
         try:
             out = self.engine.run_pass()
-        except Exception:
-            logger.exception("draft pass failed; all sessions are dropped")
+        except Exception as error:
+            logger.exception("draft pass failed; its sessions are tried one by one")
             self.faults += 1
-            out = [(key[0], self.engine.drop(key, "the draft pass failed")) for key in list(self.engine.sessions)]
+            out = self.engine.recover(f"the draft pass failed: {type(error).__name__}")
         if out:
             self._send(out)

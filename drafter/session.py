@@ -91,6 +91,10 @@ class Session:
         return len(self.tokens) - self.cached if self.drafts else 0
 
     @property
+    def wants_pass(self) -> bool:
+        return bool(self.missing or self.frontier.now or self.frontier.ahead)
+
+    @property
     def held(self) -> int:
         """KV entries of committed tokens."""
         return self.cached - self.skipped
@@ -212,6 +216,13 @@ class Session:
 
     def may_have_children(self, node: int) -> bool:
         return node == ROOT or self.growing.depths[node] < self.limits.depth
+
+    def start_anew(self) -> None:
+        """As just opened with all that is committed: after a pass that failed neither KV nor tree can be relied on."""
+        self.kv.release()
+        self.cached = self.skipped = self.sent = self.kept = 0
+        self.growing, self._sent_edges = GrowingTree(), []
+        self.grow_stages()
 
     def close(self) -> None:
         self.kv.release()
