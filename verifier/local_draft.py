@@ -36,7 +36,15 @@ class LocalDraft:
         return self._stages.grow(self.growing, Asked.at(price, ahead=False), TreeLimits(self._tree.max_nodes, depth))
 
     def commit(self, tokens: Sequence[int], now: float) -> None:
-        """Learns from what was committed, and re-roots."""
+        """Learns from what was committed, and re-roots. Where no stage was asked, as nodes are dear, there is nothing to either."""
+        gains = self._learn(tokens) if self.growing.rankings else {}
+        self._rate.observe(len(tokens), now - self._committed_at)
+        self._committed_at = now
+        self._stages.judge(gains, self._rate.tokens_per_second)
+        self._stages.follow(tokens)
+
+    def _learn(self, tokens: Sequence[int]) -> dict[int, int]:
+        """Returns the tokens that each stage had first, by source."""
         path = self.growing.follow(tokens)
         gains = dict.fromkeys(self._stages.sources, 0)
         for i, (token, rankings) in enumerate(zip(tokens, self.growing.rankings_along(tokens, path), strict=False)):
@@ -46,11 +54,8 @@ class LocalDraft:
             first = next((source for source in gains if hits.get(source, -1) >= 0), None)
             if first is not None and i < len(path):
                 gains[first] += 1
-        self._rate.observe(len(tokens), now - self._committed_at)
-        self._committed_at = now
-        self._stages.judge(gains, self._rate.tokens_per_second)
         self.growing.reroot(tokens, path)
-        self._stages.follow(tokens)
+        return gains
 
     def close(self) -> None:
         self._stages.close()
