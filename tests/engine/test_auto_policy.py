@@ -114,6 +114,48 @@ def test_a_closed_gate_sends_nothing_but_probes() -> None:
     assert not engine.rule.gate.open
 
 
+def turns_until(pair: VirtualPair, wanted: Callable[[], bool], steps: int) -> None:
+    last = pair.engine.totals.steps + steps
+    while not wanted():
+        assert pair.engine.totals.steps < last
+        pair.turn()
+
+
+def test_a_probe_finds_that_the_text_of_a_parked_session_can_be_drafted_now() -> None:
+    claim = [0.02]
+    pair = VirtualPair(GPU, 0.02, lambda _: claim[0])
+    engine = pair.engine
+    engine.submit(request("0", [1] * 8, 20000))
+    [s] = engine.sequences.values()
+    turns_until(pair, lambda: s.parked_rate is not None and s.link is None, 200)
+    claim[0] = engine.synthetic_rate = 0.8
+    turns_until(pair, lambda: s.link is not None and not s.link.probe, 1000)
+    accepted = engine.totals.accepted
+    turns_until(pair, lambda: engine.totals.accepted > accepted + 200, 400)
+    assert s.link is not None, "kept"
+
+
+def test_a_probe_opens_the_gate_that_poor_drafts_have_closed() -> None:
+    """Poor drafts sink the bid, a small crowd makes nodes dearer than that; good drafts would still pay."""
+    claim = [0.2]
+    pair = VirtualPair(Curve("slow", "nodes are cheap alone, dear in a crowd", 500.0, 25.0, 0.0), 0.2, lambda _: claim[0])
+    engine, gate = pair.engine, pair.engine.rule.gate
+    engine.submit(request("0", [1] * 8, 20000))
+    turns_until(pair, lambda: gate.bid < 0.25, 1000)
+    for i in range(1, 8):
+        engine.submit(request(str(i), [1] * 8, 20000, seed=i))
+    turns_until(pair, lambda: not gate.open, 1000)
+    assert all(s.link is None or s.link.probe for s in engine.sequences.values())
+    sunk = gate.bid
+    claim[0] = engine.synthetic_rate = 0.8
+    turns_until(pair, lambda: gate.open, 1000)
+    assert engine.exchange.asked > sunk, "not for the price: nodes are as dear as before"
+    turns_until(pair, lambda: any(s.link is not None and not s.link.probe for s in engine.sequences.values()), 10)
+    accepted = engine.totals.accepted
+    turns_until(pair, lambda: engine.totals.accepted > accepted + 200, 400)
+    assert gate.open
+
+
 def test_a_verifier_whose_drafters_went_asks_for_one_again_in_time() -> None:
     """Controllers count on `bid`: nothing is offered where there is no drafter, so it has to be forgotten."""
     pair = VirtualPair(SLOW, 0.2, lambda _: 0.2)
