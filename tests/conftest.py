@@ -1,13 +1,13 @@
-"""What all tests share: one torch thread, since their models are tiny, no deadlines, since machines are noisy, and a cache of their own."""
+"""What all tests share: one torch thread, since their models are tiny, no limits on time, since machines are noisy, and a cache of their own."""
 
 import os
 import tempfile
 
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
-settings.register_profile("drafthouse", deadline=None)
+settings.register_profile("drafthouse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("drafthouse")
 
 _cache = tempfile.TemporaryDirectory(prefix="drafthouse-cache-")
