@@ -1,4 +1,4 @@
-"""What all tests share: one torch thread, since their models are tiny, no limits on time, since machines are noisy, and a cache of their own."""
+"""What all tests share: one torch thread, as their models are tiny, no limits on time, as machines are noisy, and a cache of their own."""
 
 import os
 import tempfile
