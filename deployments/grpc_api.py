@@ -103,7 +103,7 @@ def as_status(error: Exception) -> gRPCStatusError:
     elif isinstance(error, NoVerifierError):
         code = grpc.StatusCode.UNAVAILABLE
     else:
-        code = grpc.StatusCode.INTERNAL
+        return gRPCStatusError(error, grpc.StatusCode.INTERNAL, "internal error")  # what it is stands in the log
     return gRPCStatusError(error, code, _details(error))
 
 

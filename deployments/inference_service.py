@@ -51,12 +51,19 @@ class InferenceService:
         try:
             with self.places.planning():
                 plan = await asyncio.to_thread(make, body)
-            if len(plan.requests) > self.places.count:
-                raise RequestError(f"{len(plan.requests)} choices in all, but a gateway here serves {self.places.count} at once", "n")
+            self._check_choices(len(plan.requests))
         except (RequestError, OverloadError) as error:
             self._ended(outcome_of(error))
             raise
         return replace(plan, requests=tuple(replace(request, cache_key=cache_key) for request in plan.requests))
+
+    def _check_choices(self, choices: int) -> None:
+        """Raises RequestError for more than could run at once, however idle all are: one that is refused ends the others."""
+        if choices > self.places.count:
+            raise RequestError(f"{choices} choices in all, but a gateway here serves {self.places.count} at once", "n")
+        room = self.link.routes.capacity
+        if 0 < room < choices:
+            raise RequestError(f"{choices} choices in all, but the verifiers that run have places and queues for {room}", "n")
 
     async def stream(self, plan: Plan) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. Raises OverloadError."""

@@ -76,7 +76,8 @@ class LocalCluster:
 
     def __init__(self, config: ServingConfig):
         self.config = config
-        self.address = "127.0.0.1" if config.server.host in ("0.0.0.0", "::") else config.server.host
+        host = config.server.host
+        self.address = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         self.http_url = f"http://{self.address}:{config.server.http_port}"
         self.grpc_address = f"{self.address}:{config.server.grpc_port}"
         self.dashboard_url = ""

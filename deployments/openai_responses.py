@@ -146,4 +146,5 @@ class Answerer:
 
 
 def sse(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    """In ASCII: clients that read lines may take U+0085, U+2028 and U+2029 for the ends of some, as httpx does."""
+    return f"data: {json.dumps(body, separators=(',', ':'))}\n\n"

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
+from drafthouse.errors import ConfigError
+
 STOP_TIMEOUT_S = 60.0
 """Serve's own shutdown takes up to 30 s when replicas hang."""
 
@@ -46,12 +48,21 @@ def path(http_port: int) -> pathlib.Path:
     return folder() / f"drafthouse-{os.getuid()}-{http_port}.pid"
 
 
-def write(http_port: int) -> pathlib.Path:
-    """Says that this process serves on a port; returns the file, for `unlink` at the end."""
+def write(http_port: int) -> None:
+    """Says that this process serves on a port. Raises ConfigError where another does already, or the folder is not writable."""
+    if other := [server for server in running() if server.http_port == http_port]:
+        raise ConfigError(f"server.http_port: process {other[0].pid} serves on port {http_port}, or is about to; `drafthouse stop` ends it")
     server = Server(os.getpid(), psutil.Process().create_time(), http_port)
-    file = path(http_port)
-    file.write_text(json.dumps(asdict(server)), encoding="utf-8")
-    return file
+    try:
+        path(http_port).write_text(json.dumps(asdict(server)), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path(http_port)}: {error.strerror or error}") from error
+
+
+def remove(http_port: int) -> None:
+    """What this process wrote."""
+    if any(server.pid == os.getpid() and server.http_port == http_port for server in running()):
+        path(http_port).unlink(missing_ok=True)
 
 
 def running() -> list[Server]:

@@ -17,13 +17,20 @@ FREE_PORTS = range(20_000, 32_000)
 a port drawn here is still free when the server that gets it has come up."""
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    for port in random.sample(FREE_PORTS, 200):
+def free_ports(count: int) -> list[int]:
+    """Different TCP ports that nobody listens on now."""
+    found: list[int] = []
+    for port in random.sample(FREE_PORTS, 200 + count):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return port
-    raise ConfigError(f"no free port found between {FREE_PORTS.start} and {FREE_PORTS.stop}")
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise ConfigError(f"no {count} free ports found between {FREE_PORTS.start} and {FREE_PORTS.stop}")
+
+
+def free_port() -> int:
+    return free_ports(1)[0]
 
 
 GATEWAY_PORTS = 100
@@ -49,6 +56,7 @@ def local_environment(scratch: pathlib.Path) -> dict[str, str]:
     files are drawn afresh, so that several clusters fit on one machine.
     """
     gateway_port = free_gateway_ports()
+    fallback_http, fallback_grpc, metrics, stats = free_ports(4)
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -63,10 +71,10 @@ def local_environment(scratch: pathlib.Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(gateway_port),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(gateway_port + GATEWAY_PORTS),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",

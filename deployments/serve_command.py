@@ -49,6 +49,7 @@ def serve(
         load_api_keys(serving.security.api_keys)
         load_transport(serving.security.data_plane)
         check_models(serving)
+        pid_file.write(serving.server.http_port)
     except DrafthouseError as error:
         _fail(console, str(error))
     _run(serving, console)
@@ -66,7 +67,6 @@ def _run(config: ServingConfig, console: Console) -> None:
     cluster = LocalCluster(config)
     stop = _StopSignal()
     failure: str | None = None
-    file = pid_file.write(config.server.http_port)
     try:
         with console.status("starting Ray") as status:
             show = _Progress(console, status.update)
@@ -81,11 +81,13 @@ def _run(config: ServingConfig, console: Console) -> None:
         failure = str(error)
     except (KeyboardInterrupt, SystemExit):
         pass
+    except Exception as error:  # fault boundary: Ray raises many kinds
+        failure = f"{type(error).__name__}: {error}"
     finally:
         stop.ignore()
         console.print("stopping", highlight=False)
         logs = cluster.close(keep_logs=failure is not None)
-        file.unlink(missing_ok=True)
+        pid_file.remove(config.server.http_port)
     if failure is not None:
         _fail(console, failure + (f"\nlogs: {logs}/logs" if logs else ""))
     console.print("stopped", highlight=False)

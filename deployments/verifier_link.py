@@ -166,9 +166,10 @@ class VerifierLink:
             raise Broken(str(error)) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not call.given_up or (task is not None and task.cancelling()):
+            if task is not None and task.cancelling():
                 raise
-            raise Broken("it fell silent") from None
+            # The call was cancelled, not this task: for its silence, or with a channel whose certificate is long replaced.
+            raise Broken("it fell silent" if call.given_up else "its channel was closed") from None
         finally:
             stream.cancel()
             self._calls.discard(call)

@@ -33,6 +33,11 @@ class VerifierRoutes:
         names = {route.replica for route in routes}
         self._shunned = {replica: until for replica, until in self._shunned.items() if replica in names}
 
+    @property
+    def capacity(self) -> int:
+        """Requests that all replicas together take, those that wait included; 0 where none is known."""
+        return sum(route.capacity for route in self._routes)
+
     def addresses(self) -> set[str]:
         return {route.address for route in self._routes}
 

@@ -41,7 +41,7 @@ def scores(logits: torch.Tensor, rows: Sequence[Row], noise: bool = True) -> tor
     if all(row.sampling.greedy for row in rows):
         return result
     device = result.device
-    temperature = torch.tensor([row.sampling.temperature or 1.0 for row in rows], device=device)
+    temperature = torch.tensor([1.0 if row.sampling.greedy else row.sampling.temperature for row in rows], device=device)
     result = result / temperature[:, None]
     few = _with_few_candidates(rows, result.shape[1])
     for count, at in few.items():

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from drafthouse.errors import RequestError
 
 MAX_SEED = (1 << 63) - 1
+GREEDY_BELOW = 1e-5
+"""Temperatures below it would overflow float32 logits, and no sampled token could differ but at a near-tie."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Applied in this order: repetition penalty, temperature, top-k, top-p, min-p, noise.
 
-    temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and repetition_penalty 1 switch a step off.
+    temperature 0, or below GREEDY_BELOW, is greedy; top_k 0, top_p 1, min_p 0 and repetition_penalty 1 switch a step off.
     """
 
     temperature: float = 1.0
@@ -35,7 +37,7 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0
+        return self.temperature < GREEDY_BELOW
 
     @property
     def filters(self) -> bool:

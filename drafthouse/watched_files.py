@@ -1,11 +1,13 @@
 """A value parsed from files that others replace while the process runs: keys, certificates.
 
-Promises: a fault at first is an error; later, the last good value stays and each faulty state is logged once.
+Promises: a fault at first is an error; later, the last good value stays, each faulty state is logged once, and is tried
+again every RETRY_S, since a fault may lie in the moment: a certificate not valid yet, a read that failed.
 """
 
 import logging
 import os
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -15,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+RETRY_S = 5.0
+
 
 class WatchedFiles(Generic[T]):
     """`parse` reads the files and raises ConfigError, whose message is logged and so must hold no secret."""
@@ -23,17 +27,21 @@ class WatchedFiles(Generic[T]):
         self._paths, self._parse = paths, parse
         # Taken before the files are read: a change in between is seen as one.
         self._versions = [_version(path) for path in paths]
+        self._retry_at: float | None = None  # monotonic seconds; None while the files are as good as their value
         self._value = parse()
 
     def current(self) -> T:
         """Costs a system call for each file."""
         versions = [_version(path) for path in self._paths]
-        if versions != self._versions:
-            self._versions = versions
+        new = versions != self._versions
+        if new or (self._retry_at is not None and time.monotonic() >= self._retry_at):
+            self._versions, self._retry_at = versions, None
             try:
                 self._value = self._parse()
             except ConfigError as error:
-                logger.error("the last good state stays in force: %s", error)
+                self._retry_at = time.monotonic() + RETRY_S
+                if new:
+                    logger.error("the last good state stays in force: %s", error)
         return self._value
 
 

@@ -25,6 +25,10 @@ RETRY_S = 1.0
 """A drafter that refused or dropped a sequence's session is not asked again for so long; others are, at once."""
 
 
+REMEMBERED = 64
+"""Drafters that are gone and may come back; names are never used again, so in a pool that scales they would gather for ever."""
+
+
 class Drafting:
     def __init__(self, config: VerifierConfig, tree: TreeConfig, vocab_size: int, fingerprint: str):
         self.batch_table, self.tree = config.batch_table, tree
@@ -178,3 +182,5 @@ class Drafting:
             if sequence.link is not None and sequence.link.drafter == drafter:
                 self._unlink(sequence)
                 self.events["lost"] += 1
+        for gone in [name for name in self.records if name not in self.drafters][:-REMEMBERED]:
+            del self.records[gone]

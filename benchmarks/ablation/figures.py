@@ -90,6 +90,6 @@ def _as_json(r: Ratio) -> dict[str, float]:
 
 
 def kept(report: Mapping[str, Any], name: str) -> float:
-    """Share of the greedy gain over plain that is left when sampling."""
+    """Speed-up over plain when sampling, by that when greedy: 1.98 / 3.16 = 0.63 in arXiv 2308.04623."""
     both = report[name]
     return float(both["sampled"]["ratio_to_plain"]["value"] / both["greedy"]["ratio_to_plain"]["value"])

@@ -112,7 +112,8 @@ async def _measure(options: ScalingOptions, url: str, prompts: list[Prompt]) -> 
 
 
 def scaling_report(samples: list[Sizes], phases: list[Phase]) -> Report:
-    """Pure. `changes`: when replicas came or went, and the last reason for it; `scaled`: by pool, whether it did both ways."""
+    """Pure. `changes`: when replicas came or went, whether that was asked for, and the last reason for it; `scaled`: by pool,
+    whether it did both ways when asked."""
     changes = [change for pool in POOLS for change in _changes(samples, pool)]
     return {
         "phases": [asdict(phase) for phase in phases],
@@ -120,7 +121,8 @@ def scaling_report(samples: list[Sizes], phases: list[Phase]) -> Report:
         "changes": sorted(changes, key=lambda change: change["at_s"]),
         "scaled": {
             pool: {
-                way: any(c["pool"] == pool and sign * (c["to"] - c["from"]) > 0 for c in changes) for way, sign in (("up", 1), ("down", -1))
+                way: any(c["asked"] and c["pool"] == pool and sign * (c["to"] - c["from"]) > 0 for c in changes)
+                for way, sign in (("up", 1), ("down", -1))
             }
             for pool in POOLS
         },
@@ -128,13 +130,23 @@ def scaling_report(samples: list[Sizes], phases: list[Phase]) -> Report:
 
 
 def _changes(samples: list[Sizes], pool: str) -> list[dict[str, Any]]:
-    """The reason is that of the sample in which the desired size changed, before replicas followed."""
+    """The reason is that of the sample in which the desired size changed, before replicas followed. A change the other way, as by a
+    crash and its repair, was not asked for."""
     found, reason = [], ""
+    asked = samples[0].desired[pool] - samples[0].actual[pool] if samples else 0
     for before, after in zip(samples, samples[1:], strict=False):
+        earlier = asked
         if after.desired[pool] != before.desired[pool]:
-            reason = after.reason[pool]
+            reason, asked = after.reason[pool], after.desired[pool] - before.desired[pool]
         if after.actual[pool] != before.actual[pool]:
-            found.append({"at_s": after.at_s, "pool": pool, "from": before.actual[pool], "to": after.actual[pool], "reason": reason})
+            came = after.actual[pool] - before.actual[pool]
+            was_asked = asked * came > 0 or earlier * came > 0
+            found.append(
+                {
+                    "at_s": after.at_s, "pool": pool, "from": before.actual[pool], "to": after.actual[pool], "asked": was_asked,
+                    "reason": reason if was_asked else "not asked for",
+                }
+            )  # fmt: skip
     return found
 
 

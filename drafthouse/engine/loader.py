@@ -121,18 +121,18 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str)
 def fingerprint(path: str, config: ModelConfig) -> str:
     """What must agree for two replicas to give the same text: weights, tokenizer, dtype, parallel size, noise version.
 
-    Of each weight file the size, the first and the last megabyte are hashed: enough to tell
-    checkpoints apart without reading all of a large one.
+    Of each file in a folder the size, the first and the last megabyte are hashed: enough to tell checkpoints apart
+    without reading all of a large one. Of a hub id the commit that this machine has.
     """
     digest = hashlib.sha256(f"{config.dtype} parallel {config.parallel} noise {NOISE_VERSION}".encode())
     folder = pathlib.Path(path)
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if file.suffix in {".json", ".safetensors"}:
+        if file.suffix in {".json", ".safetensors", ".bin", ".model", ".txt"}:
             digest.update(f"{file.name} {file.stat().st_size}".encode())
             with file.open("rb") as f:
                 digest.update(f.read(1 << 20))
                 f.seek(-min(1 << 20, file.stat().st_size), os.SEEK_END)
                 digest.update(f.read(1 << 20))
     if not folder.is_dir():
-        digest.update(path.encode())
+        digest.update(f"{path} {AutoConfig.from_pretrained(path)._commit_hash}".encode())
     return digest.hexdigest()[:16]

@@ -31,7 +31,7 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         threading.Thread(target=_serve, args=(self._calls,), name="own-stage", daemon=True).start()
 
     def call(self, function: Callable[[], R], limit_s: float) -> R:
@@ -48,6 +48,7 @@ class Worker:
         try:
             result, error = answer.get(timeout=limit_s)
         except queue.Empty:
+            self._calls.put(None)  # the late thread ends when its call does
             self._start()
             raise StageFault(f"took longer than {limit_s:.3g} s") from None
         if error is not None:
@@ -55,9 +56,9 @@ class Worker:
         return result  # type: ignore[return-value]
 
 
-def _serve(calls: "queue.SimpleQueue[Callable[[], None]]") -> None:
-    while True:
-        calls.get()()
+def _serve(calls: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
+    while (call := calls.get()) is not None:
+        call()
 
 
 class GuardedStage(Stage):

@@ -78,9 +78,10 @@ class TrigramTable:
     def best(self, context: Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
         """Of the `count` likeliest tokens (0: all): their indices among `tokens`, and their log-probabilities; where they are few, the
         likeliest first. Not to be changed."""
-        if not 0 < count <= FEW:
+        if not 0 < count < len(self.tokens):
             return np.arange(len(self.tokens)), self.log_probabilities(context)
-        return self._few(tuple(context[-2:]), count)
+        last_two = tuple(context[-2:])
+        return self._few(last_two, count) if count <= FEW else self._best(last_two, count)
 
     def _best(self, context: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
         scores = self.log_probabilities(context)

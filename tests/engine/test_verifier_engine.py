@@ -10,7 +10,7 @@ from drafthouse.session_messages import Close, Commit, Open, Refused
 from tests.engine.driven_verifier import Setting
 from tests.engine.pairs import GREEDY, request
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, truth
-from verifier.drafting import RETRY_S
+from verifier.drafting import REMEMBERED, RETRY_S
 from verifier.engine import FIXED_WAIT_S
 
 PROMPT = (1, 2, 3, 4, 5)
@@ -88,6 +88,17 @@ def test_no_node_is_verified_deeper_than_the_request_may_go(left: int) -> None:
     [reply] = it.step()
     assert (reply.finish_reason, reply.tokens) == ("length", TEXT[1 : 1 + left])
     assert reply.usage.verified == left - 1
+
+
+def test_drafters_that_are_gone_are_forgotten_at_last_and_those_present_never() -> None:
+    it = Setting()
+    it.open(request("a", PROMPT, 20))
+    drafting = it.engine.drafting
+    for i in range(3 * REMEMBERED):
+        drafting.add_drafter(f"gone-{i}")
+        assert drafting.records[f"gone-{i}"].trusted(it.now)
+        it.engine.lose_drafter(f"gone-{i}")
+    assert set(drafting.records) == {"d"} | {f"gone-{i}" for i in range(2 * REMEMBERED, 3 * REMEMBERED)}
 
 
 def test_a_late_tree_is_verified_below_what_was_committed_meanwhile() -> None:

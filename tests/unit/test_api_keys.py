@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import pathlib
+import time
 
 import grpc
 import httpx
@@ -17,6 +18,7 @@ from deployments.inference_service import InferenceService
 from deployments.openai_routes import build_http_app
 from deployments.request_factory import RequestFactory
 from deployments.verifier_link import VerifierLink
+from drafthouse import watched_files
 from drafthouse.api_keys import ApiKeys, generate_key, hash_of, load_api_keys
 from drafthouse.config import ControllerConfig, ServingConfig
 from drafthouse.errors import ConfigError, RequestError
@@ -189,6 +191,28 @@ def test_a_file_that_goes_bad_changes_nothing(tmp_path, caplog, spoil):
     assert len([record for record in caplog.records if str(path) in record.getMessage()]) == 1
     write(path, hash_of(OTHER))
     assert (accepts(keys, KEY), accepts(keys, OTHER)) == (False, True)
+
+
+def test_what_could_not_be_read_once_is_tried_again(tmp_path, monkeypatch):
+    """The same file may be good a moment later: a read that failed, a certificate whose time has come."""
+    monkeypatch.setattr(watched_files, "RETRY_S", 0.05)
+    path, good, tries = write(tmp_path / "file", "one"), [True], []
+
+    def parse() -> str:
+        tries.append(path.read_text())
+        if not good[0]:
+            raise ConfigError("not now")
+        return tries[-1]
+
+    watched = watched_files.WatchedFiles((path,), parse)
+    good[0] = False
+    write(path, "two")
+    assert [watched.current() for _ in range(3)] == ["one"] * 3
+    assert len(tries) == 2
+    good[0] = True
+    time.sleep(0.06)
+    assert watched.current() == watched.current() == "two"
+    assert len(tries) == 3
 
 
 @pytest.mark.parametrize("text", ["", "# nobody\n", "sha256:12", KEY, f"{hash_of(KEY)} alice", hash_of(KEY).upper(), hash_of(KEY) + "0"])

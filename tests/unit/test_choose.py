@@ -133,6 +133,12 @@ def test_temperature_zero_has_no_noise() -> None:
     assert choose(logits, with_others)[::2] == logits.argmax(-1).tolist()[::2]
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-50, 1e-38, 9e-6])
+def test_a_temperature_that_float32_cannot_divide_by_is_greedy(temperature: float) -> None:
+    logits = random_logits(4, 8)
+    assert choose(logits, [make_row(SamplingParams(temperature), seed=i) for i in range(8)]) == logits.argmax(-1).tolist()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_ties_go_to_the_lowest_id(dtype: torch.dtype) -> None:
     logits = torch.zeros(2, VOCAB, dtype=dtype)

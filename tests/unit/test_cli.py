@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from deployments.local_cluster import needed_cpus, root_cause
 from deployments.ray_environment import free_port
 from drafthouse import __version__
 from drafthouse.config import ServingConfig
+from drafthouse.errors import ConfigError
 
 COMMANDS = [
     "serve",
@@ -165,12 +167,29 @@ def test_needed_cpus_counts_every_replica() -> None:
 
 def test_pid_files_of_dead_processes_are_removed(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    ours = pid_file.write(1234)
+    pid_file.write(1234)
     dead = pid_file.path(4321)
     dead.write_text(json.dumps({"pid": 2**22 - 1, "started": 1.0, "http_port": 4321}), encoding="utf-8")
     assert [server.http_port for server in pid_file.running()] == [1234]
-    assert ours.exists()
+    assert pid_file.path(1234).exists()
     assert not dead.exists()
+
+
+def test_a_second_server_of_a_port_is_refused_and_takes_nothing_from_the_first(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    first = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    server = {"pid": first.pid, "started": psutil.Process(first.pid).create_time(), "http_port": 1234}
+    pid_file.path(1234).write_text(json.dumps(server), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"server\.http_port: process {first.pid} serves on port 1234"):
+        pid_file.write(1234)
+    pid_file.remove(1234)
+    assert [one.pid for one in pid_file.running()] == [first.pid]
+    first.communicate(b"\n")
+    pid_file.write(1234)
+    pid_file.remove(1234)
+    assert not pid_file.path(1234).exists()
 
 
 def test_stop_ends_nothing_when_it_cannot_tell_which(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,5 +167,7 @@ def test_a_refused_call_with_one_reply_has_the_hint_too():
     assert context.set["set_trailing_metadata"] == [("grpc-retry-pushback-ms", "300")]
 
 
-def test_a_verifiers_own_error_is_internal():
-    assert grpc_api.as_status(ValueError("x")).grpc_code is grpc.StatusCode.INTERNAL
+def test_an_unforeseen_error_is_internal_and_says_nothing_of_itself():
+    status = grpc_api.as_status(ValueError("secret/path"))
+    assert status.grpc_code is grpc.StatusCode.INTERNAL
+    assert status.grpc_details == "internal error"

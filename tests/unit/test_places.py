@@ -8,8 +8,13 @@ import pytest
 
 from deployments.places import Places
 from drafthouse.errors import OverloadError
-from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, gateway
+from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, gateway, request
 from tests.unit.verifier_double import VerifierDouble, at
+
+
+def test_more_choices_than_all_verifiers_take_are_refused_for_good():
+    answer = request("/v1/completions", {**COMPLETION, "n": 9}, capacity=16)  # the double takes 8
+    assert error_of(answer)[:3] == (400, "invalid_request_error", "n")
 
 
 def test_plans_in_the_making_and_choices_in_progress_share_the_places():

@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from deployments import ray_environment
 from deployments.preflight import check_models, check_ports, first_difference
 from deployments.ray_environment import free_port
 from drafthouse.config import ServingConfig
@@ -81,6 +82,11 @@ def used_port() -> Iterator[int]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield int(listener.getsockname()[1])
+
+
+def test_ports_drawn_together_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_environment, "FREE_PORTS", range(20_000, 20_204))
+    assert all(len(set(ray_environment.free_ports(4))) == 4 for _ in range(50))
 
 
 def test_free_ports_pass() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import pathlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +41,16 @@ def test_a_pool_that_only_grew_did_not_scale_both_ways():
     report = scaling_report(course("1122", "1210"), PHASES)
     assert report["scaled"] == {"verifier": {"up": True, "down": False}, "drafter": {"up": True, "down": True}}
     assert not scaled_both_ways(report)
+
+
+def test_a_crash_and_its_repair_were_not_asked_for():
+    """Two replicas are wanted all the time."""
+    crash = [replace(sample, desired={"verifier": 2, "drafter": 1}) for sample in course("22122", "11111")]
+    report = scaling_report(crash, PHASES)
+    assert [(c["from"], c["to"], c["asked"], c["reason"]) for c in report["changes"]] == [
+        (2, 1, False, "not asked for"), (1, 2, False, "not asked for"),
+    ]  # fmt: skip
+    assert report["scaled"]["verifier"] == {"up": False, "down": False}
 
 
 def test_plot(tmp_path: pathlib.Path):

@@ -1,6 +1,7 @@
 """Stages in the configuration: what fits together, what is refused, and what is named."""
 
 import pathlib
+import threading
 import time
 
 import numpy as np
@@ -98,6 +99,17 @@ def test_a_worker_goes_on_after_a_call_that_never_ends() -> None:
     assert worker.call(lambda: 7, 5.0) == 7
     with pytest.raises(StageFault, match="raised ZeroDivisionError"):
         worker.call(lambda: 1 / 0, 5.0)
+
+
+def test_a_call_that_is_merely_late_leaves_no_thread_behind() -> None:
+    before = set(threading.enumerate())
+    worker, goes_on = Worker(), threading.Event()
+    [late] = set(threading.enumerate()) - before
+    with pytest.raises(StageFault, match="took longer"):
+        worker.call(lambda: goes_on.wait(20), 0.01)
+    goes_on.set()
+    late.join(20)
+    assert not late.is_alive()
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,11 @@ def test_a_kept_triple_has_its_discounted_share() -> None:
     assert after[9] > 0, "what was never seen here has what is left"
 
 
-def test_the_likeliest_are_those_of_the_whole_distribution(table: trigram_table.TrigramTable) -> None:
+@pytest.mark.parametrize("few", [2, trigram_table.FEW])
+def test_the_likeliest_are_those_of_the_whole_distribution(
+    table: trigram_table.TrigramTable, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trigram_table, "FEW", few)
     for context in ([], [5], [5, 7], [5, 7, 9], [27, 81]):
         whole = table.log_probabilities(context)
         for count in (1, 5, len(whole), 0):

@@ -186,3 +186,21 @@ def test_a_long_prompt_fits_the_wire():
         assert len(verifier.seen[0].prompt) == 2_000_000
 
     asyncio.run(run())
+
+
+def test_a_stream_whose_channel_is_closed_under_it_goes_on_elsewhere():
+    """As an old channel is at last, after certificates were replaced: the call is cancelled, its reader is not."""
+
+    async def run():
+        async def close(index, context) -> None:
+            if index == 4:
+                [call] = link._calls
+                call.stream.cancel()
+                await asyncio.Event().wait()
+
+        first, second = VerifierDouble("a", before=close), VerifierDouble("b", load=7)
+        async with linked(first, second) as link:
+            assert tokens_of(await asyncio.wait_for(collect(link), 10)) == text_of(REQUEST)
+        assert [request.attempt for request in second.seen] == [2]
+
+    asyncio.run(run())
