@@ -9,7 +9,9 @@ import os
 import pathlib
 import random
 import socket
+import sysconfig
 
+from deployments import haproxy
 from drafthouse.errors import ConfigError
 
 FREE_PORTS = range(20_000, 32_000)
@@ -65,6 +67,7 @@ def local_environment(scratch: pathlib.Path) -> dict[str, str]:
         "RAY_ROTATION_BACKUP_COUNT": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        haproxy.BINARY: str(pathlib.Path(sysconfig.get_path("scripts"), "drafthouse-haproxy")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(scratch / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),

@@ -86,7 +86,7 @@ async def grpc_deadline(serving: Serving) -> None:
 
 @pytest.mark.parametrize("way", [http_stream, http_whole, several_choices, grpc_whole, grpc_stream, grpc_deadline])
 def test_a_client_that_goes_away_leaves_nothing_whatever_way_it_came(busy: Serving, way) -> None:
-    before = outcomes(busy, "cancelled")
+    """Whole answers several times: HAProxy as it comes missed the end of their connections one time in five."""
 
     async def cut() -> None:
         client = asyncio.create_task(way(busy))
@@ -97,9 +97,11 @@ def test_a_client_that_goes_away_leaves_nothing_whatever_way_it_came(busy: Servi
             client.cancel()
         await asyncio.gather(client, return_exceptions=way is not grpc_deadline)
 
-    asyncio.run(cut())
-    busy.until(lambda: free(busy), "nothing is in use", 20)
-    busy.until(lambda: outcomes(busy, "cancelled") > before, "the gateway has counted it", 20)
+    for _ in range(6 if way in (http_whole, several_choices) else 1):
+        before = outcomes(busy, "cancelled")
+        asyncio.run(cut())
+        busy.until(lambda: free(busy), "nothing is in use", 20)
+        busy.until(lambda before=before: outcomes(busy, "cancelled") > before, "the gateway has counted it", 20)  # type: ignore[misc]
 
 
 def test_all_are_served_or_told_when_to_come_again_and_streams_in_progress_go_on(busy: Serving) -> None:
