@@ -40,7 +40,7 @@ def scaling(
     draft: Draft = "demo:draft",
     target_curve: TargetCurve = "llama-8b-1xh100",
     draft_curve: DraftCurve = "draft-0.5b",
-    time_scale: TimeScale = 8.0,
+    time_scale: TimeScale = 24.0,
     threads: Threads = 1,
     step_tokens: StepTokens = 48,
     json_file: Json = None,
