@@ -11,9 +11,9 @@ from benchmarks.draft_variants import LoadedDraft
 from benchmarks.drafts import Timed
 from drafthouse.config import DrafterConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.engine.profiling import latency_of
+from drafthouse.engine.profiling import AT_START, measure
 from drafthouse.errors import ConfigError
-from drafthouse.policy.latency import Curve, load_curve
+from drafthouse.policy.latency import Curve, LatencyModel, load_curve
 
 MEASURED = "measured"
 
@@ -31,10 +31,15 @@ def check_curves(names: Sequence[str], draft_curve: str) -> None:
 def timed_on(name: str, target: LoadedModel, drafts: Sequence[LoadedDraft], draft_curve: str) -> list[Timed]:
     """Each draft with the target, on the target curve `name` or, where it is `measured`, as both run here."""
     if name == MEASURED:
-        on_target = latency_of(target, VerifierConfig().step_tokens)
-        return [Timed(d, latency_of(d.model, DrafterConfig().step_tokens), on_target, name) for d in drafts]
+        on_target = _measured(target, VerifierConfig().step_tokens)
+        return [Timed(d, _measured(d.model, DrafterConfig().step_tokens), on_target, name) for d in drafts]
     curve, base = load_curve(name), load_curve(draft_curve)
     return [Timed(d, scaled(base, d.parameters / drafts[0].parameters), curve, name) for d in drafts]
+
+
+def _measured(model: LoadedModel, largest: int) -> LatencyModel:
+    """Anew, all under the same conditions: a cached profile may be of an hour in which the machine had other work."""
+    return measure(model, largest, AT_START).latency()
 
 
 def scaled(curve: Curve, factor: float) -> Curve:
