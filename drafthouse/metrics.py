@@ -132,6 +132,7 @@ def _verifier() -> list[Metric]:
         count("stage_nodes", "tokens", "Tokens drafted by stages in the verifier's own process."),
         count("stage_seconds", "s", "Time that these stages took."),
         count("stage_faults", "faults", "Such stages dropped for their session, since they failed."),
+        count("stage_rests", "rests", "Such stages set aside for a while, since they did not pay."),
         count("paced_steps", "steps", "Steps on a paced device."),
         count("paced_overruns", "steps", "Those that took longer than the curve: above 1 % the run is void."),
         spread("queue_seconds", "s", "From a request's arrival at the verifier to its admission into steps.", buckets=LATENCY_S),

@@ -9,6 +9,7 @@ from drafthouse.membership import Report
 from drafthouse.metric import Metric
 from drafthouse.metrics import METRICS
 from drafthouse.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.stages.session_stages import StageTotals
 
 
 class _Instrument:
@@ -149,3 +150,8 @@ def test_every_role_makes_all_of_its_metrics_with_ray_prefixed_names(ray):
     assert set(ray.made) == {metric.registered for metric in METRICS}
     metric = next(metric for metric in METRICS if metric.key == "steps")
     assert (metric.registered, metric.exported) == ("drafthouse_verifier_steps", "ray_drafthouse_verifier_steps_total")
+
+
+@pytest.mark.parametrize("role", ["verifier", "drafter"])
+def test_all_that_is_counted_of_stages_is_exported_wherever_they_are_placed(role: str) -> None:
+    assert StageTotals().numbers().keys() <= {metric.key for metric in METRICS if metric.owner == role}
