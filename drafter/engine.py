@@ -52,14 +52,14 @@ class DrafterEngine:
         Raises ConfigError when a stage cannot be built or the trace's folder cannot be written.
         """
         self.config, self.tree, self.clock = config, tree, clock
-        self.makers = placed(config.stages, "drafter", draft, config.shared_noise)
+        self.vocab_size = model.runner.vocab_size if isinstance(model, LoadedModel) else model.vocab_size
+        self.makers = placed(config.stages, "drafter", draft, self.vocab_size, config.shared_noise)
         self.draft: DraftModel | None = None
+        self.cache = KvCache(0, 0, 0, 0, torch.float32, torch.device("cpu"))
         if isinstance(model, LoadedModel):
             assert latency is not None
-            self.draft = DraftModel(model, latency, config, clock, inner_of(config.stages, draft, config.shared_noise))
-            self.cache, self.vocab_size = model.runner.cache, model.runner.vocab_size
-        else:
-            self.cache, self.vocab_size = KvCache(0, 0, 0, 0, torch.float32, torch.device("cpu")), model.vocab_size
+            inner = inner_of(config.stages, draft, self.vocab_size, config.shared_noise)
+            self.draft, self.cache = DraftModel(model, latency, config, clock, inner), model.runner.cache
         self.rules = SessionRules(model.context, tree.width, config.grow_ahead, config.window, self.draft is not None)
         self.sessions: dict[tuple[str, str], Session] = {}
         self._promised_slots = 0  # to all sessions together: each one's `promised_slots`

@@ -31,7 +31,7 @@ class VerifierReplica:
         self.drain_s = config.verifier.drain_s
         model = load_replica(config.target, ranks)
         self.fingerprint = model.fingerprint
-        stages = placed(config.drafter.stages, "verifier", config.draft, config.drafter.shared_noise)
+        stages = placed(config.drafter.stages, "verifier", config.draft, model.runner.vocab_size, config.drafter.shared_noise)
         latency = latency_of(model, config.verifier.step_tokens)
         self.engine = VerifierEngine(model, latency, config.verifier, config.tree, stages=stages)
         self.server = VerifierServer(self.engine, self.name, load_transport(config.security.data_plane))

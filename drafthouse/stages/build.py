@@ -46,21 +46,23 @@ class StageMaker:
     make: Callable[[SessionFacts], Stage]
 
 
-def placed(stages: Sequence[StageConfig], placement: str, draft: ModelConfig | None, shared_noise: bool = True) -> list[StageMaker]:
-    """Makers of the stages without a model that run at this placement, in order. Raises ConfigError."""
+def placed(
+    stages: Sequence[StageConfig], placement: str, draft: ModelConfig | None, vocab_size: int, shared_noise: bool = True
+) -> list[StageMaker]:
+    """Makers of the stages without a model that run at this placement, in order; `vocab_size` is the target's. Raises ConfigError."""
     numbered = [(f"drafter.stages.{i}", config) for i, config in enumerate(stages)]
     return [
-        _maker(key, config, source_of(stages, config), draft, shared_noise)
+        _maker(key, config, source_of(stages, config), draft, vocab_size, shared_noise)
         for key, config in numbered
         if config.kind != "model" and config.placement == placement
     ]
 
 
-def inner_of(stages: Sequence[StageConfig], draft: ModelConfig | None, shared_noise: bool = True) -> StageMaker | None:
+def inner_of(stages: Sequence[StageConfig], draft: ModelConfig | None, vocab_size: int, shared_noise: bool = True) -> StageMaker | None:
     """The stage inside the model stage, if there is one. Raises ConfigError."""
     for i, config in enumerate(stages):
         if config.inner is not None:
-            return _maker(f"drafter.stages.{i}.inner", config.inner, source_of(stages, config.inner), draft, shared_noise)
+            return _maker(f"drafter.stages.{i}.inner", config.inner, source_of(stages, config.inner), draft, vocab_size, shared_noise)
     return None
 
 
@@ -70,11 +72,11 @@ def source_of(stages: Sequence[StageConfig], config: StageConfig) -> int:
     return _SOURCES[config.kind] if config.kind in _SOURCES else FIRST_OWN + list(dict.fromkeys(own)).index(config.kind)
 
 
-def _maker(key: str, config: StageConfig, source: int, draft: ModelConfig | None, shared_noise: bool) -> StageMaker:
-    return StageMaker(config.kind, source, config.nodes, _make(key, config, draft, shared_noise))
+def _maker(key: str, config: StageConfig, source: int, draft: ModelConfig | None, vocab_size: int, shared_noise: bool) -> StageMaker:
+    return StageMaker(config.kind, source, config.nodes, _make(key, config, draft, vocab_size, shared_noise))
 
 
-def _make(key: str, config: StageConfig, draft: ModelConfig | None, shared_noise: bool) -> Callable[[SessionFacts], Stage]:
+def _make(key: str, config: StageConfig, draft: ModelConfig | None, vocab_size: int, shared_noise: bool) -> Callable[[SessionFacts], Stage]:
     match config.kind:
         case "lookup":
             return LookupStage
@@ -82,7 +84,7 @@ def _make(key: str, config: StageConfig, draft: ModelConfig | None, shared_noise
             traffic = Traffic(config.traffic_tokens)
             return lambda facts: SuffixStage(facts, traffic)
         case "trigram":
-            table = _table(key, config.table, draft)
+            table = _table(key, config.table, draft, vocab_size)
             return lambda facts: TrigramStage(facts, table, shared_noise)
     own, worker = _own(key, config.kind), Worker()
     return lambda facts: GuardedStage(facts, own, worker)
@@ -99,9 +101,9 @@ def table_path(key: str, table: pathlib.Path | None, draft: ModelConfig | None) 
     return path
 
 
-def _table(key: str, table: pathlib.Path | None, draft: ModelConfig | None) -> trigram_table.TrigramTable:
+def _table(key: str, table: pathlib.Path | None, draft: ModelConfig | None, vocab_size: int) -> trigram_table.TrigramTable:
     try:
-        return trigram_table.load(table_path(key, table, draft))
+        return trigram_table.load(table_path(key, table, draft), vocab_size)
     except ConfigError as error:
         raise error if str(error).startswith(key) else ConfigError(f"{key}.table: {error}") from error
 
@@ -118,8 +120,8 @@ def _own(key: str, kind: str) -> type[Stage]:
     return found
 
 
-def check_stages(stages: Sequence[StageConfig], draft: ModelConfig | None) -> None:
-    """What can be known before anything is deployed: files and import paths. Raises ConfigError."""
+def check_stages(stages: Sequence[StageConfig], draft: ModelConfig | None, vocab_size: int) -> None:
+    """What can be known before anything is deployed: files, what they hold, and import paths. Raises ConfigError."""
     for placement in ("drafter", "verifier"):
-        placed(stages, placement, draft)
-    inner_of(stages, draft)
+        placed(stages, placement, draft, vocab_size)
+    inner_of(stages, draft, vocab_size)

@@ -160,8 +160,8 @@ def packed(counts: Counts) -> bytes:
     return file.getvalue()
 
 
-def load(path: pathlib.Path) -> TrigramTable:
-    """Raises ConfigError that names the file."""
+def load(path: pathlib.Path, vocab_size: int) -> TrigramTable:
+    """Raises ConfigError that names the file, also when it holds tokens that a vocabulary of `vocab_size` has not."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if int(file["format"]) != FORMAT:
@@ -169,6 +169,8 @@ def load(path: pathlib.Path) -> TrigramTable:
             pairs = np.stack([np.cumsum(file["pairs_0"], dtype=np.int64), file["pairs_1"]])
             triples = np.stack([np.cumsum(file["triples_0"], dtype=np.int64), file["triples_1"], file["triples_2"]])
             tokens = np.cumsum(file["tokens"], dtype=np.int64)
+            if len(tokens) and tokens[-1] >= vocab_size:
+                raise ConfigError(f"{path}: holds token {tokens[-1]}, outside the vocabulary of {vocab_size}; it is another model's table")
             counts = Counts(tokens, file["singles"], pairs, file["pair_counts"], triples, file["triple_counts"])
         return TrigramTable(counts)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -159,7 +159,7 @@ def test_stages_in_the_verifier(
     """Merged into the drafter's tree, or alone; half of the way with a drafter and then without."""
     stages = [with_table(stage, table) | {"placement": "verifier"} for stage in local] + [{"kind": "model"}]
     config = DrafterConfig.model_validate({"stages": stages})
-    makers = placed(config.stages, "verifier", None)
+    makers = placed(config.stages, "verifier", None, 256)
     verifier = VerifierEngine(target, FLAT, VerifierConfig(), TreeConfig(max_nodes=48), stages=makers)
     engines = [DrafterEngine(loaded(noisy_copy("llama", 0, 0.05)), FAST, config, TreeConfig(max_nodes=48))] if drafter else []
     pair = OneProcess(verifier, engines)
@@ -174,7 +174,7 @@ def test_what_is_left_when_no_drafter_is(target: LoadedModel, truths: dict[str, 
     stages = [{"kind": "trigram", "table": table, "placement": "verifier"}, {"kind": "model"}]
     config = DrafterConfig.model_validate({"stages": stages})
     tree = TreeConfig(max_nodes=48)
-    verifier = VerifierEngine(target, FLAT, VerifierConfig(), tree, stages=placed(config.stages, "verifier", None))
+    verifier = VerifierEngine(target, FLAT, VerifierConfig(), tree, stages=placed(config.stages, "verifier", None, 256))
     pair = OneProcess(verifier, [DrafterEngine(loaded(noisy_copy("llama", 0, 0.05)), FAST, config, tree)])
     outputs: dict[str, list[int]] = {name: [] for name in truths}
     for name in truths:

@@ -35,7 +35,7 @@ def drafter(limit: int = LIMIT) -> DrafterEngine:
 def pair(placement: str) -> OneProcess:
     """A verifier with the stage in a drafter's process or in its own."""
     config = suffix_stage(placement)
-    stages = placed(config.stages, "verifier", None)
+    stages = placed(config.stages, "verifier", None, 256)
     verifier = VerifierEngine(loaded(tiny("llama")), FLAT, VerifierConfig(), TREE, lambda: 0.0, stages)
     return OneProcess(verifier, [] if stages else [drafter()])
 

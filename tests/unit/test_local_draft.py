@@ -14,7 +14,7 @@ TEXT = [5, 6, 7, 8]
 
 
 def draft(wanted: GenerateRequest) -> LocalDraft:
-    makers = placed([StageConfig(kind="lookup", placement="verifier")], "verifier", None)
+    makers = placed([StageConfig(kind="lookup", placement="verifier")], "verifier", None, 512)
     made = LocalDrafting(makers, TreeConfig(), 512, lambda: 0.0).open(wanted)
     assert made is not None
     return made

@@ -4,6 +4,7 @@ import pathlib
 import socket
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -13,6 +14,7 @@ from deployments.preflight import check_models, check_ports, first_difference
 from deployments.ray_environment import free_port
 from drafthouse.config import ServingConfig
 from drafthouse.errors import ConfigError, ModelError
+from drafthouse.stages.trigram_table import counted, packed
 
 
 def _model(folder: pathlib.Path, tokens: list[str] | None) -> str:
@@ -108,6 +110,17 @@ def test_replicas_cannot_share_a_fixed_port() -> None:
     config = ServingConfig.model_validate(_server().model_dump() | {"drafter": {"replicas": 2, "port": free_port()}})
     with pytest.raises(ConfigError, match=r"drafter\.port: 2 replicas"):
         check_ports(config)
+
+
+def test_a_trigram_table_is_held_against_the_targets_vocabulary(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "t.npz").write_bytes(packed(counted(np.array([[1, 2, 40_000]]), 1)))
+    stages = [{"kind": "model"}, {"kind": "trigram", "table": str(tmp_path / "t.npz"), "placement": "verifier"}]
+    path = _model(tmp_path / "a", None)
+    config = ServingConfig.model_validate({"target": {"path": path}, "draft": {"path": path}, "drafter": {"stages": stages}})
+    with pytest.raises(ConfigError, match=r"^drafter\.stages\.1\.table: .*t\.npz: holds token 40000, outside the vocabulary of 32000"):
+        check_models(config)
+    (tmp_path / "a" / "config.json").write_text('{"model_type": "llama", "vocab_size": 50000}', encoding="utf-8")
+    check_models(config)
 
 
 @pytest.mark.parametrize(("role", "pool"), [("target", "verifier"), ("draft", "drafter")])

@@ -1,6 +1,7 @@
 """Stages in the configuration: what fits together, what is refused, and what is named."""
 
 import pathlib
+import re
 import threading
 import time
 
@@ -52,8 +53,8 @@ def test_what_does_not_fit_is_named(drafter: dict[str, object], draft: dict[str,
 
 def test_no_drafter_is_needed_where_all_stages_are_in_the_verifier() -> None:
     got = config({"drafter": {"replicas": 0, "stages": [{"kind": "lookup", "placement": "verifier"}]}, "draft": None})
-    assert [maker.name for maker in placed(got.drafter.stages, "verifier", None)] == ["lookup"]
-    assert placed(got.drafter.stages, "drafter", None) == []
+    assert [maker.name for maker in placed(got.drafter.stages, "verifier", None, 50)] == ["lookup"]
+    assert placed(got.drafter.stages, "drafter", None, 50) == []
 
 
 def test_sources_tell_stages_apart(tmp_path: pathlib.Path) -> None:
@@ -65,9 +66,9 @@ def test_sources_tell_stages_apart(tmp_path: pathlib.Path) -> None:
         StageConfig(kind="trigram", table=table, nodes=5),
         StageConfig(kind="lookup", placement="verifier"),
     ]
-    assert [(m.source, m.nodes) for m in placed(stages, "drafter", None)] == [(FIRST_OWN, 16), (TRIGRAM, 5)]
-    assert [m.source for m in placed(stages, "verifier", None)] == [LOOKUP]
-    inner = inner_of(stages, None)
+    assert [(m.source, m.nodes) for m in placed(stages, "drafter", None, 50)] == [(FIRST_OWN, 16), (TRIGRAM, 5)]
+    assert [m.source for m in placed(stages, "verifier", None, 50)] == [LOOKUP]
+    inner = inner_of(stages, None, 50)
     assert inner is not None
     assert inner.source == FIRST_OWN + 1
 
@@ -89,7 +90,18 @@ def test_sources_tell_stages_apart(tmp_path: pathlib.Path) -> None:
 )
 def test_before_anything_is_deployed_files_and_classes_are_looked_for(stage: StageConfig, draft: ModelConfig | None, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        check_stages([stage], draft)
+        check_stages([stage], draft, 50)
+
+
+@pytest.mark.parametrize("stage", ["trigram", "inner", "verifier"])
+def test_a_table_of_another_models_vocabulary_is_named_before_anything_is_deployed(tmp_path: pathlib.Path, stage: str) -> None:
+    (tmp_path / "t.npz").write_bytes(packed(counted(np.array([[1, 2, 70]]), 1)))
+    table = StageConfig(kind="trigram", table=tmp_path / "t.npz", placement="verifier" if stage == "verifier" else "drafter")
+    stages = [StageConfig(kind="lookup"), StageConfig(kind="model", inner=table) if stage == "inner" else table]
+    key = "drafter.stages.1.inner.table" if stage == "inner" else "drafter.stages.1.table"
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}: .*t\.npz: holds token 70, outside the vocabulary of 50"):
+        check_stages(stages, ModelConfig(path="demo:draft"), 50)
+    check_stages(stages, ModelConfig(path="demo:draft"), 71)
 
 
 def test_a_worker_goes_on_after_a_call_that_never_ends() -> None:

@@ -182,7 +182,7 @@ def text_of(count: int, length: int, vocab: int = 40, seed: int = 0) -> np.ndarr
 def table(tmp_path_factory: pytest.TempPathFactory) -> trigram_table.TrigramTable:
     path = tmp_path_factory.mktemp("trigram") / "trigram.npz"
     path.write_bytes(trigram_table.packed(trigram_table.counted(text_of(60, 50), 2)))
-    return trigram_table.load(path)
+    return trigram_table.load(path, 90)
 
 
 def test_probabilities_of_every_context_sum_to_one(table: trigram_table.TrigramTable) -> None:
@@ -245,8 +245,15 @@ def test_the_table_fits_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1500 < len(fitted(texts)) <= 3000 < len(trigram_table.packed(trigram_table.counted(texts, 1)))
 
 
+def test_a_table_of_another_vocabulary_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x.npz").write_bytes(trigram_table.packed(trigram_table.counted(np.array([[1, 2, 9]]), 1)))
+    assert trigram_table.load(tmp_path / "x.npz", 10).tokens.tolist() == [1, 2, 9]
+    with pytest.raises(ConfigError, match=r"x\.npz: holds token 9, outside the vocabulary of 9"):
+        trigram_table.load(tmp_path / "x.npz", 9)
+
+
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut"])
 def test_a_file_that_is_no_table_is_named(tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(ConfigError, match=r"x\.npz: no trigram table"):
-        trigram_table.load(tmp_path / "x.npz")
+        trigram_table.load(tmp_path / "x.npz", 90)
