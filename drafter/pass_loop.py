@@ -1,8 +1,8 @@
 """The drafter's thread: takes messages, runs passes, hands answers to the event loop.
 
 Promises: the engine is touched by this thread alone. A pass is never begun while messages wait,
-so what a commit pruned is not run. An exception in a pass drops the session that is its cause, not
-the thread: it is the one fault boundary here.
+so what a commit pruned is not run. An exception in a pass drops the session that is its cause, and one in a command
+ends that command, not the thread: these are the fault boundaries here. When the thread ends all the same, it says so.
 """
 
 import logging
@@ -23,17 +23,19 @@ JOIN_S = 2.0
 
 
 class PassLoop:
-    def __init__(self, engine: DrafterEngine, send: Callable[[list[Outgoing]], None]):
-        """`send` is called from the loop's thread with everything that one round has to say."""
-        self.engine, self._send = engine, send
+    def __init__(self, engine: DrafterEngine, send: Callable[[list[Outgoing]], None], ended: Callable[[], None]):
+        """From the loop's thread: `send` is called with everything that one round has to say, `ended` when no round will follow."""
+        self.engine, self._send, self._ended = engine, send, ended
         self._inbox: deque[Command] = deque()
         self._wake = threading.Event()
         self._stopping = False
+        self.alive = False
         self.faults = 0
         self.busy_seconds = 0.0  # not waiting for messages
         self._thread = engine_thread(self._run, "draft-passes")
 
     def start(self) -> None:
+        self.alive = True
         self._thread.start()
 
     def stop(self) -> None:
@@ -41,29 +43,37 @@ class PassLoop:
         self._wake.set()
         self._thread.join(JOIN_S)
 
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    def post(self, command: Command) -> None:
-        """Runs `command` on the loop's thread before the next pass. From any thread."""
-        self._inbox.append(command)
+    def post(self, *commands: Command) -> None:
+        """Runs them, in order, on the loop's thread, with no pass before or between them. From any thread."""
+        self._inbox.extend(commands)
         self._wake.set()
 
+    def count_fault(self, what: str) -> None:
+        """Of the exception that is being handled."""
+        logger.exception(what)
+        self.faults += 1
+
     def _run(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            started = time.perf_counter()
-            more = self._round()
-            self.busy_seconds += time.perf_counter() - started
-            if not more:
-                self._wake.wait()
+        try:
+            while not self._stopping:
+                self._wake.clear()
+                started = time.perf_counter()
+                more = self._round()
+                self.busy_seconds += time.perf_counter() - started
+                if not more:
+                    self._wake.wait()
+        finally:
+            self.alive = False
+            self._ended()
 
     def _round(self) -> bool:
         """Takes what came, then runs a pass if nothing came meanwhile; False if there was none to run."""
         out: list[Outgoing] = []
         while self._inbox:
-            out += self._inbox.popleft()(self.engine)
+            try:
+                out += self._inbox.popleft()(self.engine)
+            except Exception:
+                self.count_fault("a command to the drafting thread failed")
         if out:
             self._send(out)
         if self._inbox:
@@ -77,8 +87,7 @@ class PassLoop:
         try:
             out = self.engine.run_pass()
         except Exception as error:
-            logger.exception("draft pass failed; its sessions are tried one by one")
-            self.faults += 1
+            self.count_fault("draft pass failed; its sessions are tried one by one")
             out = self.engine.recover(f"the draft pass failed: {type(error).__name__}")
         if out:
             self._send(out)

@@ -1,8 +1,9 @@
 """The drafter's data plane: one bidirectional stream per verifier carries all its sessions.
 
-Promises: what is ready at one moment goes out as one message. A message that cannot be read drops
-its own session; the stream and its other sessions go on. A verifier that falls silent loses its sessions.
-Draining, it takes nothing new, drops every session with a word to its verifier, and then ends the streams.
+Promises: what is ready at one moment goes out as one message. A message that cannot be read, or makes the engine
+raise, drops its own session; the stream and its other sessions go on. A verifier that falls silent loses its sessions.
+When the drafting thread is dead, all streams end. Draining, it takes nothing new, drops every session with a word to
+its verifier, and then ends the streams.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import grpc
 from drafter.engine import DrafterEngine, Outgoing
 from drafter.pass_loop import Command, PassLoop
 from drafthouse.errors import WireError
-from drafthouse.session_messages import ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
+from drafthouse.session_messages import ToDrafterMessage, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
 from drafthouse.silence import Silence, while_heard
 from drafthouse.transport import PLAINTEXT, Transport
 from drafthouse.wire import DRAFTER_METADATA
@@ -44,7 +45,7 @@ class _Stream:
 class DrafterServer(rpc.DrafterServicer):
     def __init__(self, engine: DrafterEngine, name: str, transport: Transport = PLAINTEXT):
         self.name, self._transport = name, transport
-        self.loop = PassLoop(engine, self._send_from_thread)
+        self.loop = PassLoop(engine, self._send_from_thread, self._thread_ended)
         self._streams: dict[str, _Stream] = {}
         self._count = 0
         self.malformed = 0
@@ -86,9 +87,12 @@ class DrafterServer(rpc.DrafterServicer):
                 await dropped.wait()
                 self._ending = True
                 while self._streams:
-                    for stream in self._streams.values():
-                        stream.ready.set()
+                    self._wake_streams()
                     await asyncio.sleep(0.01)
+
+    def _wake_streams(self) -> None:
+        for stream in self._streams.values():
+            stream.ready.set()
 
     async def Connect(self, request_iterator: AsyncIterator[pb.ToDrafter], context: Any) -> AsyncIterator[pb.ToVerifier]:
         if not self.takes_sessions:
@@ -100,11 +104,13 @@ class DrafterServer(rpc.DrafterServicer):
         self._streams[peer] = stream
         reader = asyncio.create_task(self._read(peer, stream, request_iterator))
         try:
-            while stream.messages or not (reader.done() or self._ending):
+            while stream.messages or not (reader.done() or self._ending or not self.loop.alive):
                 await stream.ready.wait()
                 stream.ready.clear()
                 if batch := self._batch(stream):
                     yield batch
+            if not self.loop.alive:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the drafting thread has died")
         finally:
             reader.cancel()
             self._streams.pop(peer, None)
@@ -138,21 +144,31 @@ class DrafterServer(rpc.DrafterServicer):
             self._take(peer, batch)
 
     def _take(self, peer: str, batch: pb.ToDrafter) -> None:
-        """One command for all of the batch, in order: no pass is begun between its messages."""
+        """All of the batch at once, in order: no pass is begun between its messages."""
         said: list[Command] = []
         for proto in batch.messages:
             try:
-                said.append(partial(DrafterEngine.handle, peer=peer, message=from_drafter_proto(proto)))
+                said.append(partial(self._handle, peer=peer, message=from_drafter_proto(proto)))
             except WireError as error:
                 self.malformed += 1
                 logger.warning("malformed message from %s: %s", batch.verifier, error)
                 if (named := session_of(proto)) is not None:
                     said.append(partial(DrafterEngine.fail, peer=peer, session=named[0], epoch=named[1], reason=f"malformed: {error}"))
-        if said:
-            self.loop.post(lambda engine: [out for command in said for out in command(engine)])
+        self.loop.post(*said)
+
+    def _handle(self, engine: DrafterEngine, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
+        """On the loop's thread. What raises here is a fault of device or engine: the state of this one session may be spoilt by it."""
+        try:
+            return engine.handle(peer, message)
+        except Exception as error:
+            self.loop.count_fault(f"{type(message).__name__} of session {message.session} failed; the session is dropped")
+            return engine.fail(peer, message.session, message.epoch, f"the drafter failed: {type(error).__name__}")
 
     def _send_from_thread(self, out: list[Outgoing]) -> None:
         self._asyncio.call_soon_threadsafe(self._enqueue, out)
+
+    def _thread_ended(self) -> None:
+        self._asyncio.call_soon_threadsafe(self._wake_streams)
 
     def _enqueue(self, out: list[Outgoing]) -> None:
         for peer, message in out:

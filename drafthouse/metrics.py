@@ -184,7 +184,7 @@ def _drafter() -> list[Metric]:
         count("refused", "sessions", "Sessions refused, for want of room or of a fit.", name="sessions_refused"),
         count("dropped", "sessions", "Sessions given up: no KV left, or a commit that did not fit.", name="sessions_dropped"),
         count("malformed", "messages", "Messages that could not be read.", name="malformed_messages"),
-        count("pass_faults", "faults", "Passes that raised; the sessions that were the cause were dropped."),
+        count("pass_faults", "faults", "Passes, messages and commands that raised; the sessions that were the cause were dropped."),
         count("stage_nodes", "tokens", "Tokens drafted by stages without a model."),
         count("stage_seconds", "s", "Time that these stages took."),
         count("stage_faults", "faults", "Such stages dropped for their session, since they failed."),
