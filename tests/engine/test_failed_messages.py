@@ -8,6 +8,7 @@ import pytest
 
 from drafter.engine import Outgoing
 from drafter.server import DrafterServer
+from drafter.session import Label
 from drafthouse.session_messages import session_of
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
@@ -59,14 +60,16 @@ class Peer:
                 self.heard.append((message.WhichOneof("kind"), named[0]))
 
 
-def break_keep(drafter: DrafterServer, session: str) -> None:
-    """From now on the session's KV cannot be moved, as on a device that has lost it."""
+def break_commits(drafter: DrafterServer, session: str) -> None:
+    """From now on each commit of this session raises when its KV and its tree have moved, as on a device that gets lost."""
+    broken = next(s for key, s in drafter.loop.engine.sessions.items() if key[1] == session)
+    commit = broken.commit
 
-    def lost(prefix: int, kept: list[int]) -> None:
+    def lost(base_len: int, tokens: tuple[int, ...], price: float, now: float) -> list[Label]:
+        commit(base_len, tokens, price, now)
         raise RuntimeError("device lost")
 
-    kv = next(s.kv for key, s in drafter.loop.engine.sessions.items() if key[1] == session)
-    kv.keep = lost  # type: ignore[method-assign, assignment]
+    broken.commit = lost  # type: ignore[method-assign]
 
 
 def test_a_message_that_raises_drops_its_session_with_a_word_and_no_other() -> None:
@@ -77,13 +80,11 @@ def test_a_message_that_raises_drops_its_session_with_a_word_and_no_other() -> N
             peer = Peer(rpc.DrafterStub(channel))  # type: ignore[no-untyped-call]
             peer.say(opened("good"), opened("bad"), opened("late"))
             await until(lambda: len(engine.sessions) == 3 and not engine.has_work(), "three sessions with trees")
-            break_keep(drafter, "bad")
-            peer.heard.clear()
+            break_commits(drafter, "bad")
             peer.say(committed("good"), committed("bad"), committed("late"))
-            await until(lambda: ("grow", "late") in peer.heard, "what stood behind it in the same message is done")
-            assert [kind for kind, session in peer.heard if session == "bad"] == ["dropped"]
-            assert {("grow", "good"), ("grow", "late")} <= set(peer.heard)
-            assert {session for _, session in engine.sessions} == {"good", "late"}
+            await until(lambda: ("dropped", "bad") in peer.heard, "its verifier hears it")
+            assert [session for kind, session in peer.heard if kind == "dropped"] == ["bad"]
+            assert {key[1]: len(s.tokens) for key, s in engine.sessions.items()} == {"good": 4, "late": 4}, "what stood behind it is done"
             assert (drafter.loop.faults, engine.totals.dropped, drafter.takes_sessions) == (1, 1, True)
             peer.say(pb.DrafterMessage(close=pb.Close(session="good", epoch=1)), pb.DrafterMessage(close=pb.Close(session="late", epoch=1)))
             await until(lambda: not engine.sessions, "all closed")
@@ -106,7 +107,7 @@ def test_a_request_whose_session_was_dropped_so_gets_its_text() -> None:
         texts = prompts(3)
         running = [asyncio.create_task(collect(stub, request(str(i), p, 120, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)]
         await until(lambda: len(drafter.loop.engine.sessions) == 3 and verifier.loop.engine.totals.accepted > 5, "all have drafts")
-        break_keep(drafter, next(iter(drafter.loop.engine.sessions))[1])
+        break_commits(drafter, next(iter(drafter.loop.engine.sessions))[1])
         oracle = tiny("llama")
         for task, text in zip(running, texts, strict=True):
             assert await task == greedy(oracle, text, 120)
