@@ -21,8 +21,8 @@ from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growth import PassBudget
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.stages.build import StageMaker
-from drafthouse.stages.session_stages import StageTotals
 from drafthouse.stages.stage import SessionFacts
+from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.token_tree import ROOT, TokenTree
 
 STAGED_CHUNK = 32
@@ -90,7 +90,7 @@ class DraftModel:
         self.running: list[Session] = []  # in the pass that was begun last
 
     def lookahead(self, facts: SessionFacts, width: int, totals: StageTotals) -> Lookahead | None:
-        return Lookahead(self.inner, facts, self._guess_calibration, totals, width) if self.inner is not None else None
+        return Lookahead(self.inner, facts, self._guess_calibration, totals, width, self.clock) if self.inner is not None else None
 
     def announcement(self, session: Session) -> tuple[float, float]:
         """Seconds until the session's next nodes and accepted tokens that they promise; zeros when no pass is planned."""
@@ -151,6 +151,8 @@ class DraftModel:
             mine, ranked = ranked[: len(parents)], ranked[len(parents) :]
             session.expanded.extend(work.nodes)
             came_true, drafted = _follow(work, parents, mine)
+            if parents and session.lookahead is not None:
+                session.lookahead.judge(len(came_true), self.latency.seconds(1, session.kv_tokens))
             totals.drafted += drafted
             totals.guessed += len(work.guesses)
             totals.came_true += len(came_true)

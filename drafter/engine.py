@@ -24,8 +24,9 @@ from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.session_messages import Close, Commit, Dropped, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.stages.build import MODEL, inner_of, placed
-from drafthouse.stages.session_stages import SessionStages, StageTotals
+from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
+from drafthouse.stages.stage_totals import StageTotals
 
 Outgoing = tuple[str, ToVerifierMessage]
 """(peer, message): `peer` is whoever opened the session."""

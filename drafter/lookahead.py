@@ -6,56 +6,50 @@ tree is what the draft alone would grow, or that and more; guesses that do not c
 """
 
 import heapq
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree
 from drafthouse.stages.build import StageMaker
-from drafthouse.stages.session_stages import StageTotals
-from drafthouse.stages.stage import NOTHING, Children, SessionFacts, Stage
+from drafthouse.stages.running_stage import RunningStage
+from drafthouse.stages.stage import Children, SessionFacts, Stage
+from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.token_tree import ROOT, TokenTree
-
-logger = logging.getLogger(__name__)
 
 
 class Lookahead:
     """For one session. `calibration` is of the inner stage against the draft's first choice, not against the target."""
 
-    def __init__(self, maker: StageMaker, facts: SessionFacts, calibration: Calibration, totals: StageTotals, width: int):
-        self._maker, self._calibration, self._totals, self._width = maker, calibration, totals, width
+    def __init__(
+        self,
+        maker: StageMaker,
+        facts: SessionFacts,
+        calibration: Calibration,
+        totals: StageTotals,
+        width: int,
+        clock: Callable[[], float],
+    ):
+        self._maker, self._calibration, self._width = maker, calibration, width
         self._temperature = facts.sampling.temperature
-        self._stage: Stage | None = None
+        self._running = RunningStage(maker, facts, clock, totals)
         self._asked: dict[int, Children] = {}  # of the last guess: what was guessed below each node
-        try:
-            self._stage = maker.make(facts)
-        except Exception as error:
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        """The one fault boundary: an own stage may raise anything."""
-        logger.error("inner stage %s is dropped for this session", self._maker.name, exc_info=error)
-        self._totals.stage_faults += 1
-        self._stage = None
 
     def follow(self, tokens: Sequence[int]) -> None:
-        if self._stage is not None:
-            try:
-                self._stage.follow(tokens)
-            except Exception as error:
-                self._fail(error)
+        self._running.turn(lambda stage: stage.follow(tokens))
 
     def close(self) -> None:
-        if self._stage is not None:
-            try:
-                self._stage.close()
-            except Exception as error:
-                self._fail(error)
+        self._running.turn(lambda stage: stage.close())
 
     def guess(self, growing: GrowingTree, starts: Sequence[int], least: float, depth: int) -> TokenTree:
         """Guesses below the nodes `starts` that the draft is about to run on, at most `depth` deep in the tree; a guess
-        comes true with at least the probability `least`, as far as is known. Guess `i` is node `len(growing) + i`."""
+        comes true with at least the probability `least`, as far as is known. Guess `i` is node `len(growing) + i`.
+        None while the stage rests, or when it fails."""
         self._asked = {}
+        if not self._running.working:
+            return TokenTree()
+        return self._running.turn(lambda stage: self._guess(stage, growing, starts, least, depth)) or TokenTree()
+
+    def _guess(self, stage: Stage, growing: GrowingTree, starts: Sequence[int], least: float, depth: int) -> TokenTree:
         guesses, first = TokenTree(), len(growing)
         paths = {node: growing.tree.path(node) for node in starts}
         heap = [(-1.0, order, node) for order, node in enumerate(starts)]
@@ -63,7 +57,7 @@ class Lookahead:
             negative, _, node = heapq.heappop(heap)
             if len(paths[node]) >= depth:
                 continue
-            children = self._asked[node] = self._children(paths[node])
+            children = self._asked[node] = stage.children(paths[node], self._width)
             known = {growing.tree.tokens[i] for i in growing.tree.children(node)} if node < first else set()
             edges = self._calibration.edges(self._maker.source, children.margins, self._temperature)
             for token, edge in zip(children.tokens, edges, strict=True):
@@ -74,14 +68,10 @@ class Lookahead:
                 heapq.heappush(heap, (negative * edge, guess + len(starts), guess))
         return guesses
 
-    def _children(self, path: Sequence[int]) -> Children:
-        if self._stage is None:
-            return NOTHING
-        try:
-            return self._stage.children(path, self._width)
-        except Exception as error:
-            self._fail(error)
-            return NOTHING
+    def judge(self, came_true: int, pass_s: float) -> None:
+        """After a pass: a guess that came true has spared at most a pass over one token, of `pass_s` seconds. A stage that takes
+        longer than that rests."""
+        self._running.judge(came_true * pass_s, 1.0)
 
     def learn(self, node: int, first_choice: int) -> None:
         """What the draft ranked first below a node of the last pass."""

@@ -13,8 +13,9 @@ from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
 from drafthouse.policy.growth import Asked
 from drafthouse.policy.stage_worth import CommitRate
 from drafthouse.stages.build import StageMaker
-from drafthouse.stages.session_stages import SessionStages, StageTotals
+from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
+from drafthouse.stages.stage_totals import StageTotals
 
 
 class LocalDraft:

@@ -38,12 +38,13 @@ def by_name(counts: Mapping[int, int]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class StageMaker:
-    """One configured stage without a model; `nodes` is the most that it adds at once."""
+    """One configured stage without a model; `nodes` is the most that it adds at once. Calls of own stages run on `worker`."""
 
     name: str
     source: int
     nodes: int
     make: Callable[[SessionFacts], Stage]
+    worker: Worker | None = None
 
 
 def placed(
@@ -73,21 +74,23 @@ def source_of(stages: Sequence[StageConfig], config: StageConfig) -> int:
 
 
 def _maker(key: str, config: StageConfig, source: int, draft: ModelConfig | None, vocab_size: int, shared_noise: bool) -> StageMaker:
-    return StageMaker(config.kind, source, config.nodes, _make(key, config, draft, vocab_size, shared_noise))
+    if config.kind in _SOURCES:
+        return StageMaker(config.kind, source, config.nodes, _built_in(key, config, draft, vocab_size, shared_noise))
+    own, worker = _own(key, config.kind), Worker()
+    return StageMaker(config.kind, source, config.nodes, lambda facts: GuardedStage(facts, own, worker), worker)
 
 
-def _make(key: str, config: StageConfig, draft: ModelConfig | None, vocab_size: int, shared_noise: bool) -> Callable[[SessionFacts], Stage]:
+def _built_in(
+    key: str, config: StageConfig, draft: ModelConfig | None, vocab_size: int, shared_noise: bool
+) -> Callable[[SessionFacts], Stage]:
     match config.kind:
         case "lookup":
             return LookupStage
         case "suffix":
             traffic = Traffic(config.traffic_tokens)
             return lambda facts: SuffixStage(facts, traffic)
-        case "trigram":
-            table = _table(key, config.table, draft, vocab_size)
-            return lambda facts: TrigramStage(facts, table, shared_noise)
-    own, worker = _own(key, config.kind), Worker()
-    return lambda facts: GuardedStage(facts, own, worker)
+    table = _table(key, config.table, draft, vocab_size)
+    return lambda facts: TrigramStage(facts, table, shared_noise)
 
 
 def table_path(key: str, table: pathlib.Path | None, draft: ModelConfig | None) -> pathlib.Path:

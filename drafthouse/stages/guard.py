@@ -1,20 +1,22 @@
 """Keeps an own stage from harming the thread that drafts: calls run on a thread of their own, with a time limit.
 
-Promises: a call returns within its limit or raises StageFault, and so does one that raises or returns
-nonsense. What a call that never ends holds is one daemon thread.
+Promises: the calls of one turn return within its limit together or raise StageFault, and so does one that raises
+or returns nonsense. What a call that never ends holds is one daemon thread.
 """
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from drafthouse.stages.stage import Children, SessionFacts, Stage
 
-CALL_S = 0.1
-"""A stage that takes longer than a step of a large target helps nobody."""
+TURN_S = 0.1
+"""Of all calls of one turn, a growth by many nodes as well as the making of the stage: whoever drafts waits for it, in
+the verifier a whole step, and a stage that takes longer than a step of a large target helps nobody."""
 
-CALL_S_PER_TOKEN = 0.0005
+TURN_S_PER_TOKEN = 0.0005
 """On top of it for committed tokens to take in: prompts are long."""
 
 R = TypeVar("R")
@@ -29,13 +31,18 @@ class Worker:
 
     def __init__(self) -> None:
         self._start()
+        self.begin_turn()
 
     def _start(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         threading.Thread(target=_serve, args=(self._calls,), name="own-stage", daemon=True).start()
 
-    def call(self, function: Callable[[], R], limit_s: float) -> R:
-        """Raises StageFault after `limit_s`, or when `function` raised."""
+    def begin_turn(self) -> None:
+        """The calls up to the next turn have TURN_S together."""
+        self._count, self._limit_s, self._taken_s = 0, TURN_S, 0.0
+
+    def call(self, function: Callable[[], R], more_s: float = 0.0) -> R:
+        """Raises StageFault when `function` raised, or when the turn has taken its time; the call adds `more_s` to that."""
         answer: queue.SimpleQueue[tuple[R | None, Exception | None]] = queue.SimpleQueue()
 
         def run() -> None:
@@ -44,13 +51,15 @@ class Worker:
             except Exception as error:
                 answer.put((None, error))
 
+        self._count, self._limit_s, started = self._count + 1, self._limit_s + more_s, time.monotonic()
         self._calls.put(run)
         try:
-            result, error = answer.get(timeout=limit_s)
+            result, error = answer.get(timeout=max(0.0, self._limit_s - self._taken_s))
         except queue.Empty:
             self._calls.put(None)  # the late thread ends when its call does
             self._start()
-            raise StageFault(f"took longer than {limit_s:.3g} s") from None
+            raise StageFault(f"took longer than {self._limit_s:.3g} s for {self._count} calls of one turn") from None
+        self._taken_s += time.monotonic() - started
         if error is not None:
             raise StageFault(f"raised {type(error).__name__}: {error}") from error
         return result  # type: ignore[return-value]
@@ -62,22 +71,22 @@ def _serve(calls: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
 
 
 class GuardedStage(Stage):
-    """An own stage behind its guard. All methods raise StageFault."""
+    """An own stage behind its guard. All methods raise StageFault; the turns of `worker` are begun by who calls them."""
 
     def __init__(self, facts: SessionFacts, make: Callable[[SessionFacts], Stage], worker: Worker):
         super().__init__(facts)
         self._worker = worker
-        self._stage = worker.call(lambda: make(facts), CALL_S)
+        self._stage = worker.call(lambda: make(facts))
 
     def follow(self, tokens: Sequence[int]) -> None:
         told = list(tokens)
-        self._worker.call(lambda: self._stage.follow(told), CALL_S + CALL_S_PER_TOKEN * len(told))
+        self._worker.call(lambda: self._stage.follow(told), TURN_S_PER_TOKEN * len(told))
 
     def children(self, path: Sequence[int], width: int) -> Children:
-        return checked(self._worker.call(lambda: self._stage.children(list(path), width), CALL_S), width, self.facts.vocab_size)
+        return checked(self._worker.call(lambda: self._stage.children(list(path), width)), width, self.facts.vocab_size)
 
     def close(self) -> None:
-        self._worker.call(self._stage.close, CALL_S)
+        self._worker.call(self._stage.close)
 
 
 def checked(children: Children, width: int, vocab_size: int) -> Children:

@@ -43,6 +43,14 @@ class Hanging(Counting):
         return super().children(path, width)
 
 
+class Slow(Counting):
+    """Within the limit each time, but not as often as it is asked in one growth."""
+
+    def children(self, path: Sequence[int], width: int) -> Children:
+        time.sleep(0.04)
+        return super().children(path, width)
+
+
 class OutsideTheVocabulary(Counting):
     def children(self, path: Sequence[int], width: int) -> Children:
         return Children([self.facts.vocab_size], [1.0])

@@ -17,7 +17,7 @@ TEXTS = [[*prompt, *prompt] for prompt in prompts(3, shortest=6, longest=12)]
 
 
 @pytest.mark.parametrize("place", ["beside", "inner"])
-@pytest.mark.parametrize("bad", ["Crashing", "CrashingLater", "Hanging"])
+@pytest.mark.parametrize("bad", ["Crashing", "CrashingLater", "Hanging", "Slow"])
 def test_only_the_stage_is_dropped(bad: str, place: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "drafthouse.stages")  # a traceback for each session would be all one sees
     stage = {"kind": f"{OWN}:{bad}"}

@@ -9,7 +9,7 @@ from drafthouse.membership import Report
 from drafthouse.metric import Metric
 from drafthouse.metrics import METRICS
 from drafthouse.metrics_exporter import MetricsExporter, Numbers
-from drafthouse.stages.session_stages import StageTotals
+from drafthouse.stages.stage_totals import StageTotals
 
 
 class _Instrument:

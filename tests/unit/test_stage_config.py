@@ -2,8 +2,6 @@
 
 import pathlib
 import re
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -13,8 +11,6 @@ from drafthouse.config import ModelConfig, ServingConfig, StageConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.stage_worth import FIRST_REST_COMMITS, TRIAL_COMMITS, CommitRate, StageWorth
 from drafthouse.stages.build import FIRST_OWN, LOOKUP, TRIGRAM, check_stages, inner_of, placed
-from drafthouse.stages.guard import StageFault, Worker, checked
-from drafthouse.stages.stage import Children
 from drafthouse.stages.trigram_table import counted, packed
 
 OWN = "tests.engine.own_stages:"
@@ -102,50 +98,6 @@ def test_a_table_of_another_models_vocabulary_is_named_before_anything_is_deploy
     with pytest.raises(ConfigError, match=rf"^{re.escape(key)}: .*t\.npz: holds token 70, outside the vocabulary of 50"):
         check_stages(stages, ModelConfig(path="demo:draft"), 50)
     check_stages(stages, ModelConfig(path="demo:draft"), 71)
-
-
-def test_a_worker_goes_on_after_a_call_that_never_ends() -> None:
-    worker = Worker()
-    with pytest.raises(StageFault, match="took longer"):
-        worker.call(lambda: [None for _ in iter(lambda: time.sleep(0.01), 1)], 0.05)
-    assert worker.call(lambda: 7, 5.0) == 7
-    with pytest.raises(StageFault, match="raised ZeroDivisionError"):
-        worker.call(lambda: 1 / 0, 5.0)
-
-
-def test_a_call_that_is_merely_late_leaves_no_thread_behind() -> None:
-    before = set(threading.enumerate())
-    worker, goes_on = Worker(), threading.Event()
-    [late] = set(threading.enumerate()) - before
-    with pytest.raises(StageFault, match="took longer"):
-        worker.call(lambda: goes_on.wait(20), 0.01)
-    goes_on.set()
-    late.join(20)
-    assert not late.is_alive()
-
-
-@pytest.mark.parametrize(
-    "children",
-    [
-        Children([1, 1], [1.0, 1.0]),
-        Children([1], []),
-        Children([1, 2, 3], [1.0, 1.0, 1.0]),
-        Children([50], [1.0]),
-        Children([-1], [1.0]),
-        Children([1], [-0.5]),
-        Children([1], [float("nan")]),
-        Children(["a"], [1.0]),  # type: ignore[list-item]
-    ],
-)
-def test_what_is_no_list_of_children_is_a_fault(children: Children) -> None:
-    with pytest.raises(StageFault):
-        checked(children, 2, 50)
-
-
-def test_numpy_numbers_become_plain_ones() -> None:
-    got = checked(Children(list(np.array([3, 4])), list(np.array([0.5, np.inf]))), 2, 50)
-    assert got == Children([3, 4], [0.5, float("inf")])
-    assert {type(token) for token in got.tokens} == {int}
 
 
 def commits(worth: StageWorth, count: int, gain: float, seconds: float) -> int:

@@ -1,0 +1,82 @@
+"""Stages of one session: what is slow, does not pay or fails is out, and the rest goes on."""
+
+import pytest
+
+from drafter.lookahead import Lookahead
+from drafthouse.config import StageConfig
+from drafthouse.policy.calibration import Calibration
+from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
+from drafthouse.policy.growth import Asked
+from drafthouse.policy.stage_worth import TRIAL_COMMITS
+from drafthouse.sampling import SamplingParams
+from drafthouse.stages.build import StageMaker, placed
+from drafthouse.stages.session_stages import SessionStages
+from drafthouse.stages.stage import Children, SessionFacts
+from drafthouse.stages.stage_totals import StageTotals
+from drafthouse.token_tree import ROOT
+from tests.engine.own_stages import Counting
+from tests.engine.own_stages import __name__ as OWN
+
+FACTS = SessionFacts(SamplingParams(0.0), 7, 50, "mine")
+FREE, DEEP = Asked.at(0.0, ahead=False), TreeLimits(64, 32)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def maker(name: str) -> StageMaker:
+    [made] = placed([StageConfig(kind=f"{OWN}:{name}")], "drafter", None, FACTS.vocab_size)
+    return made
+
+
+def session(made: StageMaker, totals: StageTotals) -> SessionStages:
+    stages = SessionStages([made], FACTS, Calibration(), 4, Clock(), totals)
+    stages.follow([1, 2, 3])
+    return stages
+
+
+def lookahead(made: StageMaker, totals: StageTotals, clock: Clock) -> Lookahead:
+    inner = Lookahead(made, FACTS, Calibration(), totals, 4, clock)
+    inner.follow([1, 2, 3])
+    return inner
+
+
+def test_a_stage_that_takes_too_long_for_one_growth_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    totals = StageTotals()
+    stages, tree = session(maker("Slow"), totals), GrowingTree()
+    assert stages.grow(tree, FREE, DEEP) < 4, "0.04 s for each node of 16"
+    assert (totals.stage_faults, stages.working) == (1, [])
+    assert "calls of one turn" in caplog.text
+    assert stages.grow(GrowingTree(), FREE, DEEP) == 0
+
+
+def test_so_is_an_inner_stage_that_takes_too_long_for_the_guesses_of_one_pass() -> None:
+    totals = StageTotals()
+    inner = lookahead(maker("Slow"), totals, Clock())
+    assert len(inner.guess(GrowingTree(), [ROOT], 0.0, 32)) == 0
+    assert totals.stage_faults == 1
+
+
+@pytest.mark.parametrize(("seconds", "came_true", "asked"), [(0.01, 1, 40), (0.03, 1, TRIAL_COMMITS), (0.0, 0, TRIAL_COMMITS)])
+def test_an_inner_stage_that_takes_longer_than_it_saves_rests(seconds: float, came_true: int, asked: int) -> None:
+    """A guess that comes true spares at most a pass, of 0.02 s here."""
+    clock, totals, calls = Clock(), StageTotals(), 0
+
+    class Timed(Counting):
+        def children(self, path: list[int], width: int) -> Children:  # type: ignore[override]
+            nonlocal calls
+            calls += 1
+            clock.now += seconds
+            return super().children(path, width)
+
+    inner = lookahead(StageMaker("timed", 16, 1, Timed), totals, clock)
+    for _ in range(40):
+        inner.guess(GrowingTree(), [ROOT], 0.0, 32)
+        inner.judge(came_true, 0.02)
+    assert calls == asked
+    assert totals.stage_rests == (asked < 40)
+    assert totals.stage_seconds == pytest.approx(seconds * asked)
