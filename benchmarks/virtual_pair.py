@@ -131,7 +131,7 @@ class VirtualPair:
     def _turn(self) -> list:
         self._flush()
         self._arrivals()
-        outcome = self.verifier.step(self._arrivals)
+        outcome = self.verifier.step(self._arrivals, self._flush)
         if outcome.wait_until is not None:
             event = self.world.next_event()
             self.world.advance(min(outcome.wait_until, event if event is not None else outcome.wait_until))

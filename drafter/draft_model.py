@@ -97,7 +97,13 @@ class DraftModel:
         return self.budget.announcement(session, self.latency)
 
     def run_pass(self, sessions: Iterable[Session], totals: DraftTotals) -> tuple[list[Session], list[tuple[Session, str]]]:
-        """Sessions whose trees may have grown, and those for which there were no KV slots, with the reason."""
+        """Sessions whose trees may have grown, and those for which there were no KV slots, with the reason.
+
+        A session is charged for its nodes while another one waits or shares the pass. Otherwise its passes cost nobody anything: they
+        run while the target verifies, and whether to wait for them is the verifier's own sum. A catch-up is spent already.
+        """
+        sessions = list(sessions)
+        contended = sum(session.wants_pass_now for session in sessions) > 1
         works: list[Work] = []
         self.running = []
         failed: list[tuple[Session, str]] = []
@@ -116,8 +122,9 @@ class DraftModel:
         totals.passes += 1
         totals.pass_seconds += seconds
         tokens = sum(len(work.segment) for work in works)
-        for work in works:
-            work.session.model_seconds += seconds * len(work.segment) / tokens
+        if contended:
+            for work in works:
+                work.session.model_seconds += seconds * len(work.nodes) / tokens
         self.latency.observe(tokens, sum(work.session.kv_tokens for work in works), seconds)
         return grown, failed
 

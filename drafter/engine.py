@@ -22,7 +22,7 @@ from drafthouse.engine.loader import LoadedModel
 from drafthouse.errors import WireError
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.session_messages import Close, Commit, Dropped, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
+from drafthouse.session_messages import Close, Commit, Dropped, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.stages.build import MODEL, inner_of, placed
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
@@ -61,7 +61,7 @@ class DrafterEngine:
             assert latency is not None
             inner = inner_of(config.stages, draft, self.vocab_size, config.shared_noise)
             self.draft, self.cache = DraftModel(model, latency, config, clock, inner), model.runner.cache
-        self.rules = SessionRules(model.context, tree.width, config.grow_ahead, config.window, self.draft is not None)
+        self.rules = SessionRules(model.context, tree.width, tree.grow_during_verification, config.window, self.draft is not None)
         self.sessions: dict[tuple[str, str], Session] = {}
         self._promised_slots = 0  # to all sessions together: each one's `promised_slots`
         self.calibrations = calibrations or CalibrationStore(model.fingerprint, None)
@@ -81,6 +81,9 @@ class DrafterEngine:
             return [(peer, Dropped(message.session, message.epoch, UNKNOWN))] if lost else []
         if isinstance(message, Close):
             self._forget(key)
+            return []
+        if isinstance(message, Hold):
+            session.hold()
             return []
         return [(peer, answer) for answer in self._commit(key, session, message)]
 

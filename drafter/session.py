@@ -38,7 +38,7 @@ class Label:
 @dataclass(frozen=True, slots=True)
 class SessionRules:
     """What holds for all sessions of a drafter: tokens of context, children of a node for a session that asks for none, growth
-    ahead (see `growth.Asked`), the window of the draft's KV, and whether there is a draft model."""
+    during verification (see `growth.Asked`), the window of the draft's KV, and whether there is a draft model."""
 
     context: int
     width: int
@@ -64,11 +64,12 @@ class Session:
         self.lookahead: Lookahead | None = None
         self.seen: torch.Tensor | None = None  # bool [vocab], only with a repetition penalty
         self.promised_slots = 0
+        self.on_hold = False
         self.frontier = Frontier([], [])
         self.sent = 0  # nodes of the tree that the verifier has
         self.kept = 0  # nodes that the last commit left
         self._sent_edges: list[float] = []
-        self.model_worth, self.model_seconds = StageWorth(), 0.0  # seconds since the last commit
+        self.model_worth, self.model_seconds = StageWorth(), 0.0  # charged since the last commit
         self._rate, self._committed_at = CommitRate(), now
         self.stages.follow(self.tokens)
 
@@ -92,7 +93,11 @@ class Session:
 
     @property
     def wants_pass(self) -> bool:
-        return bool(self.missing or self.frontier.now or self.frontier.ahead)
+        return self.wants_pass_now or bool(self.frontier.ahead)
+
+    @property
+    def wants_pass_now(self) -> bool:
+        return bool(self.missing or self.frontier.now)
 
     @property
     def held(self) -> int:
@@ -136,7 +141,7 @@ class Session:
         self.kv.keep(self.held, walked + [entry for node, entry in entry_of.items() if node in index])
         self.cached += len(walked)
         self.tokens += tokens
-        self.price = price
+        self.price, self.on_hold = price, False
         self.sent, self._sent_edges = 0, []
         self._slide_window()
         self.stages.follow(tokens)
@@ -178,9 +183,14 @@ class Session:
         self.refresh()
         return added
 
+    def hold(self) -> None:
+        """No tree grows until the next commit; committed tokens are still caught up with."""
+        self.on_hold = True
+        self.refresh()
+
     def refresh(self) -> None:
         """The frontier anew, after any change of tree or price."""
-        grows = self.drafts and not self.missing
+        grows = self.drafts and not self.missing and not self.on_hold
         self.frontier = self.growing.frontier(self.expected_children, self.asked, self.limits) if grows else Frontier([], [])
 
     def add_children(self, parent: int, tokens: list[int], margins: list[float]) -> int:

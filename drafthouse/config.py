@@ -124,7 +124,6 @@ class DrafterConfig(PoolConfig):
     max_sessions: int = Field(64, ge=1)
     pass_nodes: int = Field(16, ge=1, le=1024, description="frontier nodes of all sessions in one draft pass")
     prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass")
-    grow_ahead: bool = Field(True, description="grow trees while they are verified, where the commit may land")
     shared_noise: bool = Field(True, description="rank with the noise that the target adds; without it sampled drafts are hit less often")
     stages: tuple[StageConfig, ...] = Field(
         (StageConfig(kind="model"), StageConfig(kind="lookup", placement="verifier")),
@@ -170,6 +169,7 @@ class TreeConfig(_Section):
     max_nodes: int = Field(256, ge=1, le=1024)
     max_depth: int = Field(16, ge=1, le=256)
     width: int = Field(8, ge=1, le=64, description="children drafted below one node")
+    grow_during_verification: bool = Field(True, description="draft on while the target verifies, where the commit may land")
 
 
 class ServerConfig(_Section):

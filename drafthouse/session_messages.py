@@ -55,6 +55,14 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """The tree is being verified: until the commit nothing is to grow. Sent only where `tree.grow_during_verification` is off."""
+
+    session: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     session: str
     epoch: int
@@ -91,7 +99,7 @@ class Dropped:
     reason: str
 
 
-ToDrafterMessage = Open | Commit | Close
+ToDrafterMessage = Open | Commit | Close | Hold
 ToVerifierMessage = Opened | Refused | Grow | Dropped
 
 
@@ -105,6 +113,8 @@ def to_drafter_proto(message: ToDrafterMessage) -> pb.DrafterMessage:
             return pb.DrafterMessage(commit=pb.Commit(session=session, epoch=epoch, base_len=base_len, tokens=tokens, price=price))
         case Close(session, epoch):
             return pb.DrafterMessage(close=pb.Close(session=session, epoch=epoch))
+        case Hold(session, epoch):
+            return pb.DrafterMessage(hold=pb.Hold(session=session, epoch=epoch))
 
 
 def from_drafter_proto(message: pb.DrafterMessage) -> ToDrafterMessage:
@@ -119,6 +129,8 @@ def from_drafter_proto(message: pb.DrafterMessage) -> ToDrafterMessage:
             return Commit(identifier(m.session), m.epoch, m.base_len, tuple(m.tokens), price_of(m.price))
         case "close":
             return Close(identifier(message.close.session), message.close.epoch)
+        case "hold":
+            return Hold(identifier(message.hold.session), message.hold.epoch)
     raise WireError("message to a drafter without a kind")
 
 

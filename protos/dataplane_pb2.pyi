@@ -55,14 +55,16 @@ class ToVerifier(_message.Message):
     def __init__(self, drafter: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[VerifierMessage, _Mapping]]] = ..., echo_us: _Optional[int] = ..., held_us: _Optional[int] = ...) -> None: ...
 
 class DrafterMessage(_message.Message):
-    __slots__ = ("open", "commit", "close")
+    __slots__ = ("open", "commit", "close", "hold")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
     open: Open
     commit: Commit
     close: Close
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ...) -> None: ...
+    hold: Hold
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., close: _Optional[_Union[Close, _Mapping]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ...) -> None: ...
 
 class VerifierMessage(_message.Message):
     __slots__ = ("opened", "refused", "grow", "dropped")
@@ -121,6 +123,14 @@ class Commit(_message.Message):
     def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., price: _Optional[float] = ...) -> None: ...
 
 class Close(_message.Message):
+    __slots__ = ("session", "epoch")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    epoch: int
+    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class Hold(_message.Message):
     __slots__ = ("session", "epoch")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]

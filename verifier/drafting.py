@@ -12,7 +12,7 @@ from drafthouse.config import TreeConfig, VerifierConfig
 from drafthouse.errors import WireError
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.batch_table import chain_length
-from drafthouse.session_messages import Close, Commit, Dropped, Grow, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
+from drafthouse.session_messages import Close, Commit, Dropped, Grow, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.speculation import Speculation
 from verifier.draft_link import DraftLink
 from verifier.drafter_record import DrafterRecord
@@ -91,6 +91,12 @@ class Drafting:
         self.trees += 1
         self.records[link.drafter].answering.asked()
         self._send(link.drafter, Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._asked(sequence, price)))
+
+    def hold(self, sequences: Iterable[Sequence]) -> None:
+        """A step with these begins: where trees do not grow meanwhile, their drafters are told."""
+        for sequence in sequences if not self.tree.grow_during_verification else ():
+            if sequence.link is not None:
+                self._send(sequence.link.drafter, Hold(sequence.id, sequence.link.epoch))
 
     def _limits(self, speculation: Speculation) -> tuple[int, int, int]:
         """Nodes, depth and width of a session's tree."""

@@ -17,7 +17,7 @@ from drafthouse.errors import RequestError
 from drafthouse.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.policy.exchange import Exchange
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.policy.start_rule import Announcement, wait_until
+from drafthouse.policy.start_rule import GAIN_SHARE, WHOLE_GAIN, Announcement, wait_until
 from drafthouse.session_messages import ToVerifierMessage
 from drafthouse.stages.build import StageMaker
 from verifier import step as steps
@@ -67,6 +67,7 @@ class VerifierEngine:
         self.totals, self.acceptance = VerifyTotals(), Acceptance()
         self.times = StepTimes(self.totals)
         self.admission = Admission(self.scheduler, self.totals)
+        self._gain_share = GAIN_SHARE if tree.grow_during_verification else WHOLE_GAIN
         self._busy_since: float | None = None
         self._trees = 0  # of selected nodes
         self._stepping: list[Sequence] = []
@@ -138,9 +139,10 @@ class VerifierEngine:
             probe.release()
         return [*replies, GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage)]
 
-    def step(self, arrivals: Callable[[], None] = lambda: None) -> StepOutcome:
-        """`arrivals` is called when the device is done and nothing is committed yet, to take in (by `receive`)
-        what drafters sent meanwhile: those nodes are still numbered below the old root and re-root with it."""
+    def step(self, arrivals: Callable[[], None] = lambda: None, departures: Callable[[], None] = lambda: None) -> StepOutcome:
+        """`departures` is called before the device begins, to send what is in the outbox; `arrivals` when it is done and nothing is
+        committed yet, to take in (by `receive`) what drafters sent meanwhile: those nodes are still numbered below the old root and
+        re-root with it."""
         started = now = self.clock()
         plan = self.scheduler.plan()
         self.admission.begin_step(now)
@@ -159,6 +161,8 @@ class VerifierEngine:
             return StepOutcome(wait_until=until)
         self.rule.begin_step(self.sequences.values(), plan.decoding, now)
         selected = self._select(plan, kv_tokens)
+        self.drafting.hold(plan.decoding)
+        departures()
         entries = steps.build(plan, selected.trees)
         ready = self.clock()
         self.times.begin(plan, started, ready)
@@ -186,7 +190,7 @@ class VerifierEngine:
                     return s.fixed_deadline
             elif (expected := s.link.expected(s.room)) is not None:
                 announcements.append(expected)
-        return wait_until(now, announcements, self.exchange.rate)
+        return wait_until(now, announcements, self.exchange.rate, self._gain_share)
 
     def _select(self, plan: Plan, kv_tokens: int) -> Selected:
         for s in plan.decoding:

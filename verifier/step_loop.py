@@ -96,7 +96,7 @@ class StepLoop:
             self._flush([])
             self._step_began = time.monotonic()
             try:
-                outcome = self.engine.step(self._take_arrivals)
+                outcome = self.engine.step(self._take_arrivals, lambda: self._flush([]))
             except Exception as error:
                 logger.exception("verification step failed; its requests are tried one by one")
                 self.faults += 1

@@ -40,8 +40,11 @@ SINKS = 4
 """As many as attention needs to stay stable (StreamingLLM, arXiv 2309.17453)."""
 
 
-def _drafter(ahead: bool = False, stages: list[dict[str, Any]] = MODEL, **keys: Any) -> dict[str, dict[str, Any]]:
-    return {"drafter": {"grow_ahead": ahead, "stages": stages, **keys}}
+def _drafter(
+    meanwhile: bool = False, stages: list[dict[str, Any]] = MODEL, limits: Mapping[str, Any] | None = None, **keys: Any
+) -> dict[str, dict[str, Any]]:
+    """`meanwhile`: trees grow while they are verified, too; `limits` of trees."""
+    return {"drafter": {"stages": stages, **keys}, "tree": {"grow_during_verification": meanwhile, **(limits or {})}}
 
 
 def _without_model(kind: str) -> dict[str, dict[str, Any] | None]:
@@ -50,15 +53,15 @@ def _without_model(kind: str) -> dict[str, dict[str, Any] | None]:
 
 CONFIGURATIONS: dict[str, Configuration] = {
     PLAIN: Configuration("no speculation", mode="off", on=TREE),
-    "chain": Configuration("draft model, one child below each node", {**_drafter(), "tree": {"width": 1}}),
+    "chain": Configuration("draft model, one child below each node", _drafter(limits={"width": 1})),
     TREE: Configuration("draft model, tree", _drafter()),
-    "tree-ahead": Configuration("tree, grown during verification too", _drafter(ahead=True), overlaps=True),
+    "tree-ahead": Configuration("tree, grown during verification too", _drafter(meanwhile=True), overlaps=True),
     "staged": Configuration("the draft model scores a trigram's tree in one pass", _drafter(stages=STAGED)),
-    "staged-ahead": Configuration("staged, grown during verification too", _drafter(ahead=True, stages=STAGED), overlaps=True),
+    "staged-ahead": Configuration("staged, grown during verification too", _drafter(meanwhile=True, stages=STAGED), overlaps=True),
     "lookup": Configuration("prompt lookup, no draft model", _without_model("lookup")),
     CONTROL: Configuration("tree once more: the A/A control", on=TREE),
     "suffix": Configuration("suffix index of the session, no draft model", _without_model("suffix")),
-    "merged": Configuration("model, lookup and suffix merged, grown during verification too", _drafter(ahead=True, stages=MERGED)),
+    "merged": Configuration("model, lookup and suffix merged, grown during verification too", _drafter(meanwhile=True, stages=MERGED)),
     "window-64": Configuration("draft KV of 4 sinks and 64 recent tokens", _drafter(window={"sinks": SINKS, "recent": 64}), long=True),
     "window-256": Configuration("the same with 256", _drafter(window={"sinks": SINKS, "recent": 256}), long=True),
     "own-noise": Configuration("tree, ranked without the target's noise: the same when greedy", _drafter(shared_noise=False)),

@@ -18,7 +18,7 @@ from benchmarks.simulator.verifier import SimVerifier
 from benchmarks.simulator.wire import Opening, ToDrafter, after
 from drafthouse.policy.growth import Asked, Candidate, Frontier, PassBudget, worth_a_pass
 from drafthouse.policy.latency import ScaledCurve
-from drafthouse.session_messages import Close, Grow, Refused, ToVerifierMessage
+from drafthouse.session_messages import Close, Grow, Hold, Refused, ToVerifierMessage
 from drafthouse.token_tree import ROOT
 
 
@@ -27,7 +27,7 @@ class Session:
 
     __slots__ = (
         "ahead", "alive", "cached", "epoch", "expanded", "expected_children", "frontier", "id", "landings", "max_depth", "max_nodes",
-        "price", "root", "sent", "tokens", "tree", "verifier", "width",
+        "on_hold", "price", "root", "sent", "tokens", "tree", "verifier", "width",
     )  # fmt: skip
 
     def __init__(self, opening: Opening, verifier: SimVerifier, width: int, ahead: bool):
@@ -38,7 +38,7 @@ class Session:
         self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or width
         self.cached = self.sent = self.expanded = 0
         self.alive: list[int] = []
-        self.ahead, self.frontier = ahead, Frontier([], [])
+        self.ahead, self.on_hold, self.frontier = ahead, False, Frontier([], [])
         self.landings: dict[int, float] = {}
         self.expected_children = self.tree.text.expected_children(self.width)
 
@@ -56,14 +56,18 @@ class Session:
         walked = sum(1 for i in self.alive if tree.expanded[i] and tree.on_path(i) and tree.positions[i] <= root)
         self.tokens += count
         self.cached += walked
-        self.root, self.price, self.sent = root, price, 0
+        self.root, self.price, self.sent, self.on_hold = root, price, 0, False
         self.alive = [] if self.missing else tree.below(self.alive, root)
         self.expanded = sum([tree.expanded[i] for i in self.alive])
         self.refresh()
 
+    def hold(self) -> None:
+        self.on_hold = True
+        self.refresh()
+
     def refresh(self) -> None:
         """The frontier anew, after any change of tree or price."""
-        if self.missing or len(self.alive) >= self.max_nodes:
+        if self.missing or self.on_hold or len(self.alive) >= self.max_nodes:
             self.frontier = Frontier([], [])
             return
         tree, deepest, asked = self.tree, self.root + self.max_depth, self.asked
@@ -154,6 +158,9 @@ class SimDrafter:
         if isinstance(message, Close):
             del self.sessions[verifier, message.session]
             return None
+        if isinstance(message, Hold):
+            session.hold()
+            return None
         session.commit(len(message.tokens), message.price)
         return verifier, self._announce(session)
 
@@ -162,7 +169,9 @@ class SimDrafter:
         if len(self.sessions) >= config.drafter.max_sessions:
             self.totals.refused += 1
             return Refused(opened.session, opened.epoch, "the limit of sessions")
-        self.sessions[verifier, opened.session] = session = Session(opening, verifier, config.tree.width, config.drafter.grow_ahead)
+        self.sessions[verifier, opened.session] = session = Session(
+            opening, verifier, config.tree.width, config.tree.grow_during_verification
+        )
         return self._announce(session)
 
     def _chunk(self, session: Session) -> int:

@@ -95,6 +95,7 @@ class SimEngine(VerifierEngine):
             return until
         self.rule.begin_step(self.sequences.values(), plan.decoding, now)
         selected = self._select(plan, kv_tokens)
+        self.drafting.hold(plan.decoding)
         tokens = len(plan.decoding) + plan.prompt_tokens + selected.nodes
         return Step(plan, selected, kv_tokens, now, self.latency.seconds(tokens, kv_tokens + tokens))
 
@@ -180,6 +181,7 @@ class SimVerifier:
             if not isinstance(step, Step):
                 yield self._asleep(step)
                 continue
+            self._flush()
             yield self.env.timeout(step.run_s)
             self._take_arrivals()
             yield self.env.timeout(overheads.step_s + overheads.sequence_s * len(step.plan.decoding))

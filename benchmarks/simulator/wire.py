@@ -7,7 +7,7 @@ from typing import Any
 import simpy
 
 from benchmarks.simulator.draft_tree import DraftTree
-from drafthouse.session_messages import Close, Commit, Open
+from drafthouse.session_messages import Close, Commit, Hold, Open
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Opening:
     prompt_tokens: int
 
 
-ToDrafter = Opening | Commit | Close
+ToDrafter = Opening | Commit | Close | Hold
 
 
 def after(env: simpy.Environment, seconds: float, action: Callable[[], None]) -> None:

@@ -11,7 +11,7 @@ from drafthouse.config import DrafterConfig, TreeConfig
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.calibration import Calibration
 from drafthouse.sampling import SamplingParams
-from drafthouse.session_messages import Close, Commit, Dropped, Grow, Open, Opened, ToVerifierMessage
+from drafthouse.session_messages import Close, Commit, Dropped, Grow, Hold, Open, Opened, ToVerifierMessage
 from drafthouse.token_tree import TokenTree
 from tests.engine.pairs import FAST, GREEDY, loaded, pair, prompts, request
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, draft_logits
@@ -114,7 +114,7 @@ def test_nodes_never_lie_beyond_the_drafts_context() -> None:
 def test_the_price_stops_growth() -> None:
     sizes = {}
     for price in (0.0, 0.05, 0.2, 1.5):
-        engine = scripted(config=DrafterConfig(grow_ahead=False))
+        engine = scripted(tree=WIDE.model_copy(update={"grow_during_verification": False}))
         grown(engine, opening("s", [1, 2, 3], price=price))
         sizes[price] = len(tree_of(engine))
         assert all(confidence >= price for confidence in tree_of(engine).path_confidences())
@@ -126,7 +126,7 @@ def test_ahead_of_the_price_it_grows_only_where_the_commit_may_land() -> None:
     sizes = {}
     for price in (0.05, 0.2, 0.99, 1.5):
         for ahead in (False, True):
-            engine = scripted(config=DrafterConfig(grow_ahead=ahead))
+            engine = scripted(tree=WIDE.model_copy(update={"grow_during_verification": ahead}))
             grown(engine, opening("s", [1, 2, 3], price=price))
             sizes[price, ahead] = len(tree_of(engine))
             if not ahead:
@@ -134,6 +134,23 @@ def test_ahead_of_the_price_it_grows_only_where_the_commit_may_land() -> None:
     assert all(sizes[price, True] > sizes[price, False] for price in (0.05, 0.2))
     assert sizes[0.99, True] <= WIDE.width, "what the commit may land on, but nothing below it: that would not be worth its price"
     assert sizes[1.5, True] == 0
+
+
+def test_on_hold_it_catches_up_and_does_not_draft_until_the_commit() -> None:
+    engine = scripted(config=DrafterConfig(prefill_tokens=16))
+    engine.handle("v", opening("s", [1] * 40))
+    engine.handle("v", Hold("s", 1))
+    passes = 0
+    while engine.has_work():
+        engine.run_pass()
+        passes += 1
+    assert passes == 3, "prompt chunks"
+    size = len(tree_of(engine))
+    assert 0 < size <= WIDE.width, "what the last of them ranked, and nothing below it"
+    engine.handle("v", Hold("s", 0))
+    engine.handle("v", Commit("s", 1, 40, (tree_of(engine).tokens[0],), 0.0))
+    run(engine)
+    assert len(tree_of(engine)) > size
 
 
 def test_a_commit_brings_a_new_price() -> None:

@@ -29,8 +29,8 @@ MERGED = [{"kind": "lookup"}, {"kind": "suffix"}, *STAGED]
 
 def scripted(stages: list[dict[str, Any]], ahead: bool = True, pass_nodes: int = 5) -> DrafterEngine:
     model = ScriptedRunner(draft_logits, 1000, lambda: None).as_loaded()
-    config = DrafterConfig.model_validate({"stages": stages, "prefill_tokens": 16, "pass_nodes": pass_nodes, "grow_ahead": ahead})
-    return DrafterEngine(model, FAST, config, WIDE)
+    config = DrafterConfig.model_validate({"stages": stages, "prefill_tokens": 16, "pass_nodes": pass_nodes})
+    return DrafterEngine(model, FAST, config, WIDE.model_copy(update={"grow_during_verification": ahead}))
 
 
 def check(session: Session) -> int:

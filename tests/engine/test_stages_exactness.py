@@ -47,12 +47,14 @@ def table(tmp_path_factory: pytest.TempPathFactory, truths: dict[str, list[int]]
     return str(path)
 
 
-def drafted(target: LoadedModel, stages: list[dict[str, Any]], noise: float | None = 0.02, **drafter: Any) -> OneProcess:
+def drafted(
+    target: LoadedModel, stages: list[dict[str, Any]], noise: float | None = 0.02, meanwhile: bool = True, **drafter: Any
+) -> OneProcess:
     """A pair whose draft agrees now and then; `noise` None: no draft model."""
-    config = DrafterConfig.model_validate({"stages": stages, **drafter})
+    config, tree = DrafterConfig.model_validate({"stages": stages, **drafter}), TreeConfig(max_nodes=48, grow_during_verification=meanwhile)
     model = WithoutModel(256, 512, "none") if noise is None else loaded(noisy_copy("llama", 0, noise))
-    engine = DrafterEngine(model, FAST if noise is not None else None, config, TreeConfig(max_nodes=48))
-    return OneProcess(VerifierEngine(target, FLAT, VerifierConfig(), TreeConfig(max_nodes=48)), [engine])
+    engine = DrafterEngine(model, FAST if noise is not None else None, config, tree)
+    return OneProcess(VerifierEngine(target, FLAT, VerifierConfig(), tree), [engine])
 
 
 def texts(pair: OneProcess, mode: str = "auto") -> dict[str, list[int]]:
@@ -95,7 +97,7 @@ def test_without_a_draft_model(target: LoadedModel, truths: dict[str, list[int]]
 def test_with_a_draft_model(
     target: LoadedModel, truths: dict[str, list[int]], table: str, stages: list[dict[str, Any]], window: Any, ahead: bool
 ) -> None:
-    pair = drafted(target, [with_table(stage, table) for stage in stages], window=window, grow_ahead=ahead, prefill_tokens=16)
+    pair = drafted(target, [with_table(stage, table) for stage in stages], window=window, meanwhile=ahead, prefill_tokens=16)
     assert texts(pair) == truths
     assert pair.verifier.totals.accepted > 10
     assert pair.verifier.drafting.events["malformed"] == 0
@@ -145,7 +147,7 @@ def test_a_stage_that_fails_is_dropped_and_the_session_goes_on(
 def test_an_inner_stage_saves_passes(target: LoadedModel, truths: dict[str, list[int]], table: str) -> None:
     passes = {}
     for name, inner in (("alone", {}), ("staged", {"inner": {"kind": "trigram", "table": table}})):
-        pair = drafted(target, [{"kind": "model"} | inner], noise=0.0, grow_ahead=False)
+        pair = drafted(target, [{"kind": "model"} | inner], noise=0.0, meanwhile=False)
         assert texts(pair, mode="fixed") == truths
         passes[name] = engine_of(pair).totals.passes
     assert passes["staged"] < passes["alone"]

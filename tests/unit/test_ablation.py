@@ -38,7 +38,7 @@ def test_every_configuration_is_one_that_can_be_served() -> None:
     for name in pools(CONFIGURATIONS):
         config = laid_over({"drafter": {"prefill_tokens": 32}}, name)
         assert config.drafter.prefill_tokens == 32, "what a configuration does not name stays"
-        assert config.drafter.grow_ahead == (CONFIGURATIONS[name].overlaps or name == "merged")
+        assert config.tree.grow_during_verification == (CONFIGURATIONS[name].overlaps or name == "merged")
         kinds = [stage.kind for stage in config.drafter.stages]
         assert kinds == {"merged": ["model", "lookup", "suffix"], "lookup": ["lookup"], "suffix": ["suffix"]}.get(name, ["model"])
         assert all(stage.placement == "drafter" for stage in config.drafter.stages)
