@@ -13,7 +13,7 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from benchmarks.ablation.configurations import CONFIGURATIONS, by_default, chosen
-from benchmarks.ablation.figures import Generation, ablation_report, kept
+from benchmarks.ablation.figures import Generation, ablation_report
 from benchmarks.ablation.own_texts import own_texts
 from benchmarks.ablation.schedule import Schedule
 from benchmarks.ablation.workloads import FILE_TOKENS, edited, headers
@@ -69,8 +69,6 @@ def run_ablation(options: AblationOptions, pair: Pair | PacedPair, console: Cons
         schedule = Schedule(names, len(prompts), options.rounds, deadline)
         generations = [cpu.measure(pair, names, prompts, options.tokens, SAMPLINGS, schedule, console)]
     report = ablation_report(generations, names)
-    shown = [name for name in names if name in report]
-    report["kept_when_sampled"] = {name: kept(report, name) for name in shown}
     report["settings"] = _settings(options, pair, names) | {
         "paced": paced, "curves": curves, "machine": state, "prompts_run": _prompts_run(generations),
     }  # fmt: skip

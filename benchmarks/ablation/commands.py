@@ -66,7 +66,10 @@ def ablation(
     json_file: Json = None,
     plots: Plots = None,
 ) -> None:
-    """Ways of drafting beside plain decoding: chain, tree, staged, with growth during verification, without a model, merged."""
+    """Ways of drafting beside plain decoding: chain, tree, staged, with growth during verification, without a model, merged.
+
+    --json FILE.json holds the figures by configuration; FILE.run.json, beside it, whether the run is void, its settings and control.
+    """
     from benchmarks.ablation.bench import AblationOptions, run_ablation
     from benchmarks.ablation.display import plot_ablation, print_ablation
     from benchmarks.contestants import Pair
@@ -76,7 +79,9 @@ def ablation(
 
     console = Console()
     with errors():
+        run_file = json_file.with_suffix(".run.json") if json_file is not None else None
         check_writable(json_file)
+        check_writable(run_file)
         check_folder(plots)
         options = AblationOptions(
             workload.value, None if configurations is None else tuple(configurations.split(",")), prompts, prompt_tokens, long_tokens,
@@ -88,7 +93,8 @@ def ablation(
             else Pair(target, draft, dtype, threads or 2, False, kv_tokens)
         )
         report = run_ablation(options, pair, console)
-        write_json(json_file, report)
+        write_json(json_file, report["figures"])
+        write_json(run_file, {name: part for name, part in report.items() if name != "figures"})
         if plots:
             plot_ablation(report, plots)
     print_ablation(console, report)

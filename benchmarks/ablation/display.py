@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ablation.configurations import PLAIN, TREE
+from benchmarks.ablation.configurations import CONTROL, PLAIN, TREE
 from benchmarks.interleave import SAMPLINGS
 from benchmarks.paced import OVERRUN_LIMIT
 from benchmarks.plots import new_figure, save
@@ -22,7 +22,8 @@ HEADINGS = ("tok/s", "x\nplain", "95 %", "tok\n/step", "draft", "wait", "hid-\nd
 
 
 def names_of(report: Report) -> list[str]:
-    return list(report["kept_when_sampled"])
+    """Without the control, which is shown as a ratio."""
+    return [name for name in report["figures"] if name != CONTROL]
 
 
 def title(report: Report) -> str:
@@ -55,8 +56,8 @@ def print_ablation(console: Console, report: Report) -> None:
 def _print_table(console: Console, report: Report, sampling: str) -> None:
     table = _table(sampling, *HEADINGS, *(["kept"] if sampling == "sampled" else []))
     for name in names_of(report):
-        row = _row(report[name][sampling])
-        table.add_row(name, *row, *([f"{report['kept_when_sampled'][name]:.2f}"] if sampling == "sampled" else []))
+        figures = report["figures"][name][sampling]
+        table.add_row(name, *_row(figures), *([f"{figures['kept']:.2f}"] if sampling == "sampled" else []))
     console.print(table)
 
 
@@ -65,12 +66,12 @@ def _print_draft_costs(console: Console, report: Report) -> None:
     table = _table("the draft model's first choice right, and to that of tree; ms a pass", "first\ngreedy", "to\ntree", "ms\n/pass",
                    "first\nsampled", "to\ntree", "ms\n/pass")  # fmt: skip
     for name in names_of(report):
-        if report[name][SAMPLINGS[0]]["first_choice_right"] is None:
+        if report["figures"][name][SAMPLINGS[0]]["first_choice_right"] is None:
             continue
         row: list[str] = []
         for sampling in SAMPLINGS:
-            figures = report[name][sampling]
-            first, whole = figures["first_choice_right"], report[TREE][sampling]["first_choice_right"]
+            figures, tree = (report["figures"][each][sampling] for each in (name, TREE))
+            first, whole = figures["first_choice_right"], tree["first_choice_right"]
             row += [f"{first:.3f}", f"{first / whole:.2f}", f"{figures['ms_per_draft_pass']:.2f}"]
         table.add_row(name, *row)
     console.print(table)
@@ -99,7 +100,7 @@ def plot_ablation(report: Report, folder: pathlib.Path) -> pathlib.Path:
     figure = new_figure(1.6 + 0.95 * len(names), 4.2)
     axis = figure.subplots()
     for side, sampling in enumerate(SAMPLINGS):
-        ratios = [report[name][sampling]["ratio_to_plain"] for name in names]
+        ratios = [report["figures"][name][sampling]["ratio_to_plain"] for name in names]
         at = [i + 0.38 * (side - 0.5) for i in range(len(names))]
         below, above = ([abs(r["value"] - r[end]) for r in ratios] for end in ("low", "high"))
         axis.bar(at, [r["value"] for r in ratios], width=0.36, yerr=[below, above], capsize=2, color=COLOURS[sampling], label=sampling)

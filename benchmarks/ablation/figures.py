@@ -1,7 +1,7 @@
 """From timed generations to the ablation's figures.
 
 Promises: pure. A configuration's figures stand under its name, then `greedy` or `sampled`, then the
-figure's name; whatever else the report holds is not named like a configuration.
+figure's name, and nothing else stands beside them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,12 +49,14 @@ class Generation:
 
 
 def ablation_report(groups: Sequence[Sequence[Generation]], names: Sequence[str]) -> Report:
-    """Figures by configuration, and the control: the rate of `tree again` to that of `tree`. Configurations of one group took turns;
+    """`figures` by configuration, and `control`: the rate of `tree again` to that of `tree`. Configurations of one group took turns;
     each is compared with `plain` in its own. A text without a counted token has no rate."""
-    figures = {name: {s: _figures(_beside(groups, name), name, s) for s in SAMPLINGS} for name in names if name != CONTROL}
+    figures = {name: {s: _figures(_beside(groups, name), name, s) for s in SAMPLINGS} for name in names}
+    for both in figures.values():
+        both["sampled"]["kept"] = kept(both)
     samples = [g.sample for g in _beside(groups, CONTROL) if g.sample.tokens]
     control = {s: _as_json(ratio(pick(samples, CONTROL, s), pick(samples, TREE, s))) for s in SAMPLINGS}
-    return {**figures, "control": control}
+    return {"figures": figures, "control": control}
 
 
 def _beside(groups: Sequence[Sequence[Generation]], name: str) -> list[Generation]:
@@ -89,7 +91,6 @@ def _as_json(r: Ratio) -> dict[str, float]:
     return {"value": r.value, "low": r.low, "high": r.high, "median_of_prompts": r.median_of_prompts}
 
 
-def kept(report: Mapping[str, Any], name: str) -> float:
+def kept(both: Mapping[str, Any]) -> float:
     """Speed-up over plain when sampling, by that when greedy: 1.98 / 3.16 = 0.63 in arXiv 2308.04623."""
-    both = report[name]
     return float(both["sampled"]["ratio_to_plain"]["value"] / both["greedy"]["ratio_to_plain"]["value"])

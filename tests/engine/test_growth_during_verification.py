@@ -1,4 +1,4 @@
-"""With it on, the drafter works while the target verifies; with it off, it rests then. Real models in virtual time; the text is the same."""
+"""With it on, the drafter works while the target verifies; with it off, it rests then. Real models in virtual time; one text."""
 
 import pytest
 

@@ -24,7 +24,7 @@ from benchmarks.ablation.configurations import (
     pools,
 )
 from benchmarks.ablation.display import plot_ablation, print_ablation
-from benchmarks.ablation.figures import Generation, Work, ablation_report, kept
+from benchmarks.ablation.figures import Generation, Work, ablation_report
 from benchmarks.ablation.schedule import Schedule
 from benchmarks.ablation.workloads import edited, headers, prompts
 from benchmarks.interleave import SAMPLINGS
@@ -130,8 +130,9 @@ def generations() -> list[Generation]:
 
 def test_figures_of_each_configuration() -> None:
     report = ablation_report([generations()], list(SPEEDS))
-    assert set(report) == {PLAIN, TREE, "lookup", "control"}, "the control is no configuration of its own"
-    tree = report[TREE]["greedy"]
+    figures = report["figures"]
+    assert set(figures) == set(SPEEDS), "configurations alone"
+    tree = figures[TREE]["greedy"]
     assert tree["tokens_per_second"] == pytest.approx(20.0)
     assert tree["ratio_to_plain"] == pytest.approx({"value": 2.0, "low": 2.0, "high": 2.0, "median_of_prompts": 2.0})
     assert tree["tokens_per_step"] == pytest.approx(40 / 16)
@@ -141,25 +142,25 @@ def test_figures_of_each_configuration() -> None:
     assert tree["draft_time_hidden"] == pytest.approx(0.75)
     assert tree["draft_passes_per_token"] == pytest.approx(30 / 41)
     assert tree["first_choice_right"] == pytest.approx(0.6)
-    assert report[PLAIN]["greedy"]["first_choice_right"] is None
+    assert figures[PLAIN]["greedy"]["first_choice_right"] is None
     assert tree["ms_per_draft_pass"] == pytest.approx(1e3 / 30)
-    assert report[PLAIN]["greedy"]["draft_time_hidden"] is None
+    assert figures[PLAIN]["greedy"]["draft_time_hidden"] is None
     assert report["control"]["sampled"]["value"] == pytest.approx(1.1)
-    assert kept(report, TREE) == pytest.approx(0.9)
+    assert figures[TREE]["sampled"]["kept"] == pytest.approx(0.9)
 
 
 def test_a_configuration_is_compared_with_plain_of_its_own_group() -> None:
     slow = [Generation(replace(g.sample, seconds=2 * g.sample.seconds), g.seconds, g.work) for g in generations()]
     fast_group = [g for g in generations() if g.sample.contestant != "lookup"]
-    report = ablation_report([fast_group, [g for g in slow if g.sample.contestant in (PLAIN, "lookup")]], list(SPEEDS))
-    assert report["lookup"]["greedy"]["ratio_to_plain"]["value"] == pytest.approx(1.5)
-    assert report[TREE]["greedy"]["ratio_to_plain"]["value"] == pytest.approx(2.0)
-    assert report[PLAIN]["greedy"]["tokens_per_second"] == pytest.approx(2 / (1 / 10 + 1 / 5)), "of both groups together"
+    figures = ablation_report([fast_group, [g for g in slow if g.sample.contestant in (PLAIN, "lookup")]], list(SPEEDS))["figures"]
+    assert figures["lookup"]["greedy"]["ratio_to_plain"]["value"] == pytest.approx(1.5)
+    assert figures[TREE]["greedy"]["ratio_to_plain"]["value"] == pytest.approx(2.0)
+    assert figures[PLAIN]["greedy"]["tokens_per_second"] == pytest.approx(2 / (1 / 10 + 1 / 5)), "of both groups together"
 
 
 def test_a_text_that_ended_at_once_has_no_rate() -> None:
     empty = [Generation(Sample(name, s, 7, 0, 0.0, 0), 0.1, Work()) for name in SPEEDS for s in SAMPLINGS]
-    with_it, without = (ablation_report([each], list(SPEEDS)) for each in (generations() + empty, generations()))
+    with_it, without = (ablation_report([each], list(SPEEDS))["figures"] for each in (generations() + empty, generations()))
     assert with_it[TREE]["greedy"]["ratio_to_plain"] == without[TREE]["greedy"]["ratio_to_plain"]
     json.dumps(with_it, allow_nan=False)
 
@@ -186,7 +187,6 @@ def test_without_a_deadline_all_is_run() -> None:
 
 def report(void: bool = False) -> dict[str, Any]:
     found = ablation_report([generations()], list(SPEEDS))
-    found["kept_when_sampled"] = {name: kept(found, name) for name in (PLAIN, TREE, "lookup")}
     settings = {"paced": True, "target_curve": "big", "draft_curve": "small", "time_scale": 3.0, "workload": "code"}
     settings |= {"prompts_run": 3, "tokens": 40}
     return {**found, "overruns": {"verifier": 0.02, "drafter": 0.0}, "void": void, "settings": settings}
@@ -198,7 +198,7 @@ def test_long_prompts_show_what_the_draft_loses_and_costs() -> None:
     assert "a pass" not in out.getvalue()
     found["settings"]["workload"] = "long"
     for sampling in SAMPLINGS:
-        found["lookup"][sampling] |= {"first_choice_right": 0.57}
+        found["figures"]["lookup"][sampling] |= {"first_choice_right": 0.57}
     print_ablation(Console(file=out, width=80), found)
     rows = [line.split() for line in out.getvalue().splitlines()]
     assert ["lookup", "0.570", "0.95", "33.33", "0.570", "0.95", "33.33"] in rows
