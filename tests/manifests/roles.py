@@ -39,7 +39,7 @@ def faults(objects: list[Object]) -> list[str]:
         return found
     pools = list(_pool_faults(service, config))
     serve = yaml.safe_load(service["spec"]["serveConfigV2"])
-    found += [*pools, *pods.faults(service, config), *_front_faults(objects, service, serve), *_data_plane_faults(objects, config)]
+    found += [*pools, *pods.faults(objects, config), *_front_faults(objects, service, serve), *_data_plane_faults(objects, config)]
     return [*found, *_ray_port_faults(objects, service), *_outside_faults(objects)]
 
 

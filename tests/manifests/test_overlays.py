@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._private import ray_constants
 
 from drafthouse.config import ServingConfig, load_config
 from tests.manifests import embed, schemas
 from tests.manifests.check import faults, main
 from tests.manifests.kustomize import RenderError, real_command, render, render_with_tool
+from tests.manifests.pods import DRAIN_LIMIT, RAY_DRAIN_LIMIT_S
 from tests.manifests.roles import embedded
 from tests.manifests.rules import of_kind
 
@@ -46,6 +48,10 @@ def test_an_overlay_has_one_group_per_role_and_what_a_cluster_needs(overlay: pat
     cluster = of_kind(objects, "RayService")[0]["spec"]["rayClusterConfig"]
     assert [group["groupName"] for group in cluster["workerGroupSpecs"]] == ["gateway", "verifier", "drafter", "controller"]
     assert {"NetworkPolicy", "PodDisruptionBudget", "StatefulSet", "Service", "ConfigMap"} <= {item["kind"] for item in objects}
+
+
+def test_ray_reads_the_limit_that_the_pods_set() -> None:
+    assert getattr(ray_constants, DRAIN_LIMIT) == RAY_DRAIN_LIMIT_S
 
 
 def test_the_gpu_overlay_is_monitored() -> None:

@@ -12,6 +12,7 @@ from tests.manifests.kustomize import RenderError, render
 SERVICE = "base/rayservice.yaml"
 CONFIG = "overlays/{}/serve-config.yaml"
 POLICY = "base/network-policy.yaml"
+ENVIRONMENT = "base/ray-environment.yaml"
 
 PLANTS = {
     "role that does not exist": (SERVICE, "drafthouse/role: drafter\n        resources", "drafthouse/role: drafters\n        resources",
@@ -52,7 +53,16 @@ PLANTS = {
     "field that Kubernetes does not know": (SERVICE, "runAsNonRoot:", "runAsNoRoot:", "runAsNoRoot"),
     "root": (SERVICE, "runAsNonRoot: true", "runAsNonRoot: false", "other than root"),
     "resources that the pod has not": (SERVICE, 'CPU: "1"', 'CPU: "16"', "resources.CPU is 16"),
-    "no time to drain": (SERVICE, "terminationGracePeriodSeconds: 120", "terminationGracePeriodSeconds: 30", "a gateway drains for 60 s"),
+    "no time to drain": (SERVICE, "terminationGracePeriodSeconds: 120", "terminationGracePeriodSeconds: 30",
+        "worker group gateway: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S is 110, and terminationGracePeriodSeconds 30"),
+    "Ray's own time to drain": (ENVIRONMENT, '  RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S: "110"\n', "",
+        "worker group gateway: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S is not set, so Ray takes 30, and a gateway drains for 60 s"),
+    "less time than a gateway drains": (ENVIRONMENT, '"110"', '"64"', "DRAIN_TIMEOUT_S is 64, and a gateway drains for 60 s"),
+    "as much time as the pod has": (ENVIRONMENT, '"110"', '"120"', "head: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S is 120, and termination"),
+    "time to drain that is no number": (ENVIRONMENT, '"110"', "110s", "is '110s', and Ray wants a number of seconds"),
+    "time to drain of one group": (SERVICE, "- name: ray-worker\n",
+        '- name: ray-worker\n                env: [{name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: "5"}]\n',
+        "worker group drafter: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S is 5, and a drafter drains for 2 s"),
     "container port": (SERVICE, "containerPort: 9000", "containerPort: 9009", "serve-grpc is 9009"),
     "keys not mounted": (SERVICE, "secretName: drafthouse-api-keys", "secretName: drafthouse-keys", "drafthouse-api-keys is not mounted"),
     "mount without a volume": (SERVICE, "{name: tls, mountPath", "{name: tlss, mountPath", "mounts tlss, which is no volume"),
