@@ -38,7 +38,7 @@ class Lookahead:
         self._running.turn(lambda stage: stage.follow(tokens))
 
     def close(self) -> None:
-        self._running.turn(lambda stage: stage.close())
+        self._running.close()
 
     def guess(self, growing: GrowingTree, starts: Sequence[int], least: float, depth: int) -> TokenTree:
         """Guesses below the nodes `starts` that the draft is about to run on, at most `depth` deep in the tree; a guess

@@ -1,9 +1,11 @@
 """Keeps an own stage from harming the thread that drafts: calls run on a thread of their own, with a time limit.
 
 Promises: the calls of one turn return within its limit together or raise StageFault, and so does one that raises
-or returns nonsense. What a call that never ends holds is one daemon thread.
+or returns nonsense. A stage that was made is closed in any case, if late by the thread that it kept, once it gives it back.
+What a call that never ends holds is one daemon thread.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -19,11 +21,17 @@ the verifier a whole step, and a stage that takes longer than a step of a large 
 TURN_S_PER_TOKEN = 0.0005
 """On top of it for committed tokens to take in: prompts are long."""
 
+logger = logging.getLogger(__name__)
+
 R = TypeVar("R")
 
 
 class StageFault(Exception):
     """A stage raised, took too long or returned what is not `Children`; the message says which."""
+
+
+class StageHangs(StageFault):
+    """A call has not returned in time; what runs it is no longer waited for."""
 
 
 class Worker:
@@ -41,8 +49,9 @@ class Worker:
         """The calls up to the next turn have TURN_S together."""
         self._count, self._limit_s, self._taken_s = 0, TURN_S, 0.0
 
-    def call(self, function: Callable[[], R], more_s: float = 0.0) -> R:
-        """Raises StageFault when `function` raised, or when the turn has taken its time; the call adds `more_s` to that."""
+    def call(self, function: Callable[[], R], more_s: float = 0.0, late: Callable[[], None] | None = None) -> R:
+        """Raises StageFault when `function` raised, and StageHangs when the turn has taken its time, which the call makes `more_s`
+        longer; `late` then runs on the same thread when `function` has ended, and nobody waits for it."""
         answer: queue.SimpleQueue[tuple[R | None, Exception | None]] = queue.SimpleQueue()
 
         def run() -> None:
@@ -56,9 +65,11 @@ class Worker:
         try:
             result, error = answer.get(timeout=max(0.0, self._limit_s - self._taken_s))
         except queue.Empty:
+            if late is not None:
+                self._calls.put(late)
             self._calls.put(None)  # the late thread ends when its call does
             self._start()
-            raise StageFault(f"took longer than {self._limit_s:.3g} s for {self._count} calls of one turn") from None
+            raise StageHangs(f"took longer than {self._limit_s:.3g} s for {self._count} calls of one turn") from None
         self._taken_s += time.monotonic() - started
         if error is not None:
             raise StageFault(f"raised {type(error).__name__}: {error}") from error
@@ -75,18 +86,34 @@ class GuardedStage(Stage):
 
     def __init__(self, facts: SessionFacts, make: Callable[[SessionFacts], Stage], worker: Worker):
         super().__init__(facts)
-        self._worker = worker
-        self._stage = worker.call(lambda: make(facts))
+        self._worker, self._made, self._hangs = worker, list[Stage](), False
+        self._call(lambda: self._made.append(make(facts)))
+
+    def _call(self, function: Callable[[], R], more_s: float = 0.0) -> R:
+        try:
+            return self._worker.call(function, more_s, self._close_late)
+        except StageHangs:
+            self._hangs = True
+            raise
+
+    def _close_late(self) -> None:
+        try:
+            for stage in self._made:
+                stage.close()
+        except Exception:
+            logger.exception("a stage that was late could not be closed")
 
     def follow(self, tokens: Sequence[int]) -> None:
         told = list(tokens)
-        self._worker.call(lambda: self._stage.follow(told), TURN_S_PER_TOKEN * len(told))
+        self._call(lambda: self._made[0].follow(told), TURN_S_PER_TOKEN * len(told))
 
     def children(self, path: Sequence[int], width: int) -> Children:
-        return checked(self._worker.call(lambda: self._stage.children(list(path), width)), width, self.facts.vocab_size)
+        return checked(self._call(lambda: self._made[0].children(list(path), width)), width, self.facts.vocab_size)
 
     def close(self) -> None:
-        self._worker.call(self._stage.close)
+        """Where a call has not returned yet it is left to that call's thread."""
+        if not self._hangs:
+            self._worker.call(self._made[0].close)
 
 
 def checked(children: Children, width: int, vocab_size: int) -> Children:

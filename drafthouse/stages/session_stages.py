@@ -80,9 +80,9 @@ class SessionStages:
     @property
     def sources(self) -> list[int]:
         """Of the stages that have not failed, in order."""
-        return [each.maker.source for each in self._running if not each.failed]
+        return [each.maker.source for each in self._running if each.present]
 
     def close(self) -> None:
         for each in self._running:
-            each.turn(lambda stage: stage.close())
+            each.close()
         self._running = []

@@ -53,5 +53,5 @@ class Stage(ABC):
         """At most `width` likely tokens after the committed tokens and the drafted tokens `path` below them."""
 
     def close(self) -> None:
-        """The session is over."""
+        """The session is over, or the stage has failed in it; nothing is asked afterwards."""
         return None

@@ -1,5 +1,9 @@
 """Stages of one session: what is slow, does not pay or fails is out, and the rest goes on."""
 
+import threading
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from drafter.lookahead import Lookahead
@@ -10,6 +14,7 @@ from drafthouse.policy.growth import Asked
 from drafthouse.policy.stage_worth import TRIAL_COMMITS
 from drafthouse.sampling import SamplingParams
 from drafthouse.stages.build import StageMaker, placed
+from drafthouse.stages.guard import GuardedStage, Worker
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import Children, SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
@@ -67,7 +72,7 @@ def test_an_inner_stage_that_takes_longer_than_it_saves_rests(seconds: float, ca
     clock, totals, calls = Clock(), StageTotals(), 0
 
     class Timed(Counting):
-        def children(self, path: list[int], width: int) -> Children:  # type: ignore[override]
+        def children(self, path: Sequence[int], width: int) -> Children:
             nonlocal calls
             calls += 1
             clock.now += seconds
@@ -80,3 +85,61 @@ def test_an_inner_stage_that_takes_longer_than_it_saves_rests(seconds: float, ca
     assert calls == asked
     assert totals.stage_rests == (asked < 40)
     assert totals.stage_seconds == pytest.approx(seconds * asked)
+
+
+class Closing(Counting):
+    """Says what became of its sessions in `ends`; waits for `goes_on` where it hangs."""
+
+    def __init__(self, facts: SessionFacts, ends: list[str], bad: str, goes_on: threading.Event):
+        super().__init__(facts)
+        self.ends, self.bad, self.goes_on = ends, bad, goes_on
+        if bad == "late":
+            goes_on.wait(20)
+
+    def children(self, path: Sequence[int], width: int) -> Children:
+        if self.bad == "hangs":
+            self.goes_on.wait(20)
+        elif self.bad != "good":
+            raise RuntimeError("on purpose")
+        return super().children(path, width)
+
+    def close(self) -> None:
+        self.ends.append("closed")
+        if self.bad == "wrong twice":
+            raise RuntimeError("again")
+
+
+class CountingWorker(Worker):
+    calls = 0
+
+    def call(self, *args: Any, **named: Any) -> Any:
+        self.calls += 1
+        return super().call(*args, **named)
+
+
+@pytest.mark.parametrize(("bad", "faults"), [("good", 0), ("wrong", 1), ("wrong twice", 1)])
+def test_a_stage_is_closed_once_whether_it_failed_or_not(bad: str, faults: int, caplog: pytest.LogCaptureFixture) -> None:
+    ends, totals, worker = list[str](), StageTotals(), Worker()
+    made = StageMaker(bad, 16, 4, lambda f: GuardedStage(f, lambda f: Closing(f, ends, bad, threading.Event()), worker), worker)
+    stages = session(made, totals)
+    stages.grow(GrowingTree(), FREE, DEEP)
+    assert ends == ["closed"] * faults
+    stages.close()
+    assert ends == ["closed"]
+    assert totals.stage_faults == faults
+    assert ("again" in caplog.text) == (bad == "wrong twice")
+
+
+@pytest.mark.parametrize(("bad", "calls"), [("hangs", 3), ("late", 1)])
+def test_a_stage_that_hangs_is_closed_when_it_comes_back_and_nobody_waits_for_it(bad: str, calls: int) -> None:
+    before = set(threading.enumerate())
+    ends, totals, worker, goes_on = list[str](), StageTotals(), CountingWorker(), threading.Event()
+    [late] = set(threading.enumerate()) - before
+    made = StageMaker(bad, 16, 4, lambda f: GuardedStage(f, lambda f: Closing(f, ends, bad, goes_on), worker), worker)
+    stages = session(made, totals)
+    stages.grow(GrowingTree(), FREE, DEEP)
+    stages.close()
+    assert (worker.calls, totals.stage_faults, ends) == (calls, 1, []), "none to close it"
+    goes_on.set()
+    late.join(20)
+    assert ends == ["closed"]
