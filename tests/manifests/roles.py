@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema, gRPCOptionsSchema
 
-from deployments.placement import HEAD, ROLE_LABEL, ROLES
+from deployments.placement import ACCELERATOR_LABEL, HEAD, ROLE_LABEL, ROLES
 from drafthouse.autoscaling_config import AutoscalingConfig
 from drafthouse.config import PoolConfig, ServingConfig, describe
 from tests.manifests import pods
@@ -136,6 +136,12 @@ def _pool_faults(service: Object, config: ServingConfig) -> Iterator[str]:
         if replicas and not mine:
             yield f"{role}: the configuration asks for {replicas}, and no worker group has {ROLE_LABEL}: {role}"
             continue
+        if accelerator := getattr(pool, "accelerator", None):
+            # Ray labels the nodes that are there; of those that it could add, the autoscaler knows the groups' labels alone.
+            mine = [group for group in mine if group["labels"].get(ACCELERATOR_LABEL) == accelerator]
+            if replicas and not mine:
+                yield f"{role}.accelerator: no worker group of the role has the label {ACCELERATOR_LABEL}: {accelerator}; none would grow"
+                continue
         ranks = _ranks(config, role)
         fits = [(group, _replicas_per_pod(group, ranks * pool.num_cpus, ranks * getattr(pool, "num_gpus", 0))) for group in mine]
         room = sum(group["maxReplicas"] * per_pod for group, per_pod in fits)

@@ -11,24 +11,26 @@ from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingReque
 from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.common_pb2 import LabelSelectorOperator
 
-from deployments.placement import ROLES, label_selector
+from deployments.placement import ACCELERATOR_LABEL, ROLES, label_selector
 from tests.manifests.kustomize import render
 from tests.manifests.roles import embedded
 from tests.manifests.rules import of_kind
 from tests.manifests.test_overlays import OVERLAYS
 
+INFEASIBLE: dict[str, int] = {}
+
 
 def _launched(cluster: dict[str, Any], resources: dict[str, float], selector: dict[str, str], count: int) -> dict[str, int]:
-    """Pods that the autoscaler would add to each group for `count` replicas where there is none yet."""
+    """Pods that the autoscaler would add to each group for `count` replicas where there is none yet; `INFEASIBLE` if it never could."""
     for group in cluster["workerGroupSpecs"]:
         group["minReplicas"] = 0
     derived = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "drafthouse", "namespace": "default"}, "spec": cluster})
     config = AutoscalingConfig(derived, skip_content_hash=True)
     constraints = []
     for key, value in selector.items():
-        found = re.fullmatch(r"!in\((.+)\)", value)
-        assert found is not None
-        constraints.append((key, LabelSelectorOperator.LABEL_OPERATOR_NOT_IN, found[1].split(",")))
+        others = re.fullmatch(r"!in\((.+)\)", value)
+        operator = LabelSelectorOperator.LABEL_OPERATOR_NOT_IN if others else LabelSelectorOperator.LABEL_OPERATOR_IN
+        constraints.append((key, operator, others[1].split(",") if others else [value]))
     request = ResourceRequestUtil.make(resources, label_selectors=[constraints])
     reply = ResourceDemandScheduler().schedule(
         SchedulingRequest(
@@ -38,7 +40,8 @@ def _launched(cluster: dict[str, Any], resources: dict[str, float], selector: di
             resource_requests=ResourceRequestUtil.group_by_count([request] * count),
         )
     )
-    assert not reply.infeasible_resource_requests
+    if reply.infeasible_resource_requests:
+        return INFEASIBLE
     return {launch.instance_type: launch.count for launch in reply.to_launch if launch.instance_type != "headgroup"}
 
 
@@ -57,3 +60,13 @@ def test_without_the_selector_another_group_would_be_taken() -> None:
     """So the labels do the work, not the sizes of the groups."""
     service = of_kind(render(OVERLAYS[0]), "RayService")[0]
     assert set(_launched(service["spec"]["rayClusterConfig"], {"CPU": 0.5}, {}, 1)) != {"verifier"}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_group_grows_for_an_accelerator_that_its_label_names(labelled: bool) -> None:
+    """What the node will say of its GPU when it is there does not count."""
+    cluster = of_kind(render(OVERLAYS[1]), "RayService")[0]["spec"]["rayClusterConfig"]
+    if labelled:
+        cluster["workerGroupSpecs"][1]["labels"][ACCELERATOR_LABEL] = "H100"
+    launched = _launched(cluster, {"CPU": 6, "GPU": 1}, label_selector("verifier", "H100"), 1)
+    assert launched == ({"verifier": 1} if labelled else INFEASIBLE)

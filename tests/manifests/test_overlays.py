@@ -8,6 +8,7 @@ import pytest
 import yaml
 from ray._private import ray_constants
 
+from deployments.placement import ACCELERATOR_LABEL
 from drafthouse.config import ServingConfig, load_config
 from tests.manifests import embed, schemas
 from tests.manifests.check import faults, main
@@ -76,6 +77,15 @@ def test_the_gpu_overlay_serves_from_gpus() -> None:
     assert wrong == []
     assert isinstance(config, ServingConfig)
     assert (config.target.device, config.draft.device, config.verifier.num_gpus) == ("cuda", "cuda", 1)
+
+
+def test_an_accelerator_is_right_where_its_group_has_the_label() -> None:
+    objects = render(OVERLAYS[1])
+    spec = of_kind(objects, "RayService")[0]["spec"]
+    spec["serveConfigV2"] = spec["serveConfigV2"].replace("port: 7100", "port: 7100\n            accelerator: H100")
+    assert faults(objects)
+    spec["rayClusterConfig"]["workerGroupSpecs"][1]["labels"][ACCELERATOR_LABEL] = "H100"
+    assert faults(objects) == []
 
 
 @pytest.mark.skipif(not FULL_SCHEMA.is_file(), reason="KubeRay's resource definition is not beside the repository")

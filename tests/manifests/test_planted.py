@@ -109,6 +109,8 @@ GPU_PLANTS = {
         'limits: {cpu: "8", memory: 48Gi}', "resources.GPU is 1"),
     "more ranks than a pod has devices": (CONFIG, "device: cuda", "device: cuda\n            parallel: 2",
         "verifier: 8 replicas of 2 x 6 CPUs"),
+    "accelerator that no group has": (CONFIG, "port: 7100", "port: 7100\n            accelerator: H100",
+        "verifier.accelerator: no worker group of the role has the label ray.io/accelerator-type: H100"),
     "patch of the wrong group": ("overlays/gpu/pools.yaml", "value: drafter}", "value: draft}", "it is 'drafter'"),
     "secret's file elsewhere": (CONFIG, "/etc/drafthouse/tls/ca.crt", "/etc/tls/ca.crt",
         "authority: /etc/tls/ca.crt: no secret is mounted"),
