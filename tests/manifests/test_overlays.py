@@ -82,8 +82,8 @@ def test_the_gpu_overlay_serves_from_gpus() -> None:
 def test_an_accelerator_is_right_where_its_group_has_the_label() -> None:
     objects = render(OVERLAYS[1])
     spec = of_kind(objects, "RayService")[0]["spec"]
-    spec["serveConfigV2"] = spec["serveConfigV2"].replace("port: 7100", "port: 7100\n            accelerator: H100")
-    assert faults(objects)
+    spec["serveConfigV2"] = spec["serveConfigV2"].replace("port: 7100", "port: 7100\n        accelerator: H100")
+    assert len(faults(objects)) == 1
     spec["rayClusterConfig"]["workerGroupSpecs"][1]["labels"][ACCELERATOR_LABEL] = "H100"
     assert faults(objects) == []
 
