@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree
 from drafthouse.stages.build import StageMaker
-from drafthouse.stages.running_stage import RunningStage
-from drafthouse.stages.stage import Children, SessionFacts, Stage
+from drafthouse.stages.running_stage import Ask, RunningStage
+from drafthouse.stages.stage import Children, SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.token_tree import ROOT, TokenTree
 
@@ -35,7 +35,7 @@ class Lookahead:
         self._asked: dict[int, Children] = {}  # of the last guess: what was guessed below each node
 
     def follow(self, tokens: Sequence[int]) -> None:
-        self._running.turn(lambda stage: stage.follow(tokens))
+        self._running.follow(tokens)
 
     def close(self) -> None:
         self._running.close()
@@ -45,11 +45,9 @@ class Lookahead:
         comes true with at least the probability `least`, as far as is known. Guess `i` is node `len(growing) + i`.
         None while the stage rests, or when it fails."""
         self._asked = {}
-        if not self._running.working:
-            return TokenTree()
-        return self._running.turn(lambda stage: self._guess(stage, growing, starts, least, depth)) or TokenTree()
+        return self._running.grow(lambda ask: self._guess(ask, growing, starts, least, depth)) or TokenTree()
 
-    def _guess(self, stage: Stage, growing: GrowingTree, starts: Sequence[int], least: float, depth: int) -> TokenTree:
+    def _guess(self, ask: Ask, growing: GrowingTree, starts: Sequence[int], least: float, depth: int) -> TokenTree:
         guesses, first = TokenTree(), len(growing)
         paths = {node: growing.tree.path(node) for node in starts}
         heap = [(-1.0, order, node) for order, node in enumerate(starts)]
@@ -57,7 +55,7 @@ class Lookahead:
             negative, _, node = heapq.heappop(heap)
             if len(paths[node]) >= depth:
                 continue
-            children = self._asked[node] = stage.children(paths[node], self._width)
+            children = self._asked[node] = ask(paths[node], self._width)
             known = {growing.tree.tokens[i] for i in growing.tree.children(node)} if node < first else set()
             edges = self._calibration.edges(self._maker.source, children.margins, self._temperature)
             for token, edge in zip(children.tokens, edges, strict=True):

@@ -6,10 +6,11 @@ Promises: whatever is wrong is a ConfigError that names the key.
 import importlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drafthouse.config import ModelConfig, StageConfig, model_path
 from drafthouse.errors import ConfigError
+from drafthouse.policy.stage_breaker import StageBreaker
 from drafthouse.stages import trigram_table
 from drafthouse.stages.guard import GuardedStage, Worker
 from drafthouse.stages.lookup import LookupStage
@@ -38,13 +39,15 @@ def by_name(counts: Mapping[int, int]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class StageMaker:
-    """One configured stage without a model; `nodes` is the most that it adds at once. Calls of own stages run on `worker`."""
+    """One configured stage without a model; `nodes` is the most that it adds at once. Calls of own stages run on `worker`;
+    `breaker` says which sessions have the stage."""
 
     name: str
     source: int
     nodes: int
     make: Callable[[SessionFacts], Stage]
     worker: Worker | None = None
+    breaker: StageBreaker = field(default_factory=StageBreaker)
 
 
 def placed(

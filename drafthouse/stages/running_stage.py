@@ -1,22 +1,27 @@
 """One stage at work in one session: the fault boundary around it, its time and its worth.
 
 Promises: a stage that raises or that its guard stops is out for this session alone, logged, counted once and closed; one
-that does not pay rests and is tried again (`drafthouse.policy.stage_worth`). Nothing that a stage does is raised from here.
+that fails in session after session is not made for new ones (`drafthouse.policy.stage_breaker`); one that does not pay rests
+and is tried again (`drafthouse.policy.stage_worth`). Nothing that a stage does is raised from here.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from drafthouse.policy.stage_breaker import FAULTS_IN_A_ROW, OUT_S
 from drafthouse.policy.stage_worth import StageWorth
 from drafthouse.stages.build import StageMaker
-from drafthouse.stages.stage import SessionFacts, Stage
+from drafthouse.stages.stage import Children, SessionFacts, Stage
 from drafthouse.stages.stage_totals import StageTotals
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+Ask = Callable[[Sequence[int], int], Children]
+"""`Stage.children`."""
 
 
 class RunningStage:
@@ -24,13 +29,14 @@ class RunningStage:
         self.maker = maker
         self._clock, self._totals = clock, totals
         self._worth, self._seconds = StageWorth(), 0.0  # since it was judged last
-        self._failed = False
+        self._failed = self._answered = False
         self._stage: Stage | None = None
-        self._stage = self._guarded(partial(maker.make, facts))
+        if maker.breaker.allows(clock()):
+            self._stage = self._guarded(partial(maker.make, facts))
 
     @property
     def present(self) -> bool:
-        """Neither failed nor closed."""
+        """Neither left out, failed nor closed."""
         return self._stage is not None
 
     @property
@@ -38,27 +44,49 @@ class RunningStage:
         """Nor at rest."""
         return self.present and self._worth.working
 
-    def turn(self, calls: Callable[[Stage], T]) -> T | None:
-        """What `calls` of the stage, which share one limit of time, come to; None when they fail, or it is not present."""
-        return self._guarded(partial(calls, self._stage)) if self._stage is not None else None
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Committed tokens; one that rests follows too, or it could not be tried again."""
+        if self._stage is not None:
+            self._guarded(partial(self._stage.follow, tokens))
 
-    def _guarded(self, calls: Callable[[], T]) -> T | None:
+    def grow(self, growth: Callable[[Ask], T]) -> T | None:
+        """What `growth` makes of the stage's answers, which share one limit of time; None when one is a fault, or it does not work."""
+        if self._stage is None or not self.working:
+            return None
+        return self._guarded(partial(growth, partial(self._children, self._stage)))
+
+    def _children(self, stage: Stage, path: Sequence[int], width: int) -> Children:
+        children = stage.children(path, width)
+        self._answered = True
+        return children
+
+    def _guarded(self, turn: Callable[[], T]) -> T | None:
         """The one fault boundary: an own stage may raise anything."""
         started = self._clock()
         if self.maker.worker is not None:
             self.maker.worker.begin_turn()
         try:
-            return calls()
+            return turn()
         except Exception:
             logger.exception("stage %s is dropped for this session", self.maker.name)
-            self._totals.stage_faults += not self._failed
-            self._failed = True
-            self.close()
+            self._fail()
             return None
         finally:
             seconds = self._clock() - started
             self._seconds += seconds
             self._totals.stage_seconds += seconds
+
+    def _fail(self) -> None:
+        """Counts the session's first fault; what closing brings on top of it does not."""
+        if not self._failed:
+            self._failed = True
+            self._totals.stage_faults += 1
+            breaker, was_out = self.maker.breaker, self.maker.breaker.out
+            breaker.failed(self._clock())
+            if breaker.out and not was_out:
+                text = "stage %s is out for new sessions after %d faults in a row; every %.0f s one tries it"
+                logger.error(text, self.maker.name, FAULTS_IN_A_ROW, OUT_S)
+        self.close()
 
     def judge(self, gain: float, per_second: float) -> None:
         """What it brought since it was judged last, and what each second that it took is worth, in the same unit."""
@@ -71,5 +99,10 @@ class RunningStage:
     def close(self) -> None:
         """The session is over, or the stage has failed."""
         stage, self._stage = self._stage, None
-        if stage is not None:
-            self._guarded(stage.close)
+        if stage is None:
+            return
+        self._guarded(stage.close)
+        if self._answered and not self._failed:
+            if self.maker.breaker.out:
+                logger.warning("stage %s works again", self.maker.name)
+            self.maker.breaker.worked()

@@ -12,8 +12,8 @@ from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import Asked
 from drafthouse.stages.build import StageMaker
-from drafthouse.stages.running_stage import RunningStage
-from drafthouse.stages.stage import SessionFacts, Stage
+from drafthouse.stages.running_stage import Ask, RunningStage
+from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.token_tree import ROOT
 
@@ -38,22 +38,21 @@ class SessionStages:
         return [each.maker.name for each in self._running if each.working]
 
     def follow(self, tokens: Sequence[int]) -> None:
-        """Committed tokens; the prompt first. Stages that rest follow too, or they could not be tried again."""
+        """Committed tokens; the prompt first."""
         for each in self._running:
-            each.turn(lambda stage: stage.follow(tokens))
+            each.follow(tokens)
 
     def grow(self, growing: GrowingTree, asked: Asked, limits: TreeLimits) -> int:
         """Lets each working stage add its nodes, in the order of the configuration; returns how many are new."""
         before = len(growing)
         for each in self._running:
-            if each.working:
-                first = len(growing)
-                each.turn(partial(self._grow_one, each.maker, growing, asked, limits))
-                self._totals.by_source[each.maker.source] += len(growing) - first
+            first = len(growing)
+            each.grow(partial(self._grow_one, each.maker, growing, asked, limits))
+            self._totals.by_source[each.maker.source] += len(growing) - first
         self._totals.stage_nodes += len(growing) - before
         return len(growing) - before
 
-    def _grow_one(self, maker: StageMaker, growing: GrowingTree, asked: Asked, limits: TreeLimits, stage: Stage) -> None:
+    def _grow_one(self, maker: StageMaker, growing: GrowingTree, asked: Asked, limits: TreeLimits, ask: Ask) -> None:
         source, left = maker.source, maker.nodes
         expected = self.calibration.expected_children(source, self.width, self.temperature)
 
@@ -64,7 +63,7 @@ class SessionStages:
         heapq.heapify(heap)
         while heap and left > 0:
             _, node = heapq.heappop(heap)
-            tokens, margins = stage.children(growing.tree.path(node), self.width)
+            tokens, margins = ask(growing.tree.path(node), self.width)
             first = len(growing)
             edges = self.calibration.edges(source, margins, self.temperature)
             room = TreeLimits(min(limits.nodes, first + left), limits.depth)

@@ -11,6 +11,7 @@ from drafter.engine import DrafterEngine
 from drafter.without_model import WithoutModel
 from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel
+from drafthouse.policy.stage_breaker import FAULTS_IN_A_ROW
 from drafthouse.sampling import SamplingParams
 from drafthouse.stages.build import placed
 from drafthouse.stages.trigram_table import counted, packed
@@ -139,7 +140,8 @@ def test_a_stage_that_fails_is_dropped_and_the_session_goes_on(
     pair = drafted(target, stages, noise=None if place == "alone" else 0.02)
     assert texts(pair) == truths
     totals = engine_of(pair).totals
-    assert engine_of(pair).stage_totals.stage_faults == totals.sessions >= len(truths), "once in each session"
+    faults = engine_of(pair).stage_totals.stage_faults
+    assert FAULTS_IN_A_ROW <= faults <= totals.sessions, "once in each session, and soon it is not made for new ones"
     assert totals.dropped == 0
     assert (pair.verifier.totals.accepted > 10) == (place != "alone")
 
@@ -168,7 +170,7 @@ def test_stages_in_the_verifier(
     assert texts(pair) == truths
     assert verifier.local.totals.stage_nodes > 10
     assert verifier.totals.accepted > 10
-    assert verifier.local.totals.stage_faults == (len(truths) if "Crashing" in local[1]["kind"] else 0)
+    assert (verifier.local.totals.stage_faults >= FAULTS_IN_A_ROW) == ("Crashing" in local[1]["kind"])
     assert bool(verifier.drafting.messages) == drafter
 
 

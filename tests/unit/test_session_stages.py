@@ -11,6 +11,7 @@ from drafthouse.config import StageConfig
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
 from drafthouse.policy.growth import Asked
+from drafthouse.policy.stage_breaker import FAULTS_IN_A_ROW, OUT_S
 from drafthouse.policy.stage_worth import TRIAL_COMMITS
 from drafthouse.sampling import SamplingParams
 from drafthouse.stages.build import StageMaker, placed
@@ -143,3 +144,41 @@ def test_a_stage_that_hangs_is_closed_when_it_comes_back_and_nobody_waits_for_it
     goes_on.set()
     late.join(20)
     assert ends == ["closed"]
+
+
+def test_a_stage_that_fails_in_session_after_session_is_left_out_until_it_works_again(caplog: pytest.LogCaptureFixture) -> None:
+    clock, totals, worker, bad = Clock(), StageTotals(), Worker(), ["wrong"]
+    ends, goes_on = list[str](), threading.Event()
+    made = StageMaker("mine", 16, 4, lambda f: GuardedStage(f, lambda f: Closing(f, ends, bad[0], goes_on), worker), worker)
+
+    def works() -> bool:
+        stages = SessionStages([made], FACTS, Calibration(), 4, clock, totals)
+        stages.follow([1, 2, 3])
+        added = stages.grow(GrowingTree(), FREE, DEEP)
+        stages.close()
+        return added > 0
+
+    for _ in range(8):
+        assert not works()
+    assert totals.stage_faults == FAULTS_IN_A_ROW == len(ends)
+    assert caplog.text.count("stage mine is out for new sessions after 3 faults in a row") == 1
+    clock.now += OUT_S
+    assert not works()
+    assert not works()
+    assert totals.stage_faults == FAULTS_IN_A_ROW + 1, "one has tried"
+    bad[0] = "good"
+    clock.now += OUT_S - 1
+    assert not works(), "not made yet"
+    clock.now += 1
+    assert all(works() for _ in range(3))
+    assert totals.stage_faults == FAULTS_IN_A_ROW + 1
+    assert "stage mine works again" in caplog.text
+
+
+def test_a_session_in_which_it_was_not_asked_says_nothing_of_a_stage() -> None:
+    totals = StageTotals()
+    made = maker("Crashing")
+    for _ in range(FAULTS_IN_A_ROW):
+        session(made, totals).close()
+        session(made, totals).grow(GrowingTree(), FREE, DEEP)
+    assert made.breaker.out
