@@ -6,6 +6,7 @@ from typing import get_args
 
 from controller.registry import Registry
 from drafthouse.membership import Role
+from drafthouse.metrics import DRAINING
 from drafthouse.metrics_exporter import Numbers
 
 
@@ -17,8 +18,9 @@ def cluster_numbers(registry: Registry, desired: Mapping[str, int], heartbeats: 
     draining = Counter(report.role for report in reports if report.draining)
     for role in get_args(Role):
         figures[f"replicas.{role}"] = float(replicas[role])
-        figures[f"replicas_draining.{role}"] = float(draining[role])
         figures[f"replicas_desired.{role}"] = float(desired[role])
+    for role in DRAINING:
+        figures[f"replicas_draining.{role}"] = float(draining[role])
     figures["sessions"] = float(sum(report.load for report in reports if report.role == "drafter"))
     figures["heartbeat_interval_seconds"] = registry.interval_s
     return Numbers({"heartbeats": float(heartbeats)}, figures)

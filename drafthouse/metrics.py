@@ -10,6 +10,7 @@ Promises: knows no Ray. Names say what is counted and in what unit; shares lie b
 
 from typing import Any
 
+from drafthouse.membership import Role
 from drafthouse.metric import Kind, Metric, Owner
 
 DEPTHS = (*(str(depth) for depth in range(1, 16)), "16+")
@@ -17,6 +18,9 @@ DEPTHS = (*(str(depth) for depth in range(1, 16)), "16+")
 
 SOURCES = ("model", "trigram", "lookup", "suffix", "own")
 """What drafted a node; stages of the user's own count together."""
+
+DRAINING: tuple[Role, ...] = ("verifier", "drafter")
+"""Roles whose replicas say that they take nothing new."""
 
 LATENCY_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """From a small model alone to the patience of a client."""
@@ -34,11 +38,17 @@ def _maker(owner: Owner, kind: Kind) -> Any:
     return make
 
 
-def _of_any_replica(gauge: Any) -> list[Metric]:
-    return [
-        gauge("draining", "0 or 1", "1 while the replica drains: it takes nothing new."),
-        gauge("controller_answers", "0 or 1", "Whether the last heartbeat was answered; at 0 the replica goes on with what it knows."),
-    ]
+def _answers(gauge: Any) -> Metric:
+    metric: Metric = gauge(
+        "controller_answers", "0 or 1", "Whether the last heartbeat was answered; at 0 the replica goes on with what it knows."
+    )
+    return metric
+
+
+def _draining(gauge: Any) -> Metric:
+    """Not of gateways, which Serve drains itself, without a word to them before the end."""
+    metric: Metric = gauge("draining", "0 or 1", "1 while the replica takes nothing new: it drains, or its device or thread is broken.")
+    return metric
 
 
 def _gateway() -> list[Metric]:
@@ -61,7 +71,7 @@ def _gateway() -> list[Metric]:
         gauge("load", "requests", "Requests running or waiting at a verifier for this gateway.", name="running"),
         gauge("capacity", "requests", "Requests that Serve lets one gateway have at once."),
         gauge("verifiers", "replicas", "Verifiers that this gateway may send requests to; at 0 it can serve nobody."),
-        *_of_any_replica(gauge),
+        _answers(gauge),
         spread(
             "first_token_seconds",
             "s",
@@ -158,7 +168,8 @@ def _verifier() -> list[Metric]:
         gauge("honesty", "share", "Accepted over promised tokens, by drafter: how far its confidences are believed.", label="drafter"),
         gauge("banned", "0 or 1", "1 while a drafter is left alone for promises it did not keep.", label="drafter"),
         gauge("round_trip_seconds", "s", "Round trip to a drafter, averaged.", label="drafter"),
-        *_of_any_replica(gauge),
+        _draining(gauge),
+        _answers(gauge),
     ]
 
 
@@ -198,7 +209,8 @@ def _drafter() -> list[Metric]:
         gauge("kv_slots", "tokens", "KV slots.", name="kv_tokens"),
         gauge("calibration_brier", "score", "Squared error of the promised edges, summed over siblings; lower is better."),
         gauge("calibration_brier_prior", "score", "The same without what was learned; calibration pays while it is the higher one."),
-        *_of_any_replica(gauge),
+        _draining(gauge),
+        _answers(gauge),
     ]
 
 
@@ -210,7 +222,7 @@ def _controller() -> list[Metric]:
         gauge("heartbeat_interval_seconds", "s", "How often each replica is to report; it grows with the pools."),
         gauge("replicas", "replicas", "Replicas that report.", label="role", values=roles),
         gauge("replicas_desired", "replicas", "Replicas that there should be.", label="role", values=roles),
-        gauge("replicas_draining", "replicas", "Replicas that drain.", label="role", values=roles),
+        gauge("replicas_draining", "replicas", "Replicas that take nothing new.", label="role", values=DRAINING),
         gauge("sessions", "sessions", "Draft sessions in the cluster."),
         gauge("queue", "requests", "Requests that wait at verifiers."),
         gauge("committed_per_s", "tokens/s", "The cluster's goodput: tokens committed per second."),

@@ -7,12 +7,18 @@ from typing import Any
 import pytest
 import yaml
 
+from deployments.app import STOP_S
+from drafter.server import DRAIN_S
+from drafthouse.config import load_config
 from drafthouse.metrics import METRICS
 from tests.manifests import embed, monitoring, promql
 from tests.manifests.kustomize import render
 from tests.manifests.rules import of_kind
 
 FOLDER = embed.MONITORING
+GAUGE_STAYS_S = 20
+"""Ray exports a gauge for so long after its replica's last report."""
+
 SEVERITIES = {"critical", "warning", "info"}
 
 
@@ -120,6 +126,17 @@ def test_an_alert_has_what_it_needs_and_a_runbook(rule: dict[str, Any]) -> None:
     assert rule["annotations"]["summary"].endswith(".")
     page = embed.METRICS_PAGE.read_text(encoding="utf-8")
     assert f"### {rule['alert']}\n" in page
+
+
+def test_an_alert_on_replicas_that_take_nothing_fires_for_broken_ones_and_for_no_drain() -> None:
+    """Serve ends a drain, whatever becomes of it, after the longest time below; gateways do not say that they drain."""
+    (rule,) = [rule for rule in _alerts() if any(name.endswith("_draining") for name in promql.names(rule["expr"]))]
+    assert promql.names(rule["expr"]) == {metric.exported for metric in METRICS if metric.key == "draining"}
+    assert {metric.owner for metric in METRICS if metric.key == "draining"} == {"verifier", "drafter"}
+    config = load_config(embed.SHIPPED)
+    longest_drain_s = max(config.verifier.drain_s, DRAIN_S) + STOP_S
+    minutes = int(rule["for"].removesuffix("m"))
+    assert longest_drain_s + GAUGE_STAYS_S < 60 * minutes <= 600
 
 
 def test_every_runbook_has_its_alert() -> None:

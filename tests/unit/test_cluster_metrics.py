@@ -41,7 +41,7 @@ def test_pools_sessions_and_goodput(registry):
     pools = {name: number for name, number in gauges.items() if name.startswith("replicas")}
     assert pools == {
         "replicas.gateway": 0.0, "replicas.verifier": 2.0, "replicas.drafter": 1.0,
-        "replicas_draining.gateway": 0.0, "replicas_draining.verifier": 1.0, "replicas_draining.drafter": 0.0,
+        "replicas_draining.verifier": 1.0, "replicas_draining.drafter": 0.0,
         "replicas_desired.gateway": 1.0, "replicas_desired.verifier": 3.0, "replicas_desired.drafter": 1.0,
     }  # fmt: skip
     assert (gauges["sessions"], gauges["committed_per_s"], gauges["wasted_per_s"]) == (5.0, 120.0, 360.0)
