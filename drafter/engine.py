@@ -80,7 +80,7 @@ class DrafterEngine:
             lost = isinstance(message, Commit) and (session is None or session.epoch < message.epoch)
             return [(peer, Dropped(message.session, message.epoch, UNKNOWN))] if lost else []
         if isinstance(message, Close):
-            self._forget(key)
+            self._forget(key, message.finished)
             return []
         if isinstance(message, Hold):
             session.hold()
@@ -205,12 +205,12 @@ class DrafterEngine:
         for key in [key for key in self.sessions if key[0] == peer]:
             self._forget(key)
 
-    def _forget(self, key: tuple[str, str]) -> None:
+    def _forget(self, key: tuple[str, str], finished: bool = False) -> None:
         session = self.sessions.pop(key, None)
         if session is not None:
             self._promised_slots -= session.promised_slots
             self._suspects.remove(session)
-            session.close()
+            session.close(finished)
             if self.trace is not None:
                 self.trace.flush()
 

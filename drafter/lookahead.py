@@ -37,8 +37,8 @@ class Lookahead:
     def follow(self, tokens: Sequence[int]) -> None:
         self._running.follow(tokens)
 
-    def close(self) -> None:
-        self._running.close()
+    def close(self, finished: bool) -> None:
+        self._running.close(finished)
 
     def guess(self, growing: GrowingTree, starts: Sequence[int], least: float, depth: int) -> TokenTree:
         """Guesses below the nodes `starts` that the draft is about to run on, at most `depth` deep in the tree; a guess

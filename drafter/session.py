@@ -234,11 +234,12 @@ class Session:
         self.growing, self._sent_edges = GrowingTree(), []
         self.grow_stages()
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
+        """The session is over; `finished`: so is the request, by itself."""
         self.kv.release()
-        self.stages.close()
+        self.stages.close(finished)
         if self.lookahead is not None:
-            self.lookahead.close()
+            self.lookahead.close(finished)
 
     def grow_message(self, eta_us: int, expected_tokens: float) -> Grow:
         """What the verifier does not have yet, and the announcement of the next pass. When an edge that it has is another

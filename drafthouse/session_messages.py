@@ -50,8 +50,11 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Close:
+    """`finished`: the request has come to its own end, a stop token or its length, and not its session alone."""
+
     session: str
     epoch: int
+    finished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +114,8 @@ def to_drafter_proto(message: ToDrafterMessage) -> pb.DrafterMessage:
             return pb.DrafterMessage(open=pb.Open(**fields))
         case Commit(session, epoch, base_len, tokens, price):
             return pb.DrafterMessage(commit=pb.Commit(session=session, epoch=epoch, base_len=base_len, tokens=tokens, price=price))
-        case Close(session, epoch):
-            return pb.DrafterMessage(close=pb.Close(session=session, epoch=epoch))
+        case Close(session, epoch, finished):
+            return pb.DrafterMessage(close=pb.Close(session=session, epoch=epoch, finished=finished))
         case Hold(session, epoch):
             return pb.DrafterMessage(hold=pb.Hold(session=session, epoch=epoch))
 
@@ -128,7 +131,7 @@ def from_drafter_proto(message: pb.DrafterMessage) -> ToDrafterMessage:
             check_length("commit.tokens", m.base_len + len(m.tokens))
             return Commit(identifier(m.session), m.epoch, m.base_len, tuple(m.tokens), price_of(m.price))
         case "close":
-            return Close(identifier(message.close.session), message.close.epoch)
+            return Close(identifier(message.close.session), message.close.epoch, message.close.finished)
         case "hold":
             return Hold(identifier(message.hold.session), message.hold.epoch)
     raise WireError("message to a drafter without a kind")

@@ -123,12 +123,14 @@ class Commit(_message.Message):
     def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., price: _Optional[float] = ...) -> None: ...
 
 class Close(_message.Message):
-    __slots__ = ("session", "epoch")
+    __slots__ = ("session", "epoch", "finished")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
     session: str
     epoch: int
-    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    finished: bool
+    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., finished: _Optional[bool] = ...) -> None: ...
 
 class Hold(_message.Message):
     __slots__ = ("session", "epoch")

@@ -119,15 +119,15 @@ class Drafting:
             return 0.0 if self.wanted(sequence.request.speculation) else NOT_WANTED
         return price / sequence.link.believed
 
-    def park(self, sequence: Sequence) -> None:
-        """Ends the session, if there is one; the sequence goes on at N = 0."""
+    def park(self, sequence: Sequence, finished: bool = False) -> None:
+        """Ends the session, if there is one; the sequence goes on at N = 0, unless it is `finished`."""
         if sequence.link is not None:
-            self._send(sequence.link.drafter, Close(sequence.id, sequence.link.epoch))
+            self._send(sequence.link.drafter, Close(sequence.id, sequence.link.epoch, finished))
             self._unlink(sequence)
 
-    def close(self, sequence: Sequence) -> None:
-        """The request is over: ends its session."""
-        self.park(sequence)
+    def close(self, sequence: Sequence, finished: bool) -> None:
+        """The request is over, and `finished` if it came to its own end: ends its session."""
+        self.park(sequence, finished)
         self._retry_at.pop(sequence.id, None)
 
     def _unlink(self, sequence: Sequence) -> None:

@@ -97,12 +97,12 @@ class VerifierEngine:
             self.admission.cancelled(sequence, heard_at_step)
             self._release(sequence)
 
-    def _release(self, sequence: Sequence) -> None:
-        """Its KV slots, its draft session and its place in the queue."""
+    def _release(self, sequence: Sequence, finished: bool = False) -> None:
+        """Its KV slots, its draft session and its place in the queue; `finished` if it has come to its own end."""
         del self.sequences[sequence.id]
-        self.drafting.close(sequence)
+        self.drafting.close(sequence, finished)
         if sequence.local is not None:
-            sequence.local.close()
+            sequence.local.close(finished)
         self.scheduler.remove(sequence)
 
     def receive(self, drafter: str, message: ToVerifierMessage, arrived: float | None = None) -> None:
@@ -216,7 +216,7 @@ class VerifierEngine:
             self._replies.append(reply)
             if reply.finish_reason:
                 self.totals.finished += 1
-                self._release(s)
+                self._release(s, finished=True)
             else:
                 self.rule.follow(s, list(reply.tokens), now)
                 if s.local is not None:

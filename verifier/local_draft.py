@@ -58,8 +58,8 @@ class LocalDraft:
         self.growing.reroot(tokens, path)
         return gains
 
-    def close(self) -> None:
-        self._stages.close()
+    def close(self, finished: bool) -> None:
+        self._stages.close(finished)
 
 
 class LocalDrafting:

@@ -99,7 +99,7 @@ class GuardedStage(Stage):
     def _close_late(self) -> None:
         try:
             for stage in self._made:
-                stage.close()
+                stage.close(False)
         except Exception:
             logger.exception("a stage that was late could not be closed")
 
@@ -110,10 +110,10 @@ class GuardedStage(Stage):
     def children(self, path: Sequence[int], width: int) -> Children:
         return checked(self._call(lambda: self._made[0].children(list(path), width)), width, self.facts.vocab_size)
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
         """Where a call has not returned yet it is left to that call's thread."""
         if not self._hangs:
-            self._worker.call(self._made[0].close)
+            self._worker.call(lambda: self._made[0].close(finished))
 
 
 def checked(children: Children, width: int, vocab_size: int) -> Children:

@@ -86,7 +86,7 @@ class RunningStage:
             if breaker.out and not was_out:
                 text = "stage %s is out for new sessions after %d faults in a row; every %.0f s one tries it"
                 logger.error(text, self.maker.name, FAULTS_IN_A_ROW, OUT_S)
-        self.close()
+        self.close(finished=False)
 
     def judge(self, gain: float, per_second: float) -> None:
         """What it brought since it was judged last, and what each second that it took is worth, in the same unit."""
@@ -96,12 +96,12 @@ class RunningStage:
             self._totals.stage_rests += was and not self._worth.working
         self._seconds = 0.0
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
         """The session is over, or the stage has failed."""
         stage, self._stage = self._stage, None
         if stage is None:
             return
-        self._guarded(stage.close)
+        self._guarded(partial(stage.close, finished))
         if self._answered and not self._failed:
             if self.maker.breaker.out:
                 logger.warning("stage %s works again", self.maker.name)

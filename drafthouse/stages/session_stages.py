@@ -81,7 +81,7 @@ class SessionStages:
         """Of the stages that have not failed, in order."""
         return [each.maker.source for each in self._running if each.present]
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
         for each in self._running:
-            each.close()
+            each.close(finished)
         self._running = []

@@ -52,6 +52,7 @@ class Stage(ABC):
     def children(self, path: Sequence[int], width: int) -> Children:
         """At most `width` likely tokens after the committed tokens and the drafted tokens `path` below them."""
 
-    def close(self) -> None:
-        """The session is over, or the stage has failed in it; nothing is asked afterwards."""
+    def close(self, finished: bool) -> None:
+        """The session is over, or the stage has failed in it; nothing is asked afterwards. `finished`: the request has come to its
+        own end, which of all its sessions at most one sees."""
         return None

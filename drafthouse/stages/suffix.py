@@ -95,5 +95,6 @@ class SuffixStage(Stage):
             self._places[path] = [texts.step(*place, path[-1]) for texts, place in zip((self._own, *self._others), before, strict=True)]
         return self._places[path]
 
-    def close(self) -> None:
-        self._traffic.remember(self.facts.cache_key, self._tokens)
+    def close(self, finished: bool) -> None:
+        if finished:
+            self._traffic.remember(self.facts.cache_key, self._tokens)

@@ -40,6 +40,14 @@ def pair(placement: str) -> OneProcess:
     return OneProcess(verifier, [] if stages else [drafter()])
 
 
+@pytest.fixture
+def traffic(monkeypatch: pytest.MonkeyPatch) -> list[Traffic]:
+    """The memories of suffix stages that the test makes."""
+    made: list[Traffic] = []
+    monkeypatch.setattr("drafthouse.stages.build.Traffic", lambda limit: made.append(Traffic(limit)) or made[-1])
+    return made
+
+
 @pytest.mark.parametrize(("placement", "mode"), [("drafter", "fixed"), ("verifier", "auto")])
 def test_a_keys_next_request_is_drafted_from_its_last_and_nobody_elses_is(placement: str, mode: str) -> None:
     """Mode `fixed` waits for the drafter's tree whatever it is worth; stages in the verifier serve mode `auto`."""
@@ -64,8 +72,8 @@ def opened(engine: DrafterEngine, session: str, key: str, tokens: list[int]) -> 
     return grow.nodes.tokens
 
 
-def closed(engine: DrafterEngine, session: str) -> None:
-    engine.handle("v", from_drafter_proto(to_drafter_proto(Close(session, 1))))
+def closed(engine: DrafterEngine, session: str, finished: bool = True) -> None:
+    engine.handle("v", from_drafter_proto(to_drafter_proto(Close(session, 1, finished))))
 
 
 def test_a_drafters_sessions_find_what_their_key_left_whoever_had_it_since() -> None:
@@ -76,16 +84,47 @@ def test_a_drafters_sessions_find_what_their_key_left_whoever_had_it_since() -> 
     assert opened(engine, "c", "other", secret[:8]) == []
     assert opened(engine, "d", "", secret[:8]) == []
     assert opened(engine, "e", "mine", secret[:8])[:8] == secret[8:16]
-    engine.forget_peer("v")
+    closed(engine, "c")
     assert opened(engine, "f", "other", secret[:8]) == [], "its own session c left these eight tokens and no more"
 
 
-def test_a_lost_verifiers_sessions_are_remembered_and_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Traffic] = []
-    monkeypatch.setattr("drafthouse.stages.build.Traffic", lambda limit: made.append(Traffic(limit)) or made[-1])
+def test_a_session_that_ends_before_its_request_leaves_nothing(traffic: list[Traffic]) -> None:
+    engine, text = drafter(), list(range(100, 140))
+    for session in "abc":
+        opened(engine, session, "mine", text)
+    closed(engine, "a", finished=False)  # parked, re-paired or cancelled
+    engine.forget_peer("v")
+    opened(engine, "d", "mine", text)
+    engine.drain()
+    assert traffic[0].tokens == 0
+
+
+def test_memory_stays_bounded(traffic: list[Traffic]) -> None:
     engine = drafter(limit=60)
     for i in range(30):
         opened(engine, f"{i}", f"key {i % 7}", [i * 7 % 256] * 3 + list(range(i, i + 40)))
-        engine.forget_peer("v")
-        assert 0 < made[0].tokens <= 60
+        closed(engine, f"{i}")
+        assert 0 < traffic[0].tokens <= 60
     assert opened(engine, "again", "key 1", list(range(29, 40)))[:3] == [40, 41, 42]
+
+
+@pytest.mark.parametrize(("placement", "mode"), [("drafter", "fixed"), ("verifier", "auto")])
+def test_a_request_is_remembered_once_when_it_finishes_and_not_when_it_is_cancelled(
+    placement: str, mode: str, traffic: list[Traffic]
+) -> None:
+    process = pair(placement)
+    drafting = process.verifier.drafting
+    process.verifier.submit(replace(request("gone", PROMPT, OUTPUT, mode=mode), cache_key="mine"))
+    while process.verifier.sequences["gone"].output_len < OUTPUT // 2:
+        process.turn()
+    process.verifier.cancel("gone", 1)
+    process.verifier.submit(replace(request("a", PROMPT, OUTPUT, mode=mode), cache_key="mine"))
+    for _ in range(3):
+        process.turn()
+        drafting.park(process.verifier.sequences["a"])
+    process.turn()
+    assert traffic[0].tokens == 0
+    while process.verifier.sequences:
+        process.turn()
+    process.turn()
+    assert len(PROMPT) < traffic[0].tokens <= len(PROMPT) + OUTPUT

@@ -44,7 +44,7 @@ GROWS = st.builds(
     nodes=NODES.map(lambda nodes: TokenTree(*(list(column) for column in zip(*nodes, strict=True))) if nodes else TokenTree()),
     eta_us=UINT32, expected_tokens=st.floats(0, 999_999, width=32),
 )  # fmt: skip
-TO_DRAFTER = st.one_of(OPENS, COMMITS, st.builds(s.Close, IDS, UINT32), st.builds(s.Hold, IDS, UINT32))
+TO_DRAFTER = st.one_of(OPENS, COMMITS, st.builds(s.Close, IDS, UINT32, st.booleans()), st.builds(s.Hold, IDS, UINT32))
 TO_VERIFIER = st.one_of(
     st.builds(s.Opened, IDS, UINT32), st.builds(s.Refused, IDS, UINT32, TEXT), GROWS, st.builds(s.Dropped, IDS, UINT32, TEXT)
 )

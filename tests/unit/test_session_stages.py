@@ -104,8 +104,8 @@ class Closing(Counting):
             raise RuntimeError("on purpose")
         return super().children(path, width)
 
-    def close(self) -> None:
-        self.ends.append("closed")
+    def close(self, finished: bool) -> None:
+        self.ends.append("finished" if finished else "closed")
         if self.bad == "wrong twice":
             raise RuntimeError("again")
 
@@ -125,8 +125,8 @@ def test_a_stage_is_closed_once_whether_it_failed_or_not(bad: str, faults: int, 
     stages = session(made, totals)
     stages.grow(GrowingTree(), FREE, DEEP)
     assert ends == ["closed"] * faults
-    stages.close()
-    assert ends == ["closed"]
+    stages.close(finished=True)
+    assert ends == ["closed" if faults else "finished"]
     assert totals.stage_faults == faults
     assert ("again" in caplog.text) == (bad == "wrong twice")
 
@@ -139,7 +139,7 @@ def test_a_stage_that_hangs_is_closed_when_it_comes_back_and_nobody_waits_for_it
     made = StageMaker(bad, 16, 4, lambda f: GuardedStage(f, lambda f: Closing(f, ends, bad, goes_on), worker), worker)
     stages = session(made, totals)
     stages.grow(GrowingTree(), FREE, DEEP)
-    stages.close()
+    stages.close(finished=True)
     assert (worker.calls, totals.stage_faults, ends) == (calls, 1, []), "none to close it"
     goes_on.set()
     late.join(20)
@@ -155,7 +155,7 @@ def test_a_stage_that_fails_in_session_after_session_is_left_out_until_it_works_
         stages = SessionStages([made], FACTS, Calibration(), 4, clock, totals)
         stages.follow([1, 2, 3])
         added = stages.grow(GrowingTree(), FREE, DEEP)
-        stages.close()
+        stages.close(finished=True)
         return added > 0
 
     for _ in range(8):
@@ -179,6 +179,6 @@ def test_a_session_in_which_it_was_not_asked_says_nothing_of_a_stage() -> None:
     totals = StageTotals()
     made = maker("Crashing")
     for _ in range(FAULTS_IN_A_ROW):
-        session(made, totals).close()
+        session(made, totals).close(finished=True)
         session(made, totals).grow(GrowingTree(), FREE, DEEP)
     assert made.breaker.out

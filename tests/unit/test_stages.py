@@ -130,7 +130,7 @@ def test_texts_of_one_automaton_do_not_run_into_each_other(texts: list[list[int]
 
 def test_traffic_of_a_key_is_for_that_key() -> None:
     traffic = Traffic(100)
-    suffix([1, 2, 3, 4], traffic, "mine").close()
+    suffix([1, 2, 3, 4], traffic, "mine").close(finished=True)
     assert suffix([9, 1, 2], traffic, "mine").children([], 4).tokens == [3]
     assert suffix([9, 1, 2], traffic, "other").children([], 4).tokens == []
     assert suffix([9, 1, 2], traffic).children([], 4).tokens == []
@@ -138,26 +138,32 @@ def test_traffic_of_a_key_is_for_that_key() -> None:
 
 def test_nothing_is_remembered_without_a_key_or_a_size() -> None:
     for traffic, key in ((Traffic(100), ""), (Traffic(0), "mine")):
-        suffix([1, 2, 3, 4], traffic, key).close()
+        suffix([1, 2, 3, 4], traffic, key).close(finished=True)
         assert traffic.tokens == 0
         assert suffix([9, 1, 2], traffic, key).children([], 4).tokens == []
+
+
+def test_what_did_not_finish_is_not_remembered() -> None:
+    traffic = Traffic(100)
+    suffix([1, 2, 3, 4], traffic, "mine").close(finished=False)
+    assert traffic.tokens == 0
 
 
 def test_traffic_keeps_its_bound_and_the_latest_texts() -> None:
     traffic, rng = Traffic(60), random.Random(0)
     for i in range(40):
-        suffix([rng.randrange(40) for _ in range(rng.randrange(1, 90))], traffic, f"key {i % 3}").close()
+        suffix([rng.randrange(40) for _ in range(rng.randrange(1, 90))], traffic, f"key {i % 3}").close(finished=True)
         assert traffic.tokens <= 60
-    suffix([41, 42, 43], traffic, "key 0").close()
+    suffix([41, 42, 43], traffic, "key 0").close(finished=True)
     assert suffix([41, 42], traffic, "key 0").children([], 4).tokens[0] == 43
 
 
 def test_a_session_goes_on_while_its_key_is_forgotten() -> None:
     traffic = Traffic(8)
-    suffix([1, 2, 3], traffic, "mine").close()
+    suffix([1, 2, 3], traffic, "mine").close(finished=True)
     session = suffix([1], traffic, "mine")
     for i in range(5):
-        suffix([30, 31, 32, 33, 34], traffic, f"{i}").close()
+        suffix([30, 31, 32, 33, 34], traffic, f"{i}").close(finished=True)
     session.follow([2])
     assert session.children([], 4).tokens == [3]
 
