@@ -162,7 +162,7 @@ class GatewayConfig(_Section):
 class ControllerConfig(_Section):
     num_cpus: float = Field(0.1, ge=0)
     heartbeat_s: float = Field(0.5, gt=0, le=60)
-    expire_heartbeats: int = Field(6, ge=2, description="heartbeats missed before a replica is taken out")
+    expire_heartbeats: int = Field(5, ge=2, description="heartbeats missed before a replica is taken out")
 
 
 class TreeConfig(_Section):

@@ -106,7 +106,7 @@ def test_a_rank_holds_what_was_counted_before_and_says_so_in_its_profile(split: 
         load_replica(config)
 
 
-@pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, "has been stopped for 3 s")])
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, "has been stopped for 2.5 s")])
 def test_a_rank_that_dies_or_stops_loses_the_replica(number: signal.Signals, reason: str, split: Split) -> None:
     told: list[str] = []
     noticed = threading.Event()
