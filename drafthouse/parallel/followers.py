@@ -28,8 +28,8 @@ WATCH_S = 0.5
 """A rank's process is looked at this often, and a rank looks so often whether rank 0 still listens."""
 
 STOPPED_LOOKS = 5
-"""Seen stopped (SIGSTOP, a debugger) so many times in a row, 2 to 2.5 s after the signal, a rank is lost. Its silence would not do: on a machine with too much
-to do a rank may not get to say a word for longer than this."""
+"""Seen stopped (SIGSTOP, a debugger) so many times in a row, 2 to 2.5 s after the signal, a rank is lost. Its silence would not do: on
+a machine with too much to do a rank may not get to say a word for longer than this."""
 
 ARRIVAL_POLL_S = 0.2
 

@@ -80,7 +80,7 @@ def test_a_listener_that_was_held_up_does_not_blame_the_peer(beats_of_10ms):
 
 
 def test_whatever_is_stopped_is_noticed_within_three_seconds() -> None:
-    """docs/failover.md promises it: by its peers, by the controller in a small pool, and by rank 0; half a second is left for what follows."""
+    """docs/failover.md promises it: by its peers, by the controller in a small pool, by rank 0; half a second is left."""
     config = ControllerConfig()
     assert SILENT_BEATS * BEAT_S <= 2.5
     assert config.heartbeat_s * config.expire_heartbeats <= 2.5
