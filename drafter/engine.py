@@ -68,8 +68,7 @@ class DrafterEngine:
         self.trace = TraceWriter(config.trace) if config.trace else None
         self.traced = MODEL if self.draft is not None else self.makers[0].source
         self.totals, self.stage_totals = DraftTotals(), StageTotals()
-        self._suspects = Suspects()
-        self._draining = False
+        self._suspects, self._draining = Suspects(), False
 
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
         key = (peer, message.session)
