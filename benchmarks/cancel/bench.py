@@ -1,13 +1,14 @@
 """`drafthouse bench cancel`: many short requests, a share of them cut at random points, and what is left in the server afterwards.
 
 Promises: a refused request is sent again when it was told to come; so each request ends as finished, cancelled, failed or
-without a reply. What the server holds at the end is read from reports that its replicas made after the last of them had ended.
+without a reply. As many as were asked for are really cancelled: a cut that came too late is made on another request. What the
+server holds at the end is read from reports that its replicas made after the last of them had ended.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmarks.cancel.clients import Clients, Outcome, cut_after
-from benchmarks.cancel.traffic import WAYS, Call, prompt_of, traffic
+from benchmarks.cancel.traffic import WAYS, Call, Waiting, prompt_of, traffic
 from benchmarks.http_stream import BenchError, connect, only_model
 from benchmarks.load.client import connect_async, gathered
 from benchmarks.paced_server import Totals, difference, sums
@@ -31,6 +32,9 @@ REPLY_TIMEOUT_S = 300.0
 FIRST_GUESS_S = 0.5
 GUESS_WEIGHT = 0.1
 """What requests usually take, before one has finished, and the weight of the latest in the moving average."""
+
+MOST_STEPS = 1
+"""From a cut to the release of what its request held: the step that runs when the word comes is finished first."""
 
 UNTOLD_S = 1.0
 FREE_TIMEOUT_S = 60.0
@@ -58,13 +62,16 @@ class Tally:
     usual_s: float = FIRST_GUESS_S
     words: list[str] = field(default_factory=list)
 
-    def add(self, call: Call, outcome: Outcome, seconds: float) -> None:
+    def add(self, call: Call, outcome: Outcome, seconds: float) -> bool:
+        """Whether it was meant to be cut, and had ended before."""
         self.endings[call.way][outcome.ending] += 1
+        late = outcome.ending == "finished" and call.cut_at is not None
         if outcome.ending == "finished":
             self.usual_s += GUESS_WEIGHT * (seconds - self.usual_s)
-            self.cut_too_late += call.cut_at is not None
+            self.cut_too_late += late
         elif outcome.ending != "cancelled":
             self.words.append(f"{call.way}: {outcome.words}")
+        return late
 
     def all(self, ending: str) -> int:
         return sum(counts[ending] for counts in self.endings.values())
@@ -85,22 +92,35 @@ async def _measure(options: CancelOptions, url: str, address: str, model: str, l
     calls = traffic(options.requests, options.share, len(texts), options.tokens, options.seed)
     async with connect_async(url) as http, grpc.aio.insecure_channel(address) as channel:
         before = await _cluster(http)
-        clients, queue = Clients(http, channel, model), iter(calls)
+        clients = Clients(http, channel, model)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("requests", total=len(calls))
 
-            async def worker() -> None:
-                for call in queue:
-                    await _to_its_end(clients, call, prompt_of(call, texts, longest), tally)
-                    progress.advance(task)
+            async def send(call: Call) -> bool:
+                late = await _to_its_end(clients, call, prompt_of(call, texts, longest), tally)
+                progress.advance(task)
+                return late
 
-            await gathered([worker() for _ in range(options.in_flight)])
+            await send_all(Waiting(calls), send, options.in_flight)
         seconds, after = await _until_free(http)
-    return cancel_report(tally, before, after, seconds)
+    return cancel_report(tally, round(options.share * options.requests), before, after, seconds)
 
 
-async def _to_its_end(clients: Clients, call: Call, prompt: str, tally: Tally) -> None:
+async def send_all(waiting: Waiting, send: Callable[[Call], Awaitable[bool]], in_flight: int) -> None:
+    """So many at a time. `send` returns at the call's end, and says whether its cut came too late."""
+
+    async def worker() -> None:
+        while waiting:
+            call = waiting.take()
+            if await send(call):
+                waiting.hand_on(call)
+
+    await gathered([worker() for _ in range(in_flight)])
+
+
+async def _to_its_end(clients: Clients, call: Call, prompt: str, tally: Tally) -> bool:
+    """Whether it was meant to be cut, and had ended before."""
     while True:
         started = time.perf_counter()
         cut_s = None if call.cut_at is None else call.cut_at * tally.usual_s
@@ -111,8 +131,7 @@ async def _to_its_end(clients: Clients, call: Call, prompt: str, tally: Tally) -
         if outcome.ending == "cancelled" and call.cut_at is None:
             outcome = Outcome("no reply", words=f"nothing after {REPLY_TIMEOUT_S:.0f} s")
         if outcome.ending != "refused":
-            tally.add(call, outcome, time.perf_counter() - started)
-            return
+            return tally.add(call, outcome, time.perf_counter() - started)
         tally.refusals += 1
         tally.refusals_without_time += outcome.retry_after_s is None
         await asyncio.sleep(UNTOLD_S if outcome.retry_after_s is None else outcome.retry_after_s)
@@ -155,8 +174,9 @@ async def _until_free(http: httpx.AsyncClient) -> tuple[float, dict[str, Any]]:
             return seconds, state
 
 
-def cancel_report(tally: Tally, before: Mapping[str, Any], after: Mapping[str, Any], seconds: float) -> Report:
-    """`held` is the verdict: every request had its end, none failed, and nothing is left."""
+def cancel_report(tally: Tally, due: int, before: Mapping[str, Any], after: Mapping[str, Any], seconds: float) -> Report:
+    """`held` is the verdict: every request had its end, none failed, at least `due` were cancelled, what they held was free within
+    MOST_STEPS, and nothing is left."""
     verifier = difference(sums(after, "verifier"), sums(before, "verifier"))
     ended = sum(verifier.get(name, 0.0) for name in ("finished", "cancelled", "superseded", "failed"))
     steps = [replica["gauges"].get("most_steps_to_free", 0.0) for replica in after["pools"].get("verifier", [])]
@@ -164,11 +184,12 @@ def cancel_report(tally: Tally, before: Mapping[str, Any], after: Mapping[str, A
     report: Report = {
         "finished": tally.all("finished"),
         "cancelled": tally.all("cancelled"),
+        "meant_to_be_cancelled": due,
         "refused": tally.refusals,
         "failed": tally.all("failed"),
         "without_terminal_reply": tally.all("no reply"),
         "refused_without_time": tally.refusals_without_time,
-        "meant_to_be_cancelled_but_finished": tally.cut_too_late,
+        "cut_too_late": tally.cut_too_late,
         "by_way": {way: dict(counts) for way, counts in tally.endings.items()},
         "cancelled_in_verifier": _phases(verifier),
         "admitted_without_end_in_verifier": verifier.get("admitted", 0.0) - ended,
@@ -178,7 +199,8 @@ def cancel_report(tally: Tally, before: Mapping[str, Any], after: Mapping[str, A
         "words": tally.words[:20],
     }
     wrong = ("failed", "without_terminal_reply", "refused_without_time", "admitted_without_end_in_verifier")
-    report["held"] = not any(report[name] for name in wrong) and not any(at_end.values())
+    free = report["most_steps_from_cancel_to_free"] <= MOST_STEPS and not any(at_end.values())
+    report["held"] = free and report["cancelled"] >= due and not any(report[name] for name in wrong)
     return report
 
 
@@ -191,7 +213,8 @@ def _phases(verifier: Totals) -> dict[str, float]:
 def lines(report: Report) -> Sequence[str]:
     phases = report["cancelled_in_verifier"]
     return (
-        f"{report['finished']} finished, {report['cancelled']} cancelled, {report['failed']} failed, "
+        f"{report['finished']} finished, {report['cancelled']} cancelled of {report['meant_to_be_cancelled']} that were to be, "
+        f"{report['failed']} failed, "
         f"{report['without_terminal_reply']} without terminal reply; {report['refused']} refusals, all but "
         f"{report['refused_without_time']} with a time to come again",
         f"cancelled in the verifier: {phases['waiting']:g} waiting, {phases['in_prefill']:g} in prefill, {phases['decoding']:g} decoding; "

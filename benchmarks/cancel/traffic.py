@@ -1,9 +1,12 @@
 """Which requests a cancellation bench sends, by which way, and which of them it cuts short, and where.
 
-Promises: pure; a traffic is a function of its arguments; exactly the given share is cut.
+Promises: pure; a traffic is a function of its arguments; exactly the given share is cut, and a cut that came after its request's
+end is made again on another one.
 """
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +49,30 @@ def traffic(count: int, share: float, prompts: int, tokens: tuple[int, int], see
         )
         for i, (point, kind) in enumerate(zip(rng.random(count).tolist(), rng.integers(len(CUTS), size=count).tolist(), strict=True))
     ]
+
+
+class Waiting:
+    """Calls that have not been sent yet, in order."""
+
+    def __init__(self, calls: Sequence[Call]):
+        self._calls = deque(calls)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def take(self) -> Call:
+        return self._calls.popleft()
+
+    def hand_on(self, late: Call) -> None:
+        """The cut of a call that had ended before it goes to the next one that has none, at half the time; where all have one, the
+        call is sent once more."""
+        assert late.cut_at is not None
+        cut_at = late.cut_at / 2
+        for i, call in enumerate(self._calls):
+            if call.cut_at is None:
+                self._calls[i] = replace(call, cut_at=cut_at, cut=late.cut)
+                return
+        self._calls.append(replace(late, cut_at=cut_at))
 
 
 def prompt_of(call: Call, texts: list[str], longest: int) -> str:
