@@ -24,7 +24,7 @@ from verifier import step as steps
 from verifier.acceptance import Acceptance
 from verifier.admission import Admission, check_fits
 from verifier.drafting import Drafting
-from verifier.local_draft import LocalDrafting
+from verifier.local_draft import STEP_S, LocalDrafting
 from verifier.scheduler import Plan, Scheduler
 from verifier.selecting import Selected, choose_nodes
 from verifier.sequence import Sequence, seen_tokens
@@ -155,8 +155,7 @@ class VerifierEngine:
         kv_tokens = sum(len(s.kv) for s in plan.decoding) + sum(len(s.kv) for s, _ in plan.prefilling)
         self.drafting.decoding = len(plan.decoding)
         self.exchange.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
-        until = self._wait(plan, now)
-        if until is not None:
+        if (until := self._wait(plan, now)) is not None:
             self.times.gather(now)
             return StepOutcome(wait_until=until)
         self.rule.begin_step(self.sequences.values(), plan.decoding, now)
@@ -193,8 +192,9 @@ class VerifierEngine:
         return wait_until(now, announcements, self.exchange.rate, self._gain_share)
 
     def _select(self, plan: Plan, kv_tokens: int) -> Selected:
+        until = self.local.totals.stage_seconds + STEP_S
         for s in plan.decoding:
-            if s.local is not None:
+            if s.local is not None and self.local.totals.stage_seconds < until:
                 s.count(drafted=s.local.grow(self.exchange.price, s.room))
         taken = len(plan.decoding) + plan.prompt_tokens
         limit = min(self.runner.cache.allocator.free_count, self.scheduler.config.step_tokens) - taken

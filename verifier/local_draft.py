@@ -13,9 +13,13 @@ from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
 from drafthouse.policy.growth import Asked
 from drafthouse.policy.stage_worth import CommitRate
 from drafthouse.stages.build import StageMaker
+from drafthouse.stages.guard import TURN_S
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
+
+STEP_S = TURN_S
+"""Once the stages of a step's sequences have taken so long together, those of the others are not asked in it: all of them wait."""
 
 
 class LocalDraft:
