@@ -16,12 +16,15 @@ from drafthouse.sampling import SamplingParams
 from drafthouse.stages.build import placed
 from drafthouse.stages.trigram_table import counted, packed
 from tests.engine.oracle import sampled
+from tests.engine.overlapped import Overlapped
 from tests.engine.pairs import FAST, FLAT, GREEDY, loaded, noisy_copy, prompts, request
 from tests.engine.tiny_models import tiny
 from verifier.engine import VerifierEngine
 
 SAMPLED = SamplingParams(temperature=0.8, top_k=50, repetition_penalty=1.1)
-KINDS = (GREEDY, SAMPLED)
+REPEATING = SamplingParams(temperature=0.8, repetition_penalty=0.5)
+"""Text that comes back to its own words: guesses of lookup and suffixes come true."""
+KINDS = (GREEDY, SAMPLED, REPEATING)
 OUTPUT = 24
 PROMPTS = [[*prompt, *prompt] for prompt in prompts(2, shortest=6, longest=12)]
 """What is said twice gives lookup and suffixes something to find."""
@@ -48,14 +51,12 @@ def table(tmp_path_factory: pytest.TempPathFactory, truths: dict[str, list[int]]
     return str(path)
 
 
-def drafted(
-    target: LoadedModel, stages: list[dict[str, Any]], noise: float | None = 0.02, meanwhile: bool = True, **drafter: Any
-) -> OneProcess:
+def drafted(target: LoadedModel, stages: list[dict[str, Any]], noise: float | None = 0.02, **drafter: Any) -> OneProcess:
     """A pair whose draft agrees now and then; `noise` None: no draft model."""
-    config, tree = DrafterConfig.model_validate({"stages": stages, **drafter}), TreeConfig(max_nodes=48, grow_during_verification=meanwhile)
+    config = DrafterConfig.model_validate({"stages": stages, **drafter})
     model = WithoutModel(256, 512, "none") if noise is None else loaded(noisy_copy("llama", 0, noise))
-    engine = DrafterEngine(model, FAST if noise is not None else None, config, tree)
-    return OneProcess(VerifierEngine(target, FLAT, VerifierConfig(), tree), [engine])
+    engine = DrafterEngine(model, FAST if noise is not None else None, config, TreeConfig(max_nodes=48))
+    return OneProcess(VerifierEngine(target, FLAT, VerifierConfig(), TreeConfig(max_nodes=48)), [engine])
 
 
 def texts(pair: OneProcess, mode: str = "auto") -> dict[str, list[int]]:
@@ -85,27 +86,34 @@ def test_without_a_draft_model(target: LoadedModel, truths: dict[str, list[int]]
         assert pair.verifier.totals.accepted > 10
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-@pytest.mark.parametrize("window", [None, {"sinks": 2, "recent": 8}])
-@pytest.mark.parametrize(
-    "stages",
-    [
-        [{"kind": "model"}],
-        [{"kind": "model", "inner": {"kind": "trigram"}}],
-        [{"kind": "lookup"}, {"kind": "model", "inner": {"kind": "trigram", "nodes": 6}}, {"kind": "suffix"}, {"kind": f"{OWN}Counting"}],
-    ],
-)
-def test_with_a_draft_model(
-    target: LoadedModel, truths: dict[str, list[int]], table: str, stages: list[dict[str, Any]], window: Any, ahead: bool
-) -> None:
-    pair = drafted(target, [with_table(stage, table) for stage in stages], window=window, meanwhile=ahead, prefill_tokens=16)
+WINDOW = {"sinks": 2, "recent": 16}
+WITH_A_MODEL: dict[str, list[dict[str, Any]]] = {
+    "model": [{"kind": "model"}],
+    "of trigram": [{"kind": "model", "inner": {"kind": "trigram"}}],
+    "of lookup": [{"kind": "model", "inner": {"kind": "lookup"}}],
+    "of suffix": [{"kind": "model", "inner": {"kind": "suffix"}}],
+    "merged": [{"kind": "lookup"}, {"kind": "model", "inner": {"kind": "trigram"}}, {"kind": "suffix"}, {"kind": f"{OWN}Counting"}],
+    "split": [{"kind": "trigram", "placement": "verifier"}, {"kind": "model", "inner": {"kind": "suffix"}}, {"kind": "lookup"}],
+}
+
+
+@pytest.mark.parametrize("ahead", [True, False], ids=["ahead", "-"])
+@pytest.mark.parametrize("window", [None, WINDOW], ids=["whole", "window"])
+@pytest.mark.parametrize("name", WITH_A_MODEL)
+def test_with_a_draft_model(target: LoadedModel, truths: dict[str, list[int]], table: str, name: str, window: Any, ahead: bool) -> None:
+    """Drafts arrive before a step, during it and late, and a node costs so much that there is something to grow ahead."""
+    stages = [with_table(stage, table) for stage in WITH_A_MODEL[name]]
+    config = DrafterConfig.model_validate({"stages": stages, "window": window, "grow_ahead": ahead, "prefill_tokens": 16})
+    pair = Overlapped(target, loaded(noisy_copy("llama", 0, 0.02)), config, TreeConfig(max_nodes=48))
     assert texts(pair) == truths
-    assert pair.verifier.totals.accepted > 10
-    assert pair.verifier.drafting.events["malformed"] == 0
-    engine = engine_of(pair)
-    assert engine.cache.allocator.free_count == engine.cache.allocator.count
-    if "inner" in stages[-1]:
-        assert engine.totals.came_true > 5
+    drafter, verifier = pair.drafter, pair.verifier
+    assert verifier.totals.accepted > 10
+    assert verifier.drafting.events["malformed"] == drafter.stage_totals.stage_faults == 0
+    assert min(pair.arrived[when] for when in ("during", "late", "waited for")) > 0
+    assert (drafter.ahead_passes > 10 and drafter.survived > 5) if ahead else drafter.ahead_passes == drafter.survived == 0
+    assert drafter.totals.came_true > 2 if name != "model" else drafter.totals.guessed == 0
+    assert verifier.local.totals.stage_nodes > 10 if name == "split" else not verifier.local.makers
+    assert drafter.cache.allocator.free_count == drafter.cache.allocator.count
 
 
 @pytest.mark.parametrize(
@@ -149,7 +157,7 @@ def test_a_stage_that_fails_is_dropped_and_the_session_goes_on(
 def test_an_inner_stage_saves_passes(target: LoadedModel, truths: dict[str, list[int]], table: str) -> None:
     passes = {}
     for name, inner in (("alone", {}), ("staged", {"inner": {"kind": "trigram", "table": table}})):
-        pair = drafted(target, [{"kind": "model"} | inner], noise=0.0, meanwhile=False)
+        pair = drafted(target, [{"kind": "model"} | inner], noise=0.0, grow_ahead=False)
         assert texts(pair, mode="fixed") == truths
         passes[name] = engine_of(pair).totals.passes
     assert passes["staged"] < passes["alone"]
