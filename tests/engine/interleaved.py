@@ -7,12 +7,13 @@ asserted here; what must hold at every moment is `check`.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
-from drafter.engine import UNKNOWN, DrafterEngine, Outgoing
+from drafter.engine import UNKNOWN, Outgoing
 from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import Curve
@@ -26,9 +27,11 @@ from drafthouse.session_messages import (
     to_drafter_proto,
     to_verifier_proto,
 )
+from drafthouse.stages.build import LOOKUP, MODEL, SUFFIX, placed
 from protos import dataplane_pb2 as pb
 from tests.engine.pairs import FAST
-from tests.engine.scripted import ScriptedRunner, draft_logits, draftable, stored, target_logits, truth
+from tests.engine.scripted import VOCAB_SIZE, Path, ScriptedRunner, draft_logits, draftable, recent_logits, stored, target_logits, truth
+from tests.engine.watched_drafter import WatchedDrafter
 from verifier.draft_link import DraftLink
 from verifier.engine import VerifierEngine
 from verifier.sequence import Sequence
@@ -37,6 +40,8 @@ TREE = TreeConfig(max_nodes=10, max_depth=4, width=2)
 KV_SLOTS = 72
 """Too few for three long requests in the verifier and for two sessions of them in a drafter."""
 DRAFTERS = ("x", "y")
+LIMITS = {"max_sessions": 2, "pass_nodes": 3, "prefill_tokens": 16}
+MODEL_ALONE = DrafterConfig.model_validate({"stages": [{"kind": "model"}], **LIMITS})
 MISSED = "commit at"
 """How a drafter's reason begins when it missed or doubled a commit."""
 
@@ -53,15 +58,15 @@ class Stream:
 
 
 class Interleaved:
-    def __init__(self, per_token_ms: float):
-        """A dear token makes selection leave nodes out, and the price stops growth."""
-        self.now = 0.0
-        config = VerifierConfig(max_sequences=3, step_tokens=16)
+    def __init__(self, per_token_ms: float, config: DrafterConfig = MODEL_ALONE):
+        """A dear token makes selection leave nodes out, and the price stops growth, but for what is grown ahead."""
+        self.now, self.config = 0.0, config
+        self.logits = draft_logits if config.window is None else recent_logits
+        curve, limits = Curve("test", "", 5.0, per_token_ms, 0.0), VerifierConfig(max_sequences=3, step_tokens=16)
         target = ScriptedRunner(target_logits, KV_SLOTS, self.tick).as_loaded()
-        self.verifier = VerifierEngine(target, Curve("test", "", 5.0, per_token_ms, 0.0), config, TREE, lambda: self.now)
-        limits = DrafterConfig(max_sessions=2, pass_nodes=3, prefill_tokens=16)
+        self.verifier = VerifierEngine(target, curve, limits, TREE, lambda: self.now, placed(config.stages, "verifier", None))
         self.drafters = {
-            name: DrafterEngine(ScriptedRunner(draft_logits, KV_SLOTS, self.tick).as_loaded(), FAST, limits, TREE, lambda: self.now)
+            name: WatchedDrafter(ScriptedRunner(self.logits, KV_SLOTS, self.tick).as_loaded(), FAST, config, TREE, lambda: self.now)
             for name in DRAFTERS
         }
         self.streams: list[Stream] = []
@@ -80,10 +85,10 @@ class Interleaved:
         self.outputs[request.request] = list(request.emitted)
         self.verifier.submit(request)
 
-    def step(self) -> float | None:
-        """One step of the verifier, if it is willing; otherwise until when it waits."""
+    def step(self, meanwhile: Callable[[], None] = lambda: None) -> float | None:
+        """One step of the verifier, if it is willing; otherwise until when it waits. `meanwhile` is what happens during its run."""
         self.flush()
-        outcome = self.verifier.step()
+        outcome = self.verifier.step(meanwhile)
         for reply in outcome.replies:
             request, output = self.requests[reply.request], self.outputs[reply.request]
             assert (reply.attempt, reply.first_index) == (request.attempt, len(output))
@@ -143,6 +148,7 @@ class Interleaved:
         assert stale or not (isinstance(message, Dropped) and message.reason == UNKNOWN), "no Open is lost while its stream holds"
         if isinstance(message, Grow) and link is not None and not stale:
             self.reached["late"] += message.base_len < link.base_len
+            self.reached["appended"] += message.first_index > 0
         before = self.everything()
         self.verifier.receive(stream.drafter, message)
         if stale:
@@ -175,11 +181,19 @@ class Interleaved:
         self._drafters_are_not_stale()
 
     def _nodes_are_of_this_base(self, s: Sequence, link: DraftLink) -> None:
-        """Whatever overtook what: a node holds what the draft would draft just there."""
-        for node, (token, parent) in enumerate(zip(link.tree.tokens, link.tree.parents, strict=True)):
-            context = (*s.tokens, *link.tree.path(parent))
-            allowed = draftable(context, s.request.sampling, s.request.seed, TREE.width)
-            assert token in allowed, f"node {node} was drafted below another path"
+        """Whatever overtook what: a node holds what its source would draft just there."""
+        for node, (token, parent, source) in enumerate(zip(link.tree.tokens, link.tree.parents, link.tree.sources, strict=True)):
+            self.reached[f"source {source}"] += 1
+            allowed = self._draftable(s, (*s.tokens, *link.tree.path(parent)), source)
+            assert token in allowed, f"node {node} was drafted below another path, by {source}"
+
+    def _draftable(self, s: Sequence, context: Path, source: int) -> Container[int]:
+        """The tokens that a source may put below `context`, whose committed part is all of `s.tokens`."""
+        if source == MODEL:
+            return draftable(context, s.request.sampling, s.request.seed, TREE.width, self.logits)
+        if source in (LOOKUP, SUFFIX):
+            return {after for before, after in pairwise(s.tokens) if before == context[-1]}
+        return {(context[-1] + 1) % VOCAB_SIZE}  # own_stages.Counting
 
     def _copy_equals_the_drafters(self, s: Sequence, link: DraftLink) -> None:
         stream = self.live[link.drafter]
@@ -188,20 +202,24 @@ class Interleaved:
             return
         assert len(session.tokens) == link.base_len
         theirs = session.tree.subtree(range(len(link.tree)))
-        assert (link.tree.tokens, link.tree.parents, link.tree.sources) == (theirs.tokens, theirs.parents, theirs.sources)
+        assert (link.tree.tokens, link.tree.parents) == (theirs.tokens, theirs.parents)
+        if any(isinstance(m, Grow) and m.session == s.id for m in map(from_verifier_proto, stream.down)):
+            return
+        assert len(link.tree) == len(session.tree), "nodes were lost on the way"
+        assert link.tree.sources == theirs.sources
         assert link.tree.edges == pytest.approx(theirs.edges), "edges are float32 on the wire"
-        under_way = [m for m in map(from_verifier_proto, stream.down) if isinstance(m, Grow) and m.session == s.id]
-        assert len(link.tree) == len(session.tree) or under_way, "nodes were lost on the way"
-        self.reached["equal"] += len(link.tree) > 0 and not under_way
+        self.reached["equal"] += len(link.tree) > 0
 
     def _drafters_are_not_stale(self) -> None:
         for drafter in self.drafters.values():
             for session in drafter.sessions.values():
                 root, depths = len(session.tokens) - 1, session.tree.depths()
-                tokens = session.tokens[: session.cached] + [session.tree.tokens[i] for i in session.expanded]
-                positions = [*range(session.cached), *(root + depths[i] for i in session.expanded)]
-                assert stored(session.kv) == (tokens, positions)
-                assert session.cached == len(session.tokens) or not len(session.tree)
+                seen = [i for i in range(session.cached) if not session.sinks <= i < session.sinks + session.skipped]
+                tokens = [session.tokens[i] for i in seen] + [session.tree.tokens[i] for i in session.expanded]
+                assert stored(session.kv) == (tokens, [*seen, *(root + depths[i] for i in session.expanded)])
+                ranked = any(MODEL in by_source for by_source in session.growing.rankings.values())
+                assert session.cached == len(session.tokens) or not ranked
+                self.reached["skipped"] += session.skipped
             assert drafter._promised_slots == sum(drafter._slots(len(session.tokens)) for session in drafter.sessions.values())
 
     def finish(self) -> None:

@@ -20,6 +20,7 @@ from drafthouse.sampling import SamplingParams
 
 VOCAB_SIZE = 16
 CONTEXT = 64
+RECENT = 8
 Path = tuple[int, ...]
 Logits = Callable[[Path], list[float]]
 
@@ -41,6 +42,12 @@ def target_logits(path: Path) -> list[float]:
 def draft_logits(path: Path) -> list[float]:
     """The target's with something else mixed in: agrees now and then."""
     return [a + 1.5 * b for a, b in zip(target_logits(path), hashed(path, 2), strict=True)]
+
+
+@lru_cache(maxsize=100_000)
+def recent_logits(path: Path) -> list[float]:
+    """Of the last tokens alone, as few as any window of the draft's KV keeps: what it ranks is the same wherever the window stands."""
+    return [2.0 * x for x in hashed(path[-RECENT:], 3)]
 
 
 class ScriptedRunner:
@@ -71,7 +78,8 @@ def stored(kv: KvSequence) -> tuple[list[int], list[int]]:
 
 
 def seen_paths(segment: Segment) -> list[Path]:
-    """The tokens that each output of the segment sees. Raises AssertionError unless they stand at positions 0, 1, 2 ..."""
+    """The tokens that each output of the segment sees. Raises AssertionError unless they stand at positions 0, 1, 2 ...,
+    but for those that a window has skipped."""
     tokens, positions = stored(segment.kv)
     count, total = len(segment), len(segment.kv)
     tail = count if segment.mask is None else len(segment.mask[0])
@@ -79,7 +87,8 @@ def seen_paths(segment: Segment) -> list[Path]:
     for output in segment.outputs:
         row = segment.mask[output] if segment.mask is not None else [i <= output for i in range(count)]
         entries = [*range(total - tail), *(total - tail + i for i in range(tail) if row[i])]
-        assert [positions[i] for i in entries] == list(range(len(entries))), "a position is missing, doubled or out of order"
+        wanted = [i if i < segment.sinks else i + segment.skipped for i in range(len(entries))]
+        assert [positions[i] for i in entries] == wanted, "a position is missing, doubled or out of order"
         paths.append(tuple(tokens[i] for i in entries))
     return paths
 
@@ -100,7 +109,7 @@ def truth(prompt: Path, sampling: SamplingParams, seed: int, n: int) -> Path:
 
 
 @lru_cache(maxsize=100_000)
-def draftable(path: Path, sampling: SamplingParams, seed: int, width: int) -> frozenset[int]:
-    """The tokens that a draft may put below `path`."""
-    ranked, _ = rank(torch.tensor([draft_logits(path)], dtype=torch.float64), [_row(path, sampling, seed)], width)
+def draftable(path: Path, sampling: SamplingParams, seed: int, width: int, logits: Logits = draft_logits) -> frozenset[int]:
+    """The tokens that a draft with these logits may put below `path`."""
+    ranked, _ = rank(torch.tensor([logits(path)], dtype=torch.float64), [_row(path, sampling, seed)], width)
     return frozenset(ranked[0])

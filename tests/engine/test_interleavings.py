@@ -1,23 +1,26 @@
 """All interleavings of Grow, Commit, Close, re-pairing and loss against one model of the truth (DESIGN 4)."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
+from drafthouse.config import DrafterConfig
 from drafthouse.sampling import SamplingParams
 from drafthouse.session_messages import Grow, from_verifier_proto
+from drafthouse.stages.build import FIRST_OWN, LOOKUP, MODEL, SUFFIX
 from drafthouse.token_tree import TokenTree
-from tests.engine.interleaved import DRAFTERS, Interleaved, Stream
+from tests.engine.interleaved import DRAFTERS, LIMITS, MODEL_ALONE, Interleaved, Stream
 from tests.engine.pairs import GREEDY, request
-from tests.engine.scripted import VOCAB_SIZE
+from tests.engine.scripted import RECENT, VOCAB_SIZE
 
 PROMPTS = ((1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11, 12), tuple(range(14)) * 2)
 SAMPLINGS = (GREEDY, SamplingParams(1.0), SamplingParams(0.7, top_k=5, repetition_penalty=1.3))
 MAX_TOKENS = 14
-EXAMPLES = 1000
+EXAMPLES, STAGED_EXAMPLES = 1000, 300
 DAMAGE = ("index", "token", "parent", "future", "unreadable")
 
 
@@ -37,9 +40,11 @@ class Interleavings(RuleBasedStateMachine):
     reached: Counter[str] = Counter()
     """Over all examples."""
 
-    @initialize(per_token_ms=st.sampled_from([0.001, 0.001, 1.0]), long=st.booleans())
-    def start(self, per_token_ms: float, long: bool) -> None:
-        self.it = Interleaved(per_token_ms)
+    configs: tuple[DrafterConfig, ...] = (MODEL_ALONE,)
+
+    @initialize(per_token_ms=st.sampled_from([0.001, 0.001, 1.0]), long=st.booleans(), which=st.integers(0, 63))
+    def start(self, per_token_ms: float, long: bool, which: int) -> None:
+        self.it = Interleaved(per_token_ms, self.configs[which % len(self.configs)])
         for name in DRAFTERS:
             self.it.connect(name)
         for name in "abc":
@@ -68,6 +73,21 @@ class Interleavings(RuleBasedStateMachine):
     @rule()
     def step(self) -> None:
         self.it.step()
+
+    @rule(passes=st.integers(1, 3), held=st.integers(0, 2))
+    def step_with_arrivals(self, passes: int, held: int) -> None:
+        """While it runs drafters hear, draft and answer; the last that each of them says comes only after the commit."""
+
+        def meanwhile() -> None:
+            for stream in list(self.it.live.values()):
+                self.it.deliver_up(stream, 99)
+                for _ in range(passes):
+                    self.it.route(self.it.drafters[stream.drafter].run_pass())
+                count = max(0, len(stream.down) - held)
+                self.it.reached["during a step"] += count
+                self.it.deliver_down(stream, count)
+
+        self.it.step(meanwhile)
 
     @rule(seconds=st.sampled_from([0.002, 0.02, 0.6, 1.1]))
     def wait(self, seconds: float) -> None:
@@ -157,16 +177,52 @@ class Interleavings(RuleBasedStateMachine):
         self.it.finish()
         verifier = self.it.verifier
         self.it.reached.update(accepted=verifier.totals.accepted, preempted=verifier.scheduler.preemptions)
+        self.it.reached["of the verifier"] += verifier.local.totals.stage_nodes
+        for drafter in self.it.drafters.values():
+            self.it.reached["came true"] += drafter.totals.came_true
+            self.it.reached["grown ahead"] += drafter.ahead_passes
+            self.it.reached["survived"] += drafter.survived
+            assert drafter.config.grow_ahead or not drafter.ahead_passes
         type(self).reached += self.it.reached
 
 
-def test_interleavings() -> None:
-    Interleavings.reached.clear()
-    run_state_machine_as_test(
-        Interleavings,
-        settings=settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None, derandomize=True, report_multiple_bugs=False),
+MERGED = [{"kind": "lookup"}, {"kind": "model", "inner": {"kind": "tests.engine.own_stages:Counting"}}, {"kind": "suffix"}]
+SPLIT = [
+    {"kind": "lookup", "placement": "verifier"},
+    {"kind": "tests.engine.own_stages:Counting"},
+    {"kind": "model", "inner": {"kind": "suffix"}},
+]
+
+
+class StagedInterleavings(Interleavings):
+    reached: Counter[str] = Counter()
+    configs = tuple(
+        DrafterConfig.model_validate({"stages": stages, "grow_ahead": ahead, "window": window, **LIMITS})
+        for stages in (MERGED, SPLIT)
+        for ahead in (True, False)
+        for window in (None, {"sinks": 1, "recent": RECENT})
     )
-    reached = Interleavings.reached
-    print(dict(reached))
-    for event in ("accepted", "preempted", "stale", "late", "equal", "resumed", "Opened", "Refused", "Dropped", *DAMAGE):
-        assert reached[event], f"no example reached {event!r}: {dict(reached)}"
+
+
+EVENTS = ("accepted", "preempted", "stale", "late", "appended", "during a step", "equal", "resumed", "Opened", "Refused", "Dropped")
+
+
+def explored(machine: type[Interleavings], examples: int, events: Iterable[str]) -> None:
+    machine.reached.clear()
+    run_state_machine_as_test(
+        machine,
+        settings=settings(max_examples=examples, stateful_step_count=40, deadline=None, derandomize=True, report_multiple_bugs=False),
+    )
+    print(dict(machine.reached))
+    for event in events:
+        assert machine.reached[event], f"no example reached {event!r}: {dict(machine.reached)}"
+
+
+def test_interleavings() -> None:
+    explored(Interleavings, EXAMPLES, (*EVENTS, *DAMAGE))
+
+
+def test_interleavings_of_staged_and_merged_drafters() -> None:
+    sources = [f"source {source}" for source in (MODEL, LOOKUP, SUFFIX, FIRST_OWN)]
+    events = ("came true", "grown ahead", "survived", "skipped", "of the verifier", *sources)
+    explored(StagedInterleavings, STAGED_EXAMPLES, (*EVENTS, *events))
