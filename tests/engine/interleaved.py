@@ -64,7 +64,7 @@ class Interleaved:
         self.logits = draft_logits if config.window is None else recent_logits
         curve, limits = Curve("test", "", 5.0, per_token_ms, 0.0), VerifierConfig(max_sequences=3, step_tokens=16)
         target = ScriptedRunner(target_logits, KV_SLOTS, self.tick).as_loaded()
-        self.verifier = VerifierEngine(target, curve, limits, TREE, lambda: self.now, placed(config.stages, "verifier", None))
+        self.verifier = VerifierEngine(target, curve, limits, TREE, lambda: self.now, placed(config.stages, "verifier", None, VOCAB_SIZE))
         self.drafters = {
             name: WatchedDrafter(ScriptedRunner(self.logits, KV_SLOTS, self.tick).as_loaded(), FAST, config, TREE, lambda: self.now)
             for name in DRAFTERS

@@ -60,7 +60,7 @@ class Overlapped(OneProcess):
     ):
         self.clock, self.passes = Clock(), passes
         self.drafter = WatchedDrafter(draft, FAST, config, tree, self.clock)
-        stages = placed(config.stages, "verifier", None)
+        stages = placed(config.stages, "verifier", None, target.runner.vocab_size)
         verifier = VerifierEngine(timed(target, curve, self.clock), curve, VerifierConfig(), tree, self.clock, stages)
         super().__init__(verifier, [self.drafter])
         self.arrived: Counter[str] = Counter()

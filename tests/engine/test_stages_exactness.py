@@ -93,7 +93,7 @@ WITH_A_MODEL: dict[str, list[dict[str, Any]]] = {
     "of lookup": [{"kind": "model", "inner": {"kind": "lookup"}}],
     "of suffix": [{"kind": "model", "inner": {"kind": "suffix"}}],
     "merged": [{"kind": "lookup"}, {"kind": "model", "inner": {"kind": "trigram"}}, {"kind": "suffix"}, {"kind": f"{OWN}Counting"}],
-    "split": [{"kind": "trigram", "placement": "verifier"}, {"kind": "model", "inner": {"kind": "suffix"}}, {"kind": "lookup"}],
+    "split": [{"kind": "lookup", "placement": "verifier"}, {"kind": "model", "inner": {"kind": "suffix"}}, {"kind": f"{OWN}Counting"}],
 }
 
 
@@ -111,7 +111,7 @@ def test_with_a_draft_model(target: LoadedModel, truths: dict[str, list[int]], t
     assert verifier.drafting.events["malformed"] == drafter.stage_totals.stage_faults == 0
     assert min(pair.arrived[when] for when in ("during", "late", "waited for")) > 0
     assert (drafter.ahead_passes > 10 and drafter.survived > 5) if ahead else drafter.ahead_passes == drafter.survived == 0
-    assert drafter.totals.came_true > 2 if name != "model" else drafter.totals.guessed == 0
+    assert drafter.totals.came_true > 0 if name != "model" else drafter.totals.guessed == 0
     assert verifier.local.totals.stage_nodes > 10 if name == "split" else not verifier.local.makers
     assert drafter.cache.allocator.free_count == drafter.cache.allocator.count
 
