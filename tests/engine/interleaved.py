@@ -58,15 +58,15 @@ class Stream:
 
 
 class Interleaved:
-    def __init__(self, per_token_ms: float, config: DrafterConfig = MODEL_ALONE):
+    def __init__(self, per_token_ms: float, config: DrafterConfig = MODEL_ALONE, tree: TreeConfig = TREE):
         """A dear token makes selection leave nodes out, and the price stops growth, but for what is grown ahead."""
-        self.now, self.config = 0.0, config
+        self.now = 0.0
         self.logits = draft_logits if config.window is None else recent_logits
         curve, limits = Curve("test", "", 5.0, per_token_ms, 0.0), VerifierConfig(max_sequences=3, step_tokens=16)
         target = ScriptedRunner(target_logits, KV_SLOTS, self.tick).as_loaded()
-        self.verifier = VerifierEngine(target, curve, limits, TREE, lambda: self.now, placed(config.stages, "verifier", None, VOCAB_SIZE))
+        self.verifier = VerifierEngine(target, curve, limits, tree, lambda: self.now, placed(config.stages, "verifier", None, VOCAB_SIZE))
         self.drafters = {
-            name: WatchedDrafter(ScriptedRunner(self.logits, KV_SLOTS, self.tick).as_loaded(), FAST, config, TREE, lambda: self.now)
+            name: WatchedDrafter(ScriptedRunner(self.logits, KV_SLOTS, self.tick).as_loaded(), FAST, config, tree, lambda: self.now)
             for name in DRAFTERS
         }
         self.streams: list[Stream] = []
@@ -88,7 +88,7 @@ class Interleaved:
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> float | None:
         """One step of the verifier, if it is willing; otherwise until when it waits. `meanwhile` is what happens during its run."""
         self.flush()
-        outcome = self.verifier.step(meanwhile)
+        outcome = self.verifier.step(meanwhile, self.flush)
         for reply in outcome.replies:
             request, output = self.requests[reply.request], self.outputs[reply.request]
             assert (reply.attempt, reply.first_index) == (request.attempt, len(output))

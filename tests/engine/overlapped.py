@@ -1,20 +1,17 @@
 """A verifier and its drafter in virtual time, overlapped as on two devices: drafts arrive while a step runs, and after its commit.
 
-Promises: deterministic; the models are real ones. While a step runs the drafter makes `passes`: what all but the last bring is
-taken in between the step's run and its commit, what the last brings comes after that, still below the old root.
+Promises: deterministic; the models are real ones, and every message takes the way through protobuf. While a step runs the drafter
+makes `passes`, the first before it hears of the step. What they bring is taken in between the step's run and its commit, or comes
+after that, still below the old root.
 """
 
 from collections import Counter
-from dataclasses import dataclass, replace
-
-from transformers import PreTrainedModel
+from dataclasses import replace
 
 from benchmarks.one_process import OneProcess
+from benchmarks.virtual_pair import VirtualRunner, World
 from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
-from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.engine.model_runner import ModelRunner, RunResult
-from drafthouse.engine.segment import Segment
 from drafthouse.generation_messages import GenerateReply
 from drafthouse.policy.latency import Curve
 from drafthouse.session_messages import Grow, ToVerifierMessage, from_verifier_proto, to_verifier_proto
@@ -25,31 +22,7 @@ from verifier.engine import VerifierEngine
 
 DEAR = Curve("dear", "a test: a node costs so much that some are not worth it before the next commit", 5.0, 0.2, 0.0)
 PASS_S = 0.001
-
-
-@dataclass
-class Clock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class TimedRunner(ModelRunner):
-    """A run takes the curve's time on the clock."""
-
-    def __init__(self, model: PreTrainedModel, cache: KvCache, curve: Curve, clock: Clock):
-        super().__init__(model, cache)
-        self.curve, self.clock = curve, clock
-
-    def run(self, segments: list[Segment]) -> RunResult:
-        seconds = self.curve.seconds(sum(map(len, segments)), 0)
-        self.clock.now += seconds
-        return RunResult(super().run(segments).logits, seconds)
-
-
-def timed(model: LoadedModel, curve: Curve, clock: Clock) -> LoadedModel:
-    return replace(model, runner=TimedRunner(model.runner.model, model.runner.cache, curve, clock))
+"""What the verifier loses with a pass that it waits for."""
 
 
 class Overlapped(OneProcess):
@@ -58,43 +31,50 @@ class Overlapped(OneProcess):
     def __init__(
         self, target: LoadedModel, draft: LoadedModel, config: DrafterConfig, tree: TreeConfig, curve: Curve = DEAR, passes: int = 3
     ):
-        self.clock, self.passes = Clock(), passes
-        self.drafter = WatchedDrafter(draft, FAST, config, tree, self.clock)
+        self.world, self.passes = World(), passes
+        self.drafter = WatchedDrafter(draft, FAST, config, tree, self._clock)
         stages = placed(config.stages, "verifier", None, target.runner.vocab_size)
-        verifier = VerifierEngine(timed(target, curve, self.clock), curve, VerifierConfig(), tree, self.clock, stages)
-        super().__init__(verifier, [self.drafter])
+        timed = replace(target, runner=VirtualRunner(target.runner, curve, lambda seconds: self.world.advance(self._clock() + seconds)))
+        super().__init__(VerifierEngine(timed, curve, VerifierConfig(), tree, self._clock, stages), [self.drafter])
         self.arrived: Counter[str] = Counter()
-        self._late: list[tuple[str, ToVerifierMessage]] = []
+        self._under_way: list[ToVerifierMessage] = []
+
+    def _clock(self) -> float:
+        return self.world.now
 
     def turn(self) -> list[GenerateReply]:
         self._deliver()
-        outcome = self.verifier.step(self._during)
-        late, self._late = self._late, []
-        for name, message in late:
-            self._hear(name, message, "late")
+        outcome = self.verifier.step(self._during, self._begin)
+        self._hear("late")
         self._deliver()
         if outcome.wait_until is not None:
-            self.clock.now = self.clock.now + PASS_S if self.drafter.has_work() else outcome.wait_until
-            self._pass("waited for")
+            self.world.advance(self.world.now + PASS_S if self.drafter.has_work() else outcome.wait_until)
+            self._pass()
+            self._hear("waited for")
         return outcome.replies
 
+    def _begin(self) -> None:
+        """A pass ends before the drafter hears that the step begins."""
+        self._pass()
+        self._deliver()
+
     def _during(self) -> None:
-        for _ in range(self.passes - 1):
-            self._pass("during")
-        self._late = self._said()
+        """What is under way arrives before the last pass ends, but for every other step, when nothing does."""
+        for _ in range(self.passes - 2):
+            self._pass()
+        if self.verifier.totals.steps % 2:
+            self._hear("during")
+        self._pass()
 
-    def _pass(self, when: str) -> None:
-        for name, message in self._said():
-            self._hear(name, message, when)
+    def _pass(self) -> None:
+        self._under_way += [from_verifier_proto(to_verifier_proto(message)) for _, message in self.drafter.run_pass()]
 
-    def _said(self) -> list[tuple[str, ToVerifierMessage]]:
+    def _hear(self, when: str) -> None:
+        messages, self._under_way = self._under_way, []
         [name] = self.drafters
-        return [(name, from_verifier_proto(to_verifier_proto(message))) for _, message in self.drafter.run_pass()]
-
-    def _hear(self, name: str, message: ToVerifierMessage, when: str) -> None:
-        sequence = self.verifier.sequences.get(message.session)
-        if isinstance(message, Grow) and sequence is not None and sequence.link is not None:
-            late = message.base_len < sequence.link.base_len
-            assert late == (when == "late")
-            self.arrived[when] += len(message.nodes)
-        self.verifier.receive(name, message)
+        for message in messages:
+            sequence = self.verifier.sequences.get(message.session)
+            if isinstance(message, Grow) and sequence is not None and sequence.link is not None:
+                assert (message.base_len < sequence.link.base_len) == (when == "late")
+                self.arrived[when] += len(message.nodes)
+            self.verifier.receive(name, message)

@@ -8,12 +8,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from drafthouse.config import DrafterConfig
+from drafthouse.config import DrafterConfig, TreeConfig
 from drafthouse.sampling import SamplingParams
 from drafthouse.session_messages import Grow, from_verifier_proto
 from drafthouse.stages.build import FIRST_OWN, LOOKUP, MODEL, SUFFIX
 from drafthouse.token_tree import TokenTree
-from tests.engine.interleaved import DRAFTERS, LIMITS, MODEL_ALONE, Interleaved, Stream
+from tests.engine.interleaved import DRAFTERS, LIMITS, MODEL_ALONE, TREE, Interleaved, Stream
 from tests.engine.pairs import GREEDY, request
 from tests.engine.scripted import RECENT, VOCAB_SIZE
 
@@ -40,11 +40,11 @@ class Interleavings(RuleBasedStateMachine):
     reached: Counter[str] = Counter()
     """Over all examples."""
 
-    configs: tuple[DrafterConfig, ...] = (MODEL_ALONE,)
+    setups: tuple[tuple[DrafterConfig, TreeConfig], ...] = ((MODEL_ALONE, TREE),)
 
     @initialize(per_token_ms=st.sampled_from([0.001, 0.001, 1.0]), long=st.booleans(), which=st.integers(0, 63))
     def start(self, per_token_ms: float, long: bool, which: int) -> None:
-        self.it = Interleaved(per_token_ms, self.configs[which % len(self.configs)])
+        self.it = Interleaved(per_token_ms, *self.setups[which % len(self.setups)])
         for name in DRAFTERS:
             self.it.connect(name)
         for name in "abc":
@@ -182,7 +182,7 @@ class Interleavings(RuleBasedStateMachine):
             self.it.reached["came true"] += drafter.totals.came_true
             self.it.reached["grown ahead"] += drafter.ahead_passes
             self.it.reached["survived"] += drafter.survived
-            assert drafter.config.grow_ahead or not drafter.ahead_passes
+            assert drafter.tree.grow_during_verification or not drafter.ahead_passes
         type(self).reached += self.it.reached
 
 
@@ -196,11 +196,11 @@ SPLIT = [
 
 class StagedInterleavings(Interleavings):
     reached: Counter[str] = Counter()
-    configs = tuple(
-        DrafterConfig.model_validate({"stages": stages, "grow_ahead": ahead, "window": window, **LIMITS})
+    setups = tuple(
+        (DrafterConfig.model_validate({"stages": stages, "window": window, **LIMITS}), tree)
         for stages in (MERGED, SPLIT)
-        for ahead in (True, False)
         for window in (None, {"sinks": 1, "recent": RECENT})
+        for tree in (TREE, TREE.model_copy(update={"grow_during_verification": False}))
     )
 
 
