@@ -20,7 +20,7 @@ from tests.engine.scripted import RECENT, VOCAB_SIZE
 PROMPTS = ((1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11, 12), tuple(range(14)) * 2)
 SAMPLINGS = (GREEDY, SamplingParams(1.0), SamplingParams(0.7, top_k=5, repetition_penalty=1.3))
 MAX_TOKENS = 14
-EXAMPLES, STAGED_EXAMPLES = 1000, 300
+EXAMPLES, STAGED_EXAMPLES = 900, 250
 DAMAGE = ("index", "token", "parent", "future", "unreadable")
 
 
