@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks.chaos.report import MIN_RUNNING, Report
+from benchmarks.chaos.report import MIN_RUNNING, NOTICE_LIMIT_S, Report
 
 
 class ProgressDisplay:
@@ -61,4 +61,6 @@ def print_chaos(console: Console, report: Report) -> None:
         console.print(f"unfinished: {error['request']} after {error['tokens']} tokens: {error['error']}", markup=False, highlight=False)
     if report["faults_not_counted"]:
         console.print(f"{report['faults_not_counted']} faults do not count: nothing was seen to be lost, or too few streams ran")
+    if report["noticed_late"]:
+        console.print(f"{report['noticed_late']} stopped processes were certainly not noticed within {NOTICE_LIMIT_S:g} s")
     console.print("passed" if report["passed"] else "FAILED", style="bold green" if report["passed"] else "bold red")

@@ -3,7 +3,7 @@
     start   t, request, attempt, reference, prompt, sampling, seed, max_tokens, speculation
     token   t, request, attempt, position, token       `position` counts the request's output tokens, as the server numbers them
     end     t, request, attempt, position, reason      `position`: how many tokens the server says it sent; `error` beside `reason` "error"
-    fault   t, kind, pid, signalled, lost, view        what was lost, and when: see `benchmarks.chaos.injector`
+    fault   t, kind, pid, signalled, lost, overlooked  what was lost, and when: see `benchmarks.chaos.injector`
 
 `t` is in seconds since the log began. `reference` names the request of the fault-free run with the same prompt, sampling and
 seed, whose text this request's must equal; it is null in that run itself. Promises: a line of another form is a ConfigError.
@@ -23,7 +23,7 @@ KEYS = {
     "start": ("request", "attempt", "reference", "prompt", "sampling", "seed", "max_tokens", "speculation"),
     "token": ("request", "attempt", "position", "token"),
     "end": ("request", "attempt", "position", "reason"),
-    "fault": ("kind", "pid", "signalled", "lost"),
+    "fault": ("kind", "pid", "signalled", "lost", "overlooked"),
 }
 
 

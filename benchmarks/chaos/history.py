@@ -55,13 +55,14 @@ class Streamed:
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """One fault; `lost` at `t` after the signal at `signalled`."""
+    """One fault; `lost` at `t` after the signal at `signalled`, and certainly not noticed for `overlooked` seconds."""
 
     t: float
     kind: str
     pid: int
     signalled: float
     lost: str | None
+    overlooked: float
 
 
 def history(events: Iterable[Event]) -> tuple[dict[str, Streamed], list[Struck]]:
@@ -70,7 +71,7 @@ def history(events: Iterable[Event]) -> tuple[dict[str, Streamed], list[Struck]]
     faults: list[Struck] = []
     for event in events:
         if event["event"] == "fault":
-            faults.append(Struck(event["t"], event["kind"], event["pid"], event["signalled"], event["lost"]))
+            faults.append(Struck(event["t"], event["kind"], event["pid"], event["signalled"], event["lost"], event["overlooked"]))
         elif event["event"] == "start":
             streams[event["request"]] = Streamed(event["request"], event["reference"], from_json(event), event["t"])
         else:

@@ -5,19 +5,22 @@
     "connection"    stopped (state T), and the controller has taken it out of the cluster, or, where it is the controller
                     itself, a question to the cluster that was put after the signal got no answer;
     null            nothing of the kind within NOTICE_S: the fault does not count.
-`signalled` is when the signal was sent, `t` when the loss was seen. Promises: a fault strikes only while MIN_RUNNING streams
-run, and a verifier only while another one is at work; every stopped process goes on, whatever happens.
+`signalled` is when the signal was sent, `t` when the loss was seen, `overlooked` for how long after the signal at least
+the controller had a stopped replica among the live ones (`benchmarks.chaos.overlooked`). Promises: a fault strikes only while MIN_RUNNING
+streams run, and a verifier only while another one is at work; every stopped process goes on, whatever happens.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import psutil
 
 from benchmarks.chaos.cluster_view import ClusterView, until
 from benchmarks.chaos.event_log import EventLog
 from benchmarks.chaos.faults import Fault
+from benchmarks.chaos.overlooked import Overlooked
 from benchmarks.chaos.processes import Processes, gone, stopped
 from benchmarks.chaos.report import MIN_RUNNING
 from benchmarks.chaos.streams import Streams
@@ -62,16 +65,17 @@ class Injector:
             )
         pids = sorted(self._at_work(fault.role))
         process = self._processes.find(pids[int(fault.draw * len(pids))])
-        signalled, before = self._log.now(), time.monotonic()
+        signalled, before, overlooked = self._log.now(), time.monotonic(), Overlooked()
         if fault.signal == "kill":
             process.kill()
             lost = "process" if await until(lambda: gone(process), NOTICE_S) else None
         else:
             self._processes.stop(process)
-            lost = "connection" if await until(lambda: self._given_up(fault.role, process, before), NOTICE_S) else None
+            watched = partial(self._given_up, fault.role, process, before, overlooked)
+            lost = "connection" if await until(watched, NOTICE_S) else None
             self._sleepers.append(asyncio.create_task(self._resume(process.pid, fault.stopped_s)))
         self._struck = time.monotonic()
-        self._log.write("fault", kind=fault.kind, pid=process.pid, signalled=signalled, lost=lost)
+        self._log.write("fault", kind=fault.kind, pid=process.pid, signalled=signalled, lost=lost, overlooked=overlooked.seconds)
         seen = f"{lost} lost after {self._log.now() - signalled:.1f} s" if lost else "nothing seen to be lost"
         self._tell(f"{signalled:7.1f} s  {fault.kind} {process.pid}: {seen}, {len(self._streams.running)} streams running")
 
@@ -83,12 +87,14 @@ class Injector:
     def _at_work(self, role: str) -> list[int]:
         return [pid for pid in self._view.pids(role) if self._processes.at_work(pid)]
 
-    def _given_up(self, role: str, process: psutil.Process, since: float) -> bool:
+    def _given_up(self, role: str, process: psutil.Process, since: float, overlooked: Overlooked) -> bool:
         if not stopped(process):
             return False
         if role == "controller":
             return self._view.unanswered > since
-        return self._view.answered > since and process.pid not in self._view.pids(role)
+        there = process.pid in self._view.pids(role)
+        overlooked.look(self._view.answered if there else None)
+        return self._view.answered > since and not there
 
     async def _resume(self, pid: int, after_s: float) -> None:
         await asyncio.sleep(after_s)

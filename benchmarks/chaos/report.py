@@ -2,7 +2,7 @@
 
 Promises: pure but for the judge, which is asked about texts that differ from the fault-free one and nothing else; so the
 report can be made again from the log at any time. `passed` says that nothing was unexplained, lost, doubled or unfinished
-and that every fault counted.
+and that every fault counted and was noticed in time.
 
 A fault counts if something was seen to be lost (`benchmarks.chaos.injector`) while at least MIN_RUNNING streams ran. A pause
 is the time between two arrivals of one stream; it belongs to the faults whose signal fell into it. Where a token is lost, the
@@ -18,6 +18,9 @@ from benchmarks.chaos.work import Work
 from drafthouse.errors import ConfigError
 
 MIN_RUNNING = 16
+
+NOTICE_LIMIT_S = 3.0
+"""A stopped process is to be noticed by then (docs/failover.md)."""
 
 Report = dict[str, Any]
 
@@ -53,6 +56,7 @@ def make_report(events: Iterable[Event], judge: Judge) -> Report:
         "lost": sum(s.lost for s in streams),
         "doubled": sum(s.doubled for s in streams),
         "unfinished": len(unfinished),
+        "noticed_late": sum(f.overlooked > NOTICE_LIMIT_S for f in counted),
         "resumed": sum(s.attempts > 1 for s in streams),
         "longest_pause_s": _longest(streams),
         "fault_free": _fault_free([s for s in by_name.values() if s.reference is None]),
@@ -61,7 +65,7 @@ def make_report(events: Iterable[Event], judge: Judge) -> Report:
         "divergences": [{"request": request, **v.as_json()} for request, v in verdicts.items()],
         "errors": [{"request": s.request, "tokens": len(s.tokens), "error": s.error or "no end in the log"} for s in unfinished],
     }
-    bad = ("unexplained", "lost", "doubled", "unfinished", "faults_not_counted")
+    bad = ("unexplained", "lost", "doubled", "unfinished", "faults_not_counted", "noticed_late")
     report["passed"] = not any(report[name] for name in bad) and report["faults"] > 0
     return report
 
@@ -101,13 +105,15 @@ def _fault_free(streams: Sequence[Streamed]) -> Report:
 
 
 def _of_kind(streams: Sequence[Streamed], faults: Sequence[Struck]) -> Report:
-    """`pause_s`: of the streams that ran at the signal, the pause around it; `noticed_s`: from the signal to the loss."""
+    """`pause_s`: of the streams that ran at the signal, the pause around it; `noticed_s`: from the signal to the loss as
+    it was seen; `overlooked_s`: what of it is certainly the cluster's own."""
     pauses = sorted(
         end - start for f in faults for s in streams for start, end in s.pauses() if start <= f.signalled < end
     )  # fmt: skip
     return {
         "faults": len(faults),
         "noticed_s": round(max(f.t - f.signalled for f in faults), 3),
+        "overlooked_s": max(f.overlooked for f in faults),
         "pause_s": {"median": round(pauses[len(pauses) // 2], 3), "longest": round(pauses[-1], 3)} if pauses else None,
         "least_running": min(_running(streams, f.t) for f in faults),
     }

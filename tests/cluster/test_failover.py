@@ -16,6 +16,11 @@ from tests.cluster.streams import Streams
 
 pytestmark = [pytest.mark.cluster_long, pytest.mark.timeout(1800)]
 STREAMS, TOKENS = 6, 300
+
+NOTICED_S = 5.0
+"""Until the totals show that a stopped process was noticed: five beats of its peers, a heartbeat to tell of it, and room for a machine with
+too much to do. In polls, as all waits here are. Without the beats it would be keepalive's 30 s, or Serve's health check."""
+
 BOTH: dict[str, dict[str, Any]] = {"VerifierReplica": {"num_replicas": 2}, "DrafterReplica": {"num_replicas": 2}}
 
 
@@ -107,9 +112,9 @@ def test_a_stopped_verifier_is_left_and_what_it_held_is_freed_when_it_wakes(
         verifier = busiest(deployed, "verifier")
         failovers = deployed.totals("gateway")["failovers"]
         with stopped(verifier["pid"]):
+            deployed.until(lambda: deployed.totals("gateway")["failovers"] > failovers, "it was noticed by its silence", NOTICED_S)
             assert streams.finish() == undisturbed, "while it is stopped"
         report("verifier stopped", streams)
-    deployed.until(lambda: deployed.totals("gateway")["failovers"] > failovers, "it was noticed by its silence")
 
     def awake_and_empty() -> bool:
         mine = [replica for replica in deployed.pool("verifier") if replica["replica"] == verifier["replica"]]
@@ -125,7 +130,7 @@ def test_a_stopped_drafter_is_left_and_its_sessions_go_to_the_other(
         drafter = busiest(deployed, "drafter")
         lost = deployed.totals("verifier").get("sessions.lost", 0.0)
         with stopped(drafter["pid"]):
-            deployed.until(lambda: deployed.totals("verifier").get("sessions.lost", 0.0) > lost, "it was noticed")
+            deployed.until(lambda: deployed.totals("verifier").get("sessions.lost", 0.0) > lost, "it was noticed", NOTICED_S)
             assert streams.finish() == undisturbed
         report("drafter stopped", streams)
     both(deployed)

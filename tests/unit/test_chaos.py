@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.chaos.event_log import EventLog
 from benchmarks.chaos.faults import KINDS, plan
+from benchmarks.chaos.overlooked import LOOK_S, Overlooked
 from benchmarks.chaos.processes import REPLICA, Processes, gone, stopped
 from benchmarks.chaos.streams import Stream, Streams
 from benchmarks.chaos.work import SAMPLINGS, SPECULATIONS, Work, from_json, make_works
@@ -31,6 +32,24 @@ def test_every_six_faults_are_one_of_each_kind(seed: int) -> None:
         assert set(Counter(fault.kind for fault in faults[start : start + KINDS]).values()) == {1}
     assert faults == plan(2 * KINDS + 3, seed)
     assert faults != plan(2 * KINDS + 3, seed + 1)
+
+
+def overlooked(answers: list[tuple[int, float | None]], looks: int) -> float:
+    """`answers`: (at which look it came, when its question was put, or None where the process was not in it any more)."""
+    it, asked = Overlooked(), 0.0
+    latest: float | None = asked
+    for look in range(1, looks + 1):
+        latest = dict(answers).get(look, latest)
+        it.look(latest)
+    return it.seconds
+
+
+def test_only_time_that_is_certainly_the_clusters_counts() -> None:
+    assert overlooked([], 100) == 0.0, "no answer, no knowledge"
+    assert overlooked([(50, 1.0)], 100) == 0.0, "its question may have been put before the signal"
+    assert overlooked([(50, 1.0), (100, 2.0)], 120) == pytest.approx(49 * LOOK_S), "the second was put after the first had come"
+    assert overlooked([(50, 1.0), (100, 2.0), (110, None)], 1000) == pytest.approx(49 * LOOK_S), "noticed"
+    assert overlooked([(i, float(i)) for i in range(10, 500, 10)], 500) == pytest.approx(479 * LOOK_S)
 
 
 def test_too_few_faults_are_refused() -> None:

@@ -47,8 +47,8 @@ def request(name: str, i: int, reference: str | None, start: float) -> list[Even
     return [*events, {"event": "end", "t": start + TOKENS + 5, "request": name, "attempt": 2, "position": TOKENS, "reason": "length"}]
 
 
-def fault(t: float, lost: str | None = "process") -> Event:
-    return {"event": "fault", "t": t, "kind": "kill-verifier", "pid": 9, "signalled": t - 0.5, "lost": lost}
+def fault(t: float, lost: str | None = "process", overlooked: float = 0.0) -> Event:
+    return {"event": "fault", "t": t, "kind": "kill-verifier", "pid": 9, "signalled": t - 0.5, "lost": lost, "overlooked": overlooked}
 
 
 def good_log() -> list[Event]:
@@ -67,7 +67,7 @@ def report(events: list[Event]) -> Report:
     return make_report(events, judge)
 
 
-COUNTS = ("unexplained", "explained", "lost", "doubled", "unfinished", "faults_not_counted")
+COUNTS = ("unexplained", "explained", "lost", "doubled", "unfinished", "faults_not_counted", "noticed_late")
 
 
 def counts(found: Report) -> dict[str, int]:
@@ -158,6 +158,13 @@ def test_a_fault_counts_only_with_a_loss_while_enough_streams_run(t: float, lost
     """Before the first tokens, after the last ends, and where nothing was seen to be lost."""
     found = report([*good_log(), fault(t, lost)])
     assert (found["faults"], counts(found), found["passed"]) == (1, {"faults_not_counted": 1}, False)
+
+
+@pytest.mark.parametrize(("overlooked", "late"), [(3.0, {}), (3.02, {"noticed_late": 1})])
+def test_what_was_certainly_noticed_too_late_is_no_pass(overlooked: float, late: dict[str, int]) -> None:
+    found = report([*good_log(), fault(104.5, "connection", overlooked)])
+    assert (counts(found), found["passed"]) == (late, not late)
+    assert found["by_fault"]["kill-verifier"]["overlooked_s"] == overlooked
 
 
 def test_no_fault_is_no_pass() -> None:
