@@ -28,6 +28,7 @@ from drafthouse.session_messages import (
     to_verifier_proto,
 )
 from drafthouse.stages.build import LOOKUP, MODEL, SUFFIX, placed
+from drafthouse.token_tree import TokenTree
 from protos import dataplane_pb2 as pb
 from tests.engine.pairs import FAST
 from tests.engine.scripted import VOCAB_SIZE, Path, ScriptedRunner, draft_logits, draftable, recent_logits, stored, target_logits, truth
@@ -174,17 +175,19 @@ class Interleaved:
         assert {d: record.sessions for d, record in drafting.records.items() if record.sessions} == dict(linked)
         for s in self.verifier.sequences.values():
             assert stored(s.kv) == (s.tokens[: len(s.kv)], list(range(len(s.kv))))
+            if s.local is not None:
+                self._nodes_are_of_this_base(s, s.local.growing.tree)
         for s, link in self.links():
             assert link.base_len == len(s.tokens)
-            self._nodes_are_of_this_base(s, link)
+            self._nodes_are_of_this_base(s, link.tree)
             self._copy_equals_the_drafters(s, link)
         self._drafters_are_not_stale()
 
-    def _nodes_are_of_this_base(self, s: Sequence, link: DraftLink) -> None:
+    def _nodes_are_of_this_base(self, s: Sequence, tree: TokenTree) -> None:
         """Whatever overtook what: a node holds what its source would draft just there."""
-        for node, (token, parent, source) in enumerate(zip(link.tree.tokens, link.tree.parents, link.tree.sources, strict=True)):
+        for node, (token, parent, source) in enumerate(zip(tree.tokens, tree.parents, tree.sources, strict=True)):
             self.reached[f"source {source}"] += 1
-            allowed = self._draftable(s, (*s.tokens, *link.tree.path(parent)), source)
+            allowed = self._draftable(s, (*s.tokens, *tree.path(parent)), source)
             assert token in allowed, f"node {node} was drafted below another path, by {source}"
 
     def _draftable(self, s: Sequence, context: Path, source: int) -> Container[int]:
