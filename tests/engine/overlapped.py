@@ -26,7 +26,8 @@ PASS_S = 0.001
 
 
 class Overlapped(OneProcess):
-    """`arrived`: nodes that came "during" steps, "late", when what they lay below was committed over, or while they were "waited for"."""
+    """`arrived`: nodes that came "during" steps, "late", when what they lay below was committed over, or while they were "waited for";
+    `expanded_during`: those that the draft ran on in steps that its drafter had heard of."""
 
     def __init__(
         self, target: LoadedModel, draft: LoadedModel, config: DrafterConfig, tree: TreeConfig, curve: Curve = DEAR, passes: int = 3
@@ -37,6 +38,7 @@ class Overlapped(OneProcess):
         timed = replace(target, runner=VirtualRunner(target.runner, curve, lambda seconds: self.world.advance(self._clock() + seconds)))
         super().__init__(VerifierEngine(timed, curve, VerifierConfig(), tree, self._clock, stages), [self.drafter])
         self.arrived: Counter[str] = Counter()
+        self.expanded_during = 0
         self._under_way: list[ToVerifierMessage] = []
 
     def _clock(self) -> float:
@@ -60,11 +62,17 @@ class Overlapped(OneProcess):
 
     def _during(self) -> None:
         """What is under way arrives before the last pass ends, but for every other step, when nothing does."""
+        before = self._expanded()
         for _ in range(self.passes - 2):
             self._pass()
         if self.verifier.totals.steps % 2:
             self._hear("during")
         self._pass()
+        if self.verifier.totals.steps:  # the first takes the prompts in
+            self.expanded_during += self._expanded() - before
+
+    def _expanded(self) -> int:
+        return sum(len(session.expanded) for session in self.drafter.sessions.values())
 
     def _pass(self) -> None:
         self._under_way += [from_verifier_proto(to_verifier_proto(message)) for _, message in self.drafter.run_pass()]
