@@ -230,7 +230,8 @@ class DrafterEngine:
     def recover(self, reason: str) -> list[Outgoing]:
         """After a pass that raised: what ran together starts anew, one by one, and what fails alone is dropped, and refused for a while.
 
-        What verifiers have of the trees holds; they hear of the new ones when those have grown.
+        What verifiers have of the trees holds; they hear of the new ones when those have grown. Raises what the device raises when it
+        fails without any session, too.
         """
         ran = [s for s in self.draft.running if self.sessions.get(s.key) is s] if self.draft is not None else []
         if not ran:  # it failed before it came to any
@@ -238,7 +239,10 @@ class DrafterEngine:
             ran = list(self.sessions.values()) if suspect is None else [suspect]
         if len(ran) == 1:
             self._suspects.convict(ran[0], self.clock())
-            return [(ran[0].key[0], self.drop(ran[0].key, reason))]
+            dropped = self.drop(ran[0].key, reason)
+            if self.draft is not None and self.cache.allocator.free_count:
+                self.draft.probe()
+            return [(ran[0].key[0], dropped)]
         for session in ran:
             session.start_anew()
             self._suspects.add(session)

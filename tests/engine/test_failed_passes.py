@@ -179,6 +179,15 @@ def test_a_suspect_may_close() -> None:
     it.close_all()
 
 
+def test_a_device_that_fails_without_any_session_ends_the_loop() -> None:
+    it = Failing(lambda _: True)
+    it.open("a", [1, 2, 3])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        it.rounds()
+    assert it.sizes == [1, 1], "a pass, then one token of no session"
+    it.close_all()
+
+
 def test_a_fault_before_the_pass_began_is_tried_one_by_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
     it = Failing(lambda _: False)
     it.open("a", [1, 2, 3])
