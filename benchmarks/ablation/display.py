@@ -107,7 +107,7 @@ def plot_ablation(report: Report, folder: pathlib.Path) -> pathlib.Path:
     axis.axhline(1.0, color="#555555", linewidth=1.0)
     axis.set_xticks(range(len(names)), names, rotation=20)
     axis.set_ylabel("tokens per second, x plain")
-    axis.set_title(title(report), fontsize=8)
+    axis.set_title(title(report).replace("; one stream", "\none stream"), fontsize=8)
     axis.grid(alpha=0.3, axis="y")
     axis.legend(fontsize=8)
     return save(figure, folder / f"ablation-{report['settings']['workload']}.png")
