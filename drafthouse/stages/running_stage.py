@@ -28,7 +28,7 @@ class RunningStage:
     def __init__(self, maker: StageMaker, facts: SessionFacts, clock: Callable[[], float], totals: StageTotals):
         self.maker = maker
         self._clock, self._totals = clock, totals
-        self._worth, self._seconds = StageWorth(), 0.0  # since it was judged last
+        self._worth, self._seconds = StageWorth(), 0.0  # that a rest would have saved, since it was judged last
         self._failed = self._answered = False
         self._stage: Stage | None = None
         if maker.breaker.allows(clock()):
@@ -45,9 +45,11 @@ class RunningStage:
         return self.present and self._worth.working
 
     def follow(self, tokens: Sequence[int]) -> None:
-        """Committed tokens; one that rests follows too, or it could not be tried again."""
+        """Committed tokens; one that rests follows too, or it could not be tried again: so this is no time that a rest would save."""
         if self._stage is not None:
+            charged = self._seconds
             self._guarded(partial(self._stage.follow, tokens))
+            self._seconds = charged
 
     def grow(self, growth: Callable[[Ask], T]) -> T | None:
         """What `growth` makes of the stage's answers, which share one limit of time; None when one is a fault, or it does not work."""
