@@ -43,7 +43,7 @@ class Lookahead:
     def guess(self, growing: GrowingTree, starts: Sequence[int], least: float, depth: int) -> TokenTree:
         """Guesses below the nodes `starts` that the draft is about to run on, at most `depth` deep in the tree; a guess
         comes true with at least the probability `least`, as far as is known. Guess `i` is node `len(growing) + i`.
-        None while the stage rests, or when it fails."""
+        There are none while the stage rests, or when it fails."""
         self._asked = {}
         return self._running.grow(lambda ask: self._guess(ask, growing, starts, least, depth)) or TokenTree()
 

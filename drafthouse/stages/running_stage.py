@@ -28,7 +28,7 @@ class RunningStage:
     def __init__(self, maker: StageMaker, facts: SessionFacts, clock: Callable[[], float], totals: StageTotals):
         self.maker = maker
         self._clock, self._totals = clock, totals
-        self._worth, self._seconds = StageWorth(), 0.0  # that a rest would have saved, since it was judged last
+        self._worth, self._seconds = StageWorth(), 0.0  # of growth, which alone a rest saves, since it was judged last
         self._failed = self._answered = False
         self._stage: Stage | None = None
         if maker.breaker.allows(clock()):
@@ -45,17 +45,18 @@ class RunningStage:
         return self.present and self._worth.working
 
     def follow(self, tokens: Sequence[int]) -> None:
-        """Committed tokens; one that rests follows too, or it could not be tried again: so this is no time that a rest would save."""
+        """Committed tokens; one that rests follows too, or it could not be tried again."""
         if self._stage is not None:
-            charged = self._seconds
             self._guarded(partial(self._stage.follow, tokens))
-            self._seconds = charged
 
     def grow(self, growth: Callable[[Ask], T]) -> T | None:
         """What `growth` makes of the stage's answers, which share one limit of time; None when one is a fault, or it does not work."""
         if self._stage is None or not self.working:
             return None
-        return self._guarded(partial(growth, partial(self._children, self._stage)))
+        started = self._clock()
+        grown = self._guarded(partial(growth, partial(self._children, self._stage)))
+        self._seconds += self._clock() - started
+        return grown
 
     def _children(self, stage: Stage, path: Sequence[int], width: int) -> Children:
         children = stage.children(path, width)
@@ -74,9 +75,7 @@ class RunningStage:
             self._fail()
             return None
         finally:
-            seconds = self._clock() - started
-            self._seconds += seconds
-            self._totals.stage_seconds += seconds
+            self._totals.stage_seconds += self._clock() - started
 
     def _fail(self) -> None:
         """Counts the session's first fault; what closing brings on top of it does not."""
