@@ -14,6 +14,8 @@ from drafthouse.stages.build import check_stages
 
 def check_models(config: ServingConfig) -> None:
     """The models are there and share one vocabulary, and the stages can be built. Raises ConfigError or ModelError."""
+    from drafter.without_model import without_model
+
     paths = {}
     for role, model in (("target", config.target), ("draft", config.draft)):
         if model is None:
@@ -24,7 +26,8 @@ def check_models(config: ServingConfig) -> None:
             raise ConfigError(f"{role}.path: {error}") from error
         if model.parallel > 1:
             check_parallel(role, model, paths[role], config.verifier if role == "target" else config.drafter)
-    check_stages(config.drafter.stages, config.draft, _vocab_size("target.path", paths["target"]))
+    stages = config.drafter.stages
+    check_stages(stages, config.draft, without_model(config.target, stages).vocab_size)
     if config.draft is None or paths["target"] == paths["draft"]:
         return
     target, draft = (_vocabulary(f"{role}.path", paths[role]) for role in ("target", "draft"))
@@ -48,16 +51,6 @@ def check_parallel(role: str, model: ModelConfig, path: str, pool: PoolConfig) -
     if model.device == "cuda" and pool.num_gpus != 1:
         key = "verifier" if role == "target" else "drafter"
         raise ConfigError(f"{key}.num_gpus: {pool.num_gpus:g}; with {role}.parallel {model.parallel} it is each rank's and must be 1")
-
-
-def _vocab_size(key: str, path: str) -> int:
-    """Tokens that the model has logits for; its tokenizer may name fewer."""
-    from transformers import AutoConfig
-
-    try:
-        return int(AutoConfig.from_pretrained(path).get_text_config().vocab_size)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{key}: {path}: cannot read the model's configuration: {error}") from error
 
 
 def _vocabulary(key: str, path: str) -> Mapping[str, int]:

@@ -14,9 +14,8 @@ from drafter.pass_segments import NO_GUESSES, catch_up, tree_nodes
 from drafter.session import Session
 from drafthouse.choose import Row, rank
 from drafthouse.config import DrafterConfig
-from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.engine.segment import Segment, chunk
+from drafthouse.engine.segment import Segment
 from drafthouse.errors import OutOfKvSlots
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growth import PassBudget
@@ -128,14 +127,6 @@ class DraftModel:
                 work.session.model_seconds += seconds * len(work.nodes) / tokens
         self.latency.observe(tokens, sum(work.session.kv_tokens for work in works), seconds)
         return grown, failed
-
-    def probe(self) -> None:
-        """One token of no session. Raises what the device raises when it fails without any."""
-        kv = KvSequence(self.runner.cache)
-        try:
-            self.runner.run([chunk(kv, [0], 0, True)])
-        finally:
-            kv.release()
 
     def _work(self, session: Session, nodes: list[int]) -> Work:
         guesses = self._guesses(session, nodes)

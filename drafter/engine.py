@@ -19,6 +19,7 @@ from drafter.without_model import WithoutModel
 from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import LoadedModel
+from drafthouse.engine.model_runner import probe
 from drafthouse.errors import WireError
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.latency import LatencyModel
@@ -241,7 +242,7 @@ class DrafterEngine:
             self._suspects.convict(ran[0], self.clock())
             dropped = self.drop(ran[0].key, reason)
             if self.draft is not None and self.cache.allocator.free_count:
-                self.draft.probe()
+                probe(self.draft.runner)
             return [(ran[0].key[0], dropped)]
         for session in ran:
             session.start_anew()

@@ -154,7 +154,8 @@ class DrafterServer(rpc.DrafterServicer):
                 logger.warning("malformed message from %s: %s", batch.verifier, error)
                 if (named := session_of(proto)) is not None:
                     said.append(partial(DrafterEngine.fail, peer=peer, session=named[0], epoch=named[1], reason=f"malformed: {error}"))
-        self.loop.post(*said)
+        if said:  # most batches are but probes
+            self.loop.post(*said)
 
     def _handle(self, engine: DrafterEngine, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
         """On the loop's thread. What raises here is a fault of device or engine: the state of this one session may be spoilt by it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from drafthouse.config import TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.engine.segment import chunk
+from drafthouse.engine.model_runner import probe
 from drafthouse.errors import RequestError
 from drafthouse.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.policy.exchange import Exchange
@@ -132,11 +132,7 @@ class VerifierEngine:
             return replies
         self.totals.failed += 1
         self._release(s)
-        probe = KvSequence(self.runner.cache)
-        try:
-            self.runner.run([chunk(probe, [0], 0, True)])
-        finally:
-            probe.release()
+        probe(self.runner)
         return [*replies, GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage)]
 
     def step(self, arrivals: Callable[[], None] = lambda: None, departures: Callable[[], None] = lambda: None) -> StepOutcome:

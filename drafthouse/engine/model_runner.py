@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 
 from drafthouse.engine.attention import StepContext
 from drafthouse.engine.compiled import CompiledModel
-from drafthouse.engine.kv_cache import KvCache
-from drafthouse.engine.segment import Segment
+from drafthouse.engine.kv_cache import KvCache, KvSequence
+from drafthouse.engine.segment import Segment, chunk
 
 
 @dataclass(slots=True)
@@ -72,3 +72,12 @@ class ModelRunner:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return RunResult(logits, time.perf_counter() - started)
+
+
+def probe(runner: ModelRunner) -> None:
+    """One token of nobody's. Raises what the device raises when it fails without any sequence, and OutOfKvSlots when no slot is free."""
+    kv = KvSequence(runner.cache)
+    try:
+        runner.run([chunk(kv, [0], 0, True)])
+    finally:
+        kv.release()
