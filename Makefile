@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 CONFIG ?= deployments/serve_config.yaml
-CODE := drafthouse drafter verifier controller deployments benchmarks tests
+CODE := drafthouse drafter verifier controller simulator deployments benchmarks tests
 
 .DEFAULT_GOAL := help
 .PHONY: help install lint format test test-cluster test-gpu chaos serve stop protos clean
@@ -48,8 +48,8 @@ test-cluster: $(DEV)  ## the longer tests on real Ray clusters; up to 45 minutes
 test-gpu: $(DEV)  ## the engine's tests on a CUDA device
 	$(BIN)/python -m pytest tests/gpu -m gpu
 
-chaos: $(RUNTIME)  ## kill and stop replicas under 64 streams, compare every text; ARGS="--seed 1 --faults 30"; writes chaos.jsonl, chaos.json
-	$(BIN)/drafthouse chaos --log chaos.jsonl --json chaos.json $(ARGS)
+chaos: $(DEV)  ## kill and stop replicas under 64 streams, compare every text; ARGS="--seed 1 --faults 30"; writes chaos.jsonl, chaos.json
+	$(BIN)/python -m tests.chaos --log chaos.jsonl --json chaos.json $(ARGS)
 
 serve: $(RUNTIME)  ## start Ray and the Serve application with the demo pair (CONFIG=FILE for another one)
 	exec $(BIN)/drafthouse serve --config $(CONFIG)

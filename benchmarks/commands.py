@@ -9,28 +9,14 @@ import typer
 from rich.console import Console
 
 from benchmarks.ablation.commands import ablation
-from benchmarks.calibration_command import calibration
+from benchmarks.calibration.command import calibration
 from benchmarks.cancel.commands import cancel
-from benchmarks.draft_commands import drafts, gain
+from benchmarks.drafts.commands import drafts, gain
 from benchmarks.gpu.command import gpu
+from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Threads, Tokens
 from benchmarks.load.commands import load, load_steps, off_cost
 from benchmarks.load.scaling_command import scaling
-from benchmarks.options import (
-    Draft,
-    DraftCurve,
-    Json,
-    Prompts,
-    PromptsFile,
-    PromptTokens,
-    Rounds,
-    StepTokens,
-    Target,
-    TargetCurve,
-    Threads,
-    TimeScale,
-    Tokens,
-    errors,
-)  # fmt: skip
+from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed: against transformers, over HTTP, on paced devices, under load.")
 bench_app.command()(load)
@@ -62,9 +48,10 @@ def offline(
     json_file: Json = None,
 ) -> None:
     """One process, one stream: ours with and without speculation beside transformers plain, assisted and with prompt lookup."""
-    from benchmarks.contestants import Pair
+    from benchmarks.harness.contestants import Pair
+    from benchmarks.harness.report import print_report
     from benchmarks.offline import OfflineOptions, notes, run_offline, title
-    from benchmarks.report import check_writable, print_report, write_json
+    from deployments.cli.options import check_writable, write_json
 
     console = Console()
     with errors():
@@ -88,8 +75,9 @@ def http(
     json_file: Json = None,
 ) -> None:
     """Speculation auto against off, through the HTTP API of a running server, one stream."""
+    from benchmarks.harness.report import print_report
     from benchmarks.http import HttpOptions, notes, run_http
-    from benchmarks.report import check_writable, print_report, write_json
+    from deployments.cli.options import check_writable, write_json
 
     console = Console()
     with errors():
@@ -118,9 +106,9 @@ def paced(
     json_file: Json = None,
 ) -> None:
     """A paced 70B target with a paced draft through a real Ray cluster that this command starts: speed-up, overlap, overhead."""
+    from benchmarks.harness.paced_server import PacedPair
     from benchmarks.paced import PacedOptions, print_paced, run_paced
-    from benchmarks.paced_server import PacedPair
-    from benchmarks.report import check_writable, write_json
+    from deployments.cli.options import check_writable, write_json
 
     console = Console()
     with errors():
@@ -140,7 +128,7 @@ def decisions(
 ) -> None:
     """Time that the verifier takes to select nodes and to price one more, by sequences and nodes in the step."""
     from benchmarks.decisions import print_decisions, run_decisions
-    from benchmarks.report import check_writable, write_json
+    from deployments.cli.options import check_writable, write_json
 
     with errors():
         check_writable(json_file)
@@ -159,10 +147,10 @@ def heartbeats(
     json_file: Json = None,
 ) -> None:
     """Heartbeats per second that one controller takes, and the pool that this carries."""
-    from benchmarks.heartbeats import pool_sizes, print_heartbeats, report_of, run_registry
-    from benchmarks.report import check_writable, write_json
+    from benchmarks.heartbeats.bench import pool_sizes, print_heartbeats, report_of, run_registry
     from controller.registry import MAX_HEARTBEATS_PER_S
-    from drafthouse.config import ControllerConfig
+    from deployments.cli.options import check_writable, write_json
+    from drafthouse.config.serving import ControllerConfig
 
     console = Console()
     with errors():
@@ -171,7 +159,7 @@ def heartbeats(
         alone = [run_registry(size, seconds, config) for size in sizes]
         rows = []
         if served:
-            from benchmarks.heartbeats_served import run_served
+            from benchmarks.heartbeats.served import run_served
 
             with console.status("measuring on Ray Serve"):
                 rows = run_served(sizes, seconds)

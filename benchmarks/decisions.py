@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.report import Report, machine
+from benchmarks.harness.report import Report
+from deployments.cli.options import machine
 from drafthouse.policy.latency import LatencyModel, MeasuredLatency, load_curve
 from drafthouse.policy.selection import price, select
 

@@ -16,11 +16,12 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.http_stream import Completion, complete, connect, only_model, request_body
-from benchmarks.interleave import SAMPLINGS, Turn, turns
-from benchmarks.prompts import load_texts
-from benchmarks.report import Report, build_report, machine
-from benchmarks.samples import Sample
+from benchmarks.harness.http_stream import Completion, complete, connect, only_model, request_body
+from benchmarks.harness.interleave import SAMPLINGS, Turn, turns
+from benchmarks.harness.prompts import load_texts
+from benchmarks.harness.report import Report, build_report
+from benchmarks.harness.samples import Sample
+from deployments.cli.options import machine
 
 AUTO, CONTROL, OFF = "auto", "auto again", "off"
 MODES = {AUTO: "auto", CONTROL: "auto", OFF: "off"}

@@ -6,7 +6,7 @@ to the last token's id. Compilation and warm-up are not timed. With `--compile` 
 compiled: transformers' `generate` runs as it comes.
 
 What no timing says: greedy texts of ours and of transformers are compared, and each that differs is
-judged by the oracle of `benchmarks.divergence`.
+judged by the oracle of `benchmarks.harness.divergence`.
 """
 
 import pathlib
@@ -21,15 +21,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import AutoConfig, PreTrainedModel
 
-from benchmarks.contestants import PROMPT_LOOKUP_TOKENS, SAMPLING, Contestant, Pair, Transformers, load_stock, ours
-from benchmarks.divergence import explain, float64_twin
-from benchmarks.interleave import SAMPLINGS, turns
-from benchmarks.prompts import encode, load_texts, load_tokenizer
-from benchmarks.report import Report, build_report, machine
-from benchmarks.samples import Sample
-from drafthouse.config import model_path
+from benchmarks.harness.contestants import PROMPT_LOOKUP_TOKENS, SAMPLING, Contestant, Pair, Transformers, load_stock, ours
+from benchmarks.harness.divergence import explain, float64_twin
+from benchmarks.harness.interleave import SAMPLINGS, turns
+from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
+from benchmarks.harness.report import Report, build_report
+from benchmarks.harness.samples import Sample
+from deployments.cli.options import machine
+from drafthouse.config.serving import model_path
+from drafthouse.demo_models.inflate import LABEL
 from drafthouse.errors import ConfigError
-from drafthouse.inflate import LABEL
 
 OURS, CONTROL, PLAIN = "ours", "ours again", "ours without speculation"
 STOCK, ASSISTED, LOOKUP = "transformers", "transformers assisted", "transformers prompt lookup"

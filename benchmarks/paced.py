@@ -18,13 +18,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.http_stream import connect
+from benchmarks.harness.interleave import SAMPLINGS, Turn
+from benchmarks.harness.paced_server import PacedPair, PacedServer, Totals, difference
+from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
+from benchmarks.harness.report import Report
 from benchmarks.http import AUTO, CONTROL, OFF, Timed, http_report, measure, of_arm, warm_up
-from benchmarks.http_stream import connect
-from benchmarks.interleave import SAMPLINGS, Turn
-from benchmarks.paced_server import PacedPair, PacedServer, Totals, difference
-from benchmarks.prompts import encode, load_texts, load_tokenizer
-from benchmarks.report import Report, machine
-from drafthouse.config import model_path
+from deployments.cli.options import machine
+from drafthouse.config.serving import model_path
 from drafthouse.policy.latency import Curve, load_curve
 
 OVERRUN_LIMIT = 0.01

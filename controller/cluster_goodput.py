@@ -17,7 +17,7 @@ from controller.marginal_goodput import (
     one_verifier_fewer,
 )  # fmt: skip
 from controller.replica_rates import Rates, finite
-from drafthouse.membership import Report
+from drafthouse.wire.membership import Report
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from controller.cluster_goodput import ClusterGoodput
-from drafthouse.autoscaling_config import AutoscalingConfig, PoolBounds
+from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
 
 KEPT = 0.5
 """A replica goes when it adds less than this share of what one more must add. The gap is the hysteresis: what pays at n pays at n + 1."""

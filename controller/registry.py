@@ -14,8 +14,8 @@ from controller.cluster_goodput import ClusterGoodput, Member, measure
 from controller.price_floor import PriceFloor, supply
 from controller.replica_rates import ReplicaRates, finite
 from controller.routing_table import RoutingTable
-from drafthouse.config import ControllerConfig
-from drafthouse.membership import Directive, Report, Role
+from drafthouse.config.serving import ControllerConfig
+from drafthouse.wire.membership import Directive, Report, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -19,12 +20,12 @@ from ray.serve._private.common import DeploymentID
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.util import metrics as ray_metrics
 
-from controller.cluster_metrics import cluster_numbers
 from controller.pool_sizes import PoolSizes
 from controller.registry import Registry
-from drafthouse.config import ServingConfig
-from drafthouse.membership import Directive, Report, Role
-from drafthouse.metrics_exporter import MetricsExporter
+from drafthouse.config.serving import ServingConfig
+from drafthouse.telemetry.metrics import DRAINING
+from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.wire.membership import Directive, Report, Role
 
 logger = logging.getLogger("ray.serve")  # the one that Serve writes to its files
 
@@ -90,3 +91,19 @@ class ControllerReplica:
         for pool, count in wanted.items():
             logger.info("%s pool: from %d to %d replicas: %s", pool, ordered[pool], count, self._sizes.scaled[pool].reason)
             await controller.update_deployment_replicas.remote(DeploymentID(name=self._pools[pool], app_name=self._app), count)
+
+
+def cluster_numbers(registry: Registry, desired: Mapping[str, int], heartbeats: int) -> Numbers:
+    """By metric key; `desired` replicas are by role. Figures that nothing is known about are left out."""
+    goodput, reports = registry.goodput(), registry.reports()
+    figures = {name: float(value) for name, value in goodput.as_json().items() if isinstance(value, int | float)}
+    replicas = Counter(report.role for report in reports)
+    draining = Counter(report.role for report in reports if report.draining)
+    for role in get_args(Role):
+        figures[f"replicas.{role}"] = float(replicas[role])
+        figures[f"replicas_desired.{role}"] = float(desired[role])
+    for role in DRAINING:
+        figures[f"replicas_draining.{role}"] = float(draining[role])
+    figures["sessions"] = float(sum(report.load for report in reports if report.role == "drafter"))
+    figures["heartbeat_interval_seconds"] = registry.interval_s
+    return Numbers({"heartbeats": float(heartbeats)}, figures)

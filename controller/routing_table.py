@@ -8,7 +8,7 @@ to drain: at once, or after `settle_s` since the last time, so that a large pool
 import math
 
 from controller.pairing import Peer, pair
-from drafthouse.membership import Report, Role, Route
+from drafthouse.wire.membership import Report, Role, Route
 
 
 class RoutingTable:

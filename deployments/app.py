@@ -11,15 +11,14 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from controller.replica import ControllerReplica
-from deployments.gateway import Gateway
-from deployments.openai_errors import RETRY_AFTER_S
+from deployments.api.openai.errors import RETRY_AFTER_S
+from deployments.gateway.replica import Gateway
 from deployments.placement import actor_options, label_selector, pool_options
-from deployments.preflight import check_models
+from deployments.preflight import check_models, check_synthetic
 from deployments.rank_actors import RankActors
-from deployments.synthetic_flag import check_synthetic
 from drafter.replica import DrafterReplica
 from drafter.server import DRAIN_S
-from drafthouse.config import ModelConfig, PoolConfig, ServingConfig
+from drafthouse.config.serving import ModelConfig, PoolConfig, ServingConfig
 from verifier.replica import VerifierReplica
 
 CONTROL_REQUESTS = 1024

@@ -7,7 +7,7 @@ cluster with a group of nodes per role. The ranks of a tensor-parallel replica g
 
 from typing import Any
 
-from drafthouse.config import ModelConfig, PoolConfig
+from drafthouse.config.serving import ModelConfig, PoolConfig
 
 ROLE_LABEL = "drafthouse/role"
 

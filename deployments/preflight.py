@@ -7,9 +7,12 @@ the file or the port at fault. Nothing here loads weights or starts a process.
 import socket
 from collections.abc import Mapping
 
-from drafthouse.config import ModelConfig, PoolConfig, ServerConfig, ServingConfig, model_path
+from drafthouse.config.serving import ModelConfig, PoolConfig, ServerConfig, ServingConfig, model_path
 from drafthouse.errors import ConfigError, ModelError
 from drafthouse.stages.build import check_stages
+
+ALLOW_SYNTHETIC = "DRAFTHOUSE_ALLOW_SYNTHETIC_ACCEPTANCE"
+"""The explicit flag without which nothing starts that draws acceptance instead of comparing it: a config alone never does."""
 
 
 def check_models(config: ServingConfig) -> None:
@@ -112,3 +115,12 @@ def _check_free(key: str, port: int, server: ServerConfig) -> None:
                 f"{key}: port {port} on {server.host} cannot be used: {error.strerror}. "
                 "`drafthouse stop` ends a server started here; or choose another port in the config"
             ) from error
+
+
+def check_synthetic(config: ServingConfig, environment: Mapping[str, str]) -> None:
+    """Raises ConfigError where the config asks for synthetic acceptance and the environment does not allow it."""
+    if config.verifier.synthetic_acceptance is not None and environment.get(ALLOW_SYNTHETIC) != "1":
+        raise ConfigError(
+            "verifier.synthetic_acceptance: texts would not be the target's; this is for tests of policy only, and starts only with "
+            f"`drafthouse serve --allow-synthetic-acceptance`, or with {ALLOW_SYNTHETIC}=1 in the environment of `serve deploy`"
+        )

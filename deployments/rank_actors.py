@@ -11,16 +11,16 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from drafthouse.config import ModelConfig
+from drafthouse.config.serving import ModelConfig
+from drafthouse.engine.parallel.invitation import Invitation
 from drafthouse.errors import ConfigError
-from drafthouse.parallel.invitation import Invitation
 
 
 class Rank:
     """The actor."""
 
     def follow(self, invitation: Invitation) -> None:
-        from drafthouse.parallel.follower import follow
+        from drafthouse.engine.parallel.follower import follow
 
         follow(invitation)
 

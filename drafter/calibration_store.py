@@ -13,8 +13,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from drafthouse.cache_files import write_whole
-from drafthouse.config import describe
+from drafthouse.config.cache_files import write_whole
+from drafthouse.config.serving import describe
 from drafthouse.policy.calibration import Calibration, Key
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from drafter.lookahead import Lookahead
 from drafter.pass_segments import NO_GUESSES, catch_up, tree_nodes
 from drafter.session import Session
 from drafthouse.choose import Row, rank
-from drafthouse.config import DrafterConfig
+from drafthouse.config.serving import DrafterConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.segment import Segment
 from drafthouse.errors import OutOfKvSlots

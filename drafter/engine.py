@@ -12,22 +12,22 @@ import torch
 
 from drafter.calibration_store import CalibrationStore
 from drafter.draft_model import DraftModel, DraftTotals
+from drafter.fault_isolation import Suspects
 from drafter.session import Label, Session, SessionRules
-from drafter.suspects import Suspects
 from drafter.trace import TraceWriter
 from drafter.without_model import WithoutModel
-from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig
+from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import probe
 from drafthouse.errors import WireError
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.session_messages import Close, Commit, Dropped, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 from drafthouse.stages.build import MODEL, inner_of, placed
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
+from drafthouse.wire.session_messages import Close, Commit, Dropped, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
 
 Outgoing = tuple[str, ToVerifierMessage]
 """(peer, message): `peer` is whoever opened the session."""

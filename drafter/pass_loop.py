@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from drafter.engine import DrafterEngine, Outgoing
-from drafthouse.engine_thread import engine_thread
+from drafthouse.engine.engine_thread import engine_thread
 
 logger = logging.getLogger(__name__)
 

@@ -12,19 +12,19 @@ from drafter.calibration_store import CalibrationStore
 from drafter.engine import DrafterEngine
 from drafter.server import DrafterServer
 from drafter.without_model import without_model
-from drafthouse.cache_files import cache_folder
-from drafthouse.config import ServingConfig
+from drafthouse.config.cache_files import cache_folder
+from drafthouse.config.serving import ServingConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.paced_runner import PacedRunner
+from drafthouse.engine.parallel.invitation import Launcher
+from drafthouse.engine.parallel.replica import load_replica
 from drafthouse.engine.profiling import latency_of
-from drafthouse.heartbeat import Heartbeat
-from drafthouse.membership import Report
-from drafthouse.metrics_exporter import MetricsExporter, Numbers
-from drafthouse.parallel.invitation import Launcher
-from drafthouse.parallel.replica import load_replica
 from drafthouse.policy.selection import price
 from drafthouse.stages.build import MODEL, by_name
-from drafthouse.transport import load_transport
+from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.wire.heartbeat import Heartbeat
+from drafthouse.wire.membership import Report
+from drafthouse.wire.transport import load_transport
 
 
 @serve.deployment

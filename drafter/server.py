@@ -19,10 +19,10 @@ import grpc
 from drafter.engine import DrafterEngine, Outgoing
 from drafter.pass_loop import Command, PassLoop
 from drafthouse.errors import WireError
-from drafthouse.session_messages import ToDrafterMessage, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
-from drafthouse.silence import Silence, while_heard
-from drafthouse.transport import PLAINTEXT, Transport
-from drafthouse.wire import DRAFTER_METADATA
+from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
+from drafthouse.wire.settings import DRAFTER_METADATA
+from drafthouse.wire.silence import Silence, while_heard
+from drafthouse.wire.transport import PLAINTEXT, Transport
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 

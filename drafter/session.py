@@ -13,17 +13,17 @@ import torch
 
 from drafter.lookahead import Lookahead, path_to
 from drafthouse.choose import Row
-from drafthouse.config import WindowConfig
+from drafthouse.config.serving import WindowConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.errors import WireError
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import Asked, Frontier
 from drafthouse.policy.stage_worth import CommitRate, StageWorth
-from drafthouse.session_messages import Grow, Open
 from drafthouse.stages.build import MODEL
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.token_tree import ROOT, TokenTree
+from drafthouse.wire.session_messages import Grow, Open
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import AutoConfig
 
-from drafthouse.config import ModelConfig, StageConfig, model_path
+from drafthouse.config.serving import ModelConfig, StageConfig, model_path
 from drafthouse.errors import ModelError
 
 

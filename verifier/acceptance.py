@@ -7,8 +7,8 @@ below the root. `totals` may be called from any thread.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from drafthouse.metrics import DEPTHS
 from drafthouse.stages.build import by_name
+from drafthouse.telemetry.metrics import DEPTHS
 from drafthouse.token_tree import ROOT, TokenTree
 from verifier.step import Walked
 

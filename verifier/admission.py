@@ -5,8 +5,8 @@ once and is never refused: those are bounded by what the other verifiers had adm
 """
 
 from drafthouse.errors import OverloadError, RequestError
-from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.retry_line import RetryLine
+from drafthouse.wire.generation_messages import GenerateRequest
 from verifier.scheduler import Scheduler
 from verifier.sequence import Sequence
 from verifier.totals import VerifyTotals

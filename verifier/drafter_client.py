@@ -14,10 +14,10 @@ from typing import Any
 import grpc
 
 from drafthouse.errors import WireError
-from drafthouse.session_messages import ToDrafterMessage, ToVerifierMessage, from_verifier_proto, session_of, to_drafter_proto
-from drafthouse.silence import BEAT_S, Silence, while_heard
-from drafthouse.transport import Transport
-from drafthouse.wire import DRAFTER_METADATA
+from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage, from_verifier_proto, session_of, to_drafter_proto
+from drafthouse.wire.settings import DRAFTER_METADATA
+from drafthouse.wire.silence import BEAT_S, Silence, while_heard
+from drafthouse.wire.transport import Transport
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from drafthouse.policy.answering import Answering
 from drafthouse.policy.honesty import Honesty, Standing
+from drafthouse.policy.responsiveness import Answering
 from drafthouse.policy.start_rule import Replies
 
 

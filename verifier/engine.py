@@ -9,26 +9,26 @@ from collections.abc import Callable
 from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass, field
 
-from drafthouse.config import TreeConfig, VerifierConfig
+from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import probe
 from drafthouse.errors import RequestError
-from drafthouse.generation_messages import GenerateReply, GenerateRequest
-from drafthouse.policy.exchange import Exchange
 from drafthouse.policy.latency import LatencyModel
+from drafthouse.policy.node_pricing import Exchange
 from drafthouse.policy.start_rule import GAIN_SHARE, WHOLE_GAIN, Announcement, wait_until
-from drafthouse.session_messages import ToVerifierMessage
 from drafthouse.stages.build import StageMaker
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
+from drafthouse.wire.session_messages import ToVerifierMessage
 from verifier import step as steps
 from verifier.acceptance import Acceptance
 from verifier.admission import Admission, check_fits
-from verifier.drafting import Drafting
+from verifier.draft_sessions import Drafting
 from verifier.local_draft import STEP_S, LocalDrafting
+from verifier.node_selection import Selected, choose_nodes
 from verifier.scheduler import Plan, Scheduler
-from verifier.selecting import Selected, choose_nodes
 from verifier.sequence import Sequence, seen_tokens
-from verifier.session_rule import SessionRule
+from verifier.session_policy import SessionRule
 from verifier.step_times import StepTimes
 from verifier.totals import VerifyTotals
 

@@ -6,17 +6,17 @@ sequence alone. Nothing here is waited for, sent anywhere or counted for or agai
 
 from collections.abc import Callable, Sequence
 
-from drafthouse.config import TreeConfig
-from drafthouse.generation_messages import GenerateRequest
+from drafthouse.config.serving import TreeConfig
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
 from drafthouse.policy.growth import Asked
 from drafthouse.policy.stage_worth import CommitRate
 from drafthouse.stages.build import StageMaker
-from drafthouse.stages.guard import TURN_S
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
+from drafthouse.stages.stage_sandbox import TURN_S
 from drafthouse.stages.stage_totals import StageTotals
+from drafthouse.wire.generation_messages import GenerateRequest
 
 STEP_S = TURN_S
 """Once the stages of a step's sequences have taken so long together, those of the others are not asked in it: all of them wait."""

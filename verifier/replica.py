@@ -8,16 +8,16 @@ import ray
 from ray import serve
 from ray.util import metrics as ray_metrics
 
-from drafthouse.config import ServingConfig
+from drafthouse.config.serving import ServingConfig
 from drafthouse.engine.paced_runner import PacedRunner
+from drafthouse.engine.parallel.invitation import Launcher
+from drafthouse.engine.parallel.replica import load_replica
 from drafthouse.engine.profiling import latency_of
-from drafthouse.heartbeat import Heartbeat
-from drafthouse.membership import SYNTHETIC_GAUGE, Directive, Report
-from drafthouse.metrics_exporter import MetricsExporter, Numbers
-from drafthouse.parallel.invitation import Launcher
-from drafthouse.parallel.replica import load_replica
 from drafthouse.stages.build import placed
-from drafthouse.transport import load_transport
+from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.wire.heartbeat import Heartbeat
+from drafthouse.wire.membership import SYNTHETIC_GAUGE, Directive, Report
+from drafthouse.wire.transport import load_transport
 from verifier.engine import VerifierEngine
 from verifier.server import VerifierServer
 

@@ -10,7 +10,7 @@ sequences, and so much for each that is admitted or preempted; adding and removi
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from drafthouse.config import VerifierConfig
+from drafthouse.config.serving import VerifierConfig
 from drafthouse.engine.kv_cache import SlotAllocator
 from verifier.sequence import Sequence
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 
 from drafthouse.engine.kv_cache import KvSequence
-from drafthouse.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
-from verifier.draft_link import DraftLink
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
+from verifier.draft_session import DraftLink
 from verifier.local_draft import LocalDraft
 
 

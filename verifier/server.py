@@ -14,12 +14,12 @@ from typing import Any
 import grpc
 
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
-from drafthouse.generation_messages import GenerateReply, GenerateRequest, from_request_proto, to_reply_proto
-from drafthouse.membership import Route
-from drafthouse.session_messages import ToDrafterMessage, ToVerifierMessage
-from drafthouse.silence import BEAT_S
-from drafthouse.transport import PLAINTEXT, Transport
-from drafthouse.wire import retry_metadata
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, from_request_proto, to_reply_proto
+from drafthouse.wire.membership import Route
+from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage
+from drafthouse.wire.settings import retry_metadata
+from drafthouse.wire.silence import BEAT_S
+from drafthouse.wire.transport import PLAINTEXT, Transport
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from verifier.drafter_client import DrafterClient

@@ -11,9 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from drafthouse.engine_thread import engine_thread
-from drafthouse.generation_messages import GenerateReply
-from drafthouse.session_messages import ToDrafterMessage
+from drafthouse.engine.engine_thread import engine_thread
+from drafthouse.wire.generation_messages import GenerateReply
+from drafthouse.wire.session_messages import ToDrafterMessage
 from verifier.engine import VerifierEngine
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from deployments.local_cluster import DeployError, LocalCluster, root_cause
-from drafthouse.config import ServingConfig
+from deployments.cli.local_cluster import DeployError, LocalCluster, root_cause
+from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import DrafthouseError
 
 DEPLOY_TIMEOUT_S = 420.0

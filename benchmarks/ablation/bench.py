@@ -18,11 +18,12 @@ from benchmarks.ablation.own_texts import own_texts
 from benchmarks.ablation.schedule import Schedule
 from benchmarks.ablation.workloads import FILE_TOKENS, edited, headers
 from benchmarks.ablation.workloads import prompts as workload_prompts
-from benchmarks.contestants import Pair
-from benchmarks.paced_server import PacedPair
-from benchmarks.prompts import load_texts, load_tokenizer
-from benchmarks.report import Report, machine
-from drafthouse.config import ModelConfig, model_path
+from benchmarks.harness.contestants import Pair
+from benchmarks.harness.paced_server import PacedPair
+from benchmarks.harness.prompts import load_texts, load_tokenizer
+from benchmarks.harness.report import Report
+from deployments.cli.options import machine
+from drafthouse.config.serving import ModelConfig, model_path
 from drafthouse.errors import ConfigError
 from drafthouse.policy.latency import load_curve
 from drafthouse.sampling import SamplingParams

@@ -10,9 +10,9 @@ import yaml
 from pydantic import ValidationError
 
 from benchmarks.ablation.configurations import CONFIGURATIONS, Sections, laid_over
-from benchmarks.paced_server import PacedPair, cluster, paired
-from benchmarks.server_process import ServerProcess
-from drafthouse.config import describe
+from benchmarks.harness.paced_server import PacedPair, cluster, paired
+from benchmarks.harness.server_process import ServerProcess
+from drafthouse.config.serving import describe
 from drafthouse.errors import ConfigError
 
 START_TIMEOUT_S = 480.0

@@ -10,21 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.options import (
-    Draft,
-    DraftCurve,
-    Json,
-    Prompts,
-    PromptsFile,
-    PromptTokens,
-    Rounds,
-    StepTokens,
-    Target,
-    TargetCurve,
-    TimeScale,
-    Tokens,
-    errors,
-)  # fmt: skip
+from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Tokens
+from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors
 
 QUICK_S, QUICK_TOKENS = 410.0, 36
 """`--quick` ends within 8 minutes, the server's end included; longer texts would leave no time for two prompts."""
@@ -72,10 +59,10 @@ def ablation(
     """
     from benchmarks.ablation.bench import AblationOptions, run_ablation
     from benchmarks.ablation.display import plot_ablation, print_ablation
-    from benchmarks.contestants import Pair
-    from benchmarks.paced_server import PacedPair
-    from benchmarks.plots import check_folder
-    from benchmarks.report import check_writable, write_json
+    from benchmarks.harness.contestants import Pair
+    from benchmarks.harness.paced_server import PacedPair
+    from benchmarks.harness.plots import check_folder
+    from deployments.cli.options import check_writable, write_json
 
     console = Console()
     with errors():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from drafthouse.config import ServingConfig
+from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
 
 PLAIN, TREE, CONTROL = "plain", "tree", "tree again"

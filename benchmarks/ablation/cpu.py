@@ -15,20 +15,20 @@ from rich.console import Console
 from benchmarks.ablation.configurations import CONFIGURATIONS, laid_over, pool_of, pools
 from benchmarks.ablation.figures import Generation, Work
 from benchmarks.ablation.schedule import Schedule
-from benchmarks.contestants import Pair, load_pair
-from benchmarks.interleave import SAMPLINGS, Turn
-from benchmarks.one_process import OneProcess
-from benchmarks.samples import Sample
+from benchmarks.harness.contestants import Pair, load_pair
+from benchmarks.harness.interleave import SAMPLINGS, Turn
+from benchmarks.harness.samples import Sample
 from drafter.engine import DrafterEngine
 from drafter.without_model import without_model
-from drafthouse.config import DrafterConfig, ServingConfig, VerifierConfig, describe
+from drafthouse.config.serving import DrafterConfig, ServingConfig, VerifierConfig, describe
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.profiling import latency_of
 from drafthouse.errors import ConfigError
-from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateRequest
+from simulator.one_process import OneProcess
 from verifier.engine import VerifierEngine
 
 WARM_UP_RUNS, WARM_UP_TOKENS = 2, 24

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ablation.configurations import CONTROL, PLAIN, TREE
-from benchmarks.interleave import SAMPLINGS
+from benchmarks.harness.interleave import SAMPLINGS
+from benchmarks.harness.plots import new_figure, save
+from benchmarks.harness.report import Report
 from benchmarks.paced import OVERRUN_LIMIT
-from benchmarks.plots import new_figure, save
-from benchmarks.report import Report
 
 COLOURS = {"greedy": "#0b62a4", "sampled": "#d1751f"}
 HEADINGS = ("tok/s", "x\nplain", "95 %", "tok\n/step", "draft", "wait", "hid-\nden", "pass\n/tok")

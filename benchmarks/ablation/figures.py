@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.ablation.configurations import CONTROL, PLAIN, TREE
-from benchmarks.interleave import SAMPLINGS
-from benchmarks.report import Report
-from benchmarks.samples import Ratio, Sample, pick, ratio, tokens_per_second
+from benchmarks.harness.interleave import SAMPLINGS
+from benchmarks.harness.report import Report
+from benchmarks.harness.samples import Ratio, Sample, pick, ratio, tokens_per_second
 
 
 @dataclass(frozen=True, slots=True)

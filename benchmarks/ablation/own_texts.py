@@ -5,13 +5,13 @@ Promises: greedy, so that the same target and prompts give the same texts; the m
 
 from collections.abc import Sequence
 
-from benchmarks.one_process import OneProcess
-from drafthouse.config import ModelConfig, TreeConfig, VerifierConfig
+from drafthouse.config.serving import ModelConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.loader import load
-from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import Curve
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateRequest
+from simulator.one_process import OneProcess
 from verifier.engine import VerifierEngine
 
 ANY_CURVE = Curve("any", "nothing is drafted, so nothing hangs on it", 1.0, 0.0, 0.0)

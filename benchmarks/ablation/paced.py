@@ -18,12 +18,12 @@ from benchmarks.ablation.cluster import HEARTBEAT_S, AblationServer
 from benchmarks.ablation.configurations import CONFIGURATIONS, groups, pool_of, pools
 from benchmarks.ablation.figures import Generation, Work
 from benchmarks.ablation.schedule import Schedule
-from benchmarks.http_stream import Completion, complete, connect
-from benchmarks.interleave import SAMPLINGS, Turn
+from benchmarks.harness.http_stream import Completion, complete, connect
+from benchmarks.harness.interleave import SAMPLINGS, Turn
+from benchmarks.harness.paced_server import SETTLED_HEARTBEATS, PacedPair, Totals, difference, settled_totals
+from benchmarks.harness.report import Report
+from benchmarks.harness.samples import Sample
 from benchmarks.paced import OVERRUN_LIMIT
-from benchmarks.paced_server import SETTLED_HEARTBEATS, PacedPair, Totals, difference, settled_totals
-from benchmarks.report import Report
-from benchmarks.samples import Sample
 from drafthouse.sampling import SamplingParams
 
 WARM_UP_RUNS, WARM_UP_TOKENS = 1, 32

@@ -1,6 +1,6 @@
 """Which turns of the plan are run, prompt by prompt, within a time limit.
 
-Promises: turns are those of `benchmarks.interleave`; it stops between prompts only, so that all
+Promises: turns are those of `benchmarks.harness.interleave`; it stops between prompts only, so that all
 contestants have met the same ones; the first `LEAST` prompts are run whatever the time.
 """
 
@@ -12,7 +12,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.interleave import Turn, turns
+from benchmarks.harness.interleave import Turn, turns
 
 LEAST = 2
 

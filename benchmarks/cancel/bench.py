@@ -19,11 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.cancel.clients import Clients, Outcome, cut_after
 from benchmarks.cancel.traffic import WAYS, Call, Waiting, prompt_of, traffic
-from benchmarks.http_stream import BenchError, connect, only_model
+from benchmarks.harness.http_stream import BenchError, connect, only_model
+from benchmarks.harness.paced_server import Totals, difference, sums
+from benchmarks.harness.prompts import load_texts
+from benchmarks.harness.report import Report
 from benchmarks.load.client import connect_async, gathered
-from benchmarks.paced_server import Totals, difference, sums
-from benchmarks.prompts import load_texts
-from benchmarks.report import Report, machine
+from deployments.cli.options import machine
 
 PROMPTS = 32
 REPLY_TIMEOUT_S = 300.0

@@ -12,8 +12,8 @@ import grpc
 import httpx
 
 from benchmarks.cancel.traffic import Call
-from drafthouse.client_key import call_metadata
-from drafthouse.wire import retry_after_s
+from drafthouse.security.client_key import call_metadata
+from drafthouse.wire.settings import retry_after_s
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 

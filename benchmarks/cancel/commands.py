@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
-from benchmarks.options import Json, errors
+from deployments.cli.options import Json, errors
 
 Share = Annotated[float, typer.Option(help="Share of the requests that is cancelled.", min=0.0, max=1.0)]
 
@@ -27,8 +27,8 @@ def cancel(
     """Short requests over HTTP and gRPC, some cancelled at random points: every one has an end, and nothing stays behind."""
     from benchmarks.cancel.bench import CancelOptions, lines, run_cancel
     from benchmarks.cancel.server import OwnServer
-    from benchmarks.load.policies import lengths
-    from benchmarks.report import check_writable, write_json
+    from deployments.cli.options import check_writable, write_json
+    from simulator.policies import lengths
 
     console = Console()
     with errors(), ExitStack() as stack:

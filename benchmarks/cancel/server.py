@@ -7,10 +7,10 @@ import pathlib
 
 import yaml
 
-from benchmarks.paced_server import cluster, paired
-from benchmarks.server_process import ServerProcess
-from deployments.ray_environment import free_port
-from drafthouse.config import ServingConfig, load_config
+from benchmarks.harness.paced_server import cluster, paired
+from benchmarks.harness.server_process import ServerProcess
+from deployments.cli.ray_environment import free_port
+from drafthouse.config.serving import ServingConfig, load_config
 
 QUEUE = {"max_sequences": 16, "max_queue": 16}
 """Fewer places than the bench has clients, so that some wait and some are refused."""
@@ -31,7 +31,7 @@ class OwnServer:
 
     def start(self) -> None:
         """Returns when the pools have found each other. Raises BenchError with the server's last words."""
-        command = ["-c", "from deployments.cli import main; main()", "serve", "--config"]
+        command = ["-c", "from deployments.cli.main import main; main()", "serve", "--config"]
         self._process.start(yaml.safe_dump(self._data), command, lambda: paired(cluster(self.url), self._config.drafter.replicas))
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """`drafthouse bench gpu`: the engine on one GPU, at the cost of a real pair, for which nothing is downloaded.
 
-Promises: target and draft are the demo pair inflated (`drafthouse.inflate`) to the stated sizes, so texts and acceptance are
+Promises: target and draft are the demo pair inflated (`drafthouse.demo_models.inflate`) to the stated sizes, so texts and acceptance are
 the demo pair's and seconds those of the large models. Contestants take turns on the same requests. Both models share the
 device and take turns on it. Without CUDA the same code runs a small pair on the CPU, and the report is marked as a toy:
 its figures say nothing.
@@ -18,18 +18,19 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.contestants import SAMPLING, Drafthouse, Pair, ours
 from benchmarks.gpu.bandwidth import copy_bandwidth
 from benchmarks.gpu.checks import DRAFT, TARGET, run_checks
-from benchmarks.interleave import SAMPLINGS, order
-from benchmarks.prompts import encode, load_tokenizer
-from benchmarks.report import Report, build_report, machine
-from benchmarks.samples import Sample, pick
-from drafthouse.config import model_path
+from benchmarks.harness.contestants import SAMPLING, Drafthouse, Pair, ours
+from benchmarks.harness.interleave import SAMPLINGS, order
+from benchmarks.harness.prompts import encode, load_tokenizer
+from benchmarks.harness.report import Report, build_report
+from benchmarks.harness.samples import Sample, pick
+from deployments.cli.options import machine
+from drafthouse.config.serving import model_path
+from drafthouse.demo_models.inflate import inflate
 from drafthouse.demo_models.prompts import read_prompts
-from drafthouse.generation_messages import GenerateRequest
-from drafthouse.inflate import inflate
 from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateRequest
 
 ON, CONTROL, OFF = "speculation", "speculation again", "plain decoding"
 RATIOS = {"speculation_vs_plain": (ON, OFF)}

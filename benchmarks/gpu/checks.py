@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.contestants import SAMPLING, Pair, Transformers, load_pair, load_stock
-from benchmarks.divergence import explain, float64_twin
-from benchmarks.one_process import OneProcess
-from benchmarks.prompts import encode, load_texts, load_tokenizer
+from benchmarks.harness.contestants import SAMPLING, Pair, Transformers, load_pair, load_stock
+from benchmarks.harness.divergence import explain, float64_twin
+from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from drafter.engine import DrafterEngine
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig, model_path
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig, model_path
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.self_check import TOLERANCE, reference_of, self_check
-from drafthouse.generation_messages import GenerateRequest
 from drafthouse.noise import gumbel, position_key
 from drafthouse.policy.latency import Curve
 from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateRequest
+from simulator.one_process import OneProcess
 from verifier.engine import VerifierEngine
 
 TARGET, DRAFT = "demo:target", "demo:draft"

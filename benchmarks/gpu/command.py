@@ -6,9 +6,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.options import Json, errors
-from benchmarks.report import Report
-from drafthouse.config import VerifierConfig
+from benchmarks.harness.report import Report
+from deployments.cli.options import Json, errors
+from drafthouse.config.serving import VerifierConfig
 from drafthouse.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ def gpu(
     import torch
 
     from benchmarks.gpu.bench import GpuOptions, run_gpu
-    from benchmarks.report import check_writable, write_json
+    from deployments.cli.options import check_writable, write_json
 
     console = Console()
     with errors():

@@ -18,16 +18,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.http_stream import connect, only_model
-from benchmarks.interleave import order
-from benchmarks.load.arrivals import Arrival, affordable_seconds, poisson, requests_in
+from benchmarks.harness.http_stream import connect, only_model
+from benchmarks.harness.interleave import order
+from benchmarks.harness.prompts import load_texts
+from benchmarks.harness.report import Report
 from benchmarks.load.blocks import Block, Place
 from benchmarks.load.client import LoadClient, Prompt, connect_async
 from benchmarks.load.comparison import point, ratios
-from benchmarks.load.policies import OFF, POLICIES, WORKLOADS
 from benchmarks.load.server import PacedSetup, is_void, overruns
-from benchmarks.prompts import load_texts
-from benchmarks.report import Report, machine
+from deployments.cli.options import machine
+from simulator.arrivals import Arrival, affordable_seconds, poisson, requests_in
+from simulator.policies import OFF, POLICIES, WORKLOADS
 
 SATURATION_ROUNDS = 6
 """Requests for each place in flight when off's saturation rate is measured."""

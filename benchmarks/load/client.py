@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import httpx
 
-from benchmarks.http_stream import Completion, complete_async
-from benchmarks.load.arrivals import Arrival
-from drafthouse.client_key import authorization
+from benchmarks.harness.http_stream import Completion, complete_async
+from drafthouse.security.client_key import authorization
+from simulator.arrivals import Arrival
 
 Prompt = str | list[int]
 T = TypeVar("T")

@@ -11,21 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.options import (
-    Draft,
-    DraftCurve,
-    Json,
-    Prompts,
-    PromptsFile,
-    PromptTokens,
-    Rounds,
-    StepTokens,
-    Target,
-    TargetCurve,
-    Threads,
-    TimeScale,
-    errors,
-)  # fmt: skip
+from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Threads
+from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors
 
 if TYPE_CHECKING:
     from benchmarks.load.server import PacedSetup
@@ -81,10 +68,10 @@ def load(
     """Many clients at once, at several loads: auto beside off and fixed policies, on the same traces."""
     from benchmarks.load.bench import Destination, LoadOptions, run_load
     from benchmarks.load.display import print_load
-    from benchmarks.load.policies import POLICIES, WORKLOADS, chosen, lengths, numbers, positive
     from benchmarks.load.recording import check_recording, write_recording
-    from benchmarks.report import check_writable, write_json
+    from deployments.cli.options import check_writable, write_json
     from drafthouse.errors import ConfigError
+    from simulator.policies import POLICIES, WORKLOADS, chosen, lengths, numbers, positive
 
     console = Console()
     default_loads, default_seconds, default_segments, default_tokens = QUICK if quick else THOROUGH
@@ -111,7 +98,7 @@ def load(
         if record and folder:
             write_recording(record, blocks, folder)
         if plots:
-            from benchmarks.plots import plot_latency
+            from benchmarks.harness.plots import plot_latency
 
             plot_latency(report, plots)
     print_load(console, report)
@@ -141,9 +128,9 @@ def load_steps(
 ) -> None:
     """The load steps up and down during one run of policy auto, on a paced server: how fast depth follows, and whether it stays."""
     from benchmarks.load.display import print_overruns
-    from benchmarks.load.policies import WORKLOADS, chosen, counts, lengths, positive
     from benchmarks.load.steps import StepsOptions, print_steps, run_steps
-    from benchmarks.report import check_writable, write_json
+    from deployments.cli.options import check_writable, write_json
+    from simulator.policies import WORKLOADS, chosen, counts, lengths, positive
 
     console = Console()
     with errors():
@@ -157,7 +144,7 @@ def load_steps(
         report = run_steps(options, setup, console)
         write_json(json_file, report)
         if plots:
-            from benchmarks.plots import plot_steps
+            from benchmarks.harness.plots import plot_steps
 
             plot_steps(report, plots)
     print_steps(console, report)
@@ -186,8 +173,8 @@ def off_cost(
     """Speculation off in the full system beside the same verifier with no drafter deployed, both paced."""
     from benchmarks.load.display import print_overruns
     from benchmarks.load.off_cost import OffCostOptions, print_off_cost, run_off_cost
-    from benchmarks.load.policies import lengths
-    from benchmarks.report import check_writable, write_json
+    from deployments.cli.options import check_writable, write_json
+    from simulator.policies import lengths
 
     console = Console()
     with errors():
@@ -207,8 +194,8 @@ def paced_setup(
     crowd: int, sequences: int, prompt_tokens: int,
 ) -> "PacedSetup":  # fmt: skip
     """Raises ConfigError for a curve that cannot be read."""
+    from benchmarks.harness.paced_server import PacedPair
     from benchmarks.load.server import PacedSetup
-    from benchmarks.paced_server import PacedPair
 
     setup = PacedSetup(
         PacedPair(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens), crowd, sequences, prompt_tokens
@@ -219,6 +206,6 @@ def paced_setup(
 
 def check_plots(folder: pathlib.Path | None) -> None:
     if folder is not None:
-        from benchmarks.plots import check_folder
+        from benchmarks.harness.plots import check_folder
 
         check_folder(folder)

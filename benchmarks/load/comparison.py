@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load.blocks import Block, Place, of
-from benchmarks.load.policies import AUTO, CONTROL, OFF
 from benchmarks.load.statistics import Ratio, drawn, estimate, mean, p99, pooled, ratio
+from simulator.policies import AUTO, CONTROL, OFF
 
 Json = dict[str, Any]
 

@@ -7,8 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.report import Report
 from benchmarks.load.server import OVERRUN_LIMIT
-from benchmarks.report import Report
 
 
 def print_load(console: Console, report: Report) -> None:

@@ -18,14 +18,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks.http_stream import BenchError
-from benchmarks.interleave import order
-from benchmarks.load.arrivals import Arrival, poisson
+from benchmarks.harness.http_stream import BenchError
+from benchmarks.harness.interleave import order
+from benchmarks.harness.report import Report
 from benchmarks.load.client import LoadClient, Prompt, Served, connect_async
-from benchmarks.load.policies import OFF, POLICIES, WORKLOADS
 from benchmarks.load.server import PacedSetup, Totals, is_void, overruns
 from benchmarks.load.statistics import drawn, estimate
-from benchmarks.report import Report, machine
+from deployments.cli.options import machine
+from simulator.arrivals import Arrival, poisson
+from simulator.policies import OFF, POLICIES, WORKLOADS
 
 FULL, FULL_AGAIN, ALONE = "full", "full again", "alone"
 ARMS = (FULL, FULL_AGAIN, ALONE)

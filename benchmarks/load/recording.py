@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from benchmarks.load.blocks import Block
 from benchmarks.load.client import Served
-from benchmarks.load.policies import AUTO, WORKLOADS
-from benchmarks.trace import RecordedRequest, write_joined
 from drafthouse.errors import ConfigError
+from simulator.policies import AUTO, WORKLOADS
+from simulator.trace import RecordedRequest, write_joined
 
 
 def recorded(blocks: Sequence[Block]) -> list[RecordedRequest]:

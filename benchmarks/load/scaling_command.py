@@ -8,20 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from benchmarks.harness.options import Draft, Prompts, PromptTokens, StepTokens, Target, Threads
 from benchmarks.load.commands import OutputTokens, Plots, Seed, Sequences, check_plots, paced_setup
-from benchmarks.options import (
-    Draft,
-    DraftCurve,
-    Json,
-    Prompts,
-    PromptTokens,
-    StepTokens,
-    Target,
-    TargetCurve,
-    Threads,
-    TimeScale,
-    errors,
-)  # fmt: skip
+from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors
 
 
 def scaling(
@@ -48,9 +37,9 @@ def scaling(
 ) -> None:
     """The load steps up and down on a paced server whose pools scale by themselves: both ways, without a failed request."""
     from benchmarks.load.display import print_overruns
-    from benchmarks.load.policies import WORKLOADS, chosen, counts, lengths, positive
     from benchmarks.load.scaling import ScalingOptions, print_scaling, run_scaling, scaled_both_ways
-    from benchmarks.report import check_writable, write_json
+    from deployments.cli.options import check_writable, write_json
+    from simulator.policies import WORKLOADS, chosen, counts, lengths, positive
 
     console = Console()
     with errors():
@@ -64,7 +53,7 @@ def scaling(
         report = run_scaling(options, setup, console)
         write_json(json_file, report)
         if plots:
-            from benchmarks.plots import plot_scaling
+            from benchmarks.harness.plots import plot_scaling
 
             plot_scaling(report, plots)
     print_scaling(console, report)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from benchmarks.harness.paced_server import PacedPair, PacedServer, Sections
+from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from benchmarks.load.client import Prompt
-from benchmarks.paced_server import PacedPair, PacedServer, Sections
-from benchmarks.prompts import encode, load_texts, load_tokenizer
-from drafthouse.config import model_path
+from drafthouse.config.serving import model_path
 from drafthouse.policy.latency import Curve, load_curve
 
 OVERRUN_LIMIT = 0.01

@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 
-from benchmarks.load.arrivals import poisson
 from benchmarks.load.client import LoadClient
-from benchmarks.load.policies import AUTO, POLICIES
 from benchmarks.load.response import Phase
+from simulator.arrivals import poisson
+from simulator.policies import AUTO, POLICIES
 
 DISTINCT = 1000
 """Requests before the same ones come again."""

@@ -15,12 +15,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.report import Report
 from benchmarks.load.client import LoadClient, Prompt, connect_async
-from benchmarks.load.policies import WORKLOADS
 from benchmarks.load.response import Phase, Sample, changes, depths
 from benchmarks.load.server import PacedSetup, is_void, overruns
 from benchmarks.load.stepped import SteppedClients, Work
-from benchmarks.report import Report, machine
+from deployments.cli.options import machine
+from simulator.policies import WORKLOADS
 
 HEARTBEAT_S = 0.2
 WARM_UP_S = 5.0

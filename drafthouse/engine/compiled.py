@@ -13,7 +13,7 @@ import torch
 import torch._dynamo
 from transformers import PreTrainedModel
 
-from drafthouse.engine.attention import StepContext, attend_parts
+from drafthouse.engine.attention.reference import StepContext, attend_parts
 
 TOKEN_COUNTS = (1, 2, 4, 8, 12, 16, 24, 32)
 """Each costs a compilation."""

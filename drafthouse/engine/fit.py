@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.distributed.tensor_parallel import get_kv_heads_per_rank
 
-from drafthouse.config import ModelConfig
+from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.model_runner import KvShape
 from drafthouse.errors import ConfigError, ModelError
 

@@ -17,9 +17,9 @@ import transformers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from drafthouse import __version__
-from drafthouse.config import describe
+from drafthouse.config.serving import describe
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.machine import cpu_name
+from drafthouse.engine.machine import cpu_name
 from drafthouse.policy.latency import FitError, MeasuredLatency
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
-from drafthouse.config import ModelConfig, model_path
-from drafthouse.engine import attention
+from drafthouse.config.serving import ModelConfig, model_path
+from drafthouse.engine.attention import reference as attention
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
@@ -42,7 +42,7 @@ class LoadedModel:
 
 
 def load(config: ModelConfig) -> LoadedModel:
-    """A model in this process alone; with `parallel` above 1 that is `drafthouse.parallel.replica.load_replica`'s work."""
+    """A model in this process alone; with `parallel` above 1 that is `drafthouse.engine.parallel.replica.load_replica`'s work."""
     if config.parallel > 1:
         raise ConfigError(f"{config.path}: parallel is {config.parallel}, and this command runs a model in one process")
     check_fit(config)

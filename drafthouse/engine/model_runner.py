@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from drafthouse.engine.attention import StepContext
+from drafthouse.engine.attention.reference import StepContext
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.segment import Segment, chunk

@@ -8,13 +8,13 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from drafthouse.config import ModelConfig, StageConfig, model_path
+from drafthouse.config.serving import ModelConfig, StageConfig, model_path
 from drafthouse.errors import ConfigError
 from drafthouse.policy.stage_breaker import StageBreaker
 from drafthouse.stages import trigram_table
-from drafthouse.stages.guard import GuardedStage, Worker
 from drafthouse.stages.lookup import LookupStage
 from drafthouse.stages.stage import SessionFacts, Stage
+from drafthouse.stages.stage_sandbox import GuardedStage, Worker
 from drafthouse.stages.suffix import SuffixStage, Traffic
 from drafthouse.stages.trigram import TrigramStage
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from drafthouse.config import model_path
+from drafthouse.config.serving import model_path
 from drafthouse.errors import ConfigError, ModelError
 from drafthouse.stages.trigram_table import counted, packed
 

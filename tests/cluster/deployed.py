@@ -13,7 +13,7 @@ import httpx
 import psutil
 import yaml
 
-from deployments.ray_environment import free_port
+from deployments.cli.ray_environment import free_port
 
 CONFIG = pathlib.Path(__file__).parents[2] / "deployments" / "serve_config.yaml"
 RAY = pathlib.Path(sys.executable).parent / "ray"

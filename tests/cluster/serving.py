@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import yaml
 
-from deployments.ray_environment import free_port
+from deployments.cli.ray_environment import free_port
 
 READY_TIMEOUT_S = 150.0
 
@@ -32,7 +32,7 @@ class Serving:
         file = folder / "config.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         self.url = f"http://127.0.0.1:{self.http_port}"
-        command = [sys.executable, "-c", "from deployments.cli import main; main()", "serve", "--config", str(file)]
+        command = [sys.executable, "-c", "from deployments.cli.main import main; main()", "serve", "--config", str(file)]
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled"} if environment is None else environment
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         self.lines: list[str] = []

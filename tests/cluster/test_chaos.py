@@ -1,4 +1,4 @@
-"""`drafthouse chaos --quick` on a cluster of its own: each kind of fault once, and nothing lost, doubled or unexplained."""
+"""`python -m tests.chaos --quick` on a cluster of its own: each kind of fault once, and nothing lost, doubled or unexplained."""
 
 import json
 import pathlib
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.chaos.event_log import Event, read_log
-from benchmarks.chaos.faults import KINDS
-from benchmarks.chaos.oracle import Oracle
-from benchmarks.chaos.report import MIN_RUNNING, Report, make_report
-from deployments.cli import build_cli
+from tests.chaos.command import chaos_app
+from tests.chaos.event_log import Event, read_log
+from tests.chaos.faults import KINDS
+from tests.chaos.oracle import Oracle
+from tests.chaos.report import MIN_RUNNING, Report, make_report
 
 pytestmark = [pytest.mark.cluster_long, pytest.mark.timeout(900)]
 
@@ -28,7 +28,7 @@ class Run:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("chaos")
     log, report = folder / "log.jsonl", folder / "report.json"
-    result = CliRunner().invoke(build_cli(), ["chaos", "--quick", "--log", str(log), "--json", str(report)])
+    result = CliRunner().invoke(chaos_app, ["--quick", "--log", str(log), "--json", str(report)])
     assert report.exists(), result.output
     return Run(result.exit_code, result.output, log, json.loads(report.read_text(encoding="utf-8")))
 

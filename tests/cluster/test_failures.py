@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from drafthouse.config import ControllerConfig
+from drafthouse.config.serving import ControllerConfig
 from tests.cluster.serving import Serving
 
 pytestmark = pytest.mark.cluster_long

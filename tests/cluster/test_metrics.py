@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from drafthouse.metrics import METRICS
+from drafthouse.telemetry.metrics import METRICS
 from tests.cluster.scrape import Scrape, scrape
 from tests.cluster.serving import Serving
 

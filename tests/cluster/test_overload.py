@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks.cancel.bench import CancelOptions, in_use, run_cancel
-from benchmarks.paced_server import sums
-from drafthouse.wire import retry_after_s
+from benchmarks.harness.paced_server import sums
+from drafthouse.wire.settings import retry_after_s
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 from tests.cluster.serving import Serving

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.harness.paced_server import PacedPair, PacedServer
 from benchmarks.load.client import LoadClient, connect_async
 from benchmarks.load.scaling import ScalingOptions, Sizes, sizes_of
 from benchmarks.load.server import PacedSetup
 from benchmarks.load.stepped import SteppedClients, Work
-from benchmarks.paced_server import PacedPair, PacedServer
 
 pytestmark = [pytest.mark.cluster_long, pytest.mark.timeout(600)]
 

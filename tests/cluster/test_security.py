@@ -11,13 +11,13 @@ import grpc
 import httpx
 import pytest
 
-from drafthouse.api_keys import generate_key, hash_of
-from drafthouse.client_key import API_KEY
-from drafthouse.generation_messages import GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.config.security import DataPlaneConfig
 from drafthouse.sampling import SamplingParams
-from drafthouse.security_config import DataPlaneConfig
+from drafthouse.security.api_keys import generate_key, hash_of
+from drafthouse.security.client_key import API_KEY
 from drafthouse.speculation import Speculation
-from drafthouse.tls_identity import PEER_NAME
+from drafthouse.wire.generation_messages import GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.wire.tls_identity import PEER_NAME
 from protos import dataplane_pb2 as plane
 from protos import dataplane_pb2_grpc as plane_rpc
 from protos import inference_pb2 as pb
@@ -98,7 +98,7 @@ def test_a_key_that_is_taken_out_is_refused_at_once(secured: Secured) -> None:
 
 def _drafthouse(*arguments: str, key: str | None) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != API_KEY} | ({API_KEY: key} if key else {})
-    command = [sys.executable, "-c", "from deployments.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from deployments.cli.main import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from deployments.ray_environment import free_port
+from deployments.cli.ray_environment import free_port
 
 pytestmark = pytest.mark.cluster_long
 

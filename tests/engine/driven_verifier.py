@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from drafthouse.config import TreeConfig, VerifierConfig
-from drafthouse.generation_messages import GenerateReply, GenerateRequest
-from drafthouse.session_messages import Grow, Open, ToDrafterMessage
+from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.token_tree import TokenTree
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
+from drafthouse.wire.session_messages import Grow, Open, ToDrafterMessage
 from tests.engine.pairs import FLAT
 from tests.engine.scripted import ScriptedRunner, target_logits
 from verifier.engine import VerifierEngine

@@ -14,10 +14,12 @@ from itertools import pairwise
 import pytest
 
 from drafter.engine import UNKNOWN, Outgoing
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
-from drafthouse.generation_messages import GenerateRequest
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.policy.latency import Curve
-from drafthouse.session_messages import (
+from drafthouse.stages.build import LOOKUP, MODEL, SUFFIX, placed
+from drafthouse.token_tree import TokenTree
+from drafthouse.wire.generation_messages import GenerateRequest
+from drafthouse.wire.session_messages import (
     Dropped,
     Grow,
     Open,
@@ -27,13 +29,11 @@ from drafthouse.session_messages import (
     to_drafter_proto,
     to_verifier_proto,
 )
-from drafthouse.stages.build import LOOKUP, MODEL, SUFFIX, placed
-from drafthouse.token_tree import TokenTree
 from protos import dataplane_pb2 as pb
 from tests.engine.pairs import FAST
 from tests.engine.scripted import VOCAB_SIZE, Path, ScriptedRunner, draft_logits, draftable, recent_logits, stored, target_logits, truth
 from tests.engine.watched_drafter import WatchedDrafter
-from verifier.draft_link import DraftLink
+from verifier.draft_session import DraftLink
 from verifier.engine import VerifierEngine
 from verifier.sequence import Sequence
 

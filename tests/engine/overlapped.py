@@ -8,14 +8,14 @@ after that, still below the old root.
 from collections import Counter
 from dataclasses import replace
 
-from benchmarks.one_process import OneProcess
-from benchmarks.virtual_pair import VirtualRunner, World
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.generation_messages import GenerateReply
 from drafthouse.policy.latency import Curve
-from drafthouse.session_messages import Grow, ToVerifierMessage, from_verifier_proto, to_verifier_proto
 from drafthouse.stages.build import placed
+from drafthouse.wire.generation_messages import GenerateReply
+from drafthouse.wire.session_messages import Grow, ToVerifierMessage, from_verifier_proto, to_verifier_proto
+from simulator.one_process import OneProcess
+from simulator.virtual_pair import VirtualRunner, World
 from tests.engine.pairs import FAST
 from tests.engine.watched_drafter import WatchedDrafter
 from verifier.engine import VerifierEngine

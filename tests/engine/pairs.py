@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.one_process import OneProcess
 from drafter.engine import DrafterEngine
-from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig
+from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel, prepare
-from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import Curve
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateRequest
+from simulator.one_process import OneProcess
 from tests.engine.tiny_models import tiny
 from verifier.engine import VerifierEngine
 

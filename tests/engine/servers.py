@@ -9,11 +9,11 @@ import pytest
 
 from drafter.engine import DrafterEngine
 from drafter.server import DrafterServer
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
-from drafthouse.generation_messages import GenerateRequest, from_reply_proto, to_request_proto
-from drafthouse.membership import Route
-from drafthouse.transport import PLAINTEXT
-from drafthouse.wire import DRAFTER_METADATA
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.wire.generation_messages import GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.wire.membership import Route
+from drafthouse.wire.settings import DRAFTER_METADATA
+from drafthouse.wire.transport import PLAINTEXT
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.pairs import FAST, FLAT, loaded, noisy_copy

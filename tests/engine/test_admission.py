@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from drafthouse.errors import OverloadError
-from drafthouse.session_messages import Close
+from drafthouse.wire.session_messages import Close
 from tests.engine.driven_verifier import Setting
 from tests.engine.pairs import GREEDY, request
 from tests.engine.scripted import truth

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from drafthouse.engine.attention import StepContext, attend_parts
+from drafthouse.engine.attention.reference import StepContext, attend_parts
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.segment import Segment, chunk, tree_step
 from drafthouse.token_tree import ROOT, TokenTree

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from drafthouse.generation_messages import GenerateRequest, SpeculationUsage
 from drafthouse.policy.latency import Curve, LatencyModel
 from drafthouse.policy.speculation_gate import FIRST_BID, FORGET_S, HOLD_S, PROBE_SHARE, PROBE_STEPS
 from drafthouse.token_tree import TokenTree
+from drafthouse.wire.generation_messages import GenerateRequest, SpeculationUsage
 from tests.engine.pairs import request
 from tests.engine.virtual_pair import NAME, VirtualPair
 

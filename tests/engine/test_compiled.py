@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from drafthouse.config import ModelConfig
+from drafthouse.config.serving import ModelConfig
 from drafthouse.engine import compiled
 from drafthouse.engine.loader import prepare
 from tests.engine.oracle import greedy

@@ -4,11 +4,11 @@ from dataclasses import asdict
 
 import pytest
 
-from benchmarks.one_process import OneProcess
-from drafthouse.config import DrafterConfig
-from drafthouse.session_messages import Commit
+from drafthouse.config.serving import DrafterConfig
 from drafthouse.stages.build import LOOKUP
 from drafthouse.token_tree import ROOT, TokenTree
+from drafthouse.wire.session_messages import Commit
+from simulator.one_process import OneProcess
 from tests.engine.pairs import GREEDY, loaded, noisy_copy, pair, prompts, request
 from tests.engine.scripted import VOCAB_SIZE
 from tests.engine.test_drafter_engine import opening, scripted

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from drafthouse.generation_messages import to_request_proto
 from drafthouse.sampling import SamplingParams
+from drafthouse.wire.generation_messages import to_request_proto
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy, sampled

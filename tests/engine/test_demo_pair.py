@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from drafthouse.config import DEMO_MODELS
+from drafthouse.config.serving import DEMO_MODELS
 from drafthouse.demo_models.prompts import read_prompts
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.sampling import SamplingParams
-from drafthouse.session_messages import Grow, ToVerifierMessage
 from drafthouse.token_tree import TokenTree
+from drafthouse.wire.session_messages import Grow, ToVerifierMessage
 from tests.engine.oracle import greedy
 from tests.engine.pairs import loaded, pair, request
 

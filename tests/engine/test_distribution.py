@@ -14,7 +14,7 @@ import torch
 from scipy.stats import chi2
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.noise import derive_seed, gumbel, mix64, position_key
 from drafthouse.sampling import SamplingParams
 from tests.engine.pairs import loaded, pair, request

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.divergence import BOUNDS, explain, first_impossible, float64_twin
+from benchmarks.harness.divergence import BOUNDS, explain, first_impossible, float64_twin
 from drafthouse.noise import gumbel, position_key
 from drafthouse.sampling import SamplingParams
 from tests.engine.oracle import next_logits, sampled

@@ -8,12 +8,12 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from benchmarks.ablation.own_texts import own_texts
-from benchmarks.draft_acceptance import hits
-from benchmarks.draft_variants import LoadedDraft, load_draft
-from benchmarks.drafts import PLAIN, Bench, Timed, run_draft, run_drafts, texts_of
-from benchmarks.interleave import SAMPLINGS
-from benchmarks.samples import pick
-from drafthouse.config import DEMO_MODELS, ModelConfig, ServingConfig
+from benchmarks.drafts.acceptance import hits
+from benchmarks.drafts.bench import PLAIN, Bench, Timed, run_draft, run_drafts, texts_of
+from benchmarks.drafts.variants import LoadedDraft, load_draft
+from benchmarks.harness.interleave import SAMPLINGS
+from benchmarks.harness.samples import pick
+from drafthouse.config.serving import DEMO_MODELS, ModelConfig, ServingConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.latency import Curve
 from drafthouse.sampling import SamplingParams

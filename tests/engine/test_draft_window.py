@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from drafter.engine import DrafterEngine
-from drafthouse.config import DrafterConfig
+from drafthouse.config.serving import DrafterConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.segment import Segment, chunk
 from drafthouse.noise import NOISE_VERSION
-from drafthouse.session_messages import Commit, Open
+from drafthouse.wire.session_messages import Commit, Open
 from tests.engine.pairs import FAST, GREEDY, loaded, prompts
 from tests.engine.test_drafter_engine import WIDE, run, tree_of, words
 from tests.engine.tiny_models import tiny

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from drafthouse.config import DrafterConfig
+from drafthouse.config.serving import DrafterConfig
 from drafthouse.noise import NOISE_VERSION
-from drafthouse.session_messages import Close, Commit, Opened, Refused
+from drafthouse.wire.session_messages import Close, Commit, Opened, Refused
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE
 from tests.engine.test_drafter_engine import opening, scripted
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 from drafter.engine import DrafterEngine, Outgoing
-from drafthouse.config import DrafterConfig, TreeConfig
+from drafthouse.config.serving import DrafterConfig, TreeConfig
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.calibration import Calibration
 from drafthouse.sampling import SamplingParams
-from drafthouse.session_messages import Close, Commit, Dropped, Grow, Hold, Open, Opened, ToVerifierMessage
 from drafthouse.token_tree import TokenTree
+from drafthouse.wire.session_messages import Close, Commit, Dropped, Grow, Hold, Open, Opened, ToVerifierMessage
 from tests.engine.pairs import FAST, GREEDY, loaded, pair, prompts, request
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, draft_logits
 from tests.engine.tiny_models import tiny

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks.trace import RecordedRequest, read, write_joined
 from drafter.calibration_store import CalibrationStore
 from drafter.engine import DrafterEngine
-from drafthouse.config import DrafterConfig, TreeConfig
+from drafthouse.config.serving import DrafterConfig, TreeConfig
 from drafthouse.errors import ConfigError
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.calibration import ANY_MARGIN
 from drafthouse.sampling import SamplingParams
-from drafthouse.session_messages import Close, Commit, Open
+from drafthouse.wire.session_messages import Close, Commit, Open
+from simulator.trace import RecordedRequest, read, write_joined
 from tests.engine.pairs import FAST, GREEDY, loaded, noisy_copy, pair, prompts, request
 from tests.engine.scripted import VOCAB_SIZE, ScriptedRunner, draft_logits
 from tests.engine.tiny_models import tiny

@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import grpc
 
-from deployments.verifier_link import VerifierLink
+from deployments.gateway.failover import VerifierLink
 from drafter.engine import DrafterEngine
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
-from drafthouse.generation_messages import GenerateRequest
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.sampling import SamplingParams
-from drafthouse.session_messages import Dropped, Grow, Open, Opened, Refused
+from drafthouse.wire.generation_messages import GenerateRequest
+from drafthouse.wire.session_messages import Dropped, Grow, Open, Opened, Refused
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy
 from tests.engine.pairs import FAST, loaded, noisy_copy, prompts, request
 from tests.engine.servers import RawDrafter, collect, refusal, run, start_drafter, start_routed, start_verifier, until
 from tests.engine.tiny_models import tiny
-from verifier.drafting import RETRY_S
+from verifier.draft_sessions import RETRY_S
 from verifier.server import FAREWELL_S
 
 TOKENS = 150

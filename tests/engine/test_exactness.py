@@ -2,7 +2,7 @@
 
 import pytest
 
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.sampling import SamplingParams
 from tests.engine.oracle import greedy, sampled
 from tests.engine.pairs import GREEDY, loaded, noisy_copy, pair, prompts, request

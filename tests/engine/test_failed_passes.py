@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from drafter.engine import DrafterEngine, Outgoing
+from drafter.fault_isolation import CULPRIT_S
 from drafter.pass_loop import PassLoop
-from drafter.suspects import CULPRIT_S
-from drafthouse.config import DrafterConfig, WindowConfig
+from drafthouse.config.serving import DrafterConfig, WindowConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
-from drafthouse.session_messages import Close, Commit, Dropped, Grow, Opened, Refused
+from drafthouse.wire.session_messages import Close, Commit, Dropped, Grow, Opened, Refused
 from tests.engine.pairs import FAST, loaded
 from tests.engine.scripted import VOCAB_SIZE, ScriptedRunner, draft_logits
 from tests.engine.test_drafter_engine import WIDE, grown, opening, scripted, tree_of, words

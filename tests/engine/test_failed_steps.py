@@ -6,10 +6,10 @@ import threading
 import grpc
 import pytest
 
-from drafthouse.config import VerifierConfig
+from drafthouse.config.serving import VerifierConfig
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
-from drafthouse.generation_messages import GenerateReply
+from drafthouse.wire.generation_messages import GenerateReply
 from tests.engine.driven_verifier import Setting
 from tests.engine.pairs import prompts, request
 from tests.engine.servers import refusal, run, start_verifier, until

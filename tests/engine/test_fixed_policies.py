@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from benchmarks.one_process import OneProcess
-from drafthouse.config import VerifierConfig
-from drafthouse.generation_messages import GenerateRequest
+from drafthouse.config.serving import VerifierConfig
 from drafthouse.sampling import SamplingParams
+from drafthouse.wire.generation_messages import GenerateRequest
+from simulator.one_process import OneProcess
 from tests.engine.oracle import sampled
 from tests.engine.pairs import loaded, noisy_copy, pair, prompts, request
 from tests.engine.tiny_models import tiny

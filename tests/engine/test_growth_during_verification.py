@@ -2,10 +2,10 @@
 
 import pytest
 
-from benchmarks.virtual_pair import TRIP_S, VirtualPair
-from drafthouse.config import ServingConfig, TreeConfig
+from drafthouse.config.serving import ServingConfig, TreeConfig
 from drafthouse.policy.latency import Curve
 from drafthouse.sampling import SamplingParams
+from simulator.virtual_pair import TRIP_S, VirtualPair
 from tests.engine.oracle import sampled
 from tests.engine.pairs import loaded, noisy_copy, request
 from tests.engine.tiny_models import tiny

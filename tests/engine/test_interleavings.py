@@ -8,11 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from drafthouse.config import DrafterConfig, TreeConfig
+from drafthouse.config.serving import DrafterConfig, TreeConfig
 from drafthouse.sampling import SamplingParams
-from drafthouse.session_messages import Grow, from_verifier_proto
 from drafthouse.stages.build import FIRST_OWN, LOOKUP, MODEL, SUFFIX
 from drafthouse.token_tree import TokenTree
+from drafthouse.wire.session_messages import Grow, from_verifier_proto
 from tests.engine.interleaved import DRAFTERS, LIMITS, MODEL_ALONE, TREE, Interleaved, Stream
 from tests.engine.pairs import GREEDY, request
 from tests.engine.scripted import RECENT, VOCAB_SIZE

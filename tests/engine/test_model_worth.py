@@ -4,10 +4,10 @@ import pytest
 
 from drafter.engine import DrafterEngine
 from drafter.session import Session
-from drafthouse.config import DrafterConfig
+from drafthouse.config.serving import DrafterConfig
 from drafthouse.policy.stage_worth import TRIAL_COMMITS
-from drafthouse.session_messages import Commit
 from drafthouse.stages.build import MODEL
+from drafthouse.wire.session_messages import Commit
 from tests.engine.pairs import FAST
 from tests.engine.scripted import VOCAB_SIZE, ScriptedRunner, draft_logits
 from tests.engine.test_drafter_engine import WIDE, opening, run

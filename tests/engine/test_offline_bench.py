@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from benchmarks.commands import bench_app
-from benchmarks.interleave import SAMPLINGS
+from benchmarks.harness.interleave import SAMPLINGS
 from tests.engine.tiny_models import VOCAB_SIZE, tiny
 
 PROMPTS, TOKENS = 2, 8

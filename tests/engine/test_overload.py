@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from deployments.verifier_link import VerifierLink
+from deployments.gateway.failover import VerifierLink
 from drafter.server import DrafterServer
-from drafthouse.config import TreeConfig, VerifierConfig
+from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.errors import OverloadError
-from drafthouse.generation_messages import GenerateRequest, from_reply_proto, to_request_proto
-from drafthouse.membership import Route
-from drafthouse.wire import RETRY_METADATA, retry_after_s
+from drafthouse.wire.generation_messages import GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.wire.membership import Route
+from drafthouse.wire.settings import RETRY_METADATA, retry_after_s
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy
 from tests.engine.pairs import FLAT, loaded, prompts, request

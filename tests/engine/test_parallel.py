@@ -11,17 +11,17 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from drafter.engine import DrafterEngine
-from drafthouse.config import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig, WindowConfig
+from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig, WindowConfig
 from drafthouse.engine.fit import memory_need
 from drafthouse.engine.latency_cache import key_of
 from drafthouse.engine.loader import LoadedModel, load
+from drafthouse.engine.parallel.invitation import Invitation
+from drafthouse.engine.parallel.local import ChildProcesses
+from drafthouse.engine.parallel.replica import load_replica
+from drafthouse.engine.parallel.runner import ParallelRunner
 from drafthouse.errors import ConfigError, ModelError, RankError
-from drafthouse.parallel.invitation import Invitation
-from drafthouse.parallel.local import ChildProcesses
-from drafthouse.parallel.replica import load_replica
-from drafthouse.parallel.runner import ParallelRunner
 from drafthouse.sampling import SamplingParams
-from drafthouse.session_messages import Commit
+from drafthouse.wire.session_messages import Commit
 from tests.engine.oracle import sampled
 from tests.engine.pairs import FAST, GREEDY, loaded, noisy_copy, pair, prompts, request
 from tests.engine.test_drafter_engine import WIDE, opening, run, tree_of, words

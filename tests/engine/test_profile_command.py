@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from deployments.cli import build_cli
-from drafthouse.config import DrafterConfig, ModelConfig
+from deployments.cli.main import build_cli
+from drafthouse.config.serving import DrafterConfig, ModelConfig
 from drafthouse.engine import profiling
 from drafthouse.engine.loader import load
 

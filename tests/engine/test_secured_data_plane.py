@@ -6,12 +6,12 @@ import pathlib
 import grpc
 import pytest
 
-from deployments.verifier_link import VerifierLink
+from deployments.gateway.failover import VerifierLink
 from drafter.engine import DrafterEngine
 from drafter.server import DrafterServer
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
-from drafthouse.membership import Route
-from drafthouse.transport import PLAINTEXT, MutualTls
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.wire.membership import Route
+from drafthouse.wire.transport import PLAINTEXT, MutualTls
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy

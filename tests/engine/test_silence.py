@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-import drafthouse.silence
+import drafthouse.wire.silence
 import verifier.drafter_client
 import verifier.server
-from drafthouse.config import VerifierConfig
-from drafthouse.generation_messages import GenerateReply, from_reply_proto, to_request_proto
-from drafthouse.silence import SILENT_BEATS
+from drafthouse.config.serving import VerifierConfig
+from drafthouse.wire.generation_messages import GenerateReply, from_reply_proto, to_request_proto
+from drafthouse.wire.silence import SILENT_BEATS
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from drafthouse.config import TreeConfig
+from drafthouse.config.serving import TreeConfig
 from drafthouse.stages.build import StageMaker
 from drafthouse.stages.stage import Children
 from tests.engine.driven_verifier import Setting

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from drafthouse.config import DrafterConfig
+from drafthouse.config.serving import DrafterConfig
 from tests.engine.oracle import greedy
 from tests.engine.own_stages import __name__ as OWN
 from tests.engine.pairs import prompts, request

@@ -9,12 +9,12 @@ import pytest
 
 from drafter.session import Session
 from drafthouse.choose import Row, rank
-from drafthouse.config import DrafterConfig, TreeConfig
-from drafthouse.generation_messages import GenerateReply
+from drafthouse.config.serving import DrafterConfig, TreeConfig
 from drafthouse.sampling import SamplingParams
 from drafthouse.stages.build import MODEL
 from drafthouse.stages.trigram_table import counted, packed
 from drafthouse.token_tree import ROOT
+from drafthouse.wire.generation_messages import GenerateReply
 from tests.engine.oracle import next_logits, sampled
 from tests.engine.overlapped import Overlapped
 from tests.engine.pairs import FLAT, GREEDY, loaded, noisy_copy, prompts, request

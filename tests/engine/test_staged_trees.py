@@ -12,10 +12,10 @@ import torch
 from drafter.engine import DrafterEngine
 from drafter.session import Session
 from drafthouse.choose import rank
-from drafthouse.config import DrafterConfig
+from drafthouse.config.serving import DrafterConfig
 from drafthouse.sampling import SamplingParams
-from drafthouse.session_messages import Commit, Grow
 from drafthouse.token_tree import ROOT, TokenTree
+from drafthouse.wire.session_messages import Commit, Grow
 from tests.engine.pairs import FAST, GREEDY, prompts
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, _row, draft_logits, stored
 from tests.engine.test_drafter_engine import WIDE, opening, run, words

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.one_process import OneProcess
 from drafter.engine import DrafterEngine
 from drafter.without_model import WithoutModel
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.policy.stage_breaker import FAULTS_IN_A_ROW
 from drafthouse.sampling import SamplingParams
 from drafthouse.stages.build import placed
 from drafthouse.stages.trigram_table import counted, packed
+from simulator.one_process import OneProcess
 from tests.engine.oracle import sampled
 from tests.engine.overlapped import Overlapped
 from tests.engine.pairs import FAST, FLAT, GREEDY, loaded, noisy_copy, prompts, request

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import grpc
 
-from drafthouse.config import VerifierConfig
-from drafthouse.generation_messages import from_reply_proto, to_request_proto
-from drafthouse.session_messages import Close
-from drafthouse.transport import PLAINTEXT
+from drafthouse.config.serving import VerifierConfig
+from drafthouse.wire.generation_messages import from_reply_proto, to_request_proto
+from drafthouse.wire.session_messages import Close
+from drafthouse.wire.transport import PLAINTEXT
 from protos import dataplane_pb2 as pb
 from tests.engine.oracle import greedy
 from tests.engine.pairs import prompts, request

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.one_process import OneProcess
 from drafter.engine import DrafterEngine
 from drafter.without_model import WithoutModel
-from drafthouse.config import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.noise import NOISE_VERSION
-from drafthouse.session_messages import Close, Grow, Open, from_drafter_proto, to_drafter_proto
 from drafthouse.stages.build import placed
 from drafthouse.stages.suffix import Traffic
+from drafthouse.wire.session_messages import Close, Grow, Open, from_drafter_proto, to_drafter_proto
+from simulator.one_process import OneProcess
 from tests.engine.oracle import greedy
 from tests.engine.pairs import FLAT, GREEDY, loaded, prompts, request
 from tests.engine.tiny_models import tiny

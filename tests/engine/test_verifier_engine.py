@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 
 from drafthouse.errors import RequestError
-from drafthouse.generation_messages import SpeculationUsage
-from drafthouse.session_messages import Close, Commit, Open, Refused
+from drafthouse.wire.generation_messages import SpeculationUsage
+from drafthouse.wire.session_messages import Close, Commit, Open, Refused
 from tests.engine.driven_verifier import Setting
 from tests.engine.pairs import GREEDY, request
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, truth
-from verifier.drafting import REMEMBERED, RETRY_S
+from verifier.draft_sessions import REMEMBERED, RETRY_S
 from verifier.engine import FIXED_WAIT_S
 
 PROMPT = (1, 2, 3, 4, 5)

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from drafthouse.config import SyntheticAcceptance, TreeConfig, VerifierConfig
+from drafthouse.config.serving import SyntheticAcceptance, TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
-from drafthouse.generation_messages import GenerateRequest
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.session_messages import Close, Commit, Grow, Open, ToDrafterMessage, ToVerifierMessage
 from drafthouse.token_tree import ROOT, TokenTree
+from drafthouse.wire.generation_messages import GenerateRequest
+from drafthouse.wire.session_messages import Close, Commit, Grow, Open, ToDrafterMessage, ToVerifierMessage
 from verifier.engine import VerifierEngine
 
 VOCAB_SIZE = 512

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from drafter.engine import DrafterEngine, Outgoing
 from drafter.session import Session
-from drafthouse.session_messages import Commit, ToDrafterMessage
+from drafthouse.wire.session_messages import Commit, ToDrafterMessage
 
 Words = set[tuple[int, ...]]
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.contestants import Pair, load_pair
 from benchmarks.gpu.checks import DRAFT, TARGET, Check, check_noise, check_self, check_texts, compare
+from benchmarks.harness.contestants import Pair, load_pair
 from drafthouse.choose import Row, choose
 from drafthouse.noise import gumbel, position_key
 from drafthouse.sampling import SamplingParams

@@ -1,5 +1,5 @@
 """Writes what is made of other files: `python -m tests.manifests.embed` after changing deployments/serve_config.yaml,
-drafthouse/metrics.py, or panels.yaml and alerts.yaml in k8s/monitoring. A test compares."""
+drafthouse/telemetry/metrics.py, or panels.yaml and alerts.yaml in k8s/monitoring. A test compares."""
 
 import pathlib
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from drafthouse.metrics import METRICS
+from drafthouse.telemetry.metrics import METRICS
 
 FILTER = 'SessionName=~"$SessionName", ray_io_cluster=~"$Cluster"'
 """What `@` stands for in a selector. Without KubeRay there is no ray_io_cluster, which `.*` matches too."""

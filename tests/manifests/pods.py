@@ -10,7 +10,7 @@ from typing import Any
 from deployments.app import STOP_S
 from deployments.placement import ROLE_LABEL
 from drafter.server import DRAIN_S
-from drafthouse.config import ServingConfig
+from drafthouse.config.serving import ServingConfig
 from tests.manifests.rules import groups, of_kind
 
 Object = dict[str, Any]

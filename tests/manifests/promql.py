@@ -8,8 +8,8 @@ from typing import Any
 
 import promql_parser as promql
 
-from drafthouse.metric import Metric
-from drafthouse.metrics import METRICS
+from drafthouse.telemetry.metric import Metric
+from drafthouse.telemetry.metrics import METRICS
 
 EXTERNAL = {"SessionName", "ray_io_cluster", "le", "replica"}
 """Labels that Ray, KubeRay's PodMonitor and histograms bring along, and the one that every metric has."""

@@ -1,7 +1,7 @@
 """The embedded Serve configuration against the cluster that is to run it.
 
 Promises: what the configuration asks for can be placed and reached: its keys are those of
-`drafthouse.config`, each role has a group, its replicas fit into it, and ports agree with containers and
+`drafthouse.config.serving`, each role has a group, its replicas fit into it, and ports agree with containers and
 NetworkPolicies. Pure functions of the rendered objects; one line for each fault.
 """
 
@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema, gRPCOptionsSchema
 
 from deployments.placement import ACCELERATOR_LABEL, HEAD, ROLE_LABEL, ROLES
-from drafthouse.autoscaling_config import AutoscalingConfig
-from drafthouse.config import PoolConfig, ServingConfig, describe
+from drafthouse.config.autoscaling import AutoscalingConfig
+from drafthouse.config.serving import PoolConfig, ServingConfig, describe
 from tests.manifests import pods
 from tests.manifests.network import FREE_PORTS, allowed, sends_outside
 from tests.manifests.rules import groups, of_kind

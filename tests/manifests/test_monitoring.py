@@ -9,8 +9,8 @@ import yaml
 
 from deployments.app import STOP_S
 from drafter.server import DRAIN_S
-from drafthouse.config import load_config
-from drafthouse.metrics import METRICS
+from drafthouse.config.serving import load_config
+from drafthouse.telemetry.metrics import METRICS
 from tests.manifests import embed, monitoring, promql
 from tests.manifests.kustomize import render
 from tests.manifests.rules import of_kind

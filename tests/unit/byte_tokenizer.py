@@ -5,7 +5,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from deployments.text_codec import ModelLimits, TextCodec
+from deployments.gateway.text_codec import ModelLimits, TextCodec
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}{{ raise_exception('system comes first') }}{% endif %}"

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from drafthouse.security_config import DataPlaneConfig
-from drafthouse.tls_identity import PEER_NAME
+from drafthouse.config.security import DataPlaneConfig
+from drafthouse.wire.tls_identity import PEER_NAME
 
 TOKEN = "token-of-twenty-characters-and-more"
 DAY = datetime.timedelta(days=1)

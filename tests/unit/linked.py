@@ -2,11 +2,11 @@
 
 from contextlib import aclosing, asynccontextmanager
 
-from deployments.verifier_link import VerifierLink
-from drafthouse.generation_messages import GenerateReply, GenerateRequest
-from drafthouse.membership import Route
+from deployments.gateway.failover import VerifierLink
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
+from drafthouse.wire.membership import Route
 from tests.unit.verifier_double import VerifierDouble, serving
 
 REQUEST = GenerateRequest("r1", 1, (3, 1, 4), (), SamplingParams(), 42, 9, (0,), Speculation())

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from deployments.inference_service import InferenceService
-from deployments.openai_routes import build_http_app
-from deployments.request_factory import RequestFactory
-from deployments.verifier_link import VerifierLink
+from deployments.api.openai.routes import build_http_app
+from deployments.gateway.failover import VerifierLink
+from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.request_plan import RequestFactory
 from tests.unit.byte_tokenizer import codec, limits
 from tests.unit.verifier_double import VerifierDouble, serving
 

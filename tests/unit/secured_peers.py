@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from deployments.verifier_link import VerifierLink
-from drafthouse.membership import Route
-from drafthouse.transport import Transport
-from drafthouse.wire import DRAFTER_METADATA
+from deployments.gateway.failover import VerifierLink
+from drafthouse.wire.membership import Route
+from drafthouse.wire.settings import DRAFTER_METADATA
+from drafthouse.wire.transport import Transport
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.unit.test_verifier_link import collect, tokens_of

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from benchmarks.trace import Position, TraceRequest
+from simulator.trace import Position, TraceRequest
 
 SHARES = (0.28, 0.19, 0.14)
 

@@ -27,8 +27,8 @@ from benchmarks.ablation.display import plot_ablation, print_ablation
 from benchmarks.ablation.figures import Generation, Work, ablation_report
 from benchmarks.ablation.schedule import Schedule
 from benchmarks.ablation.workloads import edited, headers, prompts
-from benchmarks.interleave import SAMPLINGS
-from benchmarks.samples import Sample
+from benchmarks.harness.interleave import SAMPLINGS
+from benchmarks.harness.samples import Sample
 from drafthouse.errors import ConfigError
 
 SILENT = Console(file=io.StringIO())

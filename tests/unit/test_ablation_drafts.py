@@ -9,12 +9,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks.commands import bench_app
-from benchmarks.draft_acceptance import acceptance, by_depth
-from benchmarks.draft_latencies import check_curves, scaled
-from benchmarks.draft_tables import plot_gain, print_drafts, print_gain
-from benchmarks.draft_variants import Variant, parse
-from benchmarks.drafts import by_acceptance, ranking
-from benchmarks.interleave import SAMPLINGS
+from benchmarks.drafts.acceptance import acceptance, by_depth
+from benchmarks.drafts.bench import by_acceptance, ranking
+from benchmarks.drafts.latencies import check_curves, scaled
+from benchmarks.drafts.tables import plot_gain, print_drafts, print_gain
+from benchmarks.drafts.variants import Variant, parse
+from benchmarks.harness.interleave import SAMPLINGS
 from drafthouse.errors import ConfigError
 from drafthouse.policy.latency import load_curve
 

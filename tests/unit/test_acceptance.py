@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from drafthouse.metrics import DEPTHS
 from drafthouse.stages.build import FIRST_OWN, LOOKUP, MODEL
+from drafthouse.telemetry.metrics import DEPTHS
 from drafthouse.token_tree import TokenTree
 from verifier.acceptance import Acceptance
 from verifier.step import Walked

@@ -1,6 +1,6 @@
 """A drafter that echoes and never answers is hung; one that is slow, or was not asked, is not."""
 
-from drafthouse.policy.answering import HUNG_S, HUNG_STEPS, Answering
+from drafthouse.policy.responsiveness import HUNG_S, HUNG_STEPS, Answering
 
 
 def steps(one: Answering, count: int, first: float, every: float, ask: bool = True) -> list[float]:

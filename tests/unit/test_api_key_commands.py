@@ -11,9 +11,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from benchmarks.load.client import LoadClient, connect_async
-from deployments.cli import build_cli
-from drafthouse.api_keys import ApiKeys, generate_key
-from drafthouse.security_config import ApiKeysConfig
+from deployments.cli.main import build_cli
+from drafthouse.config.security import ApiKeysConfig
+from drafthouse.security.api_keys import ApiKeys, generate_key
 from tests.unit.test_api_keys import accepts, write
 
 KEY, OTHER = generate_key(), generate_key()

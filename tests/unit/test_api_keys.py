@@ -13,17 +13,17 @@ from pydantic import ValidationError
 from ray.serve.exceptions import gRPCStatusError
 
 from controller.registry import Registry
-from deployments import grpc_api
-from deployments.inference_service import InferenceService
-from deployments.openai_routes import build_http_app
-from deployments.request_factory import RequestFactory
-from deployments.verifier_link import VerifierLink
-from drafthouse import watched_files
-from drafthouse.api_keys import ApiKeys, generate_key, hash_of, load_api_keys
-from drafthouse.config import ControllerConfig, ServingConfig
+from deployments.api.grpc import inference as grpc_api
+from deployments.api.openai.routes import build_http_app
+from deployments.gateway.failover import VerifierLink
+from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.request_plan import RequestFactory
+from drafthouse.config.security import ApiKeysConfig
+from drafthouse.config.serving import ControllerConfig, ServingConfig
 from drafthouse.errors import ConfigError, RequestError
-from drafthouse.membership import Report
-from drafthouse.security_config import ApiKeysConfig
+from drafthouse.security import watched_files
+from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of, load_api_keys
+from drafthouse.wire.membership import Report
 from tests.unit.byte_tokenizer import codec, limits
 from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, no_lifespan
 from tests.unit.verifier_double import VerifierDouble, serving

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from drafthouse.config import VerifierConfig
+from drafthouse.config.serving import VerifierConfig
 from drafthouse.policy.batch_table import chain_length
 
 

@@ -5,14 +5,14 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
-from deployments import grpc_api
-from deployments.inference_service import InferenceService
-from deployments.openai_routes import build_http_app
-from deployments.request_factory import RequestFactory
-from deployments.verifier_link import VerifierLink
-from drafthouse.api_keys import ApiKeys, generate_key, hash_of
-from drafthouse.generation_messages import GenerateRequest
-from drafthouse.security_config import ApiKeysConfig
+from deployments.api.grpc import inference as grpc_api
+from deployments.api.openai.routes import build_http_app
+from deployments.gateway.failover import VerifierLink
+from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.request_plan import RequestFactory
+from drafthouse.config.security import ApiKeysConfig
+from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of
+from drafthouse.wire.generation_messages import GenerateRequest
 from tests.unit.byte_tokenizer import codec, limits
 from tests.unit.openai_gateway import COMPLETION, no_lifespan
 from tests.unit.test_grpc_api import Context

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drafter.calibration_store import SAVE_S, CalibrationStore
-from drafthouse.cache_files import cache_folder
+from drafthouse.config.cache_files import cache_folder
 from drafthouse.policy.calibration import ANY_MARGIN, HALF_LIFE, MARGINS, Calibration, brier
 from drafthouse.policy.edges import EXPECTED_CHILDREN, edges_of, prior_hazard
 

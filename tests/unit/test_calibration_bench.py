@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.calibration import CalibrationOptions, Position, auc, judge, reliability, run_calibration
-from benchmarks.calibration_plot import check_plot, plot_reliability
-from drafthouse.config import TreeConfig
+from benchmarks.calibration.bench import CalibrationOptions, Position, auc, judge, reliability, run_calibration
+from benchmarks.calibration.plot import check_plot, plot_reliability
+from drafthouse.config.serving import TreeConfig
 from drafthouse.errors import ConfigError
 
 
@@ -76,7 +76,7 @@ def test_errors_name_the_option(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_demo_pair_gives_figures_that_do_not_depend_on_batches(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.calibration.BATCH", batch)
+    monkeypatch.setattr("benchmarks.calibration.bench.BATCH", batch)
     report = run_calibration(CalibrationOptions("demo:target", "demo:draft", 4, 12, 1, None))
     assert report["settings"]["prompt_tokens"] == 96
     for name in ("greedy", "sampled"):

@@ -11,15 +11,15 @@ import grpc
 import psutil
 import pytest
 
-from benchmarks.chaos.event_log import EventLog
-from benchmarks.chaos.faults import KINDS, plan
-from benchmarks.chaos.overlooked import LOOK_S, Overlooked
-from benchmarks.chaos.processes import REPLICA, Processes, gone, stopped
-from benchmarks.chaos.streams import Stream, Streams
-from benchmarks.chaos.work import SAMPLINGS, SPECULATIONS, Work, from_json, make_works
 from drafthouse.errors import ConfigError
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
+from tests.chaos.event_log import EventLog
+from tests.chaos.faults import KINDS, plan
+from tests.chaos.overlooked import LOOK_S, Overlooked
+from tests.chaos.processes import REPLICA, Processes, gone, stopped
+from tests.chaos.streams import Stream, Streams
+from tests.chaos.work import SAMPLINGS, SPECULATIONS, Work, from_json, make_works
 
 WORK = make_works([[1, 2]], 1, 8, seed=0)[0]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.chaos.event_log import Event, read_log
-from benchmarks.chaos.report import MIN_RUNNING, Report, make_report
-from benchmarks.chaos.work import Work, make_works
 from drafthouse.errors import ConfigError
+from tests.chaos.event_log import Event, read_log
+from tests.chaos.report import MIN_RUNNING, Report, make_report
+from tests.chaos.work import Work, make_works
 
 TOKENS = 6
 STREAMS = MIN_RUNNING + 2

@@ -12,12 +12,12 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from deployments import pid_file
-from deployments.cli import build_cli
-from deployments.local_cluster import needed_cpus, root_cause
-from deployments.ray_environment import free_port
+from deployments.cli import pid_file
+from deployments.cli.local_cluster import needed_cpus, root_cause
+from deployments.cli.main import build_cli
+from deployments.cli.ray_environment import free_port
 from drafthouse import __version__
-from drafthouse.config import ServingConfig
+from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
 
 COMMANDS = [
@@ -31,7 +31,6 @@ COMMANDS = [
     "train-demo",
     "inflate",
     "build-trigram",
-    "chaos",
     "bench",
 ]
 
@@ -60,7 +59,7 @@ def test_version() -> None:
 
 
 def test_starting_the_command_line_imports_nothing_heavy() -> None:
-    code = "import sys, deployments.cli as c; c.build_cli(); print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    code = "import sys, deployments.cli.main as c; c.build_cli(); print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

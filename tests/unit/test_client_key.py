@@ -10,12 +10,12 @@ import pytest
 
 from benchmarks.cancel.clients import Clients
 from benchmarks.cancel.traffic import traffic
-from benchmarks.chaos.event_log import EventLog
-from benchmarks.chaos.streams import Streams
-from benchmarks.chaos.work import make_works
-from drafthouse.client_key import API_KEY
+from drafthouse.security.client_key import API_KEY
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
+from tests.chaos.event_log import EventLog
+from tests.chaos.streams import Streams
+from tests.chaos.work import make_works
 
 
 class Server(rpc.InferenceServicer):

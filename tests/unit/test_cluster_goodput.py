@@ -17,7 +17,7 @@ from controller.marginal_goodput import (
     one_verifier_fewer,
 )  # fmt: skip
 from controller.replica_rates import WINDOW_S, ReplicaRates
-from drafthouse.membership import Report
+from drafthouse.wire.membership import Report
 
 
 def rates_of(*samples: tuple[float, dict[str, float]]) -> ReplicaRates:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from controller.cluster_metrics import cluster_numbers
 from controller.registry import Registry
-from drafthouse.config import ControllerConfig
-from drafthouse.membership import Report
-from drafthouse.metrics import METRICS
+from controller.replica import cluster_numbers
+from drafthouse.config.serving import ControllerConfig
+from drafthouse.telemetry.metrics import METRICS
+from drafthouse.wire.membership import Report
 
 DESIRED = {"gateway": 1, "verifier": 3, "drafter": 1}
 

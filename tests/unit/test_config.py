@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from drafthouse.config import ServingConfig, load_config, model_path
+from drafthouse.config.serving import ServingConfig, load_config, model_path
 from drafthouse.errors import ConfigError
 
 SERVE_CONFIG = pathlib.Path(__file__).parents[2] / "deployments" / "serve_config.yaml"

@@ -5,9 +5,9 @@ import pathlib
 
 import pytest
 
-from deployments.verifier_link import NoVerifierError, VerifierLink
-from drafthouse.membership import Route
-from drafthouse.transport import MutualTls
+from deployments.gateway.failover import NoVerifierError, VerifierLink
+from drafthouse.wire.membership import Route
+from drafthouse.wire.transport import MutualTls
 from tests.unit.certificates import TOKEN, Authority
 from tests.unit.secured_peers import generated, listening
 from tests.unit.test_verifier_link import REQUEST, collect, tokens_of

@@ -7,10 +7,10 @@ import pathlib
 import grpc
 import pytest
 
-from deployments.verifier_link import NoVerifierError
-from drafthouse.config import ServingConfig
-from drafthouse.generation_messages import to_request_proto
-from drafthouse.transport import PLAINTEXT, MutualTls, Transport, load_transport
+from deployments.gateway.failover import NoVerifierError
+from drafthouse.config.serving import ServingConfig
+from drafthouse.wire.generation_messages import to_request_proto
+from drafthouse.wire.transport import PLAINTEXT, MutualTls, Transport, load_transport
 from protos import dataplane_pb2_grpc as rpc
 from tests.unit.certificates import TOKEN, Authority
 from tests.unit.secured_peers import drafter_events, generated, listening

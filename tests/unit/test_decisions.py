@@ -7,7 +7,7 @@ import numpy as np
 from typer.testing import CliRunner
 
 from benchmarks.decisions import CASES, curves, forest
-from deployments.cli import build_cli
+from deployments.cli.main import build_cli
 
 
 def test_every_case_is_timed_and_nodes_are_selected(tmp_path: pathlib.Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
-from deployments.detokenizer import Detokenizer, TokenBytes, byte_level_alphabet
+from deployments.gateway.detokenizer import Detokenizer, TokenBytes, byte_level_alphabet
 from drafthouse.errors import ModelError
 from tests.unit.byte_tokenizer import END, byte_level_tokenizer
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from deployments.local_cluster import check_gpus, needed_cpus
-from drafthouse.config import ModelConfig, ServingConfig
+from deployments.cli.local_cluster import check_gpus, needed_cpus
+from drafthouse.config.serving import ModelConfig, ServingConfig
+from drafthouse.engine.parallel.local import ChildProcesses
 from drafthouse.errors import ConfigError
-from drafthouse.parallel.local import ChildProcesses
 
 SPLIT = ServingConfig.model_validate(
     {

@@ -4,7 +4,7 @@ import json
 
 import httpx
 
-from deployments.openai_responses import sse
+from deployments.api.openai.responses import sse
 
 ODD = "a\x85b\u2028c\u2029d\x0be\x1cf\r\ng é🙂"
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.policy.exchange import Exchange
 from drafthouse.policy.latency import Curve
+from drafthouse.policy.node_pricing import Exchange
 
 LINE = Curve("line", "", 10.0, 1.0, 0.0)
 

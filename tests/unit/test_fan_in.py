@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
-from deployments.fan_in import ITEMS_AHEAD, fan_in
+from deployments.gateway.fan_in import ITEMS_AHEAD, fan_in
 
 
 async def counting(upto: int, closed: list[int], fail_at: int = -1):

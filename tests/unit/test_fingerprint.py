@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from drafthouse.config import ModelConfig
+from drafthouse.config.serving import ModelConfig
 from drafthouse.engine import loader
 from drafthouse.engine.loader import fingerprint
 

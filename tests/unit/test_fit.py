@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from transformers import LlamaConfig
 
-from drafthouse.config import ModelConfig
+from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.fit import check_heads, memory_need
 from drafthouse.engine.loader import check_fit
 from drafthouse.errors import ConfigError

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from deployments.generation import GenerationError, TextDelta, generate_text
-from deployments.verifier_link import VerifierLink
-from drafthouse.generation_messages import GenerateReply, GenerateRequest
+from deployments.gateway.failover import VerifierLink
+from deployments.gateway.text_stream import GenerationError, TextDelta, generate_text
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from tests.unit.byte_tokenizer import codec
 from tests.unit.verifier_double import USAGE, VerifierDouble, serving
 

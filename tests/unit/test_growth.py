@@ -8,15 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
-from drafthouse.policy.growth import (
-    AHEAD_CONFIDENCE,
-    MIN_CONFIDENCE,
-    Asked,
-    Frontier,
-    PassBudget,
-    worth_a_pass,
-    worth_a_place,
-)
+from drafthouse.policy.growth import AHEAD_CONFIDENCE, MIN_CONFIDENCE, Asked, Frontier, PassBudget, worth_a_pass, worth_a_place
 from drafthouse.policy.latency import Curve
 from drafthouse.token_tree import ROOT
 

@@ -6,10 +6,10 @@ import grpc
 import pytest
 from ray.serve.exceptions import gRPCStatusError
 
-from deployments import grpc_api
-from deployments.inference_service import InferenceService
-from deployments.request_factory import DEFAULT_MAX_TOKENS, RequestFactory
-from deployments.verifier_link import VerifierLink
+from deployments.api.grpc import inference as grpc_api
+from deployments.gateway.failover import VerifierLink
+from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.request_plan import DEFAULT_MAX_TOKENS, RequestFactory
 from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation

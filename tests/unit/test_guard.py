@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from drafthouse.stages.guard import StageFault, Worker, checked
 from drafthouse.stages.stage import Children
+from drafthouse.stages.stage_sandbox import StageFault, Worker, checked
 
 
 def test_a_worker_goes_on_after_a_call_that_never_ends() -> None:

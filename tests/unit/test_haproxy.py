@@ -9,9 +9,9 @@ import tomllib
 import pytest
 import yaml
 
-from deployments import haproxy
-from deployments.haproxy import BINARY
-from deployments.ray_environment import local_environment
+from deployments.cli import haproxy
+from deployments.cli.haproxy import BINARY
+from deployments.cli.ray_environment import local_environment
 from tests.manifests.embed import ROOT
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from drafthouse import heartbeat
-from drafthouse.heartbeat import Heartbeat
-from drafthouse.membership import Directive, Report, Route
+from drafthouse.wire import heartbeat
+from drafthouse.wire.heartbeat import Heartbeat
+from drafthouse.wire.membership import Directive, Report, Route
 
 REPORT = Report("gateway", "g0", "", 1, "n", "", 0, 8)
 DIRECTIVE = Directive(0.001, verifiers=(Route("v", "v:1", "f", 0, 8),))

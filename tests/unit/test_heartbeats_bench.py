@@ -7,9 +7,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from benchmarks.heartbeats import LONGEST_INTERVAL_S, carried, pool, pool_sizes, print_heartbeats, report_of, run_registry
+from benchmarks.heartbeats.bench import LONGEST_INTERVAL_S, carried, pool, pool_sizes, print_heartbeats, report_of, run_registry
 from controller.pairing import MAX_DRAFTERS_PER_VERIFIER
-from drafthouse.config import ControllerConfig
+from drafthouse.config.serving import ControllerConfig
 from drafthouse.errors import ConfigError
 
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from drafthouse.demo_models.inflate import LABEL, inflate
 from drafthouse.errors import ConfigError, ModelError
-from drafthouse.inflate import LABEL, inflate
 
 torch.set_num_threads(1)  # these models are smaller than the cost of waking a second thread
 

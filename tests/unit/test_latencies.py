@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.latencies import Latencies, Stopwatch
+from deployments.gateway.latencies import Latencies, Stopwatch
 
 
 def _samples(latencies: Latencies) -> dict[str, list[float]]:

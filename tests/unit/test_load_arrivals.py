@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.load.arrivals import MAX_REQUESTS, affordable_seconds, poisson, requests_in
 from drafthouse.errors import ConfigError
+from simulator.arrivals import MAX_REQUESTS, affordable_seconds, poisson, requests_in
 
 
 def test_a_trace_depends_on_its_arguments_alone() -> None:

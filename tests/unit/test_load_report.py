@@ -4,15 +4,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from benchmarks.http_stream import BenchError, Completion
+from benchmarks.harness.http_stream import BenchError, Completion
 from benchmarks.load.blocks import Block, Place
 from benchmarks.load.client import Served
 from benchmarks.load.comparison import best, point, ratios
 from benchmarks.load.off_cost import ALONE, FULL, FULL_AGAIN, Rate, off_cost_report, per_step
-from benchmarks.load.policies import POLICIES, chosen, counts, lengths, numbers, positive
 from benchmarks.load.recording import recorded
 from benchmarks.load.server import is_void, overruns
 from drafthouse.errors import ConfigError
+from simulator.policies import POLICIES, chosen, counts, lengths, numbers, positive
 
 LOW, OVER = Place("code", 0.2, 2.0), Place("code", 1.3, 13.0)
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from deployments.local_cluster import DeployError, LocalCluster
-from drafthouse.config import ServingConfig
+from deployments.cli.local_cluster import DeployError, LocalCluster
+from drafthouse.config.serving import ServingConfig
 
 LINGERING = [sys.executable, "-c", "import time; time.sleep(60)"]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from drafthouse.config import StageConfig, TreeConfig
-from drafthouse.generation_messages import GenerateRequest
+from drafthouse.config.serving import StageConfig, TreeConfig
 from drafthouse.stages.build import placed
 from drafthouse.token_tree import TokenTree
+from drafthouse.wire.generation_messages import GenerateRequest
 from tests.engine.pairs import request
 from verifier.local_draft import LocalDraft, LocalDrafting
 

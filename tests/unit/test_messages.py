@@ -10,13 +10,13 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drafthouse import generation_messages as g
-from drafthouse import session_messages as s
-from drafthouse import wire_fields as w
 from drafthouse.errors import WireError
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import SPECULATION_MODES, Speculation
 from drafthouse.token_tree import TokenTree
+from drafthouse.wire import fields as w
+from drafthouse.wire import generation_messages as g
+from drafthouse.wire import session_messages as s
 from protos import dataplane_pb2 as pb
 
 UINT32 = st.integers(0, (1 << 32) - 1)

@@ -5,11 +5,11 @@ from collections import deque
 
 import pytest
 
-from drafthouse.membership import Report
-from drafthouse.metric import Metric
-from drafthouse.metrics import METRICS
-from drafthouse.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.stages.stage_totals import StageTotals
+from drafthouse.telemetry.metric import Metric
+from drafthouse.telemetry.metrics import METRICS
+from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.wire.membership import Report
 
 
 class _Instrument:

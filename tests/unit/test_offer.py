@@ -9,7 +9,7 @@ import pytest
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import Asked
 from drafthouse.token_tree import ROOT, TokenTree
-from verifier.offer import Offer, offer_of
+from verifier.candidates import Offer, offer_of
 
 ANY = Asked(0.0, ahead=False)
 

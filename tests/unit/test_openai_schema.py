@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.openai_schema import ChatRequest, CompletionRequest, parse_body
+from deployments.api.openai.schema import ChatRequest, CompletionRequest, parse_body
 from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from deployments.generation import GenerationError
-from deployments.inference_service import OUTCOMES, outcome_of
-from deployments.verifier_link import NoVerifierError
+from deployments.gateway.failover import NoVerifierError
+from deployments.gateway.inference_service import OUTCOMES, outcome_of
+from deployments.gateway.text_stream import GenerationError
 from drafthouse.errors import OverloadError, RequestError
-from drafthouse.metrics import METRICS
+from drafthouse.telemetry.metrics import METRICS
 from tests.unit.openai_gateway import gateway
 
 

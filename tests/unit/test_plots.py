@@ -6,9 +6,9 @@ import pathlib
 import pytest
 from rich.console import Console
 
+from benchmarks.harness.plots import check_folder, plot_latency, plot_steps
 from benchmarks.load.response import Phase, Sample
 from benchmarks.load.steps import print_steps, sampled, steps_report
-from benchmarks.plots import check_folder, plot_latency, plot_steps
 from drafthouse.errors import ConfigError
 
 PNG = b"\x89PNG"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from controller.cluster_goodput import measure
 from controller.marginal_goodput import one_more_verifier, one_verifier_fewer
 from controller.pool_sizes import GROWN, KEPT, RETRY_S, PoolSize, PoolSizes, Worth, worths
-from drafthouse.autoscaling_config import AutoscalingConfig, PoolBounds
+from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
 from tests.unit.test_cluster_goodput import drafter, verifier
 
 BOUNDS = PoolBounds(min=1, max=8, worth=0.3, up_delay_s=3.0, down_delay_s=10.0, cool_down_s=5.0)

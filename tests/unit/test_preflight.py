@@ -9,10 +9,10 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from deployments import ray_environment
+from deployments.cli import ray_environment
+from deployments.cli.ray_environment import free_port
 from deployments.preflight import check_models, check_ports, first_difference
-from deployments.ray_environment import free_port
-from drafthouse.config import ServingConfig
+from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError, ModelError
 from drafthouse.stages.trigram_table import counted, packed
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from controller.registry import FAST_REPLICAS, MAX_DEPARTED, Registry
-from drafthouse.config import ControllerConfig
-from drafthouse.membership import Report, Route
+from drafthouse.config.serving import ControllerConfig
+from drafthouse.wire.membership import Report, Route
 
 CONFIG = ControllerConfig(heartbeat_s=0.5, expire_heartbeats=5)
 EXPIRY_S = 0.5 * 5

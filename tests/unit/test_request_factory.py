@@ -2,8 +2,8 @@
 
 import pytest
 
-from deployments.openai_schema import ChatRequest, CompletionRequest, parse_body
-from deployments.request_factory import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestFactory
+from deployments.api.openai.schema import ChatRequest, CompletionRequest, parse_body
+from deployments.gateway.request_plan import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestFactory
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams

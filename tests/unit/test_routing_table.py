@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from controller import routing_table
 from controller.routing_table import RoutingTable
-from drafthouse.membership import Report
+from drafthouse.wire.membership import Report
 
 
 def report(role, replica: str, load: int = 0, draining: bool = False) -> Report:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.http_stream import BenchError
-from benchmarks.load.policies import counts
+from benchmarks.harness.http_stream import BenchError
+from benchmarks.harness.plots import plot_scaling
 from benchmarks.load.response import Phase
 from benchmarks.load.scaling import ScalingOptions, Sizes, scaled_both_ways, scaling_report, sizes_of
 from benchmarks.load.stepped import SteppedClients, Work
-from benchmarks.plots import plot_scaling
-from drafthouse.config import ServingConfig
+from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
+from simulator.policies import counts
 
 PHASES = [Phase(2, 0.0, 4.0), Phase(14, 4.0, 8.0)]
 

@@ -4,11 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.config import VerifierConfig
+from drafthouse.config.serving import VerifierConfig
 from drafthouse.engine.kv_cache import KvCache, KvSequence
-from drafthouse.generation_messages import GenerateRequest
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateRequest
 from verifier.scheduler import Plan, Scheduler
 from verifier.sequence import Sequence
 

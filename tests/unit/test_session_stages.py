@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from drafter.lookahead import Lookahead
-from drafthouse.config import StageConfig
+from drafthouse.config.serving import StageConfig
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
 from drafthouse.policy.growth import Asked
@@ -15,9 +15,9 @@ from drafthouse.policy.stage_breaker import FAULTS_IN_A_ROW, OUT_S
 from drafthouse.policy.stage_worth import TRIAL_COMMITS
 from drafthouse.sampling import SamplingParams
 from drafthouse.stages.build import StageMaker, placed
-from drafthouse.stages.guard import GuardedStage, Worker
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import Children, SessionFacts
+from drafthouse.stages.stage_sandbox import GuardedStage, Worker
 from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.token_tree import ROOT
 from tests.engine.own_stages import Counting

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from drafthouse import silence
-from drafthouse.config import ControllerConfig
-from drafthouse.heartbeat import ANSWER_TIMEOUT_S
-from drafthouse.parallel.followers import STOPPED_LOOKS, WATCH_S
-from drafthouse.silence import BEAT_S, SILENT_BEATS, Silence, while_heard
+from drafthouse.config.serving import ControllerConfig
+from drafthouse.engine.parallel.followers import STOPPED_LOOKS, WATCH_S
+from drafthouse.wire import silence
+from drafthouse.wire.heartbeat import ANSWER_TIMEOUT_S
+from drafthouse.wire.silence import BEAT_S, SILENT_BEATS, Silence, while_heard
 
 
 def test_so_many_beats_without_a_word():

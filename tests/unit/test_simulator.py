@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.simulator.acceptance import Acceptance
-from benchmarks.simulator.cluster import Cluster, arrivals, simulate
-from benchmarks.simulator.options import Options, Overheads
-from benchmarks.trace import TraceRequest
-from drafthouse.config import ServingConfig
+from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.latency import Curve
 from drafthouse.speculation import Speculation
+from simulator.acceptance import Acceptance
+from simulator.cluster import Cluster, arrivals, simulate
+from simulator.options import Options, Overheads
+from simulator.trace import TraceRequest
 from tests.unit.synthetic_traces import always, never, trace
 
 TARGET = Curve("target", "", base_ms=10.0, per_token_ms=0.02, per_kv_token_ms=0.0)

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.simulator.check import Bench, check
-from benchmarks.simulator.limits import limits
-from benchmarks.simulator.options import Options, Overheads
-from benchmarks.simulator.report import check_report
-from benchmarks.simulator.sweep import planned, pool_sizes
-from benchmarks.trace import write
-from deployments.cli import build_cli
-from deployments.simulate_command import DEFAULT_REQUESTS
-from drafthouse.config import ServingConfig
+from deployments.cli.main import build_cli
+from deployments.cli.simulate import DEFAULT_REQUESTS
+from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.latency import load_curve
+from simulator.check import Bench, check
+from simulator.limits import limits
+from simulator.options import Options, Overheads
+from simulator.report import check_report
+from simulator.sweep import planned, pool_sizes
+from simulator.trace import write
 from tests.unit.synthetic_traces import trace
 
 TARGET, DRAFT = load_curve("llama-8b-1xh100"), load_curve("draft-0.5b")

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.simulator.acceptance import Acceptance
-from benchmarks.simulator.draft_tree import DraftTree
 from drafthouse.token_tree import ROOT, TokenTree
+from simulator.acceptance import Acceptance
+from simulator.draft_tree import DraftTree
 from tests.unit.synthetic_traces import trace
 
 OTHER = 1000

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from drafthouse.config import ModelConfig, ServingConfig, StageConfig
+from drafthouse.config.serving import ModelConfig, ServingConfig, StageConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.stage_worth import FIRST_REST_COMMITS, TRIAL_COMMITS, CommitRate, StageWorth
 from drafthouse.stages.build import FIRST_OWN, LOOKUP, TRIGRAM, check_stages, inner_of, placed

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from controller.pool_sizes import PoolSizes
 from controller.registry import Registry
-from deployments.cli import build_cli
-from drafthouse.autoscaling_config import AutoscalingConfig, PoolBounds
-from drafthouse.config import ControllerConfig
-from drafthouse.membership import Report
+from deployments.cli.main import build_cli
+from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
+from drafthouse.config.serving import ControllerConfig
+from drafthouse.wire.membership import Report
 
 SIZES = PoolSizes(AutoscalingConfig(drafter=PoolBounds(min=0, max=4)), {"verifier": 2, "drafter": 1})
 

@@ -3,9 +3,9 @@
 import pytest
 from typer.testing import CliRunner
 
-from deployments.cli import build_cli
-from deployments.synthetic_flag import ALLOW_SYNTHETIC, check_synthetic
-from drafthouse.config import ServingConfig
+from deployments.cli.main import build_cli
+from deployments.preflight import ALLOW_SYNTHETIC, check_synthetic
+from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
 from verifier.synthetic import uniform
 

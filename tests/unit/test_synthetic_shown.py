@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from deployments import grpc_api
-from drafthouse.membership import SYNTHETIC_GAUGE
+from deployments.api.grpc import inference as grpc_api
+from drafthouse.wire.membership import SYNTHETIC_GAUGE
 from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, request
 from tests.unit.test_grpc_api import Context, serve
 from tests.unit.test_grpc_api import request as grpc_request

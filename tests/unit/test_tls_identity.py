@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from drafthouse.errors import ConfigError
-from drafthouse.transport import load_transport
+from drafthouse.wire.transport import load_transport
 from tests.unit.certificates import Authority
 
 OURS, FOREIGN = Authority("ours"), Authority("foreign")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.trace import HEADER, RecordedRequest, TraceRequest, read, write, write_joined
 from drafthouse.errors import ConfigError
+from simulator.trace import HEADER, RecordedRequest, TraceRequest, read, write, write_joined
 
 GOOD: dict[str, Any] = {
     "workload": "code", "temperature": 0.0, "arrival_s": 0.5, "prompt_tokens": 8, "output_tokens": 2, "latency_s": 0.25,

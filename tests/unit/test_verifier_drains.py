@@ -9,8 +9,8 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from deployments.verifier_link import MAX_FRUITLESS_ATTEMPTS, VerifierLink
-from drafthouse.generation_messages import GenerateReply, to_reply_proto
+from deployments.gateway.failover import MAX_FRUITLESS_ATTEMPTS, VerifierLink
+from drafthouse.wire.generation_messages import GenerateReply, to_reply_proto
 from tests.unit.linked import REQUEST, collect, linked, tokens_of
 from tests.unit.verifier_double import VerifierDouble, at, serving, text_of
 

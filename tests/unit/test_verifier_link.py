@@ -7,11 +7,11 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from deployments import verifier_link
-from deployments.request_progress import UNTOLD_S
-from deployments.verifier_link import NoVerifierError, VerifierLink
+from deployments.gateway import failover as verifier_link
+from deployments.gateway.failover import NoVerifierError, VerifierLink
+from deployments.gateway.request_progress import UNTOLD_S
 from drafthouse.errors import OverloadError, RequestError
-from drafthouse.generation_messages import GenerateReply, SpeculationUsage, to_reply_proto
+from drafthouse.wire.generation_messages import GenerateReply, SpeculationUsage, to_reply_proto
 from tests.unit.linked import REQUEST, collect, linked, tokens_of
 from tests.unit.verifier_double import USAGE, VerifierDouble, at, forever, serving, text_of
 

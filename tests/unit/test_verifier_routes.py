@@ -2,8 +2,8 @@
 
 import random
 
-from deployments.verifier_routes import SHUN_S, VerifierRoutes
-from drafthouse.membership import Route
+from drafthouse.policy.verifier_routes import SHUN_S, VerifierRoutes
+from drafthouse.wire.membership import Route
 
 
 def route(replica: str, load: int, capacity: int = 8) -> Route:

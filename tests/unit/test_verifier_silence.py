@@ -6,9 +6,9 @@ from contextlib import aclosing
 
 import pytest
 
-from deployments import verifier_link
-from drafthouse.generation_messages import GenerateReply, to_reply_proto
-from drafthouse.silence import SILENT_BEATS
+from deployments.gateway import failover as verifier_link
+from drafthouse.wire.generation_messages import GenerateReply, to_reply_proto
+from drafthouse.wire.silence import SILENT_BEATS
 from tests.unit.linked import REQUEST, collect, linked, tokens_of
 from tests.unit.verifier_double import VerifierDouble, forever, text_of
 

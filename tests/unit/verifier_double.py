@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from drafthouse.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage, from_request_proto, to_reply_proto
-from drafthouse.membership import Route
-from drafthouse.wire import CHANNEL_OPTIONS, retry_metadata
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage, from_request_proto, to_reply_proto
+from drafthouse.wire.membership import Route
+from drafthouse.wire.settings import CHANNEL_OPTIONS, retry_metadata
 from protos import dataplane_pb2_grpc
 
 USAGE = SpeculationUsage(drafted=9, verified=8, accepted=5, steps=3)

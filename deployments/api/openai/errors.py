@@ -1,0 +1,80 @@
+"""Errors as OpenAI's clients know them: {"error": {"message", "type", "param", "code"}}.
+
+Promises: every error of the HTTP API has this shape and a fitting status; 429 and 503 carry
+Retry-After, which for 429 is when a place is expected, 401 WWW-Authenticate; an unforeseen error says
+nothing of its inside to the client, and is logged.
+"""
+
+import logging
+import math
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from deployments.gateway.failover import NoVerifierError
+from deployments.gateway.text_stream import GenerationError
+from drafthouse.errors import DrafthouseError, OverloadError, RequestError
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1
+"""Of 503: about the time in which the controller routes a new verifier."""
+
+
+class NoControllerError(DrafthouseError):
+    """The controller does not answer; generation goes on without it."""
+
+
+KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
+    (OverloadError, 429, "overloaded_error", "overloaded"),
+    (NoVerifierError, 503, "unavailable_error", "no_verifier"),
+    (NoControllerError, 503, "unavailable_error", "no_controller"),
+    (GenerationError, 500, "server_error", "generation_failed"),
+)
+"""(error, HTTP status, OpenAI's type, code)"""
+
+
+def describe_error(error: Exception) -> tuple[int, dict[str, Any]]:
+    """(HTTP status, body)."""
+    if isinstance(error, RequestError):
+        return error.status, _body(str(error), "invalid_request_error", error.param, error.code)
+    if isinstance(error, HTTPException):
+        return error.status_code, _body(str(error.detail), "invalid_request_error", None, _http_code(error.status_code))
+    for kind, status, name, code in KINDS:
+        if isinstance(error, kind):
+            return status, _body(str(error), name, None, code)
+    logger.error("unforeseen error", exc_info=error)
+    return 500, _body("internal error", "server_error", None, "internal_error")
+
+
+def error_response(error: Exception) -> JSONResponse:
+    status, body = describe_error(error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status in (429, 503):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s) if isinstance(error, OverloadError) else RETRY_AFTER_S)
+    return JSONResponse(body, status, headers=headers)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        return error_response(error)
+
+    for kind in (DrafthouseError, HTTPException, Exception):
+        app.add_exception_handler(kind, handle)
+
+
+def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
+    return {"error": {"message": _utf8(message), "type": kind, "param": _utf8(param) if param else None, "code": code}}
+
+
+def _utf8(text: str) -> str:
+    """A client's JSON may name fields with lone surrogates, which no answer can carry."""
+    return text.encode(errors="replace").decode()
+
+
+def _http_code(status: int) -> str:
+    return {404: "not_found", 405: "method_not_allowed"}.get(status, "http_error")

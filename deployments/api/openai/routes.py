@@ -1,0 +1,177 @@
+"""The HTTP API: OpenAI's completions and chat, the model list, health and the cluster's state.
+
+Promises: an error before the first token has its own status; after it, the error is the stream's
+last event but one. The first token leaves as soon as it is there. A client that goes away cancels
+its generation. With API keys on, all but /health asks for one before the body is read. FastAPI reads
+the annotations of these routes, so they must not be postponed here.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from deployments.api.api_key_gate import ApiKeyGate, cache_key_of
+from deployments.api.openai.errors import NoControllerError, describe_error, error_response, install_error_handlers
+from deployments.api.openai.responses import DONE, Answerer, UsageCount, sse
+from deployments.api.openai.schema import ChatRequest, CompletionRequest, parse_body
+from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.request_plan import Plan
+from deployments.gateway.text_stream import TextDelta
+from drafthouse.errors import RequestError
+from drafthouse.security.api_keys import ApiKeys
+
+SNAPSHOT_TIMEOUT_S = 2.0
+
+CLIENT_GONE = 499
+"""Nobody reads it; access logs know the number."""
+
+Deltas = AsyncGenerator[tuple[int, TextDelta], None]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def build_http_app(
+    service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]], lifespan: Lifespan, keys: ApiKeys | None
+) -> FastAPI:
+    """`snapshot` asks the controller for /v1/cluster; without `keys` the API is open."""
+    app = FastAPI(title="Drafthouse", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    install_error_handlers(app)
+    if keys is not None:
+        app.add_middleware(ApiKeyGate, keys=keys)
+    _add_generation(app, service)
+    _add_status(app, service, snapshot)
+    return app
+
+
+def _add_generation(app: FastAPI, service: InferenceService) -> None:
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        body = parse_body(CompletionRequest, await _json(request))
+        plan = await service.plan(service.factory.completion, body, cache_key_of(request))
+        return await _answer(request, service, plan, chat=False, stream=bool(body.stream), include_usage=body.include_usage)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        body = parse_body(ChatRequest, await _json(request))
+        plan = await service.plan(service.factory.chat, body, cache_key_of(request))
+        return await _answer(request, service, plan, chat=True, stream=bool(body.stream), include_usage=body.include_usage)
+
+
+def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    factory = service.factory
+    model = {
+        "id": factory.model, "object": "model", "created": 0, "owned_by": "drafthouse", "max_model_len": factory.limits.context_tokens
+    }  # fmt: skip
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> dict[str, Any]:
+        if name != factory.model:
+            raise RequestError(f"The model {name!r} does not exist", "model", code="model_not_found", status=404)
+        return model
+
+    @app.get("/health")
+    async def health() -> Response:
+        verifiers = len(service.link.routes)
+        if not verifiers:
+            return JSONResponse({"status": "unavailable", "reason": "no verifier is routed yet"}, 503)
+        return JSONResponse({"status": "ok", "verifiers": verifiers})
+
+    @app.get("/v1/cluster")
+    async def cluster() -> Response:
+        try:
+            return JSONResponse(await asyncio.wait_for(_awaited(snapshot), SNAPSHOT_TIMEOUT_S))
+        except Exception as error:  # fault boundary: Ray raises many kinds for a controller that is gone
+            return error_response(NoControllerError(f"the controller does not answer: {type(error).__name__}"))
+
+
+async def _awaited(snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    return await snapshot()
+
+
+async def _json(request: Request) -> object:
+    try:
+        return await request.json()
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from error
+
+
+async def _answer(request: Request, service: InferenceService, plan: Plan, chat: bool, stream: bool, include_usage: bool) -> Response:
+    answerer = Answerer(plan, service.factory.model, chat)
+    headers = {"x-drafthouse-seed": str(plan.seed)}
+    deltas = service.stream(plan)
+    if not stream:
+        body = await _unless_gone(request, _whole(answerer, plan, deltas))
+        return JSONResponse(body, headers=headers) if body is not None else Response(status_code=CLIENT_GONE)
+    first = await _first(deltas)
+    if first[1].usage.synthetic:  # usage is an event only for those who ask for it
+        headers["x-drafthouse-synthetic"] = "1"
+    events = _events(answerer, plan, first, deltas, include_usage)
+    return StreamingResponse(events, media_type="text/event-stream", headers={**headers, "Cache-Control": "no-cache"})
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
+    """None when the client went away first; `work` was cancelled then, and has ended. Serve says so to the application alone."""
+    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _first(deltas: Deltas) -> tuple[int, TextDelta]:
+    """Waited for before the status is sent, so that a refused request gets its own."""
+    try:
+        return await anext(deltas)
+    except BaseException:
+        await deltas.aclose()
+        raise
+
+
+async def _whole(answerer: Answerer, plan: Plan, deltas: Deltas) -> dict[str, Any]:
+    texts: list[list[str]] = [[] for _ in plan.requests]
+    reasons = [""] * len(plan.requests)
+    count = UsageCount(plan.prompt_tokens)
+    async with aclosing(deltas):
+        async for index, delta in deltas:
+            texts[index].append(delta.text)
+            reasons[index] = delta.finish_reason
+            count.add(delta)
+    return answerer.whole(zip(map("".join, texts), reasons, strict=True), count.usage())
+
+
+async def _events(answerer: Answerer, plan: Plan, first: tuple[int, TextDelta], deltas: Deltas, include_usage: bool) -> AsyncIterator[str]:
+    count = UsageCount(plan.prompt_tokens)
+    usage: dict[str, None] = {"usage": None} if include_usage else {}
+    async with aclosing(deltas):
+        try:
+            async for index, delta in _chain(first, deltas):
+                count.add(delta)
+                events = answerer.events(index, delta, usage)
+                if events:
+                    yield events
+            if include_usage:
+                yield answerer.usage_event(count.usage())
+        except Exception as error:  # fault boundary: the status is sent, so the error becomes an event
+            yield sse(describe_error(error)[1])
+        yield DONE
+
+
+async def _chain(first: tuple[int, TextDelta], rest: Deltas) -> AsyncIterator[tuple[int, TextDelta]]:
+    yield first
+    async for item in rest:
+        yield item

@@ -1,0 +1,199 @@
+"""Ray and the Serve application on this machine, for as long as one process wants them.
+
+Promises: `close` ends every process that `start` began, also after a start that failed half-way. An
+application that cannot be deployed is reported by its cause, not by Serve's stack of frames.
+"""
+
+import contextlib
+import logging
+import math
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import httpx
+import psutil
+
+from deployments.cli import ray_environment
+from drafthouse.config.serving import PoolConfig, ServingConfig
+from drafthouse.errors import ConfigError, DrafthouseError
+
+APPLICATION = "drafthouse"
+SERVICER = "protos.inference_pb2_grpc.add_InferenceServicer_to_server"
+OBJECT_STORE_BYTES = 128 << 20
+"""Nothing of Drafthouse travels through Ray's object store; this is what Ray itself is content with."""
+
+RAY_START_TRIES = 2
+POLL_S = 0.25
+HEALTH_TIMEOUT_S = 60.0
+EXIT_TIMEOUT_S = 5.0
+
+_EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Exit|Slots): ", re.MULTILINE)
+
+
+class DeployError(DrafthouseError):
+    """The application could not be brought up; the message is the cause."""
+
+
+def root_cause(message: str) -> str:
+    """The last exception of a traceback in `message` with its text; `message` itself where there is none."""
+    starts = [match.start() for match in _EXCEPTION_LINE.finditer(message)]
+    return message[starts[-1] :].strip() if starts else message.strip()
+
+
+def needed_cpus(config: ServingConfig) -> float:
+    """CPUs that all replicas reserve together, in the largest pools that there may be."""
+    gateway = config.gateway
+    pools = sum(ranks * pool.num_cpus for pool, ranks in _pools(config))
+    return gateway.replicas * gateway.num_cpus + pools + config.controller.num_cpus
+
+
+def check_gpus(config: ServingConfig, resources: Mapping[str, float]) -> None:
+    """Raises ConfigError where the cluster's resources have fewer GPUs than all replicas need."""
+    needed = sum(ranks * pool.num_gpus for pool, ranks in _pools(config))
+    present = resources.get("GPU", 0.0)
+    if needed > present:
+        raise ConfigError(
+            f"verifier.num_gpus, drafter.num_gpus: all replicas need {needed:g} GPUs together "
+            f"(replicas x parallel x num_gpus), this machine has {present:g}"
+        )
+
+
+def _pools(config: ServingConfig) -> tuple[tuple[PoolConfig, int], ...]:
+    """Pools with models, and the ranks of all replicas that each may come to have."""
+    verifiers, drafters = (config.autoscaling.most(role, getattr(config, role).replicas) for role in ("verifier", "drafter"))
+    drafts = config.draft.parallel if config.draft is not None else 1
+    return (config.verifier, verifiers * config.target.parallel), (config.drafter, drafters * drafts)
+
+
+class LocalCluster:
+    """`address` below is the host to call: the bound one, or the loopback where all interfaces are bound."""
+
+    def __init__(self, config: ServingConfig):
+        self.config = config
+        host = config.server.host
+        self.address = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        self.http_url = f"http://{self.address}:{config.server.http_port}"
+        self.grpc_address = f"{self.address}:{config.server.grpc_port}"
+        self.dashboard_url = ""
+        self._scratch: pathlib.Path | None = None
+        self._session: pathlib.Path | None = None
+
+    def start(self) -> None:
+        """Starts Ray and Serve's proxies. Raises DeployError, and ConfigError where the machine has fewer GPUs than the config asks for."""
+        self._scratch = pathlib.Path(tempfile.mkdtemp(prefix="drafthouse-"))
+        ray_environment.prepare(self._scratch)
+        import ray
+        from ray import serve
+        from ray.serve.config import HTTPOptions, gRPCOptions
+
+        server = self.config.server
+        context = self._init_ray()
+        self.dashboard_url = f"http://{self.address}:{server.dashboard_port}"
+        self._session = pathlib.Path(context.address_info["session_dir"])
+        check_gpus(self.config, ray.cluster_resources())
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        try:
+            serve.start(
+                http_options=HTTPOptions(host=server.host, port=server.http_port),
+                grpc_options=gRPCOptions(port=server.grpc_port, grpc_servicer_functions=[SERVICER], enable_reflection=True),
+            )
+        except (TimeoutError, ray.exceptions.RayError) as error:
+            raise DeployError(f"Serve's controller and proxies did not start: {error}") from error
+
+    def _init_ray(self) -> Any:
+        """Ray gives its own processes 30 s to come up, which a busy machine may miss; a second try finds them in the page cache."""
+        import ray
+
+        server = self.config.server
+        others = set(psutil.Process().children(recursive=True))
+        for attempt in range(RAY_START_TRIES):
+            try:
+                return ray.init(
+                    address="local",
+                    # CPUs only count places here; a small machine may share its cores among replicas.
+                    num_cpus=max(os.cpu_count() or 1, math.ceil(needed_cpus(self.config))),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    dashboard_host=server.host,
+                    dashboard_port=server.dashboard_port,
+                    include_dashboard=True,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            except Exception as error:  # Ray raises the bare class where its processes are late
+                ray.shutdown()
+                # What the first try left half-started still holds the dashboard's port, on which the second would fail.
+                _end([process for process in psutil.Process().children(recursive=True) if process not in others], timeout_s=0)
+                if attempt + 1 == RAY_START_TRIES:
+                    raise DeployError(f"Ray did not start: {error}") from error
+        raise AssertionError("the last try returns or raises")
+
+    def deploy(self, progress: Callable[[str], None]) -> None:
+        """Deploys and returns when every replica runs and `/health` answers 200; `progress` gets a line now and then.
+
+        Raises ConfigError or ModelError from the checks before, DeployError with the cause afterwards.
+        """
+        from ray import serve
+
+        from deployments.app import build_app
+
+        target = serve.RunTarget(build_app(self.config), name=APPLICATION, route_prefix="/", external_scaler_enabled=True)
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        while True:
+            application = serve.status().applications.get(APPLICATION)
+            if application is not None:
+                if application.status == "RUNNING":
+                    break
+                if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    failed = [f"{name}: {root_cause(d.message)}" for name, d in application.deployments.items() if "Error" in d.message]
+                    raise DeployError("\n".join(failed) or root_cause(application.message))
+                counts = (f"{name} {d.replica_states.get('RUNNING', 0)}" for name, d in application.deployments.items())
+                progress("replicas running: " + ", ".join(counts))
+            time.sleep(POLL_S)
+        progress(f"waiting for {self.http_url}/health")
+        self._wait_healthy()
+
+    def _wait_healthy(self) -> None:
+        deadline, seen = time.monotonic() + HEALTH_TIMEOUT_S, "no answer"
+        while time.monotonic() < deadline:
+            try:
+                answer = httpx.get(f"{self.http_url}/health", timeout=5.0, trust_env=False)
+                if answer.status_code == 200:
+                    return
+                seen = f"{answer.status_code}: {answer.text[:500]}"
+            except httpx.TransportError as error:
+                seen = str(error)
+            time.sleep(POLL_S)
+        raise DeployError(f"{self.http_url}/health is not 200 after {HEALTH_TIMEOUT_S:.0f} s; last: {seen}")
+
+    def close(self, keep_logs: bool = False) -> pathlib.Path | None:
+        """Ends the application, Serve and Ray. Removes Ray's session folder, or returns it when its logs are to be kept."""
+        started = psutil.Process().children(recursive=True)
+        if self._session is not None:
+            import ray
+            from ray import serve
+
+            serve.shutdown()
+            ray.shutdown()
+        # Ray's agents may hang on a head that is gone.
+        _end(started, EXIT_TIMEOUT_S)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._session is not None and not keep_logs:
+            shutil.rmtree(self._session, ignore_errors=True)
+            return None
+        return self._session
+
+
+def _end(processes: list[psutil.Process], timeout_s: float) -> None:
+    """Returns when all are gone; those that do not go by themselves in time are killed."""
+    late = psutil.wait_procs(processes, timeout=timeout_s)[1]
+    for process in late:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(late, timeout=EXIT_TIMEOUT_S)

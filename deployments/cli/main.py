@@ -1,0 +1,48 @@
+"""The command line: `drafthouse`. Each command lives in a module of its own and imports what is heavy when it runs."""
+
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+
+from deployments.cli import client_commands, model_commands
+from deployments.cli import hash_key as key_command
+from deployments.cli import profile as profile_command
+from deployments.cli import serve as serve_command
+from deployments.cli import simulate as simulate_command
+from drafthouse import __version__
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"drafthouse {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """Serve language models with speculative decoding, drafts and targets in separate pools on Ray Serve."""
+
+
+def build_cli() -> typer.Typer:
+    """The whole command tree."""
+    cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+    cli.callback()(_root)
+    cli.command()(serve_command.serve)
+    cli.command()(serve_command.stop)
+    cli.command()(client_commands.generate)
+    cli.command()(client_commands.status)
+    cli.command("hash-key")(key_command.hash_key)
+    cli.command()(profile_command.profile)
+    cli.command()(simulate_command.simulate)
+    cli.command("train-demo")(model_commands.train_demo)
+    cli.command()(model_commands.inflate)
+    cli.command("build-trigram")(model_commands.build_trigram)
+    for extra in entry_points(group="drafthouse.commands"):
+        cli.add_typer(extra.load(), name=extra.name)
+    return cli
+
+
+def main() -> None:
+    build_cli()()

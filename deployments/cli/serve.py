@@ -1,0 +1,171 @@
+"""`drafthouse serve` and `drafthouse stop`.
+
+Promises: what `serve` started is gone when it returns, whether by Ctrl-C, SIGTERM or an error. An
+error is one message that names the key, the file or the port, and exit status 1.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deployments.cli import pid_file
+from drafthouse.config.serving import ServingConfig, load_config
+from drafthouse.errors import DrafthouseError
+
+
+def serve(
+    config: Annotated[
+        pathlib.Path | None, typer.Option(help="YAML file: our keys alone, or a Ray Serve config whose one application has them as args.")
+    ] = None,
+    allow_synthetic_acceptance: Annotated[
+        bool, typer.Option("--allow-synthetic-acceptance", help="Serve a config with verifier.synthetic_acceptance; never in production.")
+    ] = False,
+) -> None:
+    """Start Ray on this machine and serve the application until Ctrl-C.
+
+    Without --config it serves the demo pair that comes with the package. For a Ray cluster that already runs, use Ray's own
+    `serve deploy deployments/serve_config.yaml`.
+    """
+    from deployments.preflight import ALLOW_SYNTHETIC, check_models, check_ports, check_synthetic
+    from drafthouse.security.api_keys import load_api_keys
+    from drafthouse.wire.transport import load_transport
+
+    console = Console(stderr=True)
+    try:
+        serving = load_config(config)
+        if allow_synthetic_acceptance:
+            os.environ[ALLOW_SYNTHETIC] = "1"
+        check_synthetic(serving, os.environ)
+        check_ports(serving)
+        # Gateways and replicas read these themselves; here a fault shows before Ray starts.
+        load_api_keys(serving.security.api_keys)
+        load_transport(serving.security.data_plane)
+        check_models(serving)
+        pid_file.write(serving.server.http_port)
+    except DrafthouseError as error:
+        _fail(console, str(error))
+    _run(serving, console)
+
+
+def _fail(console: Console, message: str) -> None:
+    console.print("error:", style="bold red", end=" ")
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _run(config: ServingConfig, console: Console) -> None:
+    from deployments.cli.local_cluster import LocalCluster
+
+    cluster = LocalCluster(config)
+    stop = _StopSignal()
+    failure: str | None = None
+    try:
+        with console.status("starting Ray") as status:
+            show = _Progress(console, status.update)
+            show("starting Ray")
+            cluster.start()
+            stop.install()
+            show("deploying")
+            cluster.deploy(show)
+        _print_ready(cluster.http_url, cluster.grpc_address, cluster.dashboard_url, config)
+        stop.wait()
+    except DrafthouseError as error:
+        failure = str(error)
+    except (KeyboardInterrupt, SystemExit):
+        pass
+    except Exception as error:  # fault boundary: Ray raises many kinds
+        failure = f"{type(error).__name__}: {error}"
+    finally:
+        stop.ignore()
+        console.print("stopping", highlight=False)
+        logs = cluster.close(keep_logs=failure is not None)
+        pid_file.remove(config.server.http_port)
+    if failure is not None:
+        _fail(console, failure + (f"\nlogs: {logs}/logs" if logs else ""))
+    console.print("stopped", highlight=False)
+
+
+class _Progress:
+    """Shows each line once: in place on a terminal, one below the other in a log."""
+
+    def __init__(self, console: Console, update: object):
+        self._console = console
+        self._update = update
+        self._last = ""
+
+    def __call__(self, line: str) -> None:
+        if line == self._last:
+            return
+        self._last = line
+        if self._console.is_terminal and callable(self._update):
+            self._update(line)
+        else:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+
+class _StopSignal:
+    """SIGINT and SIGTERM end the wait; before `install` they interrupt whatever runs."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.install()
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._event.set()
+        raise KeyboardInterrupt
+
+    def install(self) -> None:
+        """Again after Ray has started, which puts its own handlers there.
+
+        SIGINT too is set by hand: a shell starts background jobs with it ignored, and Python then leaves it so.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._interrupt)
+
+    def wait(self) -> None:
+        while not self._event.wait(1.0):
+            pass
+
+    def ignore(self) -> None:
+        """A second Ctrl-C must not cut the shutdown short and leave processes behind."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _print_ready(http_url: str, grpc_address: str, dashboard_url: str, config: ServingConfig) -> None:
+    needs_token = os.environ.get("RAY_AUTH_MODE") == "token"
+    hint = f"  (its token: {sys.prefix}/bin/ray get-auth-token)" if needs_token else ""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("ready", style="bold green", end="")
+    console.print(f": model {config.model!r}; Ctrl-C stops everything", markup=False)
+    if (synthetic := config.verifier.synthetic_acceptance) is not None:
+        console.print(f"SYNTHETIC ACCEPTANCE at rate {synthetic.rate:g}: texts are not the target's", style="bold red")
+    console.print(f"HTTP API   {http_url}/v1")
+    console.print(f"gRPC       {grpc_address}")
+    console.print(f"cluster    {http_url}/v1/cluster")
+    console.print(f"dashboard  {dashboard_url}{hint}")
+
+
+def stop(
+    port: Annotated[int | None, typer.Option(help="HTTP port of the server to stop; needed where several run.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Stop all servers of this user on this machine.")] = False,
+) -> None:
+    """Stop the `drafthouse serve` that runs in another shell."""
+    console = Console(highlight=False, soft_wrap=True)
+    servers = [server for server in pid_file.running() if port in (None, server.http_port)]
+    if len(servers) > 1 and not every:
+        # Another one may be somebody else's work.
+        ports = ", ".join(str(server.http_port) for server in servers)
+        _fail(Console(stderr=True), f"several servers run, on ports {ports}: name one with --port, or stop all with --all")
+    if not servers:
+        console.print("no server runs" if port is None else f"no server runs on port {port}")
+    for server in servers:
+        went = pid_file.stop(server)
+        console.print(f"server on port {server.http_port} (pid {server.pid}) " + ("stopped" if went else "did not stop and was killed"))

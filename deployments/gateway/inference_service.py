@@ -1,0 +1,112 @@
+"""What HTTP and gRPC share: plans are made off the event loop, outputs are streamed and counted.
+
+Promises: what finds no place is refused before its prompt is tokenized. `running`, and the totals that
+the gateway reports, cover every choice of every request from its dispatch to its end, however it ends, and
+requests that were refused or wrong from the start.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TypeVar
+
+from deployments.gateway.capacity import Places
+from deployments.gateway.failover import NoVerifierError, VerifierLink
+from deployments.gateway.fan_in import fan_in
+from deployments.gateway.latencies import Latencies, Stopwatch
+from deployments.gateway.request_plan import Plan, RequestFactory
+from deployments.gateway.text_stream import TextDelta, generate_text
+from drafthouse.errors import OverloadError, RequestError
+from drafthouse.wire.generation_messages import GenerateRequest
+
+Body = TypeVar("Body")
+
+OUTCOMES = ("served", "cancelled", "refused", "unavailable", "rejected", "failed")
+"""How a request may end, as `drafthouse/telemetry/metrics.py` explains."""
+
+
+class InferenceService:
+    def __init__(self, factory: RequestFactory, link: VerifierLink, places: int) -> None:
+        self.factory, self.link = factory, link
+        self.places = Places(places)
+        self.latencies = Latencies()
+        counted = ("requests", "prompt_tokens", "completion_tokens", *(f"outcome.{outcome}" for outcome in OUTCOMES))
+        self._totals = Counter(dict.fromkeys(counted, 0))  # zeros are told, too: a rate needs a first value
+
+    @property
+    def running(self) -> int:
+        """Choices in progress."""
+        return self.places.taken
+
+    def totals(self) -> dict[str, float]:
+        """Only ever grow. `requests` counts choices, each of which a verifier serves by itself."""
+        return {**self._totals, "failovers": float(self.link.failovers), "moves": float(self.link.moves)}
+
+    async def plan(self, make: Callable[[Body], Plan], body: Body, cache_key: str) -> Plan:
+        """Runs `make` in a thread: tokenizing a long prompt takes long, and streams must go on meanwhile. `cache_key` names whose
+        traffic the requests are; empty: nobody's. Raises OverloadError, and RequestError for what could never be served."""
+        try:
+            with self.places.planning():
+                plan = await asyncio.to_thread(make, body)
+            self._check_choices(len(plan.requests))
+        except (RequestError, OverloadError) as error:
+            self._ended(outcome_of(error))
+            raise
+        return replace(plan, requests=tuple(replace(request, cache_key=cache_key) for request in plan.requests))
+
+    def _check_choices(self, choices: int) -> None:
+        """Raises RequestError for more than could run at once, however idle all are: one that is refused ends the others."""
+        if choices > self.places.count:
+            raise RequestError(f"{choices} choices in all, but a gateway here serves {self.places.count} at once", "n")
+        room = self.link.routes.capacity
+        if 0 < room < choices:
+            raise RequestError(f"{choices} choices in all, but the verifiers that run have places and queues for {room}", "n")
+
+    async def stream(self, plan: Plan) -> AsyncGenerator[tuple[int, TextDelta], None]:
+        """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. Raises OverloadError."""
+        left = len(plan.requests)
+        try:
+            self.places.take(left)
+        except OverloadError:
+            self._ended("refused", left)
+            raise
+        try:
+            async with aclosing(fan_in([self._choice(request, plan.stops) for request in plan.requests])) as deltas:
+                async for index, delta in deltas:
+                    if delta.finish_reason:
+                        left -= 1
+                        self.places.release(1)
+                    yield index, delta
+        finally:
+            self.places.release(left)
+
+    async def _choice(self, request: GenerateRequest, stops: tuple[str, ...]) -> AsyncGenerator[TextDelta, None]:
+        outcome, stopwatch = "cancelled", Stopwatch(self.latencies, time.monotonic())
+        try:
+            async with aclosing(generate_text(self.link, self.factory.codec.token_bytes, request, stops)) as deltas:
+                async for delta in deltas:
+                    self._totals["completion_tokens"] += len(delta.tokens)
+                    stopwatch.tokens(len(delta.tokens), time.monotonic())
+                    if delta.finish_reason:
+                        outcome = "served"
+                        stopwatch.served()
+                    yield delta
+        except Exception as error:
+            outcome = outcome_of(error)
+            raise
+        finally:
+            self._totals["prompt_tokens"] += len(request.prompt)
+            self._ended(outcome)
+
+    def _ended(self, outcome: str, choices: int = 1) -> None:
+        self._totals["requests"] += choices
+        self._totals[f"outcome.{outcome}"] += choices
+
+
+def outcome_of(error: Exception) -> str:
+    """One of OUTCOMES."""
+    kinds = ((OverloadError, "refused"), (NoVerifierError, "unavailable"), (RequestError, "rejected"))
+    return next((outcome for kind, outcome in kinds if isinstance(error, kind)), "failed")

@@ -1,0 +1,103 @@
+"""The gateway's Ray shell: one deployment for HTTP and gRPC in front of the verifiers.
+
+Promises: nothing but wiring. The constructor reads the tokenizer and limits; the heartbeat starts
+and stops with the ASGI application. Serve reads annotations here, so they must not be postponed. Without
+direct ingress (which HAProxy needs) Serve's proxies look at the context of a gRPC stream only when a
+chunk comes, so that a refusal has its hint in the details alone.
+"""
+
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import ray
+from fastapi import FastAPI
+from ray import serve
+from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS
+from ray.serve.grpc_util import RayServegRPCContext
+from ray.serve.handle import DeploymentHandle
+from ray.util import metrics as ray_metrics
+
+from deployments.api.grpc import inference as grpc_api
+from deployments.api.openai.routes import build_http_app
+from deployments.gateway.failover import VerifierLink
+from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.request_plan import RequestFactory
+from deployments.gateway.text_codec import load_codec, load_limits
+from drafthouse.config.serving import ServingConfig
+from drafthouse.security.api_keys import load_api_keys
+from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.wire.heartbeat import Heartbeat
+from drafthouse.wire.membership import Directive, Report
+from drafthouse.wire.transport import load_transport
+from protos import inference_pb2
+
+
+@serve.deployment
+@serve.ingress()
+class Gateway:
+    """`verifiers` and `drafters` are bound only so that Serve deploys these pools; their requests go over the data plane."""
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        controller: DeploymentHandle,
+        verifiers: DeploymentHandle | None = None,
+        drafters: DeploymentHandle | None = None,
+    ) -> None:
+        factory = RequestFactory(config.model, load_codec(config.target), load_limits(config.target))
+        self._controller = controller
+        self._keys = load_api_keys(config.security.api_keys)
+        self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))
+        self._service = InferenceService(factory, self._link, config.gateway.max_ongoing_requests)
+        self._replica = serve.get_replica_context().replica_id.unique_id
+        metrics = MetricsExporter("gateway", self._replica, ray_metrics)
+        reporting = metrics.exporting(self._report, self._details)
+        self._heartbeat = Heartbeat(controller, reporting, config.controller.heartbeat_s, self._directed)
+        self._node = ray.get_runtime_context().get_node_id()
+        self._address = ray.util.get_node_ip_address()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve after the constructor."""
+        return build_http_app(self._service, self._snapshot, self._lifespan, self._keys)
+
+    async def Generate(  # the proto's name; Serve fills in `grpc_context`
+        self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
+    ) -> inference_pb2.GenerateResponse:
+        cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
+        return await grpc_api.generate(self._service, request, cache_key, grpc_context)
+
+    async def GenerateStream(
+        self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncGenerator[inference_pb2.GenerateChunk, None]:
+        cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
+        chunks = grpc_api.stream(self._service, request, cache_key, grpc_context, zero_chunks=RAY_SERVE_ENABLE_DIRECT_INGRESS)
+        async for chunk in chunks:
+            yield chunk
+
+    @asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        self._heartbeat.start()
+        try:
+            yield
+        finally:
+            await self._heartbeat.stop()
+            await self._link.close()
+
+    async def _snapshot(self) -> dict[str, object]:
+        snapshot: dict[str, object] = await self._controller.snapshot.remote()
+        return snapshot
+
+    def _directed(self, directive: Directive) -> None:
+        self._link.update(directive.verifiers)
+
+    def _details(self) -> Numbers:
+        """What metrics have beyond the report."""
+        gauges = {"verifiers": float(len(self._link.routes)), "controller_answers": float(self._heartbeat.answered is True)}
+        return Numbers(gauges=gauges, samples=self._service.latencies.samples)
+
+    def _report(self) -> Report:
+        return Report(
+            role="gateway", replica=self._replica, address=self._address, pid=os.getpid(), node=self._node, fingerprint="",
+            load=self._service.running, capacity=self._service.places.count, totals=self._service.totals(),
+        )  # fmt: skip

@@ -1,0 +1,124 @@
+"""A user's validated request to the requests that verifiers take: the one place that checks it against the model.
+
+Promises: what comes out has a known model, a prompt of at least one token inside the vocabulary,
+prompt and output within the context, sampling in range and a seed; anything else is a RequestError
+naming the field. HTTP and gRPC share it. Choice `i` of several takes `derive_seed(seed, i)`; one alone takes the seed.
+"""
+
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deployments.api.openai.schema import ChatRequest, CompletionRequest, is_ids
+from deployments.gateway.text_codec import ModelLimits, TextCodec
+from drafthouse.errors import RequestError
+from drafthouse.noise import derive_seed
+from drafthouse.sampling import MAX_SEED, SamplingParams
+from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateRequest
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's default for completions."""
+
+MAX_TOTAL_CHOICES = 256
+"""Prompts times `n` of one request: each is a request of its own to a verifier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a request asks for besides its prompts. `max_tokens` None: what remains of the context."""
+
+    model: str
+    sampling: SamplingParams
+    speculation: Speculation
+    max_tokens: int | None = None
+    seed: int | None = None
+    stops: tuple[str, ...] = ()
+    choices: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One user request. `requests[p * choices + c]` is choice `c` of prompt `p`."""
+
+    id: str
+    requests: tuple[GenerateRequest, ...]
+    stops: tuple[str, ...]
+    seed: int
+    choices: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Each prompt counts once, however many choices it has."""
+        return sum(len(request.prompt) for request in self.requests[:: self.choices])
+
+
+class RequestFactory:
+    def __init__(self, model: str, codec: TextCodec, limits: ModelLimits) -> None:
+        self.model, self.codec, self.limits = model, codec, limits
+
+    def completion(self, body: CompletionRequest) -> Plan:
+        settings = _settings(body, body.max_tokens or DEFAULT_MAX_TOKENS)
+        prompts = [body.prompt] if isinstance(body.prompt, str) or (body.prompt and is_ids(body.prompt)) else body.prompt
+        return self.plan("cmpl", prompts, settings)  # type: ignore[arg-type]  # is_prompt has checked the forms
+
+    def chat(self, body: ChatRequest) -> Plan:
+        settings = _settings(body, body.token_limit)
+        self._check_model(body.model)
+        prompt = self.codec.encode_chat([message.plain() for message in body.messages])
+        return self.plan("chatcmpl", [prompt], settings, field="messages")
+
+    def plan(self, kind: str, prompts: Sequence[str | Sequence[int]], settings: Settings, field: str = "prompt") -> Plan:
+        """Prompts as text or ids. `kind` begins the id, `field` is what errors of the prompt name."""
+        self._check_model(settings.model)
+        if not prompts:
+            raise RequestError(f"{field} is empty", field)
+        total = len(prompts) * settings.choices
+        if total > MAX_TOTAL_CHOICES:
+            raise RequestError(f"{len(prompts)} prompts with n = {settings.choices} is more than {MAX_TOTAL_CHOICES} choices in all", field)
+        seed = secrets.randbelow(MAX_SEED + 1) if settings.seed is None else settings.seed
+        if not 0 <= seed <= MAX_SEED:
+            raise RequestError(f"seed must be between 0 and 2**63 - 1, not {seed}", "seed")
+        plan_id = f"{kind}-{uuid.uuid4().hex}"
+        requests: list[GenerateRequest] = []
+        for text in prompts:
+            prompt = self._prompt(text, field)
+            max_tokens = self._max_tokens(len(prompt), settings.max_tokens)
+            for _ in range(settings.choices):
+                i = len(requests)
+                own_seed = seed if total == 1 else derive_seed(seed, i)
+                requests.append(self._request(f"{plan_id}-{i}", prompt, own_seed, max_tokens, settings))
+        return Plan(plan_id, tuple(requests), settings.stops, seed, settings.choices)
+
+    def _check_model(self, model: str) -> None:
+        if model != self.model:
+            message = f"The model {model!r} does not exist; this server has {self.model!r}"
+            raise RequestError(message, "model", code="model_not_found", status=404)
+
+    def _prompt(self, text: str | Sequence[int], field: str) -> tuple[int, ...]:
+        ids = tuple(self.codec.encode(text)) if isinstance(text, str) else tuple(text)
+        if not ids:
+            raise RequestError(f"{field} is empty: there must be at least one token to go on from", field)
+        bad = min(ids) if min(ids) < 0 else max(ids)
+        if not 0 <= bad < self.limits.vocab_size:
+            raise RequestError(f"{field} has token id {bad}, outside the vocabulary of {self.limits.vocab_size}", field)
+        return ids
+
+    def _max_tokens(self, prompt_tokens: int, wanted: int | None) -> int:
+        room = self.limits.context_tokens - prompt_tokens
+        if room < 1 or (wanted or 1) > room:
+            asked = f"{prompt_tokens} in the prompt and {wanted or 1} to generate"
+            message = f"The context holds {self.limits.context_tokens} tokens, but {prompt_tokens + (wanted or 1)} are asked for: {asked}"
+            raise RequestError(message, "max_tokens" if room >= 1 else "prompt", code="context_length_exceeded")
+        return wanted or room
+
+    def _request(self, request: str, prompt: tuple[int, ...], seed: int, max_tokens: int, settings: Settings) -> GenerateRequest:
+        return GenerateRequest(
+            request=request, attempt=1, prompt=prompt, emitted=(), sampling=settings.sampling, seed=seed, max_tokens=max_tokens,
+            stop_tokens=self.limits.stop_tokens, speculation=settings.speculation,
+        )  # fmt: skip
+
+
+def _settings(body: CompletionRequest | ChatRequest, max_tokens: int | None) -> Settings:
+    return Settings(body.model, body.sampling(), body.speculation_wish(), max_tokens, body.seed, body.stops(), body.choices)

@@ -1,0 +1,121 @@
+"""What a request has so far, through all its attempts, and why an attempt ended. No network, no clock.
+
+Promises: `emitted` grows by what is new and in order; a reply of another attempt is ignored; usage counts the whole request.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import grpc
+
+from drafthouse.errors import RequestError, WireError
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
+from drafthouse.wire.settings import retry_after_s
+
+BAD_REQUEST = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.FAILED_PRECONDITION)
+
+NOT_TAKEN = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.ABORTED)
+"""The second is what a draining verifier answers to what is new."""
+
+
+UNTOLD_S = 1.0
+"""When to come again where a refusal does not say."""
+
+
+class Broken(Exception):
+    """This stream is of no more use; another verifier may go on."""
+
+
+class Refused(Broken):
+    """The verifier has no room; it may have after `retry_after_s`."""
+
+    def __init__(self, reason: str, retry_after_s: float) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class Unreachable(Broken):
+    """The verifier has not seen this attempt, or not taken it."""
+
+
+class Moved(Broken):
+    """The verifier drains: nothing is wrong with it or with the request."""
+
+
+@dataclass(slots=True, eq=False)
+class Progress:
+    """`request.attempt` is the current one; `deadline` is set while a verifier is looked for."""
+
+    request: GenerateRequest
+    emitted: list[int] = field(default_factory=list)
+    fingerprint: str | None = None  # None until the first token: until then any target's text would do
+    avoid: set[str] = field(default_factory=set)  # replicas that failed or refused since the last new token
+    deadline: float | None = None
+    fruitless: int = 0  # streams in a row that broke without a token
+    refusals: dict[str, float] = field(default_factory=dict)  # since the last new token, by replica: after how many seconds to come again
+    admitted: bool = False  # by a verifier that is gone since
+    last_failure: str = "none was tried"
+    usage: SpeculationUsage = field(default_factory=SpeculationUsage)
+    _earlier: SpeculationUsage = field(default_factory=SpeculationUsage)  # of the attempts before
+
+    def next_request(self) -> GenerateRequest:
+        return replace(self.request, emitted=tuple(self.emitted), admitted=self.admitted)
+
+    def next_attempt(self) -> None:
+        self._earlier = self.usage
+        self.request = replace(self.request, attempt=self.request.attempt + 1)
+
+    def take(self, reply: GenerateReply, fingerprint: str) -> GenerateReply | None:
+        """What of this reply is new, as the caller is to see it. Raises WireError when tokens before it are missing, Moved."""
+        if (reply.request, reply.attempt) != (self.request.request, self.request.attempt):
+            return None
+        done = len(self.emitted)
+        if reply.first_index > done:
+            raise WireError(f"reply begins at output token {reply.first_index}, but only {done} have come")
+        if reply.finish_reason == "moved":
+            raise Moved(reply.error or "it drains")
+        tokens = reply.tokens[done - reply.first_index :]
+        if not tokens and not reply.finish_reason:
+            return None
+        self.usage = total(self._earlier, reply.usage)
+        self.emitted.extend(tokens)
+        if tokens:
+            self.fingerprint, self.fruitless, self.deadline = fingerprint, 0, None
+            self.avoid.clear()
+            self.refusals.clear()
+        return replace(reply, first_index=done, tokens=tokens, usage=self.usage)
+
+    def failed(self, replica: str, error: Broken) -> None:
+        self.avoid.add(replica)
+        self.last_failure = f"{replica}: {error}"
+        if isinstance(error, Refused):
+            self.refusals[replica] = error.retry_after_s
+        if not isinstance(error, Refused | Unreachable):
+            self.fruitless += not isinstance(error, Moved)
+            self.admitted, self.deadline = True, None
+
+    def end(self) -> GenerateReply | None:
+        """The last reply, if the stream broke after the last token but before the verifier could say so."""
+        if self.emitted and self.emitted[-1] in self.request.stop_tokens:
+            reason = "stop"
+        elif len(self.emitted) >= self.request.max_tokens:
+            reason = "length"
+        else:
+            return None
+        return GenerateReply(self.request.request, self.request.attempt, len(self.emitted), (), reason, usage=self.usage)
+
+
+def total(a: SpeculationUsage, b: SpeculationUsage) -> SpeculationUsage:
+    return SpeculationUsage(
+        a.drafted + b.drafted, a.verified + b.verified, a.accepted + b.accepted, a.steps + b.steps, a.synthetic or b.synthetic
+    )
+
+
+def translated(error: grpc.aio.AioRpcError) -> Exception:
+    details = error.details() or error.code().name
+    if error.code() in BAD_REQUEST:
+        return RequestError(details)
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Refused(details, retry_after_s(error.trailing_metadata() or ()) or UNTOLD_S)
+    if error.code() in NOT_TAKEN:
+        return Unreachable(details)
+    return Broken(f"{error.code().name}: {details}")

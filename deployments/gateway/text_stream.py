@@ -1,0 +1,84 @@
+"""From a verifier's tokens to the client's text: detokenized, cut at stop strings, counted.
+
+Promises: the text and the number of completion tokens depend on the tokens alone, not on how many
+arrive together: a token after the one that completes a stop string does not count. Exactly one
+delta, the last, has a finish reason. The first delta leaves as soon as the first tokens arrive.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from deployments.gateway.detokenizer import Detokenizer, TokenBytes
+from deployments.gateway.failover import VerifierLink
+from deployments.gateway.stop_strings import StopMatcher
+from drafthouse.errors import DrafthouseError
+from drafthouse.wire.generation_messages import GenerateRequest, SpeculationUsage
+
+
+class GenerationError(DrafthouseError):
+    """The verifier gave this request up."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text that is new, and output tokens `first_index ...`; the text may lag behind them by held-back characters.
+
+    `attempt` is the one whose verifier made them: 1, and one more each time that another took the request; `usage` is that of the
+    output so far."""
+
+    text: str
+    tokens: tuple[int, ...]
+    first_index: int
+    attempt: int
+    finish_reason: str = ""  # stop or length, in the last delta
+    usage: SpeculationUsage = field(default_factory=SpeculationUsage)
+
+
+class _Text:
+    """One output's text so far."""
+
+    def __init__(self, token_bytes: TokenBytes, stops: tuple[str, ...], stop_tokens: tuple[int, ...]) -> None:
+        self._detokenizer = Detokenizer(token_bytes)
+        self._matcher = StopMatcher(stops)
+        self._stop_tokens = frozenset(stop_tokens)
+        self.stopped = False
+
+    def add(self, tokens: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+        """The new text and the tokens up to the one that ended it, if one did. A stop token has no text."""
+        pieces: list[str] = []
+        for count, token in enumerate(tokens, start=1):
+            if token in self._stop_tokens:
+                self.stopped = True
+            else:
+                pieces.append(self._matcher.feed(self._detokenizer.add((token,))))
+                self.stopped = self._matcher.stopped
+            if self.stopped:
+                return "".join(pieces), tokens[:count]
+        return "".join(pieces), tokens
+
+    def flush(self) -> str:
+        """The end of the text; a character cut off by the end may still complete a stop string."""
+        if self._matcher.stopped:
+            return ""
+        last = self._matcher.feed(self._detokenizer.flush())
+        return last if self._matcher.stopped else last + self._matcher.flush()
+
+
+async def generate_text(
+    link: VerifierLink, token_bytes: TokenBytes, request: GenerateRequest, stops: tuple[str, ...]
+) -> AsyncGenerator[TextDelta, None]:
+    """Closing it cancels the request. Raises GenerationError, and what VerifierLink.generate raises."""
+    text = _Text(token_bytes, stops, request.stop_tokens)
+    usage = SpeculationUsage()
+    async with aclosing(link.generate(request)) as replies:
+        async for reply in replies:
+            if reply.finish_reason == "error":
+                raise GenerationError(reply.error or "the verifier gave no reason")
+            usage = reply.usage if reply.usage.steps else usage
+            piece, tokens = text.add(reply.tokens)
+            if text.stopped or reply.finish_reason:
+                reason = "stop" if text.stopped else reply.finish_reason
+                yield TextDelta(piece + text.flush(), tokens, reply.first_index, reply.attempt, reason, usage)
+                return
+            yield TextDelta(piece, tokens, reply.first_index, reply.attempt, usage=usage)

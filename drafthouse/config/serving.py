@@ -1,0 +1,251 @@
+"""The one configuration of a Drafthouse: the same model checks a laptop's file and a cluster's.
+
+Promises: unknown keys and values out of range are refused with the path of the key; the file's
+model paths may be absolute, relative to the working directory, a hub id, or `demo:target` and
+`demo:draft` for the pair in the package.
+"""
+
+import pathlib
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from drafthouse.config.autoscaling import AutoscalingConfig
+from drafthouse.config.security import SecurityConfig
+from drafthouse.errors import ConfigError
+
+DEMO_MODELS = pathlib.Path(__file__).parents[1] / "demo_models"
+
+
+class _Section(BaseModel):
+    # Ray prints these errors: an input, such as an API key in place of its hash, is not to be in them.
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
+
+
+class PacedConfig(_Section):
+    """Device `paced`: tokens from the real model, time from a curve in `drafthouse/engine/curves/`, or a path to one."""
+
+    curve: str
+    time_scale: float = Field(1.0, gt=0, le=1000, description="stretches the curve where this CPU is slower than it")
+
+
+class ModelConfig(_Section):
+    path: str = Field(description="folder, hub id, demo:target or demo:draft")
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
+    device: Literal["cpu", "cuda", "paced"] = "cpu"
+    paced: PacedConfig | None = None
+    threads: int = Field(1, ge=1, le=512, description="torch threads of one replica, CPU only")
+    compile: bool = Field(False, description="torch.compile the model; takes a C++ compiler and up to minutes at start")
+    kv_tokens: int = Field(16384, ge=64, description="KV slots of one replica, in tokens")
+    parallel: int = Field(1, ge=1, le=64, description="devices that one replica's model is split over (docs/parallel.md)")
+
+    @model_validator(mode="after")
+    def _paced_has_curve(self) -> "ModelConfig":
+        if (self.device == "paced") != (self.paced is not None):
+            raise ValueError("device: paced and the section paced: {curve: ...} go together")
+        if self.parallel > 1 and (self.paced is not None or self.compile):
+            raise ValueError("parallel: above 1 it goes neither with compile nor with device: paced, whose curve is a whole replica's")
+        return self
+
+
+class PoolConfig(_Section):
+    replicas: int = Field(1, ge=0, le=10000)
+    num_cpus: float = Field(0.5, ge=0, description="CPUs that Ray reserves for one replica; for each of its devices with `parallel`")
+    num_gpus: float = Field(0, ge=0, description="likewise")
+    accelerator: str | None = Field(None, pattern=r"^[\w.-]+$", description="GPU type by Ray's label ray.io/accelerator-type, such as H100")
+    port: int = Field(0, ge=0, le=65535, description="data-plane port of a replica; 0 picks a free one")
+
+
+class SyntheticAcceptance(_Section):
+    """Acceptance drawn instead of compared, to test policy at any rate: the text is then not the target's."""
+
+    rate: float = Field(ge=0, le=1, description="probability that the first child of an accepted node is accepted")
+
+
+class VerifierConfig(PoolConfig):
+    replicas: int = Field(1, ge=1, le=10000)
+    max_sequences: int = Field(32, ge=1, le=4096, description="sequences in one step")
+    max_queue: int = Field(256, ge=0, description="requests waiting for KV slots before new ones are refused")
+    step_tokens: int = Field(512, ge=16, description="tokens of one step, prompt chunks included")
+    drain_s: float = Field(20, ge=0, le=3600, description="a replica that is to go finishes for so long what no other can take over")
+    step_limit_s: float = Field(60, gt=0, description="a longer step hangs: its requests go elsewhere, Serve replaces the replica")
+    batch_table: tuple[tuple[int, int], ...] = Field(
+        ((4, 4), (8, 3), (16, 2), (32, 1)), description="mode table: [sequences in a step up to, chain length]; none beyond the last row"
+    )
+    synthetic_acceptance: SyntheticAcceptance | None = Field(None, description="for tests of policy; needs an explicit flag to start")
+
+    @model_validator(mode="after")
+    def _batch_table_rises(self) -> "VerifierConfig":
+        sequences = [most for most, _ in self.batch_table]
+        if sequences != sorted({*sequences}) or min(sequences, default=1) < 1:
+            raise ValueError("batch_table: numbers of sequences must rise, from 1 on")
+        if not all(0 <= length <= 256 for _, length in self.batch_table):
+            raise ValueError("batch_table: chain lengths lie between 0 and 256")
+        return self
+
+
+class StageConfig(_Section):
+    """One source of drafted nodes; several are merged into one tree. `module:Class` is an own stage: a subclass of
+    `drafthouse.stages.stage.Stage`."""
+
+    kind: str = Field(pattern=r"^(model|trigram|lookup|suffix|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$", description="or module:Class")
+    inner: "StageConfig | None" = Field(None, description="kind model only: the stage whose tree the draft model runs on in one pass")
+    placement: Literal["drafter", "verifier"] = Field("drafter", description="verifier: in its process, for a stage without a model")
+    nodes: int = Field(16, ge=1, le=256, description="most nodes it adds at once")
+    table: pathlib.Path | None = Field(None, description="kind trigram: what build-trigram wrote; by default trigram.npz beside the draft")
+    traffic_tokens: int = Field(
+        0, ge=0, le=10_000_000, description="kind suffix: tokens of finished requests to remember, by cache key, half a kB each"
+    )
+
+    @model_validator(mode="after")
+    def _fields_fit_the_kind(self) -> "StageConfig":
+        if self.kind != "model" and self.inner is not None:
+            raise ValueError("inner: only a stage of kind model has one")
+        if self.inner is not None and (self.inner.kind == "model" or self.inner.placement != "drafter"):
+            raise ValueError("inner: must be a stage without a model, beside the draft model")
+        if self.kind == "model" and self.placement == "verifier":
+            raise ValueError("placement: the draft model runs in the drafter")
+        if self.kind != "trigram" and self.table is not None:
+            raise ValueError("table: only a stage of kind trigram has one")
+        if self.kind != "suffix" and self.traffic_tokens:
+            raise ValueError("traffic_tokens: only a stage of kind suffix has them")
+        return self
+
+
+class WindowConfig(_Section):
+    """What the draft sees of a long context: its first tokens and its latest."""
+
+    sinks: int = Field(4, ge=0, le=4096)
+    recent: int = Field(ge=8, le=1 << 20)
+
+
+class DrafterConfig(PoolConfig):
+    max_sessions: int = Field(64, ge=1)
+    pass_nodes: int = Field(16, ge=1, le=1024, description="frontier nodes of all sessions in one draft pass")
+    prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass")
+    shared_noise: bool = Field(True, description="rank with the noise that the target adds; without it sampled drafts are hit less often")
+    stages: tuple[StageConfig, ...] = Field(
+        (StageConfig(kind="model"), StageConfig(kind="lookup", placement="verifier")),
+        min_length=1,
+        description="what drafts; merged into one tree",
+    )
+    window: WindowConfig | None = Field(None, description="the draft's KV keeps only this of the committed tokens; by default all")
+    trace: pathlib.Path | None = Field(None, description="folder for acceptance traces, one file for each replica; none by default")
+
+    @model_validator(mode="after")
+    def _stages_differ(self) -> "DrafterConfig":
+        kinds = [stage.kind for stage in self.stages]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("stages: two of them are of one kind")
+        return self
+
+    @property
+    def uses_model(self) -> bool:
+        return any(stage.kind == "model" for stage in self.stages)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one pass."""
+        inner = sum(stage.inner.nodes for stage in self.stages if stage.inner is not None)
+        return self.pass_nodes + self.prefill_tokens + inner
+
+
+class GatewayConfig(_Section):
+    replicas: int = Field(1, ge=1, le=1000)
+    num_cpus: float = Field(0.1, ge=0)
+    max_ongoing_requests: int = Field(256, ge=1, description="of one gateway, each choice counted; more are refused with 429")
+    patience_s: float = Field(30, gt=0, le=3600, description="a request whose verifier is gone waits so long for another")
+    drain_s: float = Field(60, ge=0, le=3600, description="a replica that is to go finishes its requests for so long")
+
+
+class ControllerConfig(_Section):
+    num_cpus: float = Field(0.1, ge=0)
+    heartbeat_s: float = Field(0.5, gt=0, le=60)
+    expire_heartbeats: int = Field(5, ge=2, description="heartbeats missed before a replica is taken out")
+
+
+class TreeConfig(_Section):
+    max_nodes: int = Field(256, ge=1, le=1024)
+    max_depth: int = Field(16, ge=1, le=256)
+    width: int = Field(8, ge=1, le=64, description="children drafted below one node")
+    grow_during_verification: bool = Field(True, description="draft on while the target verifies, where the commit may land")
+
+
+class ServerConfig(_Section):
+    host: str = "127.0.0.1"
+    http_port: int = Field(8000, ge=1, le=65535)
+    grpc_port: int = Field(9000, ge=1, le=65535)
+    dashboard_port: int = Field(8265, ge=1, le=65535)
+
+
+class ServingConfig(_Section):
+    """Everything `drafthouse serve --config FILE` and `deployments.app:build_app` take."""
+
+    model: str = Field("demo", min_length=1, description="model name in the API")
+    target: ModelConfig = ModelConfig(path="demo:target")
+    draft: ModelConfig | None = Field(ModelConfig(path="demo:draft", kv_tokens=32768), description="null: stages without a model alone")
+    gateway: GatewayConfig = GatewayConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    drafter: DrafterConfig = DrafterConfig()
+    controller: ControllerConfig = ControllerConfig()
+    tree: TreeConfig = TreeConfig()
+    server: ServerConfig = ServerConfig()
+    security: SecurityConfig = SecurityConfig()
+    autoscaling: AutoscalingConfig = AutoscalingConfig()
+
+    @model_validator(mode="after")
+    def _stages_fit_the_pools(self) -> "ServingConfig":
+        if self.drafter.uses_model != (self.draft is not None):
+            raise ValueError("draft and drafter.stages: a draft model and a stage of kind model go together; draft: null for neither")
+        if self.drafter.replicas and not any(stage.placement == "drafter" for stage in self.drafter.stages):
+            raise ValueError("drafter.replicas: every stage runs in the verifier, so it must be 0")
+        self.autoscaling.check_start({"verifier": self.verifier.replicas, "drafter": self.drafter.replicas})
+        return self
+
+
+def load_config(path: pathlib.Path | None) -> ServingConfig:
+    """Reads a YAML file (None: all defaults). Raises ConfigError naming the file and each key at fault.
+
+    A Ray Serve config file is accepted too: the arguments of its one application are taken.
+    """
+    if path is None:
+        return ServingConfig()
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: the top level must be a mapping")
+    if "applications" in data:
+        applications = data["applications"]
+        if not (isinstance(applications, list) and len(applications) == 1 and isinstance(applications[0], dict)):
+            raise ConfigError(f"{path}: applications must be a list of one application")
+        data = applications[0].get("args") or {}
+    try:
+        return ServingConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in describe(error))) from error
+
+
+def describe(error: ValidationError) -> list[str]:
+    """One line for each fault: the key's path and what is wrong with it."""
+    return [f"{'.'.join(str(part) for part in e['loc']) or 'config'}: {e['msg']}" for e in error.errors()]
+
+
+def model_path(path: str) -> str:
+    """The folder or hub id behind a config path. Raises ConfigError for a folder that is missing."""
+    if path.startswith("demo:"):
+        folder = DEMO_MODELS / path.removeprefix("demo:")
+        if not (folder / "config.json").exists():
+            raise ConfigError(f"{path}: no such demo model; there are demo:target and demo:draft")
+        return str(folder)
+    looks_local = path.startswith(("/", ".", "~")) or pathlib.Path(path).exists() or path.count("/") > 1
+    if looks_local:
+        folder = pathlib.Path(path).expanduser()
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{path}: no model folder here (config.json is missing)")
+        return str(folder)
+    return path

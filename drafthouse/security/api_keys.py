@@ -1,0 +1,92 @@
+"""API keys: long random strings that callers hold, and of which the server knows the hashes alone.
+
+Promises: no key is stored, logged or repeated in an error, nor is a line of the file, which may hold one by mistake.
+All hashes are compared, each in constant time, so that timing tells nothing. A key taken out of the file is
+refused from the next request on.
+
+The hash is plain SHA-256: a slow one protects secrets that can be guessed, which 256 random bits cannot, and
+would cost every request its time.
+"""
+
+import hashlib
+import hmac
+import pathlib
+import re
+import secrets
+from collections.abc import Iterable
+
+from drafthouse.config.security import HASH_PATTERN, ApiKeysConfig
+from drafthouse.errors import ConfigError, RequestError
+from drafthouse.security.watched_files import WatchedFiles, read_text
+
+LEAST_CHARACTERS = 20
+"""Of a secret that somebody brings along: shorter ones may be guessed from their hash."""
+
+
+def generate_key() -> str:
+    return "dh-" + secrets.token_urlsafe(32)
+
+
+def hash_of(secret: str) -> str:
+    """The line that `drafthouse hash-key` prints. A lone surrogate, which no secret has, becomes a question mark."""
+    return "sha256:" + hashlib.sha256(secret.encode(errors="replace")).hexdigest()
+
+
+def matches(secret: str, hashes: Iterable[str]) -> bool:
+    given, found = hash_of(secret), False
+    for known in hashes:
+        found |= hmac.compare_digest(given, known)
+    return found
+
+
+def bearer(authorization: str | None) -> str | None:
+    """What follows `Bearer`; None if nothing does."""
+    scheme, _, secret = (authorization or "").partition(" ")
+    return secret.strip() or None if scheme.lower() == "bearer" else None
+
+
+def check_secret(secret: str) -> None:
+    """Raises ConfigError, which does not repeat it."""
+    if len(secret) < LEAST_CHARACTERS or not re.fullmatch(r"[!-~]+", secret):
+        raise ConfigError(f"a key or token has {LEAST_CHARACTERS} characters or more, all of them printable ASCII without spaces")
+
+
+def read_hashes(path: pathlib.Path) -> tuple[str, ...]:
+    """One hash a line; `#` begins a comment. Raises ConfigError naming file and line."""
+    hashes = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if not re.match(HASH_PATTERN, words[0]) or len(words) > 1:
+            raise ConfigError(f"{path}: line {number} is not a hash, as `drafthouse hash-key` prints it")
+        hashes.append(words[0])
+    return tuple(hashes)
+
+
+class ApiKeys:
+    """Raises ConfigError when the file cannot be used or holds no hash. Emptied later, it lets nobody in."""
+
+    def __init__(self, config: ApiKeysConfig) -> None:
+        self._hashes, self._watched = config.hashes, None
+        if (file := config.file) is not None:
+            self._watched = WatchedFiles((file,), lambda: read_hashes(file))
+            if not self._watched.current():
+                raise ConfigError(f"{file}: holds no hash, so nobody could call the API")
+
+    def check(self, authorization: str | None) -> str:
+        """The key's hash. `authorization` is the header's or the metadata's value. Raises RequestError with status 401."""
+        key = bearer(authorization)
+        if key is None:
+            raise RequestError("no API key: send `Authorization: Bearer KEY`", code="missing_api_key", status=401)
+        if not matches(key, self._hashes if self._watched is None else self._watched.current()):
+            raise RequestError("this API key is not known", code="invalid_api_key", status=401)
+        return hash_of(key)
+
+
+def load_api_keys(config: ApiKeysConfig | None) -> ApiKeys | None:
+    """None: the API is open. Raises ConfigError naming the key of the configuration."""
+    try:
+        return None if config is None else ApiKeys(config)
+    except ConfigError as error:
+        raise ConfigError(f"security.api_keys.file: {error}") from error

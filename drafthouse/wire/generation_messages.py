@@ -1,0 +1,101 @@
+"""What gateway and verifier say to each other, as frozen dataclasses, and the way to protobuf and back.
+
+Promises: `from_..._proto` raises WireError on anything that breaks the form (sizes, ranges), naming
+the field. (request, attempt) in both directions shows the receiver what is stale.
+"""
+
+from dataclasses import asdict, dataclass, field
+
+from drafthouse.errors import RequestError, WireError
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
+from drafthouse.wire.fields import cache_key, check_length, identifier, sampling_of, seed_of
+from protos import dataplane_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationUsage:
+    """Tokens drafted for a request, verified by the target and accepted, and its decode steps; `synthetic` marks a text whose
+    acceptance was drawn instead of compared, which is not the target's."""
+
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+    steps: int = 0
+    synthetic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One attempt at one request. `emitted` are output tokens that earlier attempts delivered; `admitted`: an earlier attempt had a
+    place at a verifier that is gone."""
+
+    request: str
+    attempt: int
+    prompt: tuple[int, ...]
+    emitted: tuple[int, ...]
+    sampling: SamplingParams
+    seed: int
+    max_tokens: int
+    stop_tokens: tuple[int, ...]
+    speculation: Speculation
+    cache_key: str = ""
+    admitted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateReply:
+    """Output tokens `first_index ...`; `finish_reason` (stop, length, error, moved) is empty while it goes on.
+
+    Without tokens it says that the verifier lives. `draining`: another verifier should take over at once, if there is one;
+    `moved`: this one goes on no longer.
+    """
+
+    request: str
+    attempt: int
+    first_index: int
+    tokens: tuple[int, ...]
+    finish_reason: str = ""
+    error: str = ""
+    usage: SpeculationUsage = field(default_factory=SpeculationUsage)
+    draining: bool = False
+
+
+def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
+    return pb.GenerateRequest(
+        request=request.request, attempt=request.attempt, prompt=request.prompt, emitted=request.emitted,
+        sampling=pb.Sampling(**asdict(request.sampling)), seed=request.seed, max_tokens=request.max_tokens,
+        stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
+        cache_key=request.cache_key, admitted=request.admitted,
+    )  # fmt: skip
+
+
+def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
+    check_length("prompt", len(m.prompt) + len(m.emitted))
+    if not m.prompt:
+        raise WireError("prompt is empty")
+    if len(m.emitted) >= m.max_tokens:
+        raise WireError(f"max_tokens is {m.max_tokens}, but {len(m.emitted)} tokens are emitted already")
+    speculation = Speculation(m.speculation.mode, m.speculation.nodes, m.speculation.depth, m.speculation.width)
+    try:
+        speculation.check()
+    except RequestError as error:
+        raise WireError(str(error)) from error
+    return GenerateRequest(
+        request=identifier(m.request), attempt=m.attempt, prompt=tuple(m.prompt), emitted=tuple(m.emitted),
+        sampling=sampling_of(m.sampling), seed=seed_of(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
+        speculation=speculation, cache_key=cache_key(m.cache_key), admitted=m.admitted,
+    )  # fmt: skip
+
+
+def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
+    usage = pb.SpeculationUsage(**asdict(reply.usage))
+    return pb.GenerateReply(
+        request=reply.request, attempt=reply.attempt, first_index=reply.first_index, tokens=reply.tokens,
+        finish_reason=reply.finish_reason, error=reply.error, usage=usage, draining=reply.draining,
+    )  # fmt: skip
+
+
+def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
+    usage = SpeculationUsage(m.usage.drafted, m.usage.verified, m.usage.accepted, m.usage.steps, m.usage.synthetic)
+    return GenerateReply(m.request, m.attempt, m.first_index, tuple(m.tokens), m.finish_reason, m.error, usage, m.draining)

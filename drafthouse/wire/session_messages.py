@@ -1,0 +1,200 @@
+"""What verifier and drafter say to each other, as frozen dataclasses, and the way to protobuf and back.
+
+Promises: `from_..._proto` raises WireError on anything that breaks the form (sizes, ranges, missing
+kinds), naming the field; what passes has the types and limits stated here. Every message carries
+what the receiver needs to see that it is stale: (session, epoch, base_len).
+"""
+
+from dataclasses import asdict, dataclass
+
+from drafthouse.errors import WireError
+from drafthouse.sampling import SamplingParams
+from drafthouse.token_tree import TokenTree
+from drafthouse.wire.fields import cache_key, check_length, identifier, price_of, sampling_of, seed_of
+from protos import dataplane_pb2 as pb
+
+MAX_WIDTH = 64
+"""No session has more children drafted below one node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A new session. `tokens` are the prompt and all committed tokens; the last is the root. `width` 0: the drafter's own.
+    `cache_key` names whose traffic may be remembered together; empty: nobody's."""
+
+    session: str
+    epoch: int
+    tokens: tuple[int, ...]
+    sampling: SamplingParams
+    seed: int
+    noise_version: int
+    target_fingerprint: str
+    max_nodes: int
+    max_depth: int
+    price: float
+    vocab_size: int
+    width: int = 0
+    cache_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """`tokens` follow the first `base_len` committed tokens; below `price` tokens a node is not worth growing."""
+
+    session: str
+    epoch: int
+    base_len: int
+    tokens: tuple[int, ...]
+    price: float
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """`finished`: the request has come to its own end, a stop token or its length, and not its session alone."""
+
+    session: str
+    epoch: int
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The tree is being verified: until the commit nothing is to grow. Sent only where `tree.grow_during_verification` is off."""
+
+    session: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    session: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    session: str
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """Nodes `first_index ...` of the tree below the first `base_len` committed tokens.
+
+    `first_index` 0 carries the whole tree. `eta_us` (0: none planned) and `expected_tokens`
+    announce the next pass: when its nodes should arrive and how many accepted tokens they promise.
+    """
+
+    session: str
+    epoch: int
+    base_len: int
+    first_index: int
+    nodes: TokenTree
+    eta_us: int
+    expected_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    session: str
+    epoch: int
+    reason: str
+
+
+ToDrafterMessage = Open | Commit | Close | Hold
+ToVerifierMessage = Opened | Refused | Grow | Dropped
+
+
+def to_drafter_proto(message: ToDrafterMessage) -> pb.DrafterMessage:
+    match message:
+        case Open():
+            fields = {name: getattr(message, name) for name in Open.__slots__}
+            fields["sampling"] = pb.Sampling(**asdict(message.sampling))
+            return pb.DrafterMessage(open=pb.Open(**fields))
+        case Commit(session, epoch, base_len, tokens, price):
+            return pb.DrafterMessage(commit=pb.Commit(session=session, epoch=epoch, base_len=base_len, tokens=tokens, price=price))
+        case Close(session, epoch, finished):
+            return pb.DrafterMessage(close=pb.Close(session=session, epoch=epoch, finished=finished))
+        case Hold(session, epoch):
+            return pb.DrafterMessage(hold=pb.Hold(session=session, epoch=epoch))
+
+
+def from_drafter_proto(message: pb.DrafterMessage) -> ToDrafterMessage:
+    match message.WhichOneof("kind"):
+        case "open":
+            return _open(message.open)
+        case "commit":
+            m = message.commit
+            if not m.tokens:
+                raise WireError("commit.tokens is empty")
+            check_length("commit.tokens", m.base_len + len(m.tokens))
+            return Commit(identifier(m.session), m.epoch, m.base_len, tuple(m.tokens), price_of(m.price))
+        case "close":
+            return Close(identifier(message.close.session), message.close.epoch, message.close.finished)
+        case "hold":
+            return Hold(identifier(message.hold.session), message.hold.epoch)
+    raise WireError("message to a drafter without a kind")
+
+
+def _open(m: pb.Open) -> Open:
+    check_length("open.tokens", len(m.tokens))
+    if not m.tokens:
+        raise WireError("open.tokens is empty")
+    if m.vocab_size and max(m.tokens) >= m.vocab_size:
+        raise WireError(f"open.tokens holds {max(m.tokens)}, outside the vocabulary of {m.vocab_size}")
+    if m.width > MAX_WIDTH:
+        raise WireError(f"open.width is {m.width}, the limit is {MAX_WIDTH}")
+    return Open(
+        session=identifier(m.session), epoch=m.epoch, tokens=tuple(m.tokens), sampling=sampling_of(m.sampling), seed=seed_of(m.seed),
+        noise_version=m.noise_version, target_fingerprint=m.target_fingerprint, max_nodes=m.max_nodes, max_depth=m.max_depth,
+        price=price_of(m.price), vocab_size=m.vocab_size, width=m.width, cache_key=cache_key(m.cache_key),
+    )  # fmt: skip
+
+
+def to_verifier_proto(message: ToVerifierMessage) -> pb.VerifierMessage:
+    match message:
+        case Grow():
+            n = message.nodes
+            return pb.VerifierMessage(
+                grow=pb.Grow(
+                    session=message.session, epoch=message.epoch, base_len=message.base_len, first_index=message.first_index,
+                    tokens=n.tokens, parents=n.parents, edges=n.edges, sources=n.sources,
+                    next_pass_eta_us=message.eta_us, next_pass_expected_tokens=message.expected_tokens,
+                )
+            )  # fmt: skip
+        case Opened(session, epoch):
+            return pb.VerifierMessage(opened=pb.Opened(session=session, epoch=epoch))
+        case Refused(session, epoch, reason):
+            return pb.VerifierMessage(refused=pb.Refused(session=session, epoch=epoch, reason=reason))
+        case Dropped(session, epoch, reason):
+            return pb.VerifierMessage(dropped=pb.Dropped(session=session, epoch=epoch, reason=reason))
+
+
+def from_verifier_proto(message: pb.VerifierMessage) -> ToVerifierMessage:
+    match message.WhichOneof("kind"):
+        case "grow":
+            m = message.grow
+            if not len(m.tokens) == len(m.parents) == len(m.edges) == len(m.sources):
+                raise WireError("grow: tokens, parents, edges and sources differ in length")
+            nodes = TokenTree(list(m.tokens), list(m.parents), list(m.edges), list(m.sources))
+            expected = m.next_pass_expected_tokens
+            if not 0.0 <= expected < 1e6:
+                raise WireError(f"grow.next_pass_expected_tokens is {expected}")
+            return Grow(identifier(m.session), m.epoch, m.base_len, m.first_index, nodes, m.next_pass_eta_us, expected)
+        case "opened":
+            return Opened(identifier(message.opened.session), message.opened.epoch)
+        case "refused":
+            return Refused(identifier(message.refused.session), message.refused.epoch, message.refused.reason)
+        case "dropped":
+            return Dropped(identifier(message.dropped.session), message.dropped.epoch, message.dropped.reason)
+    raise WireError("message to a verifier without a kind")
+
+
+def session_of(message: pb.DrafterMessage | pb.VerifierMessage) -> tuple[str, int] | None:
+    """(session, epoch) of a message whose content may be malformed, or None if it has none."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        return None
+    content = getattr(message, kind)
+    return (content.session, content.epoch) if content.session else None

@@ -1,0 +1,119 @@
+"""The whole simulated cluster: pools, arrivals, controller, and what became of them."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import simpy
+
+from drafthouse.errors import ConfigError
+from simulator.acceptance import Acceptance
+from simulator.control import Control
+from simulator.drafter import SimDrafter
+from simulator.gateway import Gateways
+from simulator.options import Options
+from simulator.request import Request
+from simulator.trace import TraceRequest
+from simulator.verifier import SimVerifier
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Latencies in seconds over requests served; rates and shares over the `span_s` simulated seconds.
+
+    `utilisation` are busy seconds per replica second; `waiting_share` is the verifiers' time between
+    steps in which they waited for drafts, of their busy time; `price` is in tokens per node.
+    """
+
+    span_s: float
+    requests: int
+    served: int
+    refused: int
+    mean_latency_s: float
+    p99_latency_s: float
+    ttft_s: float
+    goodput_tokens_per_s: float
+    goodput_per_verifier: float
+    tokens_per_step: float
+    nodes_per_step: float
+    sequences_per_step: float
+    accepted_share: float
+    verifier_utilisation: float
+    drafter_utilisation: float
+    controller_utilisation: float
+    waiting_share: float
+    price: float
+    price_floor: float
+    heartbeats_per_s: float
+    nodes_per_pass: float
+
+
+class Cluster:
+    """Runs once. Module `random` is seeded too: gateways break ties with it."""
+
+    def __init__(self, options: Options, arrivals: Sequence[Request], rng: random.Random):
+        random.seed(options.seed)
+        self.options, self.arrivals = options, arrivals
+        self.env = simpy.Environment()
+        self.gateways = Gateways(self.env, options, arrivals)
+        self.verifiers = [SimVerifier(f"verifier-{i:03d}", self.env, options, self.gateways.finished) for i in range(options.verifiers)]
+        self.drafters = [SimDrafter(f"drafter-{i:03d}", self.env, options, rng) for i in range(options.drafters)]
+        self.control = Control(self.env, options, rng)
+        self.control.start(self.gateways, self.verifiers, self.drafters)
+        self.gateways.start(self.verifiers)
+
+    def run(self) -> Outcome:
+        if self.options.drain:
+            self.env.run(until=self.gateways.over)
+        else:
+            assert self.options.seconds is not None
+            self.env.run(until=self.options.seconds)
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
+        served = [r for r in self.arrivals if r.finished_s is not None]
+        if not served:
+            raise ConfigError(f"--seconds: no request was served in the {self.env.now:.3g} s simulated; make it longer")
+        overhead = self.options.overheads.gateway_s + self.options.round_trip_s / 2
+        latencies = np.array([r.finished_s - r.arrival_s + overhead for r in served if r.finished_s is not None])
+        first = np.array([r.first_token_s - r.arrival_s + overhead for r in served])
+        engines = [v.engine for v in self.verifiers]
+        t = {name: sum(asdict(e.totals)[name] for e in engines) for name in asdict(engines[0].totals)}
+        sequence_steps = sum(e.sequence_steps for e in engines)
+        d = {name: sum(asdict(x.totals)[name] for x in self.drafters) for name in ("passes", "pass_seconds", "nodes")}
+        span, verifiers, drafters = self.env.now, len(self.verifiers), len(self.drafters)
+        busy = t["step_seconds"] + t["wait_seconds"]
+        return Outcome(
+            span_s=span, requests=len(self.arrivals), served=len(served), refused=sum(v.refused for v in self.verifiers),
+            mean_latency_s=float(latencies.mean()), p99_latency_s=float(np.quantile(latencies, 0.99)), ttft_s=float(first.mean()),
+            goodput_tokens_per_s=t["committed"] / span, goodput_per_verifier=t["committed"] / span / verifiers,
+            tokens_per_step=t["committed"] / max(1, sequence_steps), nodes_per_step=t["verified"] / max(1, sequence_steps),
+            sequences_per_step=sequence_steps / max(1, t["steps"]), accepted_share=t["accepted"] / max(1, t["verified"]),
+            verifier_utilisation=t["step_seconds"] / span / verifiers,
+            drafter_utilisation=d["pass_seconds"] / span / drafters if drafters else 0.0,
+            controller_utilisation=self.control.busy_seconds / span, waiting_share=t["wait_seconds"] / busy,
+            price=sum(e.price_seconds for e in engines) / t["step_seconds"], price_floor=sum(e.exchange.floor for e in engines) / verifiers,
+            heartbeats_per_s=self.control.heartbeats / span, nodes_per_pass=d["nodes"] / max(1, d["passes"]),
+        )  # fmt: skip
+
+
+def simulate(options: Options, trace: Sequence[TraceRequest]) -> Outcome:
+    """Raises ConfigError naming the option or the trace's field."""
+    options.check()
+    rng = random.Random(options.seed)
+    acceptance = Acceptance(trace, options.workload, rng)
+    return Cluster(options, arrivals(options, acceptance), rng).run()
+
+
+def arrivals(options: Options, acceptance: Acceptance) -> list[Request]:
+    """The trace's own, or a Poisson process of texts drawn from it."""
+    if options.rate is None:
+        first = acceptance.requests[0].arrival_s
+        return [Request(str(i), acceptance.text(i), r.arrival_s - first) for i, r in enumerate(acceptance.requests)]
+    gaps = np.random.default_rng(options.seed)
+    now, made = 0.0, list[Request]()
+    while (options.requests is None or len(made) < options.requests) and (options.seconds is None or now < options.seconds):
+        made.append(Request(str(len(made)), acceptance.any_text(), now))
+        now += float(gaps.exponential(1.0 / options.rate))
+    return made

@@ -1,0 +1,112 @@
+"""The controller: the registry that serves, behind a queue that one report at a time passes through.
+
+Promises: replicas report when their last directive told them to; pairs and routes are the registry's.
+"""
+
+import random
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import simpy
+
+from controller.registry import Registry
+from drafthouse.policy.selection import price
+from drafthouse.policy.verifier_routes import VerifierRoutes
+from drafthouse.wire.membership import Directive, Report, Role
+from simulator.drafter import SimDrafter
+from simulator.gateway import Gateways
+from simulator.options import Options
+from simulator.verifier import SimVerifier
+
+Follow = Callable[[Directive], None]
+
+
+class Control:
+    """`heartbeats` and `busy_seconds` are what the controller has done since the start."""
+
+    def __init__(self, env: simpy.Environment, options: Options, rng: random.Random):
+        self.env, self.options, self._rng = env, options, rng
+        self.registry = Registry(options.config.controller)
+        self.heartbeats = 0
+        self.busy_seconds = 0.0
+        self._desk = simpy.Resource(env, capacity=1)
+
+    def start(self, gateways: Gateways, verifiers: Sequence[SimVerifier], drafters: Sequence[SimDrafter]) -> None:
+        """All report once before the first request comes; then each in its own time."""
+        by_name = {d.name: d for d in drafters}
+        members: list[tuple[Callable[[], Report], Follow]] = []
+        for v in verifiers:
+            members.append((partial(_verifier_report, v), partial(_follow, v, by_name)))
+        for d in drafters:
+            members.append((partial(_drafter_report, d), lambda _: None))
+        for i, routes in enumerate(gateways.routes):
+            report = _report("gateway", f"gateway-{i}", 0, self.options.config.gateway.max_ongoing_requests)
+            members.append((partial(replace, report), partial(_route, routes)))
+        for make_report, _ in members:
+            self.registry.observe(make_report(), self.env.now)
+        for make_report, follow in members:
+            follow(self.registry.directive_for(make_report(), self.env.now))
+            self.env.process(self._beat(make_report, follow))
+
+    def _beat(self, make_report: Callable[[], Report], follow: Follow) -> Generator[simpy.Event, Any, None]:
+        interval_s = self.registry.interval_s * self._rng.random()
+        while True:
+            yield self.env.timeout(interval_s)
+            yield self.env.timeout(self.options.round_trip_s / 2)
+            report = make_report()
+            with self._desk.request() as turn:
+                yield turn
+                yield self.env.timeout(self.options.overheads.heartbeat_s)
+            self.heartbeats += 1
+            self.busy_seconds += self.options.overheads.heartbeat_s
+            self.registry.observe(report, self.env.now)
+            directive = self.registry.directive_for(report, self.env.now)
+            yield self.env.timeout(self.options.round_trip_s / 2)
+            follow(directive)
+            interval_s = directive.interval_s
+
+
+def _route(routes: VerifierRoutes, directive: Directive) -> None:
+    routes.replace(directive.verifiers)
+
+
+def _follow(verifier: SimVerifier, drafters: dict[str, SimDrafter], directive: Directive) -> None:
+    names = [route.replica for route in directive.drafters]
+    verifier.peers = drafters
+    verifier.engine.drafting.set_drafters(names)
+    verifier.engine.exchange.set_floor(directive.price_floor)
+
+
+def _report(
+    role: Role, name: str, load: int, capacity: int, totals: dict[str, float] | None = None, gauges: dict[str, float] | None = None
+) -> Report:
+    return Report(
+        role=role, replica=name, address=name, pid=0, node="", fingerprint="simulated", load=load, capacity=capacity,
+        totals=totals or {}, gauges=gauges or {},
+    )  # fmt: skip
+
+
+def _verifier_report(v: SimVerifier) -> Report:
+    engine, config = v.engine, v.engine.scheduler.config
+    gauges = {
+        "running": float(len(engine.scheduler.running)), "waiting": float(len(engine.scheduler.waiting)),
+        "places": float(config.max_sequences),
+        "decoding": float(engine.drafting.decoding),
+        "goodput": engine.exchange.meter.rate, "price": engine.exchange.price, "price_floor": engine.exchange.floor,
+        "step_seconds_base": engine.exchange.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),
+        "seconds_per_token": engine.exchange.seconds_per_node, "bid": engine.rule.gate.bid, "gate_open": float(engine.rule.gate.open),
+        "drafters": float(len(engine.drafting.drafters)),
+    }  # fmt: skip
+    gauges |= {f"honesty.{name}": record.standing.honesty.ratio for name, record in engine.drafting.records.items()}
+    gauges |= {f"round_trip_seconds.{name}": v.options.round_trip_s for name in engine.drafting.drafters}
+    totals = {name: float(value) for name, value in asdict(engine.totals).items()}
+    return _report("verifier", v.name, v.load, config.max_sequences + config.max_queue, totals, gauges)
+
+
+def _drafter_report(d: SimDrafter) -> Report:
+    totals = {name: float(value) for name, value in asdict(d.totals).items()}
+    totals["busy_seconds"] = d.totals.pass_seconds
+    gauges = {"pass_ms": 1e3 * d.latency.seconds(1, 0), "seconds_per_node": price(1, 0, 1.0, d.latency)}
+    return _report("drafter", d.name, len(d.sessions), d.options.config.drafter.max_sessions, totals, gauges)

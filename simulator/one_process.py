@@ -1,0 +1,58 @@
+"""A verifier and its drafters in one process, taking turns: no network, no threads, no overlap.
+
+The engines are those that the replicas run, and every message takes the way through protobuf;
+only the transport is a function call.
+"""
+
+from collections.abc import Iterable
+
+from drafter.engine import DrafterEngine
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
+from drafthouse.wire.session_messages import from_drafter_proto, from_verifier_proto, to_drafter_proto, to_verifier_proto
+from verifier.engine import VerifierEngine
+
+PEER = "verifier"
+
+
+class OneProcess:
+    def __init__(self, verifier: VerifierEngine, drafters: list[DrafterEngine]):
+        self.verifier = verifier
+        self.drafters = {f"drafter-{i}": drafter for i, drafter in enumerate(drafters)}
+        verifier.drafting.set_drafters(self.drafters)
+
+    def generate(self, requests: Iterable[GenerateRequest]) -> dict[str, list[int]]:
+        """Runs the requests together to their ends; output tokens by request id."""
+        outputs: dict[str, list[int]] = {}
+        for request in requests:
+            outputs[request.request] = list(request.emitted)
+            self.verifier.submit(request)
+        open_requests = set(outputs)
+        while open_requests:
+            for reply in self.turn():
+                assert reply.first_index == len(outputs[reply.request]), "replies come in order"
+                outputs[reply.request] += reply.tokens
+                if reply.finish_reason:
+                    open_requests.discard(reply.request)
+        return outputs
+
+    def turn(self) -> list[GenerateReply]:
+        """One verifier step if it is willing, and one pass of each drafter: they never starve, as nobody does who has a device of
+        his own, and a verifier that wants more waits for more."""
+        self._deliver()
+        outcome = self.verifier.step()
+        self._deliver()
+        for name, drafter in self.drafters.items():
+            if drafter.has_work():
+                self._receive(name, drafter)
+        self._deliver()
+        return outcome.replies
+
+    def _receive(self, name: str, drafter: DrafterEngine) -> None:
+        for _, message in drafter.run_pass():
+            self.verifier.receive(name, from_verifier_proto(to_verifier_proto(message)))
+
+    def _deliver(self) -> None:
+        for name, messages in self.verifier.drafting.take_outbox().items():
+            for message in messages:
+                for _, answer in self.drafters[name].handle(PEER, from_drafter_proto(to_drafter_proto(message))):
+                    self.verifier.receive(name, from_verifier_proto(to_verifier_proto(answer)))

@@ -1,0 +1,64 @@
+"""A simulated request: what its client sees, what the verifier keeps of it, and KV slots that are only counted."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateRequest
+from simulator.acceptance import Text
+from verifier.sequence import Sequence
+
+
+@dataclass(slots=True)
+class Request:
+    """Seconds of simulated time; `finished_s` None: not yet, or refused."""
+
+    name: str
+    text: Text
+    arrival_s: float
+    first_token_s: float = 0.0
+    finished_s: float | None = None
+
+
+class SlotCount:
+    """An allocator of which nobody asks for slots by number."""
+
+    def __init__(self, count: int):
+        self.count = self.free_count = count
+
+
+class CountedKv:
+    """KV of one sequence. Slots are taken for what is kept; drafts that are rejected hold theirs within a step only."""
+
+    __slots__ = ("_length", "_slots")
+
+    def __init__(self, slots: SlotCount):
+        self._slots, self._length = slots, 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, count: int) -> None:
+        self._length += count
+        self._slots.free_count -= count
+
+    def release(self) -> None:
+        self._slots.free_count += self._length
+        self._length = 0
+
+
+class SimSequence(Sequence):
+    """The verifier's own sequence, of token ids that say nothing."""
+
+    def __init__(self, request: Request, speculation: Speculation, slots: SlotCount):
+        text = request.text
+        self.sim, self.counted = request, CountedKv(slots)
+        asked = GenerateRequest(
+            request=request.name, attempt=1, prompt=(0,) * text.prompt_tokens, emitted=(), sampling=SamplingParams(), seed=0,
+            max_tokens=text.output_tokens, stop_tokens=(), speculation=speculation,
+        )  # fmt: skip
+        super().__init__(asked, cast(Any, self.counted), None)
+
+    def count(self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0) -> None:
+        """Nobody asks for a request's own usage here."""

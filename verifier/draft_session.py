@@ -1,0 +1,152 @@
+"""A sequence's session on one drafter, and the verifier's own copy of its tree.
+
+Promises: `confidences` and `depths` belong to `tree` whenever nobody is inside a method. After a
+commit the copy is re-rooted here; the drafter's snapshot replaces it when it arrives.
+"""
+
+import numpy as np
+
+from drafthouse.policy.honesty import Honesty
+from drafthouse.policy.speculation_gate import SessionWorth
+from drafthouse.policy.start_rule import Announcement, Replies
+from drafthouse.token_tree import TokenTree
+from drafthouse.wire.session_messages import Grow
+from verifier.drafter_record import DrafterRecord
+
+
+class DraftLink:
+    """`base_len` counts the committed tokens that `tree` lies below; `probe` marks a session that nobody waits for."""
+
+    def __init__(self, drafter: str, epoch: int, base_len: int, record: DrafterRecord, price: float, probe: bool = False):
+        self.drafter, self.epoch, self.base_len, self.probe = drafter, epoch, base_len, probe
+        self.tree = TokenTree()
+        self.received = 0  # nodes of the drafter's numbering that `tree` holds; 0 until its snapshot came
+        self.snapshot = False  # whether the snapshot for base_len has come
+        self.exhausted = False  # the drafter plans no further pass
+        self.announcement: Announcement | None = None
+        self._announced = False  # whether that is the drafter's own word, or what usually comes
+        self.worth = SessionWorth()
+        self._record, self._honesty, self._kept = record, Honesty(), Honesty()
+        self._replies: Replies = record.replies.copy()
+        self._price = price  # of a node, when the drafter was last told; what a node promises beyond it is its worth
+        self._asked_at: float | None = None  # of the last commit, until the first nodes after it have come
+        self._measure()
+
+    def __repr__(self) -> str:
+        return repr((self.drafter, self.epoch, self.base_len, self.tree, self.received, self.snapshot, self.exhausted, self.announcement))
+
+    def _measure(self) -> None:
+        self.confidences = np.array(self.tree.path_confidences(), dtype=np.float64)
+        self.depths = np.array(self.tree.depths(), dtype=np.int64)
+
+    @property
+    def believed(self) -> float:
+        """Share of what is promised here that usually comes true."""
+        return self._honesty.given(self._record.standing.honesty.ratio)
+
+    def _net(self) -> float:
+        """What the nodes at hand promise beyond their price, in tokens."""
+        return float(np.maximum(self.believed * self.confidences - self._price, 0.0).sum())
+
+    def commit(self, tokens: list[int], price: float, now: float) -> None:
+        """Re-roots the copy and expects the drafter's nodes when they usually come."""
+        self._miss(now)
+        self.tree = self.tree.reroot(tokens)
+        self.base_len += len(tokens)
+        self.received, self.snapshot, self.exhausted = 0, False, False
+        self._price, self._asked_at = price, now
+        self._measure()
+        self.announcement, self._announced = self._replies.expect(len(self.tree) > 0, now, self._record.replies.seconds), False
+
+    def verified(self, promised: float, accepted: int, nodes: int, price: float) -> None:
+        """What came of this sequence's nodes in a step."""
+        self.worth.observe(promised * self.believed - price * nodes)
+        if nodes:
+            self._honesty.observe(promised, accepted)
+            self._record.standing.observe(promised, accepted)
+        else:
+            self._honesty.rest()
+
+    def graft(self, message: Grow, committed: list[int], vocab_size: int, limit: int, now: float) -> int:
+        """Takes a Grow in; returns how many nodes are new here.
+
+        A late one, of an older base_len, is re-rooted by its token path; what leaves the committed path
+        falls away. Raises ValueError if indices do not follow what was received, WireError if it is no tree.
+        """
+        if message.first_index == 0:
+            message.nodes.check(vocab_size, limit)
+        behind = self.base_len - message.base_len
+        before = len(self.tree)
+        if behind < 0:
+            raise ValueError(f"grow at {message.base_len}, but only {self.base_len} tokens are committed")
+        if behind > 0:
+            if message.first_index == 0 and not self.snapshot:  # appended nodes refer to a snapshot that is gone
+                self._merge(message.nodes.reroot(committed[message.base_len : self.base_len]))
+                self._measure()
+            return len(self.tree) - before
+        net_before = self._net()
+        if message.first_index == 0:
+            self.snapshot, self.tree = True, message.nodes
+        elif message.first_index != self.received:
+            raise ValueError(f"grow from node {message.first_index}, but {self.received} were received")
+        else:
+            _extend(self.tree, message.nodes)
+            self.tree.check(vocab_size, limit)
+        self.received = len(self.tree)
+        self.exhausted = message.eta_us == 0
+        self._measure()
+        self._learn(before > 0, len(message.nodes) > 0, self._net() - net_before, now)
+        self._announce(message, now)
+        return max(0, len(self.tree) - before)
+
+    def _learn(self, had_nodes: bool, has_nodes: bool, gain: float, now: float) -> None:
+        """What the first nodes after a commit brought and when; and what became of the drafter's own announcement."""
+        gain = max(0.0, gain)
+        if self._announced and self.announcement is not None and has_nodes:
+            self._keep(self.announcement, gain if now <= self.announcement.void_at else 0.0)
+        if self._asked_at is not None and (gain > 0.0 or self.exhausted):
+            self._reply(had_nodes, now - self._asked_at, gain)
+
+    def _miss(self, now: float) -> None:
+        """What should have come by now, and has not, counts as nothing; what has had no time to come says nothing."""
+        a = self.announcement
+        if a is None or now <= a.void_at:
+            return
+        if self._announced:
+            self._keep(a, 0.0)
+        elif self._asked_at is not None:
+            self._reply(len(self.tree) > 0, now - self._asked_at, 0.0)
+
+    def _keep(self, announcement: Announcement, gain: float) -> None:
+        for kept in (self._kept, self._record.kept):
+            kept.observe(announcement.tokens, gain)
+
+    def _reply(self, had_nodes: bool, seconds: float, gain: float) -> None:
+        for replies in (self._replies, self._record.replies):
+            replies.observe(had_nodes, seconds, gain)
+        self._asked_at = None
+
+    def _announce(self, message: Grow, now: float) -> None:
+        due = now + message.eta_us / 1e6
+        self.announcement = Announcement(now, due, message.expected_tokens) if message.eta_us else None
+        self._announced = True
+
+    def expected(self, room: int) -> Announcement | None:
+        """What is announced, as far as announcements here come true, for a request that may still take `room` drafted tokens."""
+        a = self.announcement
+        if a is None or self.exhausted or self.probe or room <= 0:
+            return None
+        kept = self._kept.given(self._record.kept.ratio) if self._announced else 1.0
+        return Announcement(a.made, a.due, min(float(room), a.tokens * kept))
+
+    def _merge(self, other: TokenTree) -> None:
+        index = {-1: -1}
+        for i in range(len(other)):
+            index[i] = self.tree.add(other.tokens[i], index[other.parents[i]], other.edges[i], other.sources[i])
+
+
+def _extend(tree: TokenTree, nodes: TokenTree) -> None:
+    tree.tokens += nodes.tokens
+    tree.parents += nodes.parents
+    tree.edges += nodes.edges
+    tree.sources += nodes.sources

@@ -1,0 +1,192 @@
+"""The verifier's side of drafting: which sequence has a session on which drafter, and what arrived of it.
+
+Promises: `epoch` rises with every pairing of a request, and messages of an older epoch are ignored,
+so an old drafter that wakes up does no harm. A message that breaks the protocol ends its own
+session; the sequence goes on without drafts and is paired again later. Without sessions nothing is sent.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from drafthouse.config.serving import TreeConfig, VerifierConfig
+from drafthouse.errors import WireError
+from drafthouse.noise import NOISE_VERSION
+from drafthouse.policy.batch_table import chain_length
+from drafthouse.speculation import Speculation
+from drafthouse.wire.session_messages import Close, Commit, Dropped, Grow, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
+from verifier.draft_session import DraftLink
+from verifier.drafter_record import DrafterRecord
+from verifier.sequence import Sequence
+
+NOT_WANTED = 1.0
+"""A price that no node is worth: the drafter only keeps its KV in step."""
+
+RETRY_S = 1.0
+"""A drafter that refused or dropped a sequence's session is not asked again for so long; others are, at once."""
+
+
+REMEMBERED = 64
+"""Drafters that are gone and may come back; names are never used again, so in a pool that scales they would gather for ever."""
+
+
+class Drafting:
+    def __init__(self, config: VerifierConfig, tree: TreeConfig, vocab_size: int, fingerprint: str):
+        self.batch_table, self.tree = config.batch_table, tree
+        self.vocab_size, self.fingerprint = vocab_size, fingerprint
+        self.drafters: list[str] = []
+        self.records: defaultdict[str, DrafterRecord] = defaultdict(DrafterRecord)
+        self.events: Counter[str] = Counter()
+        self.messages = 0  # sent to drafters
+        self.trees = 0  # made here: one for each session, commit and Grow
+        self.decoding = 1  # sequences that decode in the current step
+        self._epoch = 0  # one for all requests and never forgotten: an id that is used again must not meet its old messages
+        self._retry_at: defaultdict[str, dict[str, float]] = defaultdict(dict)  # by sequence, by drafter
+        self._outbox: defaultdict[str, list[ToDrafterMessage]] = defaultdict(list)
+
+    def set_drafters(self, drafters: Iterable[str]) -> None:
+        self.drafters = list(drafters)
+
+    def add_drafter(self, drafter: str) -> None:
+        if drafter not in self.drafters:
+            self.drafters.append(drafter)
+
+    def take_outbox(self) -> dict[str, list[ToDrafterMessage]]:
+        out, self._outbox = dict(self._outbox), defaultdict(list)
+        return out
+
+    def _send(self, drafter: str, message: ToDrafterMessage) -> None:
+        self._outbox[drafter].append(message)
+        self.messages += 1
+
+    def open(self, sequence: Sequence, price: float, now: float, probe: bool = False) -> bool:
+        """Pairs the sequence with the drafter that has fewest of our sessions, if there is one; whether it did."""
+        retry_at = self._retry_at[sequence.id]
+        trusted = [d for d in self.drafters if retry_at.get(d, now) <= now and self.records[d].trusted(now)]
+        if not trusted:
+            return False
+        drafter = min(trusted, key=lambda d: self.records[d].sessions)
+        record = self.records[drafter]
+        self._epoch += 1
+        sequence.link = DraftLink(drafter, self._epoch, len(sequence.tokens), record, price, probe)
+        record.sessions += 1
+        self.events["opened"] += 1
+        self.trees += 1
+        r = sequence.request
+        max_nodes, max_depth, width = self._limits(r.speculation)
+        message = Open(
+            session=sequence.id, epoch=self._epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
+            noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint, max_nodes=max_nodes, max_depth=max_depth,
+            price=self._asked(sequence, price), vocab_size=self.vocab_size, width=width, cache_key=r.cache_key,
+        )  # fmt: skip
+        self._send(drafter, message)
+        return True
+
+    def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:
+        """Tells the drafter what the last step committed; `sequence.tokens` holds them already."""
+        link = sequence.link
+        if link is None:
+            return
+        base_len = link.base_len
+        link.commit(tokens, price, now)
+        self.trees += 1
+        self.records[link.drafter].answering.asked()
+        self._send(link.drafter, Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._asked(sequence, price)))
+
+    def hold(self, sequences: Iterable[Sequence]) -> None:
+        """A step with these begins: where trees do not grow meanwhile, their drafters are told."""
+        for sequence in sequences if not self.tree.grow_during_verification else ():
+            if sequence.link is not None:
+                self._send(sequence.link.drafter, Hold(sequence.id, sequence.link.epoch))
+
+    def _limits(self, speculation: Speculation) -> tuple[int, int, int]:
+        """Nodes, depth and width of a session's tree."""
+        match speculation.mode:
+            case "fixed":
+                return speculation.nodes, speculation.depth, speculation.width
+            case "table":
+                longest = max([1, *(length for _, length in self.batch_table)])
+                return longest, longest, 1
+        return self.tree.max_nodes, self.tree.max_depth, 0
+
+    def wanted(self, speculation: Speculation) -> int:
+        """Nodes of the tree that a request of set size waits for and verifies."""
+        return chain_length(self.batch_table, self.decoding) if speculation.mode == "table" else speculation.nodes
+
+    def _asked(self, sequence: Sequence, price: float) -> float:
+        """The price in the drafter's own currency: what it must promise for `price` tokens to come of it."""
+        assert sequence.link is not None
+        if sequence.request.speculation.waits:
+            return 0.0 if self.wanted(sequence.request.speculation) else NOT_WANTED
+        return price / sequence.link.believed
+
+    def park(self, sequence: Sequence, finished: bool = False) -> None:
+        """Ends the session, if there is one; the sequence goes on at N = 0, unless it is `finished`."""
+        if sequence.link is not None:
+            self._send(sequence.link.drafter, Close(sequence.id, sequence.link.epoch, finished))
+            self._unlink(sequence)
+
+    def close(self, sequence: Sequence, finished: bool) -> None:
+        """The request is over, and `finished` if it came to its own end: ends its session."""
+        self.park(sequence, finished)
+        self._retry_at.pop(sequence.id, None)
+
+    def _unlink(self, sequence: Sequence) -> None:
+        assert sequence.link is not None
+        self.records[sequence.link.drafter].sessions -= 1
+        sequence.link = None
+
+    def receive(self, drafter: str, sequence: Sequence | None, message: ToVerifierMessage, now: float) -> None:
+        self.records[drafter].answering.answered()
+        link = sequence.link if sequence is not None else None
+        if sequence is None or link is None or link.drafter != drafter or link.epoch != message.epoch:
+            self.events["stale"] += not isinstance(message, Dropped)  # a commit that crosses a session's end is answered so
+            return
+        match message:
+            case Opened():
+                pass  # nothing hangs on it: the first Grow says the same and more
+            case Refused() | Dropped():
+                self.events["refused" if isinstance(message, Refused) else "dropped"] += 1
+                self._retry_at[sequence.id][drafter] = now + RETRY_S
+                self._unlink(sequence)
+            case Grow():
+                self._grow(sequence, link, message, now)
+
+    def _grow(self, sequence: Sequence, link: DraftLink, message: Grow, now: float) -> None:
+        limit = max(4 * self.tree.max_nodes, sequence.request.speculation.nodes)
+        self.trees += 1
+        try:
+            new = link.graft(message, sequence.tokens, self.vocab_size, limit, now)
+        except (ValueError, WireError) as error:
+            self.fail(sequence, str(error), now)
+            return
+        sequence.count(drafted=new)
+        self.events["drafted"] += new
+
+    def fail(self, sequence: Sequence, reason: str, now: float) -> None:
+        """A malformed message: its session ends, the sequence goes on."""
+        if sequence.link is not None:
+            self.events["malformed"] += 1
+            self._retry_at[sequence.id][sequence.link.drafter] = now + RETRY_S
+            self.park(sequence)
+
+    def end_step(self, sequences: Iterable[Sequence], now: float) -> None:
+        """Fades evidence that nothing was added to; takes the sessions from drafters that have lied for long or hang."""
+        banned = {drafter for drafter, record in self.records.items() if record.standing.end_step(now)}
+        hung = {drafter for drafter, record in self.records.items() if record.answering.end_step(now)}
+        self.events["banned"] += len(banned)
+        for sequence in sequences if banned or hung else ():
+            if sequence.link is not None and sequence.link.drafter in banned | hung:
+                self.events["lost"] += sequence.link.drafter in hung
+                self.park(sequence)
+
+    def lost(self, drafter: str, sequences: Iterable[Sequence]) -> None:
+        """The drafter's stream is gone: its sequences go on at N = 0 and are paired anew."""
+        self._outbox.pop(drafter, None)
+        if drafter in self.drafters:
+            self.drafters.remove(drafter)
+        for sequence in sequences:
+            if sequence.link is not None and sequence.link.drafter == drafter:
+                self._unlink(sequence)
+                self.events["lost"] += 1
+        for gone in [name for name in self.records if name not in self.drafters][:-REMEMBERED]:
+            del self.records[gone]
