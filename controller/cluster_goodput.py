@@ -191,7 +191,7 @@ def _seconds_per_sequence(v: PoolRates) -> float:
     if not shared:
         return 0.0
     plain = fmean((m.gauge("step_seconds_base") - m.gauge("step_seconds_least")) / (m.gauge("decoding") - 1.0) for m in shared)
-    return plain + v.nodes_per_sequence * fmean(m.gauge("seconds_per_token") for m in shared)
+    return plain + v.nodes_per_sequence * fmean(m.gauge("seconds_per_node") for m in shared)
 
 
 def _waited(v: PoolRates, d: PoolRates) -> float:
@@ -214,7 +214,7 @@ def _one_more_drafter(v: PoolRates, d: PoolRates, floor: float) -> float:
 
 
 def _first_drafter(v: PoolRates) -> float:
-    return first_drafter(v.sequence_steps, median([m.gauge("bid") for m in v.members]), median([m.gauge("price") for m in v.members]))
+    return first_drafter(v.sequence_steps, median([m.gauge("best_edge") for m in v.members]), median([m.gauge("price") for m in v.members]))
 
 
 def _one_fewer_drafter(v: PoolRates, d: PoolRates) -> float:

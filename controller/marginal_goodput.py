@@ -44,27 +44,27 @@ def one_verifier_fewer(
 
 
 def one_more_drafter(
-    drafted_per_s: float, drafters: int, utilisation: float, asked: float, price: float, sessions_won_per_s: float, waited_per_s: float
+    drafted_per_s: float, drafters: int, utilisation: float, price_now: float, price: float, sessions_won_per_s: float, waited_per_s: float
 ) -> float:
     """Nodes that the floor refuses now, drafts that come late, or sessions that no drafter takes: whichever brings most, since all
     want the same time.
 
     One more drafter makes the pool 1 + 1/n times as fast. Where demand falls as 1 / price, the price asked of nodes sinks
-    from `asked` to n / (n + 1) of it, and nodes in between promise their path confidence and cost the
+    from `price_now` to n / (n + 1) of it, and nodes in between promise their path confidence and cost the
     verifiers `price` (tokens per node). `waited_per_s`: tokens that verifiers would commit in the time that sessions wait for each
     other at drafters. `sessions_won_per_s`: what sequences that were refused for want of places would gain, however busy drafters are.
     """
     if drafters < 1:
         return 0.0
     short = min(1.0, max(0.0, utilisation - SLACK) / (1.0 - SLACK))
-    least = asked * drafters / (drafters + 1)
-    deeper = drafted_per_s / drafters * max(0.0, (asked + least) / 2 - price)
+    least = price_now * drafters / (drafters + 1)
+    deeper = drafted_per_s / drafters * max(0.0, (price_now + least) / 2 - price)
     return max(short * deeper, short * waited_per_s / (drafters + 1), sessions_won_per_s)
 
 
-def first_drafter(sequence_steps_per_s: float, bid: float, price: float) -> float:
-    """Where there is none: one node in each sequence's step, accepted with the best edge that drafts offered (`bid`), at its `price`."""
-    return sequence_steps_per_s * max(0.0, bid - price)
+def first_drafter(sequence_steps_per_s: float, best_edge: float, price: float) -> float:
+    """Where there is none: one node in each sequence's step, accepted with the `best_edge` that drafts offered, at its `price`."""
+    return sequence_steps_per_s * max(0.0, best_edge - price)
 
 
 def one_drafter_fewer(accepted_per_s: float, drafters: int, fill: float, waited_per_s: float) -> float:

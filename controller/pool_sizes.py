@@ -30,7 +30,7 @@ POOLS = ("verifier", "drafter")
 @dataclass(frozen=True, slots=True)
 class Worth:
     """In shares of what a verifier commits on average: what one more replica would add, one fewer would lose; `first`: what the first
-    drafter would, by price and bid. None: not known; an idle look knows of no `first`, since there was nothing to draft for."""
+    drafter would, by price and best edge. None: not known; an idle look knows of no `first`, since there was nothing to draft for."""
 
     more: float | None
     fewer: float | None
@@ -141,7 +141,7 @@ class PoolSize:
             self._disappointed = now + RETRY_S, brought
 
     def _sobered(self, worth: Worth, now: float) -> Worth:
-        """A first drafter is worth no more than the last one was found to be, when that fell short of what price and bid promised."""
+        """A first drafter is worth no more than the last one was found to be, when that fell short of what price and best edge promised."""
         if self._disappointed is None or now >= self._disappointed[0]:
             self._disappointed = None
             return worth

@@ -39,23 +39,23 @@ WAITING = 0.05
 BARE = 1.0
 """Nodes verified for each sequence of a step, below which verifiers go on without waiting for what they lack."""
 
-BID_SHARE = 0.7
-"""The floor stays below this share of the median bid: under the margin at which the verifiers' own gate opens (0.8), or the
+BEST_EDGE_SHARE = 0.7
+"""The floor stays below this share of the median best edge: under the margin at which the verifiers' own gate opens (0.8), or the
 floor would close gates, empty the drafters, fall, and open them again."""
 
-ASSUMED_BID = 0.7
+ASSUMED_BEST_EDGE = 0.7
 
 
 @dataclass(frozen=True, slots=True)
 class DraftSupply:
-    """The drafter pool between its last reports: share of time in use, whether anybody lacks drafts, the median bid (tokens).
+    """The drafter pool between its last reports: share of time in use, whether anybody lacks drafts, the median best edge (tokens).
 
     `worth`: tokens accepted per second of drafters' busy time, times what one more node makes a pass longer (seconds).
     """
 
     utilisation: float
     wanted: bool
-    bid: float
+    best_edge: float
     worth: float
 
 
@@ -71,12 +71,12 @@ def supply(verifiers: Sequence[Member], drafters: Sequence[Member]) -> DraftSupp
     contended = sum(m.load for m in drafters) > len(drafters)
     waits = (ratio(v.of("wait_seconds"), v.busy) or 0.0) >= WAITING
     bare = v.sequence_steps > 0.0 and v.nodes_per_sequence < BARE
-    bids = [m.gauge("bid") for m in verifiers if "bid" in m.gauges]
+    best_edges = [m.gauge("best_edge") for m in verifiers if "best_edge" in m.gauges]
     slopes = [m.gauge("seconds_per_node") for m in d.known]
     return DraftSupply(
         utilisation=utilisation,
         wanted=contended and (waits or bare or d.of("refused") > 0.0),
-        bid=median_low(bids) if bids else ASSUMED_BID,
+        best_edge=median_low(best_edges) if best_edges else ASSUMED_BEST_EDGE,
         worth=(ratio(v.of("accepted"), d.of("busy_seconds")) or 0.0) * median_low(slopes),
     )
 
@@ -105,7 +105,7 @@ class PriceFloor:
         self._due = now + interval_s
         if supply is None:
             return
-        highest = min(BID_SHARE * supply.bid, supply.worth)
+        highest = min(BEST_EDGE_SHARE * supply.best_edge, supply.worth)
         highest = highest if highest >= LEAST else 0.0
         if self.floor > highest:
             self.floor = highest

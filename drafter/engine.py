@@ -12,7 +12,7 @@ import torch
 
 from drafter.calibration_store import CalibrationStore
 from drafter.draft_model import DraftModel, DraftTotals
-from drafter.fault_isolation import Suspects
+from drafter.fault_isolation import FaultIsolation
 from drafter.session import Label, Session, SessionRules
 from drafter.trace import TraceWriter
 from drafter.without_model import WithoutModel
@@ -69,7 +69,7 @@ class DrafterEngine:
         self.trace = TraceWriter(config.trace) if config.trace else None
         self.traced = MODEL if self.draft is not None else self.makers[0].source
         self.totals, self.stage_totals = DraftTotals(), StageTotals()
-        self._suspects, self._draining = Suspects(), False
+        self._fault_isolation, self._draining = FaultIsolation(), False
 
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
         key = (peer, message.session)
@@ -125,7 +125,7 @@ class DrafterEngine:
     def _refusal(self, message: Open) -> str:
         if self._draining:
             return DRAINING
-        if self._suspects.refuses(message.session, self.clock()):
+        if self._fault_isolation.refuses(message.session, self.clock()):
             return "a draft pass of this session failed here"
         if message.noise_version != NOISE_VERSION:
             return f"noise version {message.noise_version}, this drafter has {NOISE_VERSION}"
@@ -209,7 +209,7 @@ class DrafterEngine:
         session = self.sessions.pop(key, None)
         if session is not None:
             self._promised_slots -= session.promised_slots
-            self._suspects.remove(session)
+            self._fault_isolation.remove(session)
             session.close(finished)
             if self.trace is not None:
                 self.trace.flush()
@@ -221,10 +221,10 @@ class DrafterEngine:
         """One draft pass, if any session wants it; returns what the verifiers should hear of it."""
         if self.draft is None:
             return []
-        suspect = self._suspects.first()
+        suspect = self._fault_isolation.first()
         grown, failed = self.draft.run_pass(self.sessions.values() if suspect is None else [suspect], self.totals)
         if suspect is not None:
-            self._suspects.passed(suspect)
+            self._fault_isolation.passed(suspect)
         out = [(session.key[0], self.drop(session.key, reason)) for session, reason in failed]
         return [*out, *((session.key[0], self._announce(session)) for session in grown)]
 
@@ -236,17 +236,17 @@ class DrafterEngine:
         """
         ran = [s for s in self.draft.running if self.sessions.get(s.key) is s] if self.draft is not None else []
         if not ran:  # it failed before it came to any
-            suspect = self._suspects.first()
+            suspect = self._fault_isolation.first()
             ran = list(self.sessions.values()) if suspect is None else [suspect]
         if len(ran) == 1:
-            self._suspects.convict(ran[0], self.clock())
+            self._fault_isolation.blame(ran[0], self.clock())
             dropped = self.drop(ran[0].key, reason)
             if self.draft is not None and self.cache.allocator.free_count:
                 probe(self.draft.runner)
             return [(ran[0].key[0], dropped)]
         for session in ran:
             session.start_anew()
-            self._suspects.add(session)
+            self._fault_isolation.add(session)
         return []
 
     def _announce(self, session: Session) -> ToVerifierMessage:

@@ -13,7 +13,7 @@ CULPRIT_S = 60.0
 costs all others the KV of their drafts."""
 
 
-class Suspects:
+class FaultIsolation:
     def __init__(self) -> None:
         self._passes: dict[Session, int] = {}  # that went well, by suspect
         self._refused_until: dict[str, float] = {}  # by the id of a culprit
@@ -37,7 +37,7 @@ class Suspects:
             if self._passes[session] == PASSES_ALONE:
                 self.remove(session)
 
-    def convict(self, session: Session, now: float) -> None:
+    def blame(self, session: Session, now: float) -> None:
         self._refused_until = {name: until for name, until in self._refused_until.items() if until > now}
         self._refused_until[session.id] = now + CULPRIT_S
 

@@ -32,7 +32,7 @@ class Lookahead:
         self._maker, self._calibration, self._width = maker, calibration, width
         self._temperature = facts.sampling.temperature
         self._running = RunningStage(maker, facts, clock, totals)
-        self._asked: dict[int, Children] = {}  # of the last guess: what was guessed below each node
+        self._guessed: dict[int, Children] = {}  # of the last guess: what was guessed below each node
 
     def follow(self, tokens: Sequence[int]) -> None:
         self._running.follow(tokens)
@@ -44,7 +44,7 @@ class Lookahead:
         """Guesses below the nodes `starts` that the draft is about to run on, at most `depth` deep in the tree; a guess
         comes true with at least the probability `least`, as far as is known. Guess `i` is node `len(growing) + i`.
         There are none while the stage rests, or when it fails."""
-        self._asked = {}
+        self._guessed = {}
         return self._running.grow(lambda ask: self._guess(ask, growing, starts, least, depth)) or TokenTree()
 
     def _guess(self, ask: Ask, growing: GrowingTree, starts: Sequence[int], least: float, depth: int) -> TokenTree:
@@ -55,7 +55,7 @@ class Lookahead:
             negative, _, node = heapq.heappop(heap)
             if len(paths[node]) >= depth:
                 continue
-            children = self._asked[node] = ask(paths[node], self._width)
+            children = self._guessed[node] = ask(paths[node], self._width)
             known = {growing.tree.tokens[i] for i in growing.tree.children(node)} if node < first else set()
             edges = self._calibration.edges(self._maker.source, children.margins, self._temperature)
             for token, edge in zip(children.tokens, edges, strict=True):
@@ -73,7 +73,7 @@ class Lookahead:
 
     def learn(self, node: int, first_choice: int) -> None:
         """What the draft ranked first below a node of the last pass."""
-        children = self._asked.get(node)
+        children = self._guessed.get(node)
         if children is not None and children.tokens:
             hit = children.tokens.index(first_choice) if first_choice in children.tokens else -1
             self._calibration.observe(self._maker.source, children.margins, self._temperature, hit)

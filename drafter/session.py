@@ -18,7 +18,7 @@ from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.errors import WireError
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
-from drafthouse.policy.growth import Asked, Frontier
+from drafthouse.policy.growth import Frontier, GrowthThreshold
 from drafthouse.policy.stage_worth import CommitRate, StageWorth
 from drafthouse.stages.build import MODEL
 from drafthouse.stages.session_stages import SessionStages
@@ -38,7 +38,7 @@ class Label:
 @dataclass(frozen=True, slots=True)
 class SessionRules:
     """What holds for all sessions of a drafter: tokens of context, children of a node for a session that asks for none, growth
-    during verification (see `growth.Asked`), the window of the draft's KV, and whether there is a draft model."""
+    during verification (see `growth.GrowthThreshold`), the window of the draft's KV, and whether there is a draft model."""
 
     context: int
     width: int
@@ -113,8 +113,8 @@ class Session:
         return TreeLimits(self.max_nodes, min(self.max_depth, self.rules.context - len(self.tokens)))
 
     @property
-    def asked(self) -> Asked:
-        return Asked.at(self.price, self.rules.ahead)
+    def threshold(self) -> GrowthThreshold:
+        return GrowthThreshold.at(self.price, self.rules.ahead)
 
     @property
     def expected_children(self) -> float:
@@ -148,7 +148,7 @@ class Session:
         if self.lookahead is not None:
             self.lookahead.follow(tokens)
         if self.limits.depth > 0:
-            self.growing.readmit(self.asked, self.limits)
+            self.growing.readmit(self.threshold, self.limits)
         self.grow_stages()
         return labels
 
@@ -179,7 +179,7 @@ class Session:
 
     def grow_stages(self) -> int:
         """Lets the stages without a model add what they have; returns how many nodes are new. `refresh` is done."""
-        added = self.stages.grow(self.growing, self.asked, self.limits) if self.limits.depth > 0 else 0
+        added = self.stages.grow(self.growing, self.threshold, self.limits) if self.limits.depth > 0 else 0
         self.refresh()
         return added
 
@@ -191,13 +191,13 @@ class Session:
     def refresh(self) -> None:
         """The frontier anew, after any change of tree or price."""
         grows = self.drafts and not self.missing and not self.on_hold
-        self.frontier = self.growing.frontier(self.expected_children, self.asked, self.limits) if grows else Frontier([], [])
+        self.frontier = self.growing.frontier(self.expected_children, self.threshold, self.limits) if grows else Frontier([], [])
 
     def add_children(self, parent: int, tokens: list[int], margins: list[float]) -> int:
         """Those of the draft's children that are worth a place in the tree; returns how many. `refresh` is due after the last call."""
         tokens, margins = tokens[: self.width], margins[: self.width]
         edges = self.calibration.edges(MODEL, margins, self.sampling.temperature)
-        return self.growing.add_children(parent, Ranking(MODEL, tokens, margins, edges), self.asked, self.limits)
+        return self.growing.add_children(parent, Ranking(MODEL, tokens, margins, edges), self.threshold, self.limits)
 
     def row(self, node: int, guesses: TokenTree, position: int) -> Row:
         """For ranking the children, at `position`, of a node, of a guess or of the root."""
@@ -241,7 +241,7 @@ class Session:
         if self.lookahead is not None:
             self.lookahead.close(finished)
 
-    def grow_message(self, eta_us: int, expected_tokens: float) -> Grow:
+    def grow_message(self, next_pass_eta_us: int, next_pass_expected_tokens: float) -> Grow:
         """What the verifier does not have yet, and the announcement of the next pass. When an edge that it has is another
         one now, the whole tree."""
         t = self.tree
@@ -249,6 +249,6 @@ class Session:
             self.sent = 0
         new = slice(self.sent, None)
         nodes = TokenTree(t.tokens[new], t.parents[new], t.edges[new], t.sources[new])
-        message = Grow(self.id, self.epoch, len(self.tokens), self.sent, nodes, eta_us, expected_tokens)
+        message = Grow(self.id, self.epoch, len(self.tokens), self.sent, nodes, next_pass_eta_us, next_pass_expected_tokens)
         self.sent, self._sent_edges = len(t), list(t.edges)
         return message

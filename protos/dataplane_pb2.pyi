@@ -193,8 +193,8 @@ class Dropped(_message.Message):
     def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request", "attempt", "prompt", "emitted", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "admitted")
-    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("request_id", "attempt", "prompt", "emitted", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "admitted")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     EMITTED_FIELD_NUMBER: _ClassVar[int]
@@ -205,7 +205,7 @@ class GenerateRequest(_message.Message):
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
     CACHE_KEY_FIELD_NUMBER: _ClassVar[int]
     ADMITTED_FIELD_NUMBER: _ClassVar[int]
-    request: str
+    request_id: str
     attempt: int
     prompt: _containers.RepeatedScalarFieldContainer[int]
     emitted: _containers.RepeatedScalarFieldContainer[int]
@@ -216,11 +216,11 @@ class GenerateRequest(_message.Message):
     speculation: Speculation
     cache_key: str
     admitted: bool
-    def __init__(self, request: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., admitted: _Optional[bool] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., admitted: _Optional[bool] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
-    __slots__ = ("request", "attempt", "first_index", "tokens", "finish_reason", "error", "usage", "draining")
-    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("request_id", "attempt", "first_index", "tokens", "finish_reason", "error", "usage", "draining")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -228,7 +228,7 @@ class GenerateReply(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
-    request: str
+    request_id: str
     attempt: int
     first_index: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -236,7 +236,7 @@ class GenerateReply(_message.Message):
     error: str
     usage: SpeculationUsage
     draining: bool
-    def __init__(self, request: _Optional[str] = ..., attempt: _Optional[int] = ..., first_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ..., draining: _Optional[bool] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., first_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class SpeculationUsage(_message.Message):
     __slots__ = ("drafted", "verified", "accepted", "steps", "synthetic")

@@ -93,7 +93,7 @@ class Cluster:
             verifier_utilisation=t["step_seconds"] / span / verifiers,
             drafter_utilisation=d["pass_seconds"] / span / drafters if drafters else 0.0,
             controller_utilisation=self.control.busy_seconds / span, waiting_share=t["wait_seconds"] / busy,
-            price=sum(e.price_seconds for e in engines) / t["step_seconds"], price_floor=sum(e.exchange.floor for e in engines) / verifiers,
+            price=sum(e.price_seconds for e in engines) / t["step_seconds"], price_floor=sum(e.pricing.floor for e in engines) / verifiers,
             heartbeats_per_s=self.control.heartbeats / span, nodes_per_pass=d["nodes"] / max(1, d["passes"]),
         )  # fmt: skip
 

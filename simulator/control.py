@@ -75,8 +75,8 @@ def _route(routes: VerifierRoutes, directive: Directive) -> None:
 def _follow(verifier: SimVerifier, drafters: dict[str, SimDrafter], directive: Directive) -> None:
     names = [route.replica for route in directive.drafters]
     verifier.peers = drafters
-    verifier.engine.drafting.set_drafters(names)
-    verifier.engine.exchange.set_floor(directive.price_floor)
+    verifier.engine.draft_sessions.set_drafters(names)
+    verifier.engine.pricing.set_floor(directive.price_floor)
 
 
 def _report(
@@ -93,14 +93,15 @@ def _verifier_report(v: SimVerifier) -> Report:
     gauges = {
         "running": float(len(engine.scheduler.running)), "waiting": float(len(engine.scheduler.waiting)),
         "places": float(config.max_sequences),
-        "decoding": float(engine.drafting.decoding),
-        "goodput": engine.exchange.meter.rate, "price": engine.exchange.price, "price_floor": engine.exchange.floor,
-        "step_seconds_base": engine.exchange.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),
-        "seconds_per_token": engine.exchange.seconds_per_node, "bid": engine.rule.gate.bid, "gate_open": float(engine.rule.gate.open),
-        "drafters": float(len(engine.drafting.drafters)),
+        "decoding": float(engine.draft_sessions.decoding),
+        "goodput": engine.pricing.meter.rate, "price": engine.pricing.price, "price_floor": engine.pricing.floor,
+        "step_seconds_base": engine.pricing.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),
+        "seconds_per_node": engine.pricing.seconds_per_node, "best_edge": engine.session_policy.gate.best_edge,
+        "gate_open": float(engine.session_policy.gate.open),
+        "drafters": float(len(engine.draft_sessions.drafters)),
     }  # fmt: skip
-    gauges |= {f"honesty.{name}": record.standing.honesty.ratio for name, record in engine.drafting.records.items()}
-    gauges |= {f"round_trip_seconds.{name}": v.options.round_trip_s for name in engine.drafting.drafters}
+    gauges |= {f"honesty.{name}": record.standing.honesty.ratio for name, record in engine.draft_sessions.records.items()}
+    gauges |= {f"round_trip_seconds.{name}": v.options.round_trip_s for name in engine.draft_sessions.drafters}
     totals = {name: float(value) for name, value in asdict(engine.totals).items()}
     return _report("verifier", v.name, v.load, config.max_sequences + config.max_queue, totals, gauges)
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from drafthouse.wire.session_messages import Grow
 from simulator.draft_tree import DraftTree
-from verifier.draft_session import DraftLink
+from verifier.draft_session import DraftSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,9 @@ class TreeCopy:
         self.known = max(self.known, known)
 
 
-class SimLink(DraftLink):
+class SimDraftSession(DraftSession):
     @classmethod
-    def of(cls, link: DraftLink, price: float, tree: DraftTree, root: int) -> "SimLink":
+    def of(cls, link: DraftSession, price: float, tree: DraftTree, root: int) -> "SimDraftSession":
         """In the place of `link`, which was just opened."""
         own = cls(link.drafter, link.epoch, link.base_len, link._record, price, link.probe)
         own.tree = cast(Any, TreeCopy(tree, root, [], 0))
@@ -74,7 +74,7 @@ class SimLink(DraftLink):
         net_before = self._net()
         tree.take(nodes.known)
         self.snapshot = self.snapshot or message.first_index == 0
-        self.received, self.exhausted = len(self.tree), message.eta_us == 0
+        self.received, self.exhausted = len(self.tree), message.next_pass_eta_us == 0
         self._measure()
         self._learn(before > 0, len(nodes) > 0, self._net() - net_before, now)
         self._announce(message, now)

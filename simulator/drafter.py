@@ -12,7 +12,7 @@ from typing import Any
 
 import simpy
 
-from drafthouse.policy.growth import Asked, Candidate, Frontier, PassBudget, worth_a_pass
+from drafthouse.policy.growth import Frontier, GrowthThreshold, PassBudget, ScoredNode, worth_a_pass
 from drafthouse.policy.latency import ScaledCurve
 from drafthouse.token_tree import ROOT
 from drafthouse.wire.session_messages import Close, Grow, Hold, Refused, ToVerifierMessage
@@ -70,26 +70,26 @@ class Session:
         if self.missing or self.on_hold or len(self.alive) >= self.max_nodes:
             self.frontier = Frontier([], [])
             return
-        tree, deepest, asked = self.tree, self.root + self.max_depth, self.asked
+        tree, deepest, threshold = self.tree, self.root + self.max_depth, self.threshold
         confidences = tree.confidences(self.alive, self.root)
         landings = self.landings = {}
         for i, confidence in zip(self.alive, confidences, strict=True):
-            landings[i] = asked.landing(confidence, landings.get(tree.parents[i], 1.0))
+            landings[i] = threshold.landing(confidence, landings.get(tree.parents[i], 1.0))
         unexpanded = (
             (confidence, i, landings[i])
             for i, confidence in zip(self.alive, confidences, strict=True)
             if not tree.expanded[i] and tree.positions[i] < deepest
         )
-        self.frontier = worth_a_pass(unexpanded, self.expected_children, asked)
+        self.frontier = worth_a_pass(unexpanded, self.expected_children, threshold)
 
     @property
-    def asked(self) -> Asked:
-        return Asked.at(self.price, self.ahead)
+    def threshold(self) -> GrowthThreshold:
+        return GrowthThreshold.at(self.price, self.ahead)
 
     def expand(self, node: int, confidence: float, rng: random.Random) -> int:
         """Adds the children of `node` (ROOT: the root) that are worth a place; returns how many."""
         room = self.max_nodes - len(self.alive)
-        least = self.asked.place(self.landings.get(node, 1.0))
+        least = self.threshold.place(self.landings.get(node, 1.0))
         added = self.tree.expand(node, self.root, confidence, self.width, least, room, rng)
         self.alive += range(len(self.tree) - added, len(self.tree))
         self.expanded += node != ROOT
@@ -177,7 +177,7 @@ class SimDrafter:
     def _chunk(self, session: Session) -> int:
         return min(session.missing, self.options.config.drafter.prefill_tokens)
 
-    def _grow(self, works: list[tuple[Session, list[Candidate]]]) -> list[Session]:
+    def _grow(self, works: list[tuple[Session, list[ScoredNode]]]) -> list[Session]:
         """Sessions whose tree may have grown."""
         grown = []
         for session, nodes in works:

@@ -18,21 +18,21 @@ class OneProcess:
     def __init__(self, verifier: VerifierEngine, drafters: list[DrafterEngine]):
         self.verifier = verifier
         self.drafters = {f"drafter-{i}": drafter for i, drafter in enumerate(drafters)}
-        verifier.drafting.set_drafters(self.drafters)
+        verifier.draft_sessions.set_drafters(self.drafters)
 
     def generate(self, requests: Iterable[GenerateRequest]) -> dict[str, list[int]]:
         """Runs the requests together to their ends; output tokens by request id."""
         outputs: dict[str, list[int]] = {}
         for request in requests:
-            outputs[request.request] = list(request.emitted)
+            outputs[request.request_id] = list(request.emitted)
             self.verifier.submit(request)
         open_requests = set(outputs)
         while open_requests:
             for reply in self.turn():
-                assert reply.first_index == len(outputs[reply.request]), "replies come in order"
-                outputs[reply.request] += reply.tokens
+                assert reply.first_index == len(outputs[reply.request_id]), "replies come in order"
+                outputs[reply.request_id] += reply.tokens
                 if reply.finish_reason:
-                    open_requests.discard(reply.request)
+                    open_requests.discard(reply.request_id)
         return outputs
 
     def turn(self) -> list[GenerateReply]:
@@ -52,7 +52,7 @@ class OneProcess:
             self.verifier.receive(name, from_verifier_proto(to_verifier_proto(message)))
 
     def _deliver(self) -> None:
-        for name, messages in self.verifier.drafting.take_outbox().items():
+        for name, messages in self.verifier.draft_sessions.take_outbox().items():
             for message in messages:
                 for _, answer in self.drafters[name].handle(PEER, from_drafter_proto(to_drafter_proto(message))):
                     self.verifier.receive(name, from_verifier_proto(to_verifier_proto(answer)))

@@ -15,34 +15,34 @@ import simpy
 from drafthouse.errors import OverloadError
 from drafthouse.policy.latency import ScaledCurve
 from drafthouse.wire.session_messages import Open, ToVerifierMessage
-from simulator.draft_session import SimLink
+from simulator.draft_session import SimDraftSession
 from simulator.draft_tree import DraftTree
 from simulator.options import Options
 from simulator.request import Request, SimSequence, SlotCount
 from simulator.wire import Opening, after
-from verifier.draft_sessions import Drafting
+from verifier.draft_sessions import DraftSessions
 from verifier.engine import VerifierEngine
 from verifier.node_selection import Selected
 from verifier.scheduler import Plan
 from verifier.sequence import Sequence
-from verifier.session_policy import SessionRule
+from verifier.session_policy import SessionPolicy
 from verifier.step import Walked
 
 if TYPE_CHECKING:
     from simulator.drafter import SimDrafter
 
 
-class SimDrafting(Drafting):
+class SimDraftSessions(DraftSessions):
     def open(self, sequence: Sequence, price: float, now: float, probe: bool = False) -> bool:
         """As the original, with a tree of the simulator's on both ends."""
         if not super().open(sequence, price, now, probe):
             return False
         assert isinstance(sequence, SimSequence)
-        assert sequence.link is not None
+        assert sequence.draft_session is not None
         tree = DraftTree(sequence.sim.text)
-        outbox = self._outbox[sequence.link.drafter]
+        outbox = self._outbox[sequence.draft_session.drafter]
         outbox[-1] = cast(Any, Opening(cast(Open, outbox[-1]), tree, sequence.prompt_len))
-        sequence.link = SimLink.of(sequence.link, price, tree, sequence.output_len - 1)
+        sequence.draft_session = SimDraftSession.of(sequence.draft_session, price, tree, sequence.output_len - 1)
         return True
 
 
@@ -65,8 +65,8 @@ class SimEngine(VerifierEngine):
         model = SimpleNamespace(runner=runner, context=config.target.kv_tokens, fingerprint="simulated")
         curve = ScaledCurve(options.target, options.time_scale)
         super().__init__(cast(Any, model), curve, config.verifier, config.tree, clock=lambda: env.now)
-        self.drafting = SimDrafting(config.verifier, config.tree, 1, "simulated")
-        self.rule = SessionRule(self.drafting, self.exchange)
+        self.draft_sessions = SimDraftSessions(config.verifier, config.tree, 1, "simulated")
+        self.session_policy = SessionPolicy(self.draft_sessions, self.pricing)
         self.speculation = options.speculation
         self.sequence_steps = 0
         self.price_seconds = 0.0
@@ -77,7 +77,7 @@ class SimEngine(VerifierEngine):
         sequence = SimSequence(request, self.speculation, self.slots)
         self.scheduler.add(sequence)
         self.sequences[sequence.id] = sequence
-        self.rule.arrived(sequence, self.clock())
+        self.session_policy.arrived(sequence, self.clock())
 
     def start(self) -> Step | float | None:
         """The first half of `step`: what goes on the device, until when to wait, or None when there is nothing to do."""
@@ -85,17 +85,17 @@ class SimEngine(VerifierEngine):
         plan = self.scheduler.plan()
         if not plan.decoding and not plan.prefilling:
             self._busy_since = None
-            self.exchange.quote(1, 0, 0)
+            self.pricing.quote(1, 0, 0)
             return None
         kv_tokens = sum([len(s.kv) for s in plan.decoding]) + sum([len(s.kv) for s, _ in plan.prefilling])
-        self.drafting.decoding = len(plan.decoding)
-        self.exchange.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
+        self.draft_sessions.decoding = len(plan.decoding)
+        self.pricing.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
         until = self._wait(plan, now)
         if until is not None:
             return until
-        self.rule.begin_step(self.sequences.values(), plan.decoding, now)
+        self.session_policy.begin_step(self.sequences.values(), plan.decoding, now)
         selected = self._select(plan, kv_tokens)
-        self.drafting.hold(plan.decoding)
+        self.draft_sessions.hold(plan.decoding)
         tokens = len(plan.decoding) + plan.prompt_tokens + selected.nodes
         return Step(plan, selected, kv_tokens, now, self.latency.seconds(tokens, kv_tokens + tokens))
 
@@ -111,7 +111,7 @@ class SimEngine(VerifierEngine):
         self._commit(walked, step.selected, now)
         self._account(step.plan, step.selected, len(walked), step.kv_tokens, step.run_s, step.started, now)
         self.sequence_steps += len(step.plan.decoding)
-        self.price_seconds += self.exchange.price * (now - step.started)
+        self.price_seconds += self.pricing.price * (now - step.started)
         for w, reply in zip(walked, self._replies, strict=True):
             request = cast(SimSequence, w.sequence).sim
             if reply.first_index == 0:
@@ -123,7 +123,7 @@ class SimEngine(VerifierEngine):
 
     def _walk(self, s: Sequence, selected: Selected) -> Walked:
         nodes = cast(list[int], selected.trees.get(s.id, ()))
-        accepted = s.link.tree.tree.accepted(nodes) if nodes and s.link is not None else 0  # type: ignore[attr-defined]  # a TreeCopy
+        accepted = s.draft_session.tree.tree.accepted(nodes) if nodes and s.draft_session is not None else 0  # type: ignore[attr-defined]  # a TreeCopy
         _counted(s).extend(1 + accepted)
         return Walked(s, [0] * (accepted + 1), len(nodes), range(accepted))
 
@@ -197,6 +197,6 @@ class SimVerifier:
 
     def _flush(self) -> None:
         half_trip_s = self.options.round_trip_s / 2
-        for name, messages in self.engine.drafting.take_outbox().items():
+        for name, messages in self.engine.draft_sessions.take_outbox().items():
             peer = self.peers[name]
             after(self.env, half_trip_s, partial(peer.receive, self, cast(Any, messages)))

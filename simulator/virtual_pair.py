@@ -115,13 +115,13 @@ class VirtualPair:
             replace(target, runner=runner), copy.deepcopy(target_latency), config.verifier, config.tree, clock=lambda: self.world.now
         )
         self.drafter = VirtualDrafter(self.world, draft, draft_latency, config)
-        self.verifier.drafting.set_drafters([DRAFTER])
+        self.verifier.draft_sessions.set_drafters([DRAFTER])
 
     def generate(self, request: GenerateRequest) -> tuple[list[int], float]:
         """Output tokens, and virtual seconds from the request to the last of them."""
         started, output = self.world.now, list[int]()
         self.verifier.submit(request)
-        while request.request in self.verifier.sequences:
+        while request.request_id in self.verifier.sequences:
             output += [token for reply in self._turn() for token in reply.tokens]
         seconds = self.world.now - started
         self._flush()
@@ -138,7 +138,7 @@ class VirtualPair:
         return outcome.replies
 
     def _flush(self) -> None:
-        for messages in self.verifier.drafting.take_outbox().values():
+        for messages in self.verifier.draft_sessions.take_outbox().values():
             self.world.after(TRIP_S, lambda messages=messages: self.drafter.hear(messages))  # type: ignore[misc]
 
     def _arrivals(self) -> None:

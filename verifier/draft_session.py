@@ -14,7 +14,7 @@ from drafthouse.wire.session_messages import Grow
 from verifier.drafter_record import DrafterRecord
 
 
-class DraftLink:
+class DraftSession:
     """`base_len` counts the committed tokens that `tree` lies below; `probe` marks a session that nobody waits for."""
 
     def __init__(self, drafter: str, epoch: int, base_len: int, record: DrafterRecord, price: float, probe: bool = False):
@@ -26,10 +26,10 @@ class DraftLink:
         self.announcement: Announcement | None = None
         self._announced = False  # whether that is the drafter's own word, or what usually comes
         self.worth = SessionWorth()
-        self._record, self._honesty, self._kept = record, Honesty(), Honesty()
+        self._record, self._honesty, self._announcement_trust = record, Honesty(), Honesty()
         self._replies: Replies = record.replies.copy()
         self._price = price  # of a node, when the drafter was last told; what a node promises beyond it is its worth
-        self._asked_at: float | None = None  # of the last commit, until the first nodes after it have come
+        self._committed_at: float | None = None  # of the last commit, until the first nodes after it have come
         self._measure()
 
     def __repr__(self) -> str:
@@ -40,13 +40,13 @@ class DraftLink:
         self.depths = np.array(self.tree.depths(), dtype=np.int64)
 
     @property
-    def believed(self) -> float:
+    def trust(self) -> float:
         """Share of what is promised here that usually comes true."""
         return self._honesty.given(self._record.standing.honesty.ratio)
 
     def _net(self) -> float:
         """What the nodes at hand promise beyond their price, in tokens."""
-        return float(np.maximum(self.believed * self.confidences - self._price, 0.0).sum())
+        return float(np.maximum(self.trust * self.confidences - self._price, 0.0).sum())
 
     def commit(self, tokens: list[int], price: float, now: float) -> None:
         """Re-roots the copy and expects the drafter's nodes when they usually come."""
@@ -54,13 +54,13 @@ class DraftLink:
         self.tree = self.tree.reroot(tokens)
         self.base_len += len(tokens)
         self.received, self.snapshot, self.exhausted = 0, False, False
-        self._price, self._asked_at = price, now
+        self._price, self._committed_at = price, now
         self._measure()
         self.announcement, self._announced = self._replies.expect(len(self.tree) > 0, now, self._record.replies.seconds), False
 
     def verified(self, promised: float, accepted: int, nodes: int, price: float) -> None:
         """What came of this sequence's nodes in a step."""
-        self.worth.observe(promised * self.believed - price * nodes)
+        self.worth.observe(promised * self.trust - price * nodes)
         if nodes:
             self._honesty.observe(promised, accepted)
             self._record.standing.observe(promised, accepted)
@@ -93,7 +93,7 @@ class DraftLink:
             _extend(self.tree, message.nodes)
             self.tree.check(vocab_size, limit)
         self.received = len(self.tree)
-        self.exhausted = message.eta_us == 0
+        self.exhausted = message.next_pass_eta_us == 0
         self._measure()
         self._learn(before > 0, len(message.nodes) > 0, self._net() - net_before, now)
         self._announce(message, now)
@@ -104,8 +104,8 @@ class DraftLink:
         gain = max(0.0, gain)
         if self._announced and self.announcement is not None and has_nodes:
             self._keep(self.announcement, gain if now <= self.announcement.void_at else 0.0)
-        if self._asked_at is not None and (gain > 0.0 or self.exhausted):
-            self._reply(had_nodes, now - self._asked_at, gain)
+        if self._committed_at is not None and (gain > 0.0 or self.exhausted):
+            self._reply(had_nodes, now - self._committed_at, gain)
 
     def _miss(self, now: float) -> None:
         """What should have come by now, and has not, counts as nothing; what has had no time to come says nothing."""
@@ -114,30 +114,30 @@ class DraftLink:
             return
         if self._announced:
             self._keep(a, 0.0)
-        elif self._asked_at is not None:
-            self._reply(len(self.tree) > 0, now - self._asked_at, 0.0)
+        elif self._committed_at is not None:
+            self._reply(len(self.tree) > 0, now - self._committed_at, 0.0)
 
     def _keep(self, announcement: Announcement, gain: float) -> None:
-        for kept in (self._kept, self._record.kept):
-            kept.observe(announcement.tokens, gain)
+        for trust in (self._announcement_trust, self._record.announcement_trust):
+            trust.observe(announcement.tokens, gain)
 
     def _reply(self, had_nodes: bool, seconds: float, gain: float) -> None:
         for replies in (self._replies, self._record.replies):
             replies.observe(had_nodes, seconds, gain)
-        self._asked_at = None
+        self._committed_at = None
 
     def _announce(self, message: Grow, now: float) -> None:
-        due = now + message.eta_us / 1e6
-        self.announcement = Announcement(now, due, message.expected_tokens) if message.eta_us else None
+        next_pass_at = now + message.next_pass_eta_us / 1e6
+        self.announcement = Announcement(now, next_pass_at, message.next_pass_expected_tokens) if message.next_pass_eta_us else None
         self._announced = True
 
-    def expected(self, room: int) -> Announcement | None:
-        """What is announced, as far as announcements here come true, for a request that may still take `room` drafted tokens."""
+    def expected(self, max_draft_depth: int) -> Announcement | None:
+        """What is announced, as far as announcements here come true, for a request that may still take `max_draft_depth` drafted tokens."""
         a = self.announcement
-        if a is None or self.exhausted or self.probe or room <= 0:
+        if a is None or self.exhausted or self.probe or max_draft_depth <= 0:
             return None
-        kept = self._kept.given(self._record.kept.ratio) if self._announced else 1.0
-        return Announcement(a.made, a.due, min(float(room), a.tokens * kept))
+        trust = self._announcement_trust.given(self._record.announcement_trust.ratio) if self._announced else 1.0
+        return Announcement(a.made, a.next_pass_at, min(float(max_draft_depth), a.tokens * trust))
 
     def _merge(self, other: TokenTree) -> None:
         index = {-1: -1}

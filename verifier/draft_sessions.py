@@ -14,7 +14,7 @@ from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.batch_table import chain_length
 from drafthouse.speculation import Speculation
 from drafthouse.wire.session_messages import Close, Commit, Dropped, Grow, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
-from verifier.draft_session import DraftLink
+from verifier.draft_session import DraftSession
 from verifier.drafter_record import DrafterRecord
 from verifier.sequence import Sequence
 
@@ -29,7 +29,7 @@ REMEMBERED = 64
 """Drafters that are gone and may come back; names are never used again, so in a pool that scales they would gather for ever."""
 
 
-class Drafting:
+class DraftSessions:
     def __init__(self, config: VerifierConfig, tree: TreeConfig, vocab_size: int, fingerprint: str):
         self.batch_table, self.tree = config.batch_table, tree
         self.vocab_size, self.fingerprint = vocab_size, fingerprint
@@ -61,13 +61,13 @@ class Drafting:
     def open(self, sequence: Sequence, price: float, now: float, probe: bool = False) -> bool:
         """Pairs the sequence with the drafter that has fewest of our sessions, if there is one; whether it did."""
         retry_at = self._retry_at[sequence.id]
-        trusted = [d for d in self.drafters if retry_at.get(d, now) <= now and self.records[d].trusted(now)]
+        trusted = [d for d in self.drafters if retry_at.get(d, now) <= now and self.records[d].usable(now)]
         if not trusted:
             return False
         drafter = min(trusted, key=lambda d: self.records[d].sessions)
         record = self.records[drafter]
         self._epoch += 1
-        sequence.link = DraftLink(drafter, self._epoch, len(sequence.tokens), record, price, probe)
+        sequence.draft_session = DraftSession(drafter, self._epoch, len(sequence.tokens), record, price, probe)
         record.sessions += 1
         self.events["opened"] += 1
         self.trees += 1
@@ -76,27 +76,27 @@ class Drafting:
         message = Open(
             session=sequence.id, epoch=self._epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
             noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint, max_nodes=max_nodes, max_depth=max_depth,
-            price=self._asked(sequence, price), vocab_size=self.vocab_size, width=width, cache_key=r.cache_key,
+            price=self._price_for_drafter(sequence, price), vocab_size=self.vocab_size, width=width, cache_key=r.cache_key,
         )  # fmt: skip
         self._send(drafter, message)
         return True
 
     def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:
         """Tells the drafter what the last step committed; `sequence.tokens` holds them already."""
-        link = sequence.link
+        link = sequence.draft_session
         if link is None:
             return
         base_len = link.base_len
         link.commit(tokens, price, now)
         self.trees += 1
-        self.records[link.drafter].answering.asked()
-        self._send(link.drafter, Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._asked(sequence, price)))
+        self.records[link.drafter].responsiveness.sent()
+        self._send(link.drafter, Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._price_for_drafter(sequence, price)))
 
     def hold(self, sequences: Iterable[Sequence]) -> None:
         """A step with these begins: where trees do not grow meanwhile, their drafters are told."""
         for sequence in sequences if not self.tree.grow_during_verification else ():
-            if sequence.link is not None:
-                self._send(sequence.link.drafter, Hold(sequence.id, sequence.link.epoch))
+            if sequence.draft_session is not None:
+                self._send(sequence.draft_session.drafter, Hold(sequence.id, sequence.draft_session.epoch))
 
     def _limits(self, speculation: Speculation) -> tuple[int, int, int]:
         """Nodes, depth and width of a session's tree."""
@@ -112,17 +112,17 @@ class Drafting:
         """Nodes of the tree that a request of set size waits for and verifies."""
         return chain_length(self.batch_table, self.decoding) if speculation.mode == "table" else speculation.nodes
 
-    def _asked(self, sequence: Sequence, price: float) -> float:
+    def _price_for_drafter(self, sequence: Sequence, price: float) -> float:
         """The price in the drafter's own currency: what it must promise for `price` tokens to come of it."""
-        assert sequence.link is not None
+        assert sequence.draft_session is not None
         if sequence.request.speculation.waits:
             return 0.0 if self.wanted(sequence.request.speculation) else NOT_WANTED
-        return price / sequence.link.believed
+        return price / sequence.draft_session.trust
 
     def park(self, sequence: Sequence, finished: bool = False) -> None:
         """Ends the session, if there is one; the sequence goes on at N = 0, unless it is `finished`."""
-        if sequence.link is not None:
-            self._send(sequence.link.drafter, Close(sequence.id, sequence.link.epoch, finished))
+        if sequence.draft_session is not None:
+            self._send(sequence.draft_session.drafter, Close(sequence.id, sequence.draft_session.epoch, finished))
             self._unlink(sequence)
 
     def close(self, sequence: Sequence, finished: bool) -> None:
@@ -131,13 +131,13 @@ class Drafting:
         self._retry_at.pop(sequence.id, None)
 
     def _unlink(self, sequence: Sequence) -> None:
-        assert sequence.link is not None
-        self.records[sequence.link.drafter].sessions -= 1
-        sequence.link = None
+        assert sequence.draft_session is not None
+        self.records[sequence.draft_session.drafter].sessions -= 1
+        sequence.draft_session = None
 
     def receive(self, drafter: str, sequence: Sequence | None, message: ToVerifierMessage, now: float) -> None:
-        self.records[drafter].answering.answered()
-        link = sequence.link if sequence is not None else None
+        self.records[drafter].responsiveness.heard()
+        link = sequence.draft_session if sequence is not None else None
         if sequence is None or link is None or link.drafter != drafter or link.epoch != message.epoch:
             self.events["stale"] += not isinstance(message, Dropped)  # a commit that crosses a session's end is answered so
             return
@@ -151,7 +151,7 @@ class Drafting:
             case Grow():
                 self._grow(sequence, link, message, now)
 
-    def _grow(self, sequence: Sequence, link: DraftLink, message: Grow, now: float) -> None:
+    def _grow(self, sequence: Sequence, link: DraftSession, message: Grow, now: float) -> None:
         limit = max(4 * self.tree.max_nodes, sequence.request.speculation.nodes)
         self.trees += 1
         try:
@@ -164,19 +164,19 @@ class Drafting:
 
     def fail(self, sequence: Sequence, reason: str, now: float) -> None:
         """A malformed message: its session ends, the sequence goes on."""
-        if sequence.link is not None:
+        if sequence.draft_session is not None:
             self.events["malformed"] += 1
-            self._retry_at[sequence.id][sequence.link.drafter] = now + RETRY_S
+            self._retry_at[sequence.id][sequence.draft_session.drafter] = now + RETRY_S
             self.park(sequence)
 
     def end_step(self, sequences: Iterable[Sequence], now: float) -> None:
         """Fades evidence that nothing was added to; takes the sessions from drafters that have lied for long or hang."""
         banned = {drafter for drafter, record in self.records.items() if record.standing.end_step(now)}
-        hung = {drafter for drafter, record in self.records.items() if record.answering.end_step(now)}
+        hung = {drafter for drafter, record in self.records.items() if record.responsiveness.end_step(now)}
         self.events["banned"] += len(banned)
         for sequence in sequences if banned or hung else ():
-            if sequence.link is not None and sequence.link.drafter in banned | hung:
-                self.events["lost"] += sequence.link.drafter in hung
+            if sequence.draft_session is not None and sequence.draft_session.drafter in banned | hung:
+                self.events["lost"] += sequence.draft_session.drafter in hung
                 self.park(sequence)
 
     def lost(self, drafter: str, sequences: Iterable[Sequence]) -> None:
@@ -185,7 +185,7 @@ class Drafting:
         if drafter in self.drafters:
             self.drafters.remove(drafter)
         for sequence in sequences:
-            if sequence.link is not None and sequence.link.drafter == drafter:
+            if sequence.draft_session is not None and sequence.draft_session.drafter == drafter:
                 self._unlink(sequence)
                 self.events["lost"] += 1
         for gone in [name for name in self.records if name not in self.drafters][:-REMEMBERED]:

@@ -3,17 +3,17 @@
 from dataclasses import dataclass, field
 
 from drafthouse.policy.honesty import Honesty, Standing
-from drafthouse.policy.responsiveness import Answering
+from drafthouse.policy.responsiveness import Responsiveness
 from drafthouse.policy.start_rule import Replies
 
 
 @dataclass(slots=True)
 class DrafterRecord:
     standing: Standing = field(default_factory=Standing)
-    kept: Honesty = field(default_factory=Honesty)  # of its announcements, whatever the target accepts
+    announcement_trust: Honesty = field(default_factory=Honesty)  # of its announcements, whatever the target accepts
     replies: Replies = field(default_factory=Replies)
-    answering: Answering = field(default_factory=Answering)
+    responsiveness: Responsiveness = field(default_factory=Responsiveness)
     sessions: int = 0
 
-    def trusted(self, now: float) -> bool:
-        return not self.standing.banned(now) and not self.answering.hung(now)
+    def usable(self, now: float) -> bool:
+        return not self.standing.banned(now) and not self.responsiveness.hung(now)

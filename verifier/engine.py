@@ -15,7 +15,7 @@ from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import probe
 from drafthouse.errors import RequestError
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.policy.node_pricing import Exchange
+from drafthouse.policy.node_pricing import NodePricing
 from drafthouse.policy.start_rule import GAIN_SHARE, WHOLE_GAIN, Announcement, wait_until
 from drafthouse.stages.build import StageMaker
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
@@ -23,12 +23,12 @@ from drafthouse.wire.session_messages import ToVerifierMessage
 from verifier import step as steps
 from verifier.acceptance import Acceptance
 from verifier.admission import Admission, check_fits
-from verifier.draft_sessions import Drafting
-from verifier.local_draft import STEP_S, LocalDrafting
+from verifier.draft_sessions import DraftSessions
+from verifier.local_draft import STEP_S, LocalDrafts
 from verifier.node_selection import Selected, choose_nodes
 from verifier.scheduler import Plan, Scheduler
 from verifier.sequence import Sequence, seen_tokens
-from verifier.session_policy import SessionRule
+from verifier.session_policy import SessionPolicy
 from verifier.step_times import StepTimes
 from verifier.totals import VerifyTotals
 
@@ -58,10 +58,10 @@ class VerifierEngine:
         """`stages` are those that run in this process."""
         self.runner, self.context, self.latency, self.clock = model.runner, model.context, latency, clock
         self.scheduler = Scheduler(config, self.runner.cache.allocator)
-        self.drafting = Drafting(config, tree, self.runner.vocab_size, model.fingerprint)
-        self.local = LocalDrafting(stages, tree, self.runner.vocab_size, clock)
-        self.exchange = Exchange(latency)
-        self.rule = SessionRule(self.drafting, self.exchange)
+        self.draft_sessions = DraftSessions(config, tree, self.runner.vocab_size, model.fingerprint)
+        self.local = LocalDrafts(stages, tree, self.runner.vocab_size, clock)
+        self.pricing = NodePricing(latency)
+        self.session_policy = SessionPolicy(self.draft_sessions, self.pricing)
         self.synthetic_rate = config.synthetic_acceptance.rate if config.synthetic_acceptance is not None else None
         self.sequences: dict[str, Sequence] = {}
         self.totals, self.acceptance = VerifyTotals(), Acceptance()
@@ -76,9 +76,9 @@ class VerifierEngine:
     def submit(self, request: GenerateRequest) -> None:
         """Raises RequestError for what can never be served here, OverloadError when the queue is full."""
         check_fits(request, self.context, self.runner.cache.allocator.count, self.runner.vocab_size)
-        older = self.sequences.get(request.request)
+        older = self.sequences.get(request.request_id)
         if older is not None and older.request.attempt >= request.attempt:
-            raise RequestError(f"request {request.request} is running already, attempt {older.request.attempt}", "request")
+            raise RequestError(f"request {request.request_id} is running already, attempt {older.request.attempt}", "request")
         if older is not None:
             self.totals.superseded += 1
             self._release(older)
@@ -87,8 +87,8 @@ class VerifierEngine:
         sequence = Sequence(request, KvSequence(self.runner.cache), seen, synthetic=self.synthetic_rate is not None)
         sequence.arrived, sequence.local = self.clock(), self.local.open(request)
         self.scheduler.add(sequence)
-        self.sequences[request.request] = sequence
-        self.rule.arrived(sequence, self.clock())
+        self.sequences[request.request_id] = sequence
+        self.session_policy.arrived(sequence, self.clock())
 
     def cancel(self, request_id: str, attempt: int, heard_at_step: int | None = None) -> None:
         """Frees what this attempt holds; a later one that has superseded it is left alone. `heard_at_step`: see `Admission`."""
@@ -100,23 +100,23 @@ class VerifierEngine:
     def _release(self, sequence: Sequence, finished: bool = False) -> None:
         """Its KV slots, its draft session and its place in the queue; `finished` if it has come to its own end."""
         del self.sequences[sequence.id]
-        self.drafting.close(sequence, finished)
+        self.draft_sessions.close(sequence, finished)
         if sequence.local is not None:
             sequence.local.close(finished)
         self.scheduler.remove(sequence)
 
     def receive(self, drafter: str, message: ToVerifierMessage, arrived: float | None = None) -> None:
         """`arrived`: when, on the engine's clock, if not now; what comes during a run is taken in after it."""
-        self.drafting.receive(drafter, self.sequences.get(message.session), message, self.clock() if arrived is None else arrived)
+        self.draft_sessions.receive(drafter, self.sequences.get(message.session), message, self.clock() if arrived is None else arrived)
 
     def fail_session(self, session: str, epoch: int, reason: str) -> None:
         """A message of this session could not be read."""
         sequence = self.sequences.get(session)
-        if sequence is not None and sequence.link is not None and sequence.link.epoch == epoch:
-            self.drafting.fail(sequence, reason, self.clock())
+        if sequence is not None and sequence.draft_session is not None and sequence.draft_session.epoch == epoch:
+            self.draft_sessions.fail(sequence, reason, self.clock())
 
     def lose_drafter(self, drafter: str) -> None:
-        self.drafting.lost(drafter, self.sequences.values())
+        self.draft_sessions.lost(drafter, self.sequences.values())
 
     def recover(self, reason: str) -> list[GenerateReply]:
         """After a step that raised: what ran together is tried one by one, and what fails alone ends with an error reply.
@@ -145,18 +145,18 @@ class VerifierEngine:
         if not plan.decoding and not plan.prefilling:
             self._busy_since = None
             self.times.idle()
-            self.exchange.quote(1, 0, 0)
+            self.pricing.quote(1, 0, 0)
             return StepOutcome(idle=True)
         self._stepping, self._replies = plan.sequences, []
         kv_tokens = sum(len(s.kv) for s in plan.decoding) + sum(len(s.kv) for s, _ in plan.prefilling)
-        self.drafting.decoding = len(plan.decoding)
-        self.exchange.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
+        self.draft_sessions.decoding = len(plan.decoding)
+        self.pricing.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
         if (until := self._wait(plan, now)) is not None:
             self.times.gather(now)
             return StepOutcome(wait_until=until)
-        self.rule.begin_step(self.sequences.values(), plan.decoding, now)
+        self.session_policy.begin_step(self.sequences.values(), plan.decoding, now)
         selected = self._select(plan, kv_tokens)
-        self.drafting.hold(plan.decoding)
+        self.draft_sessions.hold(plan.decoding)
         departures()
         entries = steps.build(plan, selected.trees)
         ready = self.clock()
@@ -177,33 +177,33 @@ class VerifierEngine:
             return None
         announcements: list[Announcement] = []
         for s in plan.decoding:
-            if s.link is None or s.link.exhausted or s.room <= 0:
+            if s.draft_session is None or s.draft_session.exhausted or s.max_draft_depth <= 0:
                 continue
             if s.request.speculation.waits:
                 s.fixed_deadline = s.fixed_deadline or now + FIXED_WAIT_S
-                if len(s.link.tree) < self.drafting.wanted(s.request.speculation) and now < s.fixed_deadline:
+                if len(s.draft_session.tree) < self.draft_sessions.wanted(s.request.speculation) and now < s.fixed_deadline:
                     return s.fixed_deadline
-            elif (expected := s.link.expected(s.room)) is not None:
+            elif (expected := s.draft_session.expected(s.max_draft_depth)) is not None:
                 announcements.append(expected)
-        return wait_until(now, announcements, self.exchange.rate, self._gain_share)
+        return wait_until(now, announcements, self.pricing.rate, self._gain_share)
 
     def _select(self, plan: Plan, kv_tokens: int) -> Selected:
         until = self.local.totals.stage_seconds + STEP_S
         for s in plan.decoding:
             if s.local is not None and self.local.totals.stage_seconds < until:
-                s.count(drafted=s.local.grow(self.exchange.price, s.room))
+                s.count(drafted=s.local.grow(self.pricing.price, s.max_draft_depth))
         taken = len(plan.decoding) + plan.prompt_tokens
         limit = min(self.runner.cache.allocator.free_count, self.scheduler.config.step_tokens) - taken
-        selected = choose_nodes(plan, kv_tokens, self.exchange, self.drafting.wanted, limit)
-        if selected.best_offer is not None:
-            self.rule.gate.offer(selected.best_offer)
+        selected = choose_nodes(plan, kv_tokens, self.pricing, self.draft_sessions.wanted, limit)
+        if selected.best_edge is not None:
+            self.session_policy.gate.observe_edge(selected.best_edge)
         return selected
 
     def _commit(self, walked: list[steps.Walked], selected: Selected, now: float) -> None:
         for w in walked:
             s = w.sequence
-            if s.link is not None:
-                s.link.verified(*selected.drafters(s.id, w.path), self.exchange.price)
+            if s.draft_session is not None:
+                s.draft_session.verified(*selected.drafters(s.id, w.path), self.pricing.price)
             s.count(verified=w.verified, accepted=w.accepted, steps=1)
             reply = s.accept(w.tokens)
             s.fixed_deadline = None
@@ -214,10 +214,10 @@ class VerifierEngine:
                 self.totals.finished += 1
                 self._release(s, finished=True)
             else:
-                self.rule.follow(s, list(reply.tokens), now)
+                self.session_policy.follow(s, list(reply.tokens), now)
                 if s.local is not None:
                     s.local.commit(reply.tokens, now)
-        self.drafting.end_step(self.sequences.values(), now)
+        self.draft_sessions.end_step(self.sequences.values(), now)
 
     def _account(self, plan: Plan, selected: Selected, choosing: int, kv_tokens: int, run_s: float, started: float, now: float) -> None:
         t, sequences = self.totals, len(plan.decoding)
@@ -227,15 +227,15 @@ class VerifierEngine:
         t.committed += committed
         t.verified += selected.nodes
         t.nodes += selected.offered
-        t.drafted = self.drafting.events["drafted"]
-        t.draft_messages = self.drafting.messages
+        t.drafted = self.draft_sessions.events["drafted"]
+        t.draft_messages = self.draft_sessions.messages
         self._trees += len(selected.trees)
-        t.trees = self.drafting.trees + self._trees
+        t.trees = self.draft_sessions.trees + self._trees
         t.prompt_tokens += plan.prompt_tokens
-        t.predicted_tokens += choosing + selected.believed_tokens
+        t.predicted_tokens += choosing + selected.expected_tokens
         expected_s = self.latency.seconds(tokens, kv_tokens)
         t.predicted_seconds += expected_s
-        self.exchange.observe_run(run_s, expected_s)
+        self.pricing.observe_run(run_s, expected_s)
         t.run_seconds += run_s
         t.step_seconds += now - started
         busy = now - (self._busy_since if self._busy_since is not None else started)
@@ -243,4 +243,4 @@ class VerifierEngine:
         self._busy_since = now
         self.latency.observe(tokens, kv_tokens, run_s)
         if not plan.prefilling:
-            self.exchange.observe(committed, sequences, kv_tokens, busy, None if selected.nodes else now - started - run_s)
+            self.pricing.observe(committed, sequences, kv_tokens, busy, None if selected.nodes else now - started - run_s)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from drafthouse.config.serving import TreeConfig
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
-from drafthouse.policy.growth import Asked
+from drafthouse.policy.growth import GrowthThreshold
 from drafthouse.policy.stage_worth import CommitRate
 from drafthouse.stages.build import StageMaker
 from drafthouse.stages.session_stages import SessionStages
@@ -33,12 +33,12 @@ class LocalDraft:
         self._tree, self._rate, self._committed_at = tree, CommitRate(), now
         stages.follow(tokens)
 
-    def grow(self, price: float, room: int) -> int:
-        """Adds the nodes that are worth `price`, at most `room` deep; returns how many are new."""
-        depth = min(self._tree.max_depth, room)
+    def grow(self, price: float, max_draft_depth: int) -> int:
+        """Adds the nodes that are worth `price`, at most `max_draft_depth` deep; returns how many are new."""
+        depth = min(self._tree.max_depth, max_draft_depth)
         if depth <= 0:
             return 0
-        return self._stages.grow(self.growing, Asked.at(price, ahead=False), TreeLimits(self._tree.max_nodes, depth))
+        return self._stages.grow(self.growing, GrowthThreshold.at(price, ahead=False), TreeLimits(self._tree.max_nodes, depth))
 
     def commit(self, tokens: Sequence[int], now: float) -> None:
         """Learns from what was committed, and re-roots. Where no stage was asked, as nodes are dear, there is nothing to either."""
@@ -66,7 +66,7 @@ class LocalDraft:
         self._stages.close(finished)
 
 
-class LocalDrafting:
+class LocalDrafts:
     """Makes them; what is learned is shared by all sequences of the verifier."""
 
     def __init__(self, makers: Sequence[StageMaker], tree: TreeConfig, vocab_size: int, clock: Callable[[], float]):

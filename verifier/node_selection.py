@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drafthouse.policy.node_pricing import Exchange
+from drafthouse.policy.node_pricing import NodePricing
 from drafthouse.policy.selection import select
 from drafthouse.speculation import Speculation
 from drafthouse.token_tree import TokenTree
-from verifier.candidates import Offer, offer_of
+from verifier.candidates import Candidates, candidates_of
 from verifier.scheduler import Plan
 
 
@@ -27,17 +27,17 @@ class Selected:
     trees: dict[str, TokenTree] = field(default_factory=dict)
     promised: dict[str, float] = field(default_factory=dict)
     of_drafter: dict[str, int] = field(default_factory=dict)
-    believed_tokens: float = 0.0
-    best_offer: float | None = None
+    expected_tokens: float = 0.0
+    best_edge: float | None = None
     nodes: int = 0
     offered: int = 0
 
-    def add(self, request: str, offer: Offer, nodes: np.ndarray) -> None:
+    def add(self, request: str, candidates: Candidates, nodes: np.ndarray) -> None:
         """Nodes ascend."""
-        self.trees[request] = offer.tree.subtree(nodes.tolist())
-        self.promised[request] = float(offer.promised[nodes].sum())
-        self.of_drafter[request] = int(np.searchsorted(nodes, offer.of_drafter))
-        self.believed_tokens += float(offer.believed[nodes].sum())
+        self.trees[request] = candidates.tree.subtree(nodes.tolist())
+        self.promised[request] = float(candidates.promised[nodes].sum())
+        self.of_drafter[request] = int(np.searchsorted(nodes, candidates.of_drafter))
+        self.expected_tokens += float(candidates.trusted[nodes].sum())
         self.nodes += len(nodes)
 
     def drafters(self, request: str, accepted: Sequence[int]) -> tuple[float, int, int]:
@@ -46,49 +46,64 @@ class Selected:
         return self.promised.get(request, 0.0), sum(node < count for node in accepted), count
 
 
-def choose_nodes(plan: Plan, kv_tokens: int, exchange: Exchange, wanted: Callable[[Speculation], int], limit: int) -> Selected:
+def choose_nodes(plan: Plan, kv_tokens: int, pricing: NodePricing, wanted: Callable[[Speculation], int], limit: int) -> Selected:
     """At most `limit` nodes in all. `wanted` says how many a request of set size takes, before the others compete."""
     selected = Selected()
-    offers: list[tuple[str, Offer]] = []
-    pool: list[np.ndarray] = []
+    pools: list[tuple[str, Candidates]] = []
+    confidences_of: list[np.ndarray] = []
     for s in plan.decoding:
-        if (offer := offer_of(s)) is None:
+        if (candidates := candidates_of(s)) is None:
             continue
-        confidences = _within(offer, s.room)
+        confidences = _within(candidates, s.max_draft_depth)
         selected.offered += len(confidences)
         if s.request.speculation.waits:
             count = min(wanted(s.request.speculation), max(0, limit - selected.nodes))
             nodes = np.argsort(-confidences, kind="stable")[:count]
-            nodes = nodes[offer.depths[nodes] <= s.room]
+            nodes = nodes[candidates.depths[nodes] <= s.max_draft_depth]
             if len(nodes):
-                selected.add(s.id, offer, np.sort(nodes))
+                selected.add(s.id, candidates, np.sort(nodes))
         else:
-            offers.append((s.id, offer))
-            pool.append(confidences)
-    if pool:
+            pools.append((s.id, candidates))
+            confidences_of.append(confidences)
+    if confidences_of:
         _compete(
-            selected, offers, pool, len(plan.decoding) + selected.nodes, plan.prompt_tokens, kv_tokens, exchange, limit - selected.nodes
+            selected,
+            pools,
+            confidences_of,
+            len(plan.decoding) + selected.nodes,
+            plan.prompt_tokens,
+            kv_tokens,
+            pricing,
+            limit - selected.nodes,
         )
     return selected
 
 
-def _within(offer: Offer, room: int) -> np.ndarray:
-    """Believed confidences, 0 for nodes deeper than `room`: never worth anything, and their parents come before them."""
-    return offer.believed if offer.depths.max() <= room else np.where(offer.depths <= room, offer.believed, 0.0)
+def _within(candidates: Candidates, max_draft_depth: int) -> np.ndarray:
+    """Believed confidences, 0 for nodes deeper than `max_draft_depth`: never worth anything, and their parents come before them."""
+    return (
+        candidates.trusted
+        if candidates.depths.max() <= max_draft_depth
+        else np.where(candidates.depths <= max_draft_depth, candidates.trusted, 0.0)
+    )
 
 
 def _compete(
-    selected: Selected, offers: list[tuple[str, Offer]], pool: list[np.ndarray], base: int, prompt_tokens: int, kv_tokens: int,
-    exchange: Exchange, limit: int,
+    selected: Selected, pools: list[tuple[str, Candidates]], confidences_of: list[np.ndarray], base: int, prompt_tokens: int,
+    kv_tokens: int, pricing: NodePricing, limit: int,
 ) -> None:  # fmt: skip
-    confidences = np.concatenate(pool)
-    best = [float(each[: offer.of_drafter].max()) for (_, offer), each in zip(offers, pool, strict=True) if offer.of_drafter]
-    selected.best_offer = max(best, default=None)
-    picked = np.sort(select(confidences, base, prompt_tokens, kv_tokens, exchange.rate, exchange.latency, limit)).astype(np.int64)
-    ends = np.cumsum([len(each) for each in pool])
+    confidences = np.concatenate(confidences_of)
+    best = [
+        float(each[: candidates.of_drafter].max())
+        for (_, candidates), each in zip(pools, confidences_of, strict=True)
+        if candidates.of_drafter
+    ]
+    selected.best_edge = max(best, default=None)
+    picked = np.sort(select(confidences, base, prompt_tokens, kv_tokens, pricing.rate, pricing.latency, limit)).astype(np.int64)
+    ends = np.cumsum([len(each) for each in confidences_of])
     cuts = np.searchsorted(picked, ends)
     first = start = 0
-    for (request, offer), cut, end in zip(offers, cuts.tolist(), ends.tolist(), strict=True):
+    for (request, candidates), cut, end in zip(pools, cuts.tolist(), ends.tolist(), strict=True):
         if cut > first:
-            selected.add(request, offer, picked[first:cut] - start)
+            selected.add(request, candidates, picked[first:cut] - start)
         first, start = cut, end

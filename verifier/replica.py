@@ -50,23 +50,23 @@ class VerifierReplica:
             "places": float(scheduler.config.max_sequences),
             "kv_slots_used": float(allocator.count - allocator.free_count),
             "kv_slots": float(allocator.count),
-            "decoding": float(engine.drafting.decoding),
-            "goodput": engine.exchange.meter.rate,
-            "price": engine.exchange.price,
-            "price_floor": engine.exchange.floor,
-            "step_seconds_base": engine.exchange.plain_s,
+            "decoding": float(engine.draft_sessions.decoding),
+            "goodput": engine.pricing.meter.rate,
+            "price": engine.pricing.price,
+            "price_floor": engine.pricing.floor,
+            "step_seconds_base": engine.pricing.plain_s,
             "step_seconds_least": engine.latency.seconds(1, 0),
-            "seconds_per_token": engine.exchange.seconds_per_node,
-            "gate_open": float(engine.rule.gate.open),
-            "bid": engine.rule.gate.bid,
+            "seconds_per_node": engine.pricing.seconds_per_node,
+            "gate_open": float(engine.session_policy.gate.open),
+            "best_edge": engine.session_policy.gate.best_edge,
             "vocab_size": float(engine.runner.vocab_size),
-            "drafters": float(len(engine.drafting.drafters)),
+            "drafters": float(len(engine.draft_sessions.drafters)),
             "places_per_s": engine.admission.places_per_s,
             "most_steps_to_free": float(engine.admission.most_steps_to_free),
         }
         now = engine.clock()
-        for name in list(engine.drafting.drafters):
-            if (record := engine.drafting.records.get(name)) is not None:
+        for name in list(engine.draft_sessions.drafters):
+            if (record := engine.draft_sessions.records.get(name)) is not None:
                 gauges[f"honesty.{name}"] = record.standing.honesty.ratio
                 gauges[f"banned.{name}"] = float(record.standing.banned(now))
         if engine.synthetic_rate is not None:
@@ -75,7 +75,7 @@ class VerifierReplica:
             if client.round_trip_s is not None:
                 gauges[f"round_trip_seconds.{name}"] = client.round_trip_s
         totals = {name: float(value) for name, value in asdict(engine.totals).items()} | engine.local.totals.numbers()
-        totals |= {f"sessions.{name}": float(count) for name, count in engine.drafting.events.items() if name != "drafted"}
+        totals |= {f"sessions.{name}": float(count) for name, count in engine.draft_sessions.events.items() if name != "drafted"}
         totals["preemptions"] = float(scheduler.preemptions)
         totals["step_faults"] = float(self.server.loop.faults)
         if isinstance(engine.runner, PacedRunner):
@@ -90,10 +90,10 @@ class VerifierReplica:
     def details(self) -> Numbers:
         """What metrics have beyond the report."""
         engine = self.engine
-        exchange = engine.exchange
+        pricing = engine.pricing
         gauges = {
-            "plain_goodput": exchange.plain_goodput,
-            "gain": exchange.meter.gain,
+            "plain_goodput": pricing.plain_goodput,
+            "gain": pricing.meter.gain,
             "synthetic": float(engine.synthetic_rate is not None),
             "controller_answers": float(self.heartbeat.answered is True),
         }
@@ -102,7 +102,7 @@ class VerifierReplica:
 
     def follow(self, directive: Directive) -> None:
         self.server.set_drafters(directive.drafters)
-        self.server.loop.post(lambda engine: engine.exchange.set_floor(directive.price_floor))
+        self.server.loop.post(lambda engine: engine.pricing.set_floor(directive.price_floor))
 
     def check_health(self) -> None:
         if trouble := self.server.loop.trouble:

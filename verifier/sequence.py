@@ -11,7 +11,7 @@ import torch
 
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
-from verifier.draft_session import DraftLink
+from verifier.draft_session import DraftSession
 from verifier.local_draft import LocalDraft
 
 
@@ -22,7 +22,7 @@ class Sequence:
         self.prompt_len = len(request.prompt)
         self.kv = kv
         self.seen = seen  # bool [vocab], only with a repetition penalty
-        self.link: DraftLink | None = None
+        self.draft_session: DraftSession | None = None
         self.local: LocalDraft | None = None
         self.usage = SpeculationUsage(synthetic=synthetic)
         self.fixed_deadline: float | None = None
@@ -32,7 +32,7 @@ class Sequence:
 
     @property
     def id(self) -> str:
-        return self.request.request
+        return self.request.request_id
 
     @property
     def pending(self) -> int:
@@ -44,7 +44,7 @@ class Sequence:
         return len(self.tokens) - self.prompt_len
 
     @property
-    def room(self) -> int:
+    def max_draft_depth(self) -> int:
         """Drafted tokens that the next step may accept: one of those still allowed is the bonus token."""
         return self.request.max_tokens - self.output_len - 1
 
@@ -64,13 +64,13 @@ class Sequence:
 
     def accept(self, tokens: list[int]) -> GenerateReply:
         """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway."""
-        room = self.request.max_tokens - self.output_len
-        tokens = tokens[:room]
+        left = self.request.max_tokens - self.output_len
+        tokens = tokens[:left]
         stop = next((i for i, token in enumerate(tokens) if token in self.request.stop_tokens), None)
         finish = ""
         if stop is not None:
             tokens, finish = tokens[: stop + 1], "stop"
-        elif len(tokens) == room:
+        elif len(tokens) == left:
             finish = "length"
         first = self.output_len
         self.tokens += tokens

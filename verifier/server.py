@@ -100,9 +100,11 @@ class VerifierServer(rpc.VerifierServicer):
         except WireError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             return
-        key = (parsed.request, parsed.attempt)
+        key = (parsed.request_id, parsed.attempt)
         if key in self._streams:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"request {parsed.request} is running already, attempt {parsed.attempt}")
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"request {parsed.request_id} is running already, attempt {parsed.attempt}"
+            )
             return
         if not self.takes_requests:
             await context.abort(grpc.StatusCode.ABORTED, "this verifier takes no new requests")
@@ -149,7 +151,7 @@ class VerifierServer(rpc.VerifierServicer):
     def _supersede(self, request: GenerateRequest) -> None:
         """Ends the streams of older attempts, whose gateway has gone elsewhere and come back."""
         for (name, attempt), queue in self._streams.items():
-            if name == request.request and attempt < request.attempt:
+            if name == request.request_id and attempt < request.attempt:
                 queue.put_nowait(GenerateReply(name, attempt, 0, (), "error", f"superseded by attempt {request.attempt}"))
 
     def _submit(self, request: GenerateRequest, queue: _Replies) -> None:
@@ -162,7 +164,7 @@ class VerifierServer(rpc.VerifierServicer):
                 self._asyncio.call_soon_threadsafe(queue.put_nowait, refused)
             except Exception as error:  # the request has its last reply, and the thread counts a fault
                 words = f"{type(error).__name__}: {error}"
-                last = GenerateReply(request.request, request.attempt, len(request.emitted), (), "error", words)
+                last = GenerateReply(request.request_id, request.attempt, len(request.emitted), (), "error", words)
                 self._asyncio.call_soon_threadsafe(queue.put_nowait, last)
                 raise
 
@@ -184,7 +186,7 @@ class VerifierServer(rpc.VerifierServicer):
                 )  # fmt: skip
 
     def _drafter_connected(self, drafter: str) -> None:
-        self.loop.post_arrival(lambda engine: engine.drafting.add_drafter(drafter))
+        self.loop.post_arrival(lambda engine: engine.draft_sessions.add_drafter(drafter))
 
     def _drafter_lost(self, drafter: str) -> None:
         self.loop.post_arrival(lambda engine: engine.lose_drafter(drafter))
@@ -209,5 +211,5 @@ class VerifierServer(rpc.VerifierServicer):
             if (client := self.clients.get(drafter)) is not None:
                 client.send(said)
         for reply in replies:
-            if (queue := self._streams.get((reply.request, reply.attempt))) is not None:
+            if (queue := self._streams.get((reply.request_id, reply.attempt))) is not None:
                 queue.put_nowait(reply)

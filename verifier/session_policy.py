@@ -7,17 +7,17 @@ The modes that wait for trees of a set size always have theirs: they are baselin
 
 from collections.abc import Iterable
 
-from drafthouse.policy.node_pricing import Exchange
+from drafthouse.policy.node_pricing import NodePricing
 from drafthouse.policy.speculation_gate import RETRY_RATE, ProbeBudget, SpeculationGate
-from verifier.draft_sessions import Drafting
+from verifier.draft_sessions import DraftSessions
 from verifier.sequence import Sequence
 
 REOPENED_PER_STEP = 2
 
 
-class SessionRule:
-    def __init__(self, drafting: Drafting, exchange: Exchange):
-        self.drafting, self.exchange = drafting, exchange
+class SessionPolicy:
+    def __init__(self, draft_sessions: DraftSessions, pricing: NodePricing):
+        self.draft_sessions, self.pricing = draft_sessions, pricing
         self.gate, self.budget = SpeculationGate(), ProbeBudget()
         self._probing: Sequence | None = None
         self._left = REOPENED_PER_STEP
@@ -26,19 +26,19 @@ class SessionRule:
     def arrived(self, sequence: Sequence, now: float) -> None:
         """A new request: its session opens at once, so that both sides prefill together."""
         if sequence.speculates and (self.gate.open or not sequence.auto):
-            self.drafting.open(sequence, self.exchange.asked, now)
+            self.draft_sessions.open(sequence, self.pricing.quoted_price, now)
 
     def begin_step(self, sequences: Iterable[Sequence], decoding: list[Sequence], now: float) -> None:
         """After the quote for this step, once a step."""
         self._step += 1
         self._left = REOPENED_PER_STEP
-        self.gate.drafters(len(self.drafting.drafters), now)
+        self.gate.drafters(len(self.draft_sessions.drafters), now)
         was_open = self.gate.open
-        self.gate.observe(self.exchange.asked, now)
+        self.gate.observe(self.pricing.quoted_price, now)
         if was_open and not self.gate.open:
             for s in sequences:
                 if s.auto:
-                    self.drafting.park(s)
+                    self.draft_sessions.park(s)
         self.budget.step(self._probing is not None)
         self._end_probe(now)
         if self._probing is None and self.budget.full:
@@ -46,35 +46,37 @@ class SessionRule:
 
     def follow(self, s: Sequence, tokens: list[int], now: float) -> None:
         """After a step: tells the session what was committed, ends it if it does not pay, or opens one."""
-        link = s.link
+        link = s.draft_session
         if link is None:
-            if s.speculates and (not s.auto or self._may_reopen(s)) and self.drafting.open(s, self.exchange.asked, now):
+            if s.speculates and (not s.auto or self._may_reopen(s)) and self.draft_sessions.open(s, self.pricing.quoted_price, now):
                 self._left -= s.auto
-        elif s.auto and not link.probe and not link.worth.pays(self.exchange.rate):
-            s.parked_rate = self.exchange.rate
-            self.drafting.park(s)
+        elif s.auto and not link.probe and not link.worth.pays(self.pricing.rate):
+            s.parked_rate = self.pricing.rate
+            self.draft_sessions.park(s)
         else:
-            self.drafting.commit(s, tokens, self._asked(s), now)
+            self.draft_sessions.commit(s, tokens, self._price_of(s), now)
 
     def _may_reopen(self, s: Sequence) -> bool:
-        return self.gate.open and not self._parked(s) and self._left > 0 and s.room > 0
+        return self.gate.open and not self._parked(s) and self._left > 0 and s.max_draft_depth > 0
 
     def _parked(self, s: Sequence) -> bool:
-        return s.parked_rate is not None and self.exchange.rate > RETRY_RATE * s.parked_rate
+        return s.parked_rate is not None and self.pricing.rate > RETRY_RATE * s.parked_rate
 
-    def _asked(self, s: Sequence) -> float:
+    def _price_of(self, s: Sequence) -> float:
         """A probe wants to see nodes below the price too, down to half of the best that was offered."""
-        probing = s.link is not None and s.link.probe
-        return min(self.exchange.asked, 0.5 * self.gate.bid) if probing else self.exchange.asked
+        probing = s.draft_session is not None and s.draft_session.probe
+        return min(self.pricing.quoted_price, 0.5 * self.gate.best_edge) if probing else self.pricing.quoted_price
 
     def _probe(self, decoding: list[Sequence], now: float) -> None:
         """Of the sequences without a session, the one whose last probe is longest ago; those never probed come first."""
-        waiting = [s for s in decoding if s.auto and s.link is None and s.room > 0 and (self._parked(s) or not self.gate.open)]
+        waiting = [
+            s for s in decoding if s.auto and s.draft_session is None and s.max_draft_depth > 0 and (self._parked(s) or not self.gate.open)
+        ]
         if not waiting:
             return
         s = min(waiting, key=lambda s: s.probed_at_step)
         s.probed_at_step = self._step
-        if self.drafting.open(s, min(self.exchange.asked, 0.5 * self.gate.bid), now, probe=True):
+        if self.draft_sessions.open(s, min(self.pricing.quoted_price, 0.5 * self.gate.best_edge), now, probe=True):
             self._probing = s
 
     def _end_probe(self, now: float) -> None:
@@ -82,14 +84,14 @@ class SessionRule:
         s = self._probing
         if s is None:
             return
-        if s.link is None or not s.link.probe:
+        if s.draft_session is None or not s.draft_session.probe:
             self._probing = None
-        elif len(s.link.tree) or self.budget.spent:
+        elif len(s.draft_session.tree) or self.budget.spent:
             self._probing = None
-            best = s.link.believed * float(s.link.confidences.max(initial=0.0))
-            self.gate.offer(best)
-            self.gate.observe(self.exchange.asked, now)
-            if self.gate.open and best > self.exchange.asked:
-                s.link.probe, s.parked_rate = False, None
+            best = s.draft_session.trust * float(s.draft_session.confidences.max(initial=0.0))
+            self.gate.observe_edge(best)
+            self.gate.observe(self.pricing.quoted_price, now)
+            if self.gate.open and best > self.pricing.quoted_price:
+                s.draft_session.probe, s.parked_rate = False, None
             else:
-                self.drafting.park(s)
+                self.draft_sessions.park(s)

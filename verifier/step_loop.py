@@ -111,6 +111,6 @@ class StepLoop:
                 self._wake.wait(max(0.0, outcome.wait_until - self.engine.clock()))
 
     def _flush(self, replies: list[GenerateReply]) -> None:
-        messages = self.engine.drafting.take_outbox()
+        messages = self.engine.draft_sessions.take_outbox()
         if replies or messages:
             self._deliver(replies, messages)

@@ -18,7 +18,7 @@ def drawn_choices(choices: list[int], tree: TokenTree, s: Sequence, rate: float,
 
     The drafter's own tree counts where it is known: a plain step, too, may commit what was drafted.
     """
-    drafted = s.link.tree if s.link is not None and len(s.link.tree) else tree
+    drafted = s.draft_session.tree if s.draft_session is not None and len(s.draft_session.tree) else tree
     result = list(choices)
     for node in range(ROOT, len(tree)):
         path = tree.path(node)

@@ -75,11 +75,11 @@ def _process(
 
 def _generate(process: OneProcess, turn: Turn, prompt: Sequence[int], tokens: int, sampling: SamplingParams) -> Generation:
     request = GenerateRequest(
-        request=f"{turn}", attempt=1, prompt=tuple(prompt), emitted=(), sampling=sampling, seed=turn.seed, max_tokens=tokens,
+        request_id=f"{turn}", attempt=1, prompt=tuple(prompt), emitted=(), sampling=sampling, seed=turn.seed, max_tokens=tokens,
         stop_tokens=(), speculation=Speculation(CONFIGURATIONS[turn.contestant].mode),
     )  # fmt: skip
     before, started = _counted(process), time.perf_counter()
-    output = process.generate([request])[request.request]
+    output = process.generate([request])[request.request_id]
     seconds = time.perf_counter() - started
     work = _counted(process) - before
     process.turn()  # idle: what passes until the next request is no wait for drafts

@@ -112,7 +112,7 @@ def _texts(process: OneProcess, prompts: Sequence[Sequence[int]], tokens: int, s
         for seed, prompt in enumerate(prompts)
     ]
     outputs = process.generate(requests)
-    return [outputs[request.request] for request in requests]
+    return [outputs[request.request_id] for request in requests]
 
 
 def _leaked(process: OneProcess, models: Sequence[LoadedModel]) -> int:

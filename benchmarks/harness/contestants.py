@@ -51,11 +51,11 @@ class Drafthouse:
 
     def generate(self, prompt: Sequence[int], tokens: int, sampling: str, seed: int) -> Output:
         request = GenerateRequest(
-            request=str(next(self._numbers)), attempt=1, prompt=tuple(prompt), emitted=(), sampling=SAMPLING[sampling], seed=seed,
+            request_id=str(next(self._numbers)), attempt=1, prompt=tuple(prompt), emitted=(), sampling=SAMPLING[sampling], seed=seed,
             max_tokens=tokens, stop_tokens=(), speculation=Speculation(self.mode),
         )  # fmt: skip
         before = self.process.verifier.totals.steps
-        output = self.process.generate([request])[request.request]
+        output = self.process.generate([request])[request.request_id]
         return Output(output, self.process.verifier.totals.steps - before)
 
 

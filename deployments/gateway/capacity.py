@@ -11,7 +11,7 @@ from drafthouse.errors import OverloadError
 from drafthouse.policy.retry_line import RetryLine
 
 
-class Places:
+class Capacity:
     """One for each choice of each request."""
 
     def __init__(self, count: int) -> None:

@@ -205,4 +205,4 @@ class VerifierLink:
             self.moves += 1
         elif not isinstance(error, Refused | Unreachable):
             self.failovers += 1
-            logger.warning("request %s, attempt %d on %s", progress.request.request, progress.request.attempt, progress.last_failure)
+            logger.warning("request %s, attempt %d on %s", progress.request.request_id, progress.request.attempt, progress.last_failure)

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
-from deployments.gateway.capacity import Places
+from deployments.gateway.capacity import Capacity
 from deployments.gateway.failover import NoVerifierError, VerifierLink
 from deployments.gateway.fan_in import fan_in
 from deployments.gateway.latencies import Latencies, Stopwatch
@@ -31,7 +31,7 @@ OUTCOMES = ("served", "cancelled", "refused", "unavailable", "rejected", "failed
 class InferenceService:
     def __init__(self, factory: RequestFactory, link: VerifierLink, places: int) -> None:
         self.factory, self.link = factory, link
-        self.places = Places(places)
+        self.places = Capacity(places)
         self.latencies = Latencies()
         counted = ("requests", "prompt_tokens", "completion_tokens", *(f"outcome.{outcome}" for outcome in OUTCOMES))
         self._totals = Counter(dict.fromkeys(counted, 0))  # zeros are told, too: a rate needs a first value

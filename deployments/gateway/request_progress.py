@@ -66,7 +66,7 @@ class Progress:
 
     def take(self, reply: GenerateReply, fingerprint: str) -> GenerateReply | None:
         """What of this reply is new, as the caller is to see it. Raises WireError when tokens before it are missing, Moved."""
-        if (reply.request, reply.attempt) != (self.request.request, self.request.attempt):
+        if (reply.request_id, reply.attempt) != (self.request.request_id, self.request.attempt):
             return None
         done = len(self.emitted)
         if reply.first_index > done:
@@ -101,7 +101,7 @@ class Progress:
             reason = "length"
         else:
             return None
-        return GenerateReply(self.request.request, self.request.attempt, len(self.emitted), (), reason, usage=self.usage)
+        return GenerateReply(self.request.request_id, self.request.attempt, len(self.emitted), (), reason, usage=self.usage)
 
 
 def total(a: SpeculationUsage, b: SpeculationUsage) -> SpeculationUsage:

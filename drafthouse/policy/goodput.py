@@ -40,7 +40,7 @@ class GoodputMeter:
         """The time that plain decoding would have taken over the time taken: each second counts alike, whatever the load in it."""
         return self._plain_seconds / self._seconds
 
-    def exchange(self, plain_rate: float) -> float:
+    def value_of_a_second(self, plain_rate: float) -> float:
         """Tokens that a second is worth now. Never below plain decoding, which can always be had: a rate that bad
         speculation drags down would make time look cheap and call for more of it."""
         return max(1.0, self.gain) * plain_rate

@@ -7,7 +7,7 @@ edges sum to at most 1, also where the sources together promise more. Confidence
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drafthouse.policy.growth import Asked, Candidate, Frontier, worth_a_pass, worth_a_place
+from drafthouse.policy.growth import Frontier, GrowthThreshold, ScoredNode, worth_a_pass, worth_a_place
 from drafthouse.token_tree import ROOT, TokenTree
 
 
@@ -52,7 +52,7 @@ class GrowingTree:
     def __len__(self) -> int:
         return len(self.tree)
 
-    def add_children(self, parent: int, ranking: Ranking, asked: Asked, limits: TreeLimits) -> int:
+    def add_children(self, parent: int, ranking: Ranking, threshold: GrowthThreshold, limits: TreeLimits) -> int:
         """Adds those that are worth a place; returns how many are new."""
         self.rankings.setdefault(parent, {})[ranking.source] = ranking
         promised, known = self._promised(parent), set[int]()
@@ -61,7 +61,9 @@ class GrowingTree:
         before = len(self.tree)
         new = [token for token in ranking.tokens if token not in known]
         edges = [promised[token][0] for token in new]
-        for rank in worth_a_place(self._confidence(parent), edges, asked.place(self._landing(parent, asked)), limits.nodes - before):
+        for rank in worth_a_place(
+            self._confidence(parent), edges, threshold.place(self._landing(parent, threshold)), limits.nodes - before
+        ):
             self._add(parent, new[rank], *promised[new[rank]])
         return len(self.tree) - before
 
@@ -88,11 +90,13 @@ class GrowingTree:
             self.confidences = tree.path_confidences()
         return {tree.tokens[i] for i in children}
 
-    def readmit(self, asked: Asked, limits: TreeLimits) -> int:
+    def readmit(self, threshold: GrowthThreshold, limits: TreeLimits) -> int:
         """Adds children that found no place when they were ranked, best first, as far as they are worth one now: a commit
         raises the confidence of all below it and makes room. Returns how many."""
         present = set(zip(self.tree.parents, self.tree.tokens, strict=True))
-        places = [asked.place(landing) for landing in self._landings(asked)] + [asked.place(1.0)]  # the root's is the last, at -1
+        places = [threshold.place(landing) for landing in self._landings(threshold)] + [
+            threshold.place(1.0)
+        ]  # the root's is the last, at -1
         left_out = [
             (confidence * edge, parent, order, token, edge, source)
             for parent in self.rankings
@@ -106,16 +110,16 @@ class GrowingTree:
             self._add(parent, token, edge, source)
         return len(self.tree) - before
 
-    def _landings(self, asked: Asked) -> list[float]:
+    def _landings(self, threshold: GrowthThreshold) -> list[float]:
         landings: list[float] = []
         for parent, confidence in zip(self.tree.parents, self.confidences, strict=True):
-            landings.append(asked.landing(confidence, 1.0 if parent == ROOT else landings[parent]))
+            landings.append(threshold.landing(confidence, 1.0 if parent == ROOT else landings[parent]))
         return landings
 
-    def _landing(self, node: int, asked: Asked) -> float:
+    def _landing(self, node: int, threshold: GrowthThreshold) -> float:
         """Of one node: the confidence of the first of its path that is not worth verifying."""
         landing = 1.0
-        while node != ROOT and self.confidences[node] < asked.least:
+        while node != ROOT and self.confidences[node] < threshold.least:
             landing, node = self.confidences[node], self.tree.parents[node]
         return landing
 
@@ -128,26 +132,28 @@ class GrowingTree:
         self.depths.append(1 if parent == ROOT else self.depths[parent] + 1)
         self.confidences.append(self._confidence(parent) * edge)
 
-    def frontier(self, expected_children: float, asked: Asked, limits: TreeLimits) -> Frontier:
+    def frontier(self, expected_children: float, threshold: GrowthThreshold, limits: TreeLimits) -> Frontier:
         """Nodes worth running the draft on."""
         if len(self.tree) >= limits.nodes:
             return Frontier([], [])
-        done, depths, landings = set(self.expanded), self.depths, self._landings(asked)
+        done, depths, landings = set(self.expanded), self.depths, self._landings(threshold)
         unexpanded = (
             (c, node, landings[node]) for node, c in enumerate(self.confidences) if node not in done and depths[node] < limits.depth
         )
-        return worth_a_pass(unexpanded, expected_children, asked)
+        return worth_a_pass(unexpanded, expected_children, threshold)
 
-    def unranked(self, source: int, first: int, expected_children: float, asked: Asked, limits: TreeLimits) -> list[Candidate]:
+    def unranked(
+        self, source: int, first: int, expected_children: float, threshold: GrowthThreshold, limits: TreeLimits
+    ) -> list[ScoredNode]:
         """Nodes from `first` on (ROOT: all, and the root) worth asking a source that has ranked nothing below them yet."""
         if len(self.tree) >= limits.nodes:
             return []
         nodes = (
-            (self._confidence(node), node, self._landing(node, asked))
+            (self._confidence(node), node, self._landing(node, threshold))
             for node in range(first, len(self.tree))
             if source not in self.rankings.get(node, {}) and (node == ROOT or self.depths[node] < limits.depth)
         )
-        worth = worth_a_pass(nodes, expected_children, asked)
+        worth = worth_a_pass(nodes, expected_children, threshold)
         return worth.now + worth.ahead
 
     def follow(self, tokens: Sequence[int]) -> list[int]:

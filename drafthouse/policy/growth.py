@@ -16,7 +16,7 @@ from drafthouse.policy.latency import LatencyModel
 MIN_CONFIDENCE = 0.005
 """Nodes below it are not worth their bytes at any price."""
 
-Candidate = tuple[float, int]
+ScoredNode = tuple[float, int]
 """(path confidence, node)."""
 
 
@@ -24,7 +24,7 @@ AHEAD_CONFIDENCE = 0.01
 """A commit that lands where it does less often is not prepared for."""
 
 
-class Asked(NamedTuple):
+class GrowthThreshold(NamedTuple):
     """What nodes must promise: `least` is the path confidence that is worth verifying now; `ahead`, whether to grow below it.
 
     The tree that a commit leaves hangs below its last token, and confidences there are those of now divided by
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
     ahead: bool
 
     @classmethod
-    def at(cls, price: float, ahead: bool) -> "Asked":
+    def at(cls, price: float, ahead: bool) -> "GrowthThreshold":
         """When a node costs `price`; where one costs a whole token none will be worth it after the next commit either."""
         return cls(max(price, MIN_CONFIDENCE), ahead and price < 1.0)
 
@@ -55,19 +55,19 @@ class Asked(NamedTuple):
 class Frontier(NamedTuple):
     """Nodes to run the draft on, best first: those that may bring children worth verifying `now`, and those `ahead`."""
 
-    now: list[Candidate]
-    ahead: list[Candidate]
+    now: list[ScoredNode]
+    ahead: list[ScoredNode]
 
 
-def worth_a_pass(unexpanded: Iterable[tuple[float, int, float]], expected_children: float, asked: Asked) -> Frontier:
+def worth_a_pass(unexpanded: Iterable[tuple[float, int, float]], expected_children: float, threshold: GrowthThreshold) -> Frontier:
     """Of (path confidence, node, landing), those whose children together may reach what is asked."""
-    now: list[Candidate] = []
-    ahead: list[Candidate] = []
+    now: list[ScoredNode] = []
+    ahead: list[ScoredNode] = []
     for confidence, node, landing in unexpanded:
         children = confidence * expected_children
-        if children > asked.least:
+        if children > threshold.least:
             now.append((confidence, node))
-        elif asked.ahead and children > asked.place(landing):
+        elif threshold.ahead and children > threshold.place(landing):
             ahead.append((confidence, node))
     return Frontier(sorted(now, key=_best_first), sorted(ahead, key=_best_first))
 
@@ -110,7 +110,7 @@ class PassBudget(NamedTuple):
     nodes: int
     prefill_tokens: int
 
-    def plan(self, sessions: Iterable[S]) -> list[tuple[S, list[Candidate]]]:
+    def plan(self, sessions: Iterable[S]) -> list[tuple[S, list[ScoredNode]]]:
         """Sessions of the next pass with the nodes to expand, ascending; none for a catch-up of at most `prefill_tokens`."""
         left, catch_ups, growing = self.prefill_tokens, [], []
         for session in sessions:
@@ -123,7 +123,7 @@ class PassBudget(NamedTuple):
         frontiers = [session.frontier.now for session in growing]
         if not catch_ups and not any(frontiers):
             frontiers = [session.frontier.ahead for session in growing]
-        chosen: dict[int, list[Candidate]] = {}
+        chosen: dict[int, list[ScoredNode]] = {}
         for _, index, candidate in islice(heapq.merge(*(_keyed(i, each) for i, each in enumerate(frontiers))), self.nodes):
             chosen.setdefault(index, []).append(candidate)
         nodes = [(growing[i], sorted(candidates, key=lambda c: c[1])) for i, candidates in chosen.items()]
@@ -141,10 +141,10 @@ class PassBudget(NamedTuple):
         return latency.seconds(len(best), session.kv_tokens), session.expected_children * sum(c for c, _ in best)
 
 
-def _best_first(candidate: Candidate) -> tuple[float, int]:
+def _best_first(candidate: ScoredNode) -> tuple[float, int]:
     return -candidate[0], candidate[1]
 
 
-def _keyed(index: int, frontier: Sequence[Candidate]) -> Iterator[tuple[tuple[float, int], int, Candidate]]:
+def _keyed(index: int, frontier: Sequence[ScoredNode]) -> Iterator[tuple[tuple[float, int], int, ScoredNode]]:
     """Equal candidates of two sessions go to the first of them."""
     return ((_best_first(candidate), index, candidate) for candidate in frontier)

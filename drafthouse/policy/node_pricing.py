@@ -12,7 +12,7 @@ OVERHEAD_RATE = 0.05
 """Weight of the latest plain step in the moving average of what such a step takes beyond its run."""
 
 
-class Exchange:
+class NodePricing:
     """`rate` and `plain_goodput`, of plain steps at the load of now, in tokens per second; `price` in tokens per node; `floor` is the
     controller's, for what is asked of drafters."""
 
@@ -28,7 +28,7 @@ class Exchange:
         """For a step in which so many sequences decode beside so many prompt tokens."""
         self.plain_s = self.latency.seconds(sequences + prompt_tokens, kv_tokens)
         self.plain_goodput = self.plain_rate(sequences, kv_tokens)
-        self.rate = self.meter.exchange(self.plain_goodput)
+        self.rate = self.meter.value_of_a_second(self.plain_goodput)
         self.price = price(sequences + prompt_tokens, kv_tokens, self.rate, self.latency)
 
     def plain_rate(self, sequences: int, kv_tokens: int) -> float:
@@ -42,7 +42,7 @@ class Exchange:
         self.floor = floor
 
     @property
-    def asked(self) -> float:
+    def quoted_price(self) -> float:
         """What a node must promise to be worth drafting; a node that is there already competes at the verifier's own price."""
         return max(self.price, self.floor)
 

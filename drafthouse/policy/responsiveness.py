@@ -10,27 +10,27 @@ HUNG_S = 10.0
 HUNG_STEPS = 20
 
 
-class Answering:
+class Responsiveness:
     """Of one drafter; every commit is to be answered, if only by an empty Grow."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._sent = False
         self._steps = 0
         self._since = 0.0  # the first step that was not answered
         self._hung_until = 0.0
 
-    def asked(self) -> None:
+    def sent(self) -> None:
         """In the current step."""
-        self._asked = True
+        self._sent = True
 
-    def answered(self) -> None:
+    def heard(self) -> None:
         self._steps, self._hung_until = 0, 0.0
 
     def end_step(self, now: float) -> bool:
         """Whether it is hung just now, so that its sessions should go elsewhere."""
-        if not self._asked:
+        if not self._sent:
             return False
-        self._asked = False
+        self._sent = False
         if not self._steps:
             self._since = now
         self._steps += 1

@@ -7,16 +7,16 @@ Whoever has none is probed for at most PROBE_SHARE of all steps. Designs weighed
 """
 
 HOLD_S = 0.5
-"""The price stands above the bid so long before the gate closes: some bursts are over sooner, and sessions cost a prefill each."""
+"""The price stands above the best edge so long before the gate closes: some bursts are over sooner, and sessions cost a prefill each."""
 
 MARGIN = 0.8
-"""The gate opens below this share of the bid. Near the bid only few nodes pay, and goodput gains less than the rest."""
+"""The gate opens below this share of the best edge. Near the best edge only few nodes pay, and goodput gains less than the rest."""
 
-FIRST_BID = 0.95
+FIRST_BEST_EDGE = 0.95
 """The best edge assumed before any was seen."""
 
-BID_FADE = 0.02
-"""How fast the bid sinks to what is offered, a step; it rises at once."""
+BEST_EDGE_FADE = 0.02
+"""How fast the best edge sinks to what is offered, a step; it rises at once."""
 
 FORGET_S = 600.0
 """What drafts offered is believed for so long where no drafter is left to offer better. Else none would be asked for ever again."""
@@ -35,33 +35,33 @@ HANDLING_S = 4e-5
 
 
 class SpeculationGate:
-    """`bid`: the best believed edge lately offered, in tokens; what it is compared with is the price of a node."""
+    """`best_edge`: the best believed edge lately offered, in tokens; what it is compared with is the price of a node."""
 
     def __init__(self) -> None:
         self.open = True
-        self.bid = FIRST_BID
+        self.best_edge = FIRST_BEST_EDGE
         self._dear_since: float | None = None
         self._alone_since: float | None = None
 
     def drafters(self, known: int, now: float) -> None:
-        """How many drafters could offer anything: after FORGET_S without one the bid is the first again."""
+        """How many drafters could offer anything: after FORGET_S without one the best edge is the first again."""
         if known:
             self._alone_since = None
         elif self._alone_since is None:
             self._alone_since = now
         elif now - self._alone_since >= FORGET_S:
-            self.bid = FIRST_BID
+            self.best_edge = FIRST_BEST_EDGE
 
-    def offer(self, confidence: float) -> None:
+    def observe_edge(self, confidence: float) -> None:
         """The best believed path confidence of any node at hand in a step."""
-        self.bid = max(confidence, self.bid + BID_FADE * (confidence - self.bid))
+        self.best_edge = max(confidence, self.best_edge + BEST_EDGE_FADE * (confidence - self.best_edge))
 
     def observe(self, price: float, now: float) -> None:
         """The price of a node in the step that comes (tokens)."""
         if not self.open:
-            self.open = price < MARGIN * self.bid
+            self.open = price < MARGIN * self.best_edge
             self._dear_since = None
-        elif price <= self.bid:
+        elif price <= self.best_edge:
             self._dear_since = None
         elif self._dear_since is None:
             self._dear_since = now

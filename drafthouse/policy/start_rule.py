@@ -28,15 +28,15 @@ Mean latency in `drafthouse simulate` is flat between 0.5 and 0.7 and 5 % higher
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """Nodes worth `tokens` are expected when the message of time `made` comes true at `due` (seconds)."""
+    """Nodes worth `tokens` are expected when the message of time `made` comes true at `next_pass_at` (seconds)."""
 
     made: float
-    due: float
+    next_pass_at: float
     tokens: float
 
     @property
     def void_at(self) -> float:
-        return self.due + SLACK_SHARE * (self.due - self.made) + SLACK_S
+        return self.next_pass_at + SLACK_SHARE * (self.next_pass_at - self.made) + SLACK_S
 
 
 @dataclass(slots=True)
@@ -62,11 +62,11 @@ class Replies:
 def wait_until(now: float, announcements: Iterable[Announcement], goodput: float, share: float = GAIN_SHARE) -> float | None:
     """The time to wait for (an arrival may come sooner; then ask again), or None: start now. `share`: of what a wait brings, how much
     is gained by it."""
-    live = sorted((a for a in announcements if a.void_at > now and a.tokens > 0.0), key=lambda a: a.due)
+    live = sorted((a for a in announcements if a.void_at > now and a.tokens > 0.0), key=lambda a: a.next_pass_at)
     best, gain, until = 0.0, 0.0, None
     for announcement in live:
         gain += share * announcement.tokens
-        value = gain - goodput * max(0.0, announcement.due - now)
+        value = gain - goodput * max(0.0, announcement.next_pass_at - now)
         if value > best:
             best, until = value, announcement.void_at
     return until

@@ -14,7 +14,7 @@ from drafthouse.policy.stage_breaker import StageBreaker
 from drafthouse.stages import trigram_table
 from drafthouse.stages.lookup import LookupStage
 from drafthouse.stages.stage import SessionFacts, Stage
-from drafthouse.stages.stage_sandbox import GuardedStage, Worker
+from drafthouse.stages.stage_sandbox import SandboxedStage, Worker
 from drafthouse.stages.suffix import SuffixStage, Traffic
 from drafthouse.stages.trigram import TrigramStage
 
@@ -80,7 +80,7 @@ def _maker(key: str, config: StageConfig, source: int, draft: ModelConfig | None
     if config.kind in _SOURCES:
         return StageMaker(config.kind, source, config.nodes, _built_in(key, config, draft, vocab_size, shared_noise))
     own, worker = _own(key, config.kind), Worker()
-    return StageMaker(config.kind, source, config.nodes, lambda facts: GuardedStage(facts, own, worker), worker)
+    return StageMaker(config.kind, source, config.nodes, lambda facts: SandboxedStage(facts, own, worker), worker)
 
 
 def _built_in(

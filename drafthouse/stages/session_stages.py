@@ -10,7 +10,7 @@ from functools import partial
 
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
-from drafthouse.policy.growth import Asked
+from drafthouse.policy.growth import GrowthThreshold
 from drafthouse.stages.build import StageMaker
 from drafthouse.stages.running_stage import Ask, RunningStage
 from drafthouse.stages.stage import SessionFacts
@@ -42,22 +42,22 @@ class SessionStages:
         for each in self._running:
             each.follow(tokens)
 
-    def grow(self, growing: GrowingTree, asked: Asked, limits: TreeLimits) -> int:
+    def grow(self, growing: GrowingTree, threshold: GrowthThreshold, limits: TreeLimits) -> int:
         """Lets each working stage add its nodes, in the order of the configuration; returns how many are new."""
         before = len(growing)
         for each in self._running:
             first = len(growing)
-            each.grow(partial(self._grow_one, each.maker, growing, asked, limits))
+            each.grow(partial(self._grow_one, each.maker, growing, threshold, limits))
             self._totals.by_source[each.maker.source] += len(growing) - first
         self._totals.stage_nodes += len(growing) - before
         return len(growing) - before
 
-    def _grow_one(self, maker: StageMaker, growing: GrowingTree, asked: Asked, limits: TreeLimits, ask: Ask) -> None:
+    def _grow_one(self, maker: StageMaker, growing: GrowingTree, threshold: GrowthThreshold, limits: TreeLimits, ask: Ask) -> None:
         source, left = maker.source, maker.nodes
         expected = self.calibration.expected_children(source, self.width, self.temperature)
 
         def open_from(first: int) -> list[tuple[float, int]]:
-            return [(-confidence, node) for confidence, node in growing.unranked(source, first, expected, asked, limits)]
+            return [(-confidence, node) for confidence, node in growing.unranked(source, first, expected, threshold, limits)]
 
         heap = open_from(ROOT)
         heapq.heapify(heap)
@@ -67,7 +67,7 @@ class SessionStages:
             first = len(growing)
             edges = self.calibration.edges(source, margins, self.temperature)
             room = TreeLimits(min(limits.nodes, first + left), limits.depth)
-            left -= max(1, growing.add_children(node, Ranking(source, tokens, margins, edges), asked, room))
+            left -= max(1, growing.add_children(node, Ranking(source, tokens, margins, edges), threshold, room))
             for candidate in open_from(first):
                 heapq.heappush(heap, candidate)
 

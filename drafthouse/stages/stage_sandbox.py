@@ -81,7 +81,7 @@ def _serve(calls: "queue.SimpleQueue[Callable[[], None] | None]") -> None:
         call()
 
 
-class GuardedStage(Stage):
+class SandboxedStage(Stage):
     """An own stage behind its guard. All methods raise StageFault; the turns of `worker` are begun by who calls them."""
 
     def __init__(self, facts: SessionFacts, make: Callable[[SessionFacts], Stage], worker: Worker):

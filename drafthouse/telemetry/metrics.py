@@ -159,7 +159,7 @@ def _verifier() -> list[Metric]:
         gauge("gain", "ratio", "Time that plain decoding would have taken over the time taken: above 1 speculation pays."),
         gauge("price", "tokens", "What one more node costs the step, in tokens; above 1 nothing is worth drafting."),
         gauge("price_floor", "tokens", "The controller's floor under the price asked of drafters."),
-        gauge("bid", "tokens", "The best that drafters lately offered for a node; below the price speculation stops."),
+        gauge("best_edge", "tokens", "The best that drafters lately offered for a node; below the price speculation stops."),
         gauge("gate_open", "0 or 1", "Whether sequences in mode auto have draft sessions."),
         gauge("drafters", "replicas", "Drafters with a stream to this verifier."),
         gauge(

@@ -30,7 +30,7 @@ class GenerateRequest:
     """One attempt at one request. `emitted` are output tokens that earlier attempts delivered; `admitted`: an earlier attempt had a
     place at a verifier that is gone."""
 
-    request: str
+    request_id: str
     attempt: int
     prompt: tuple[int, ...]
     emitted: tuple[int, ...]
@@ -51,7 +51,7 @@ class GenerateReply:
     `moved`: this one goes on no longer.
     """
 
-    request: str
+    request_id: str
     attempt: int
     first_index: int
     tokens: tuple[int, ...]
@@ -63,7 +63,7 @@ class GenerateReply:
 
 def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
     return pb.GenerateRequest(
-        request=request.request, attempt=request.attempt, prompt=request.prompt, emitted=request.emitted,
+        request_id=request.request_id, attempt=request.attempt, prompt=request.prompt, emitted=request.emitted,
         sampling=pb.Sampling(**asdict(request.sampling)), seed=request.seed, max_tokens=request.max_tokens,
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
         cache_key=request.cache_key, admitted=request.admitted,
@@ -82,7 +82,7 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
     except RequestError as error:
         raise WireError(str(error)) from error
     return GenerateRequest(
-        request=identifier(m.request), attempt=m.attempt, prompt=tuple(m.prompt), emitted=tuple(m.emitted),
+        request_id=identifier(m.request_id), attempt=m.attempt, prompt=tuple(m.prompt), emitted=tuple(m.emitted),
         sampling=sampling_of(m.sampling), seed=seed_of(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
         speculation=speculation, cache_key=cache_key(m.cache_key), admitted=m.admitted,
     )  # fmt: skip
@@ -91,11 +91,11 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
 def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
     usage = pb.SpeculationUsage(**asdict(reply.usage))
     return pb.GenerateReply(
-        request=reply.request, attempt=reply.attempt, first_index=reply.first_index, tokens=reply.tokens,
+        request_id=reply.request_id, attempt=reply.attempt, first_index=reply.first_index, tokens=reply.tokens,
         finish_reason=reply.finish_reason, error=reply.error, usage=usage, draining=reply.draining,
     )  # fmt: skip
 
 
 def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
     usage = SpeculationUsage(m.usage.drafted, m.usage.verified, m.usage.accepted, m.usage.steps, m.usage.synthetic)
-    return GenerateReply(m.request, m.attempt, m.first_index, tuple(m.tokens), m.finish_reason, m.error, usage, m.draining)
+    return GenerateReply(m.request_id, m.attempt, m.first_index, tuple(m.tokens), m.finish_reason, m.error, usage, m.draining)

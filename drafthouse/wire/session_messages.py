@@ -82,7 +82,7 @@ class Refused:
 class Grow:
     """Nodes `first_index ...` of the tree below the first `base_len` committed tokens.
 
-    `first_index` 0 carries the whole tree. `eta_us` (0: none planned) and `expected_tokens`
+    `first_index` 0 carries the whole tree. `next_pass_eta_us` (0: none planned) and `next_pass_expected_tokens`
     announce the next pass: when its nodes should arrive and how many accepted tokens they promise.
     """
 
@@ -91,8 +91,8 @@ class Grow:
     base_len: int
     first_index: int
     nodes: TokenTree
-    eta_us: int
-    expected_tokens: float
+    next_pass_eta_us: int
+    next_pass_expected_tokens: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def to_verifier_proto(message: ToVerifierMessage) -> pb.VerifierMessage:
                 grow=pb.Grow(
                     session=message.session, epoch=message.epoch, base_len=message.base_len, first_index=message.first_index,
                     tokens=n.tokens, parents=n.parents, edges=n.edges, sources=n.sources,
-                    next_pass_eta_us=message.eta_us, next_pass_expected_tokens=message.expected_tokens,
+                    next_pass_eta_us=message.next_pass_eta_us, next_pass_expected_tokens=message.next_pass_expected_tokens,
                 )
             )  # fmt: skip
         case Opened(session, epoch):

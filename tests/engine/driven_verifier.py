@@ -28,14 +28,14 @@ class Setting:
 
     def submit(self, r: GenerateRequest) -> None:
         self.engine.submit(r)
-        self.outputs[r.request] = list(r.emitted)
+        self.outputs[r.request_id] = list(r.emitted)
 
     def step(self) -> list[GenerateReply]:
         outcome = self.engine.step()
         assert outcome.wait_until is None
         for reply in outcome.replies:
-            assert reply.first_index == len(self.outputs[reply.request])
-            self.outputs[reply.request] += reply.tokens
+            assert reply.first_index == len(self.outputs[reply.request_id])
+            self.outputs[reply.request_id] += reply.tokens
         return outcome.replies
 
     def finish(self) -> list[GenerateReply]:
@@ -48,20 +48,20 @@ class Setting:
         return last
 
     def sent(self) -> list[ToDrafterMessage]:
-        return self.engine.drafting.take_outbox().get("d", [])
+        return self.engine.draft_sessions.take_outbox().get("d", [])
 
     def open(self, r: GenerateRequest) -> Open:
         """Submits it with a drafter at hand; its Open."""
-        self.engine.drafting.add_drafter("d")
+        self.engine.draft_sessions.add_drafter("d")
         self.submit(r)
         [message] = self.sent()
         assert isinstance(message, Open)
         return message
 
-    def grow(self, session: str, tokens: Sequence[int], eta_us: int = 1000, late: int = 0) -> None:
+    def grow(self, session: str, tokens: Sequence[int], next_pass_eta_us: int = 1000, late: int = 0) -> None:
         """The drafter's whole tree is the chain `tokens`, below a text that is `late` tokens behind."""
         s = self.engine.sequences[session]
-        assert s.link is not None
+        assert s.draft_session is not None
         n = len(tokens)
         chain = TokenTree(list(tokens), list(range(-1, n - 1)), [0.9] * n, [0] * n)
-        self.engine.receive("d", Grow(session, s.link.epoch, len(s.tokens) - late, 0, chain, eta_us, 0.5))
+        self.engine.receive("d", Grow(session, s.draft_session.epoch, len(s.tokens) - late, 0, chain, next_pass_eta_us, 0.5))

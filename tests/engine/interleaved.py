@@ -33,7 +33,7 @@ from protos import dataplane_pb2 as pb
 from tests.engine.pairs import FAST
 from tests.engine.scripted import VOCAB_SIZE, Path, ScriptedRunner, draft_logits, draftable, recent_logits, stored, target_logits, truth
 from tests.engine.watched_drafter import WatchedDrafter
-from verifier.draft_session import DraftLink
+from verifier.draft_session import DraftSession
 from verifier.engine import VerifierEngine
 from verifier.sequence import Sequence
 
@@ -82,8 +82,8 @@ class Interleaved:
         self.now += 0.005
 
     def submit(self, request: GenerateRequest) -> None:
-        self.requests[request.request] = request
-        self.outputs[request.request] = list(request.emitted)
+        self.requests[request.request_id] = request
+        self.outputs[request.request_id] = list(request.emitted)
         self.verifier.submit(request)
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> float | None:
@@ -91,7 +91,7 @@ class Interleaved:
         self.flush()
         outcome = self.verifier.step(meanwhile, self.flush)
         for reply in outcome.replies:
-            request, output = self.requests[reply.request], self.outputs[reply.request]
+            request, output = self.requests[reply.request_id], self.outputs[reply.request_id]
             assert (reply.attempt, reply.first_index) == (request.attempt, len(output))
             output += reply.tokens
             assert (reply.finish_reason == "length") == (len(output) == request.max_tokens)
@@ -99,7 +99,7 @@ class Interleaved:
         return outcome.wait_until
 
     def flush(self) -> None:
-        outbox = self.verifier.drafting.take_outbox()
+        outbox = self.verifier.draft_sessions.take_outbox()
         opens = [m for messages in outbox.values() for m in messages if isinstance(m, Open)]
         for message in sorted(opens, key=lambda m: m.epoch):
             assert message.epoch > self.epochs[message.session], "epochs rise, also when an id is used again"
@@ -111,7 +111,7 @@ class Interleaved:
         self.peers += 1
         self.live[name] = Stream(f"peer-{self.peers}", name)
         self.streams.append(self.live[name])
-        self.verifier.drafting.add_drafter(name)
+        self.verifier.draft_sessions.add_drafter(name)
 
     def lose(self, name: str, up: int, down: int) -> None:
         """The stream breaks: of what was under way only the first few messages can still arrive."""
@@ -143,7 +143,7 @@ class Interleaved:
 
     def receive(self, stream: Stream, message: ToVerifierMessage) -> None:
         sequence = self.verifier.sequences.get(message.session)
-        link = sequence.link if sequence is not None else None
+        link = sequence.draft_session if sequence is not None else None
         stale = link is None or (link.drafter, link.epoch) != (stream.drafter, message.epoch)
         assert stale or not stream.broken, "what a broken stream still carries is of an older epoch"
         assert stale or not (isinstance(message, Dropped) and message.reason == UNKNOWN), "no Open is lost while its stream holds"
@@ -158,21 +158,21 @@ class Interleaved:
 
     def everything(self) -> str:
         """All of the verifier's state that a message could change, but for the counter of stale ones."""
-        d = self.verifier.drafting
-        sequences = [(s.id, s.tokens, s.link, s.usage) for s in self.verifier.sequences.values()]
-        return repr((sequences, d.drafters, d.records, d._retry_at, d._outbox, d.events["malformed"], self.verifier.exchange.price))
+        d = self.verifier.draft_sessions
+        sequences = [(s.id, s.tokens, s.draft_session, s.usage) for s in self.verifier.sequences.values()]
+        return repr((sequences, d.drafters, d.records, d._retry_at, d._outbox, d.events["malformed"], self.verifier.pricing.price))
 
-    def links(self) -> Iterator[tuple[Sequence, DraftLink]]:
-        yield from ((s, s.link) for s in self.verifier.sequences.values() if s.link is not None)
+    def links(self) -> Iterator[tuple[Sequence, DraftSession]]:
+        yield from ((s, s.draft_session) for s in self.verifier.sequences.values() if s.draft_session is not None)
 
     def check(self) -> None:
         for name, output in self.outputs.items():
             r = self.requests[name]
             assert tuple(output) == truth(r.prompt, r.sampling, r.seed, r.max_tokens)[: len(output)]
-        drafting = self.verifier.drafting
-        assert drafting.events["malformed"] == self.damaged, "an undamaged message was taken for a malformed one"
+        draft_sessions = self.verifier.draft_sessions
+        assert draft_sessions.events["malformed"] == self.damaged, "an undamaged message was taken for a malformed one"
         linked = Counter(link.drafter for _, link in self.links())
-        assert {d: record.sessions for d, record in drafting.records.items() if record.sessions} == dict(linked)
+        assert {d: record.sessions for d, record in draft_sessions.records.items() if record.sessions} == dict(linked)
         for s in self.verifier.sequences.values():
             assert stored(s.kv) == (s.tokens[: len(s.kv)], list(range(len(s.kv))))
             if s.local is not None:
@@ -198,7 +198,7 @@ class Interleaved:
             return {after for before, after in pairwise(s.tokens) if before == context[-1]}
         return {(context[-1] + 1) % VOCAB_SIZE}  # own_stages.Counting
 
-    def _copy_equals_the_drafters(self, s: Sequence, link: DraftLink) -> None:
+    def _copy_equals_the_drafters(self, s: Sequence, link: DraftSession) -> None:
         stream = self.live[link.drafter]
         session = self.drafters[link.drafter].sessions.get((stream.peer, s.id))
         if not link.snapshot or session is None or session.epoch != link.epoch:

@@ -82,7 +82,7 @@ class Overlapped(OneProcess):
         [name] = self.drafters
         for message in messages:
             sequence = self.verifier.sequences.get(message.session)
-            if isinstance(message, Grow) and sequence is not None and sequence.link is not None:
-                assert (message.base_len < sequence.link.base_len) == (when == "late")
+            if isinstance(message, Grow) and sequence is not None and sequence.draft_session is not None:
+                assert (message.base_len < sequence.draft_session.base_len) == (when == "late")
                 self.arrived[when] += len(message.nodes)
             self.verifier.receive(name, message)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from drafthouse.policy.latency import Curve, LatencyModel
-from drafthouse.policy.speculation_gate import FIRST_BID, FORGET_S, HOLD_S, PROBE_SHARE, PROBE_STEPS
+from drafthouse.policy.speculation_gate import FIRST_BEST_EDGE, FORGET_S, HOLD_S, PROBE_SHARE, PROBE_STEPS
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.generation_messages import GenerateRequest, SpeculationUsage
 from tests.engine.pairs import request
@@ -61,7 +61,7 @@ def test_of_two_texts_only_the_one_that_pays_keeps_its_session() -> None:
         if pair.engine.totals.steps > seen[0]:
             seen[0] = pair.engine.totals.steps
             for name, s in pair.engine.sequences.items():
-                linked[name] += s.link is not None
+                linked[name] += s.draft_session is not None
 
     run(pair, requests(2, 600, "auto"), look)
     assert linked["0"] > 200, "to its end"
@@ -84,7 +84,7 @@ def test_a_crowd_closes_the_gate_and_its_end_opens_it_without_swinging() -> None
     turns: list[tuple[float, bool, int]] = []
 
     def look() -> None:
-        turns.append((pair.world.now, engine.rule.gate.open, len(engine.scheduler.running)))
+        turns.append((pair.world.now, engine.session_policy.gate.open, len(engine.scheduler.running)))
 
     run(pair, crowd, look)
     changes = [now for (_, before, _), (now, after, _) in zip(turns, turns[1:], strict=False) if before != after]
@@ -99,19 +99,19 @@ def test_a_closed_gate_sends_nothing_but_probes() -> None:
     engine = pair.engine
     for r in requests(64, 1500, "auto"):
         engine.submit(r)
-    while engine.rule.gate.open:
+    while engine.session_policy.gate.open:
         pair.turn()
     for _ in range(20):
         pair.turn()
-    steps, probing, epoch = engine.totals.steps, 0, engine.drafting.events["opened"]
+    steps, probing, epoch = engine.totals.steps, 0, engine.draft_sessions.events["opened"]
     while engine.totals.steps < steps + 1000:
         pair.turn()
-        linked = [s for s in engine.sequences.values() if s.link is not None]
+        linked = [s for s in engine.sequences.values() if s.draft_session is not None]
         assert len(linked) <= 1
         probing += len(linked)
-    assert engine.drafting.events["opened"] > epoch, "a probe was made"
+    assert engine.draft_sessions.events["opened"] > epoch, "a probe was made"
     assert probing <= PROBE_SHARE * 1000 + PROBE_STEPS
-    assert not engine.rule.gate.open
+    assert not engine.session_policy.gate.open
 
 
 def turns_until(pair: VirtualPair, wanted: Callable[[], bool], steps: int) -> None:
@@ -127,59 +127,59 @@ def test_a_probe_finds_that_the_text_of_a_parked_session_can_be_drafted_now() ->
     engine = pair.engine
     engine.submit(request("0", [1] * 8, 20000))
     [s] = engine.sequences.values()
-    turns_until(pair, lambda: s.parked_rate is not None and s.link is None, 200)
+    turns_until(pair, lambda: s.parked_rate is not None and s.draft_session is None, 200)
     claim[0] = engine.synthetic_rate = 0.8
-    turns_until(pair, lambda: s.link is not None and not s.link.probe, 1000)
+    turns_until(pair, lambda: s.draft_session is not None and not s.draft_session.probe, 1000)
     accepted = engine.totals.accepted
     turns_until(pair, lambda: engine.totals.accepted > accepted + 200, 400)
-    assert s.link is not None, "kept"
+    assert s.draft_session is not None, "kept"
 
 
 def test_a_probe_opens_the_gate_that_poor_drafts_have_closed() -> None:
-    """Poor drafts sink the bid, a small crowd makes nodes dearer than that; good drafts would still pay."""
+    """Poor drafts sink the best edge, a small crowd makes nodes dearer than that; good drafts would still pay."""
     claim = [0.2]
     pair = VirtualPair(Curve("slow", "nodes are cheap alone, dear in a crowd", 500.0, 25.0, 0.0), 0.2, lambda _: claim[0])
-    engine, gate = pair.engine, pair.engine.rule.gate
+    engine, gate = pair.engine, pair.engine.session_policy.gate
     engine.submit(request("0", [1] * 8, 20000))
-    turns_until(pair, lambda: gate.bid < 0.25, 1000)
+    turns_until(pair, lambda: gate.best_edge < 0.25, 1000)
     for i in range(1, 8):
         engine.submit(request(str(i), [1] * 8, 20000, seed=i))
     turns_until(pair, lambda: not gate.open, 1000)
-    assert all(s.link is None or s.link.probe for s in engine.sequences.values())
-    sunk = gate.bid
+    assert all(s.draft_session is None or s.draft_session.probe for s in engine.sequences.values())
+    sunk = gate.best_edge
     claim[0] = engine.synthetic_rate = 0.8
     turns_until(pair, lambda: gate.open, 1000)
-    assert engine.exchange.asked > sunk, "not for the price: nodes are as dear as before"
-    turns_until(pair, lambda: any(s.link is not None and not s.link.probe for s in engine.sequences.values()), 10)
+    assert engine.pricing.quoted_price > sunk, "not for the price: nodes are as dear as before"
+    turns_until(pair, lambda: any(s.draft_session is not None and not s.draft_session.probe for s in engine.sequences.values()), 10)
     accepted = engine.totals.accepted
     turns_until(pair, lambda: engine.totals.accepted > accepted + 200, 400)
     assert gate.open
 
 
 def test_a_verifier_whose_drafters_went_asks_for_one_again_in_time() -> None:
-    """Controllers count on `bid`: nothing is offered where there is no drafter, so it has to be forgotten."""
+    """Controllers count on `best_edge`: nothing is offered where there is no drafter, so it has to be forgotten."""
     pair = VirtualPair(SLOW, 0.2, lambda _: 0.2)
     engine = pair.engine
     pair.run(requests(1, 200, "auto"))
-    sunk = engine.rule.gate.bid
+    sunk = engine.session_policy.gate.best_edge
     assert sunk < 0.3
     engine.lose_drafter(NAME)
     engine.submit(request("later", [1] * 8, 2000))
     gone = pair.world.now
     while pair.world.now < gone + FORGET_S - 2.0:
         pair.turn()
-    assert engine.rule.gate.bid == sunk
+    assert engine.session_policy.gate.best_edge == sunk
     while pair.world.now < gone + FORGET_S + 2.0:
         pair.turn()
-    assert engine.rule.gate.bid == FIRST_BID
+    assert engine.session_policy.gate.best_edge == FIRST_BEST_EDGE
 
 
 def test_a_drafter_that_lies_for_long_loses_its_sessions() -> None:
     pair = VirtualPair(GPU, 0.0, lambda _: 0.9)
     engine = pair.engine
     run(pair, requests(8, 1500, "fixed", 4), lambda: None)
-    assert engine.drafting.events["banned"] >= 1
-    assert engine.drafting.records[NAME].standing.banned(pair.world.now)
+    assert engine.draft_sessions.events["banned"] >= 1
+    assert engine.draft_sessions.records[NAME].standing.banned(pair.world.now)
     assert engine.totals.steps > engine.totals.verified / 32 + 500, "without its drafter it went on plain"
 
 
@@ -215,10 +215,10 @@ def test_a_price_floor_is_asked_of_drafters_and_keeps_the_verifiers_own_price() 
     asked: list[float] = []
     for floor in (0.0, 0.5):
         pair = VirtualPair(GPU, 0.8, lambda _: 0.8)
-        pair.engine.exchange.set_floor(floor)
+        pair.engine.pricing.set_floor(floor)
         pair.run(requests(1, 100, "auto"))
         asked.append(pair.engine.totals.drafted / pair.engine.totals.steps)
-        assert pair.engine.exchange.price < 0.1
+        assert pair.engine.pricing.price < 0.1
     assert asked[1] < 0.5 * asked[0], "a higher floor, fewer nodes drafted"
 
 

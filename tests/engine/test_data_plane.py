@@ -24,7 +24,7 @@ def test_two_drafters_serve_one_verifier_and_one_dies() -> None:
         second, second_route = await start_drafter(0.01, "second")
         verifier, stub, channel = await start_verifier()
         verifier.set_drafters([first_route, second_route])
-        await until(lambda: len(verifier.loop.engine.drafting.drafters) == 2, "both drafters connected")
+        await until(lambda: len(verifier.loop.engine.draft_sessions.drafters) == 2, "both drafters connected")
         texts = prompts(6)
         running = [asyncio.create_task(collect(stub, request(str(i), p, 120, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)]
         await until(lambda: len(first.loop.engine.sessions) > 0 and len(second.loop.engine.sessions) > 0, "sessions on both")
@@ -33,7 +33,7 @@ def test_two_drafters_serve_one_verifier_and_one_dies() -> None:
         oracle = tiny("llama")
         for i, task in enumerate(running):
             assert await task == greedy(oracle, texts[i], 120)
-        assert verifier.loop.engine.drafting.events["lost"] > 0
+        assert verifier.loop.engine.draft_sessions.events["lost"] > 0
         await until(lambda: not second.loop.engine.sessions, "all sessions closed")
         await channel.close()
         await verifier.stop()
@@ -48,7 +48,7 @@ def test_one_drafter_serves_two_verifiers() -> None:
         verifiers = [await start_verifier() for _ in range(2)]
         for server, _, _ in verifiers:
             server.set_drafters([route])
-            await until(lambda server=server: bool(server.loop.engine.drafting.drafters), "connected")  # type: ignore[misc]
+            await until(lambda server=server: bool(server.loop.engine.draft_sessions.drafters), "connected")  # type: ignore[misc]
         texts = prompts(4)
         jobs = [collect(verifiers[i % 2][1], request(str(i), p, 40, SAMPLED, i, "fixed", 6, 3)) for i, p in enumerate(texts)]
         got = await asyncio.gather(*jobs)
@@ -70,7 +70,7 @@ def test_cancelling_frees_kv_and_session() -> None:
         verifier, stub, channel = await start_verifier()
         verifier.set_drafters([route])
         engine = verifier.loop.engine
-        await until(lambda: bool(engine.drafting.drafters), "connected")
+        await until(lambda: bool(engine.draft_sessions.drafters), "connected")
         call = stub.Generate(to_request_proto(request("a", prompts(1)[0], 400)))
         await call.read()
         await until(lambda: len(drafter.loop.engine.sessions) == 1, "a session")

@@ -93,14 +93,14 @@ def test_random_trees_from_a_random_draft_change_nothing(
         outputs[str(i)] = []
         verifier.submit(request(str(i), prompt, TOKENS))
     while verifier.sequences:
-        verifier.drafting.take_outbox()
+        verifier.draft_sessions.take_outbox()
         for name, sequence in verifier.sequences.items():
-            if (link := sequence.link) is not None:
+            if (link := sequence.draft_session) is not None:
                 tree = source.tree(name, len(outputs[name]))
                 message: ToVerifierMessage = Grow(name, link.epoch, len(sequence.tokens), 0, tree, 0, 0.0)
                 verifier.receive(link.drafter, message)
         for reply in verifier.step().replies:
-            outputs[reply.request] += reply.tokens
+            outputs[reply.request_id] += reply.tokens
     for i in range(20):
         assert outputs[str(i)] == stock_greedy[i], f"prompt {i}"
     assert verifier.totals.accepted > 50, f"some of the random nodes are right: {verifier.totals}"

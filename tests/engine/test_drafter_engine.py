@@ -176,8 +176,8 @@ def test_an_announcement_says_whether_more_is_to_come() -> None:
     engine = scripted()
     messages = [message for _, message in engine.handle("v", opening("s", [1, 2, 3]))] + run(engine)
     grows = [m for m in messages if isinstance(m, Grow)]
-    assert all(g.eta_us > 0 and g.expected_tokens > 0 for g in grows[:-1])
-    assert (grows[-1].eta_us, grows[-1].expected_tokens) == (0, 0.0)
+    assert all(g.next_pass_eta_us > 0 and g.next_pass_expected_tokens > 0 for g in grows[:-1])
+    assert (grows[-1].next_pass_eta_us, grows[-1].next_pass_expected_tokens) == (0, 0.0)
     joined = TokenTree()
     for g in grows:
         assert g.first_index == len(joined), "every node is sent once, in order"
@@ -244,5 +244,5 @@ def test_a_fixed_tree_larger_than_the_configured_one_arrives_whole() -> None:
     """The verifier must not take what it asked for itself for a malformed message."""
     both = pair(loaded(tiny("llama", layers=1)), [loaded(tiny("llama", layers=1))], tree=TreeConfig(max_nodes=4, width=8))
     both.generate([request("a", [1, 2, 3], 12, SamplingParams(1.0), mode="fixed", nodes=40, depth=4)])
-    assert both.verifier.drafting.events["malformed"] == 0
+    assert both.verifier.draft_sessions.events["malformed"] == 0
     assert both.verifier.totals.verified >= 40

@@ -42,7 +42,7 @@ def test_a_draining_verifier_hands_over_what_runs_and_what_waits() -> None:
         heir, heirs_route = await start_routed("heir", VerifierConfig(max_sequences=4))
         for server in (going, heir):
             server.set_drafters([drafter_route])
-            await until(lambda server=server: bool(server.loop.engine.drafting.drafters), "connected")  # type: ignore[misc]
+            await until(lambda server=server: bool(server.loop.engine.draft_sessions.drafters), "connected")  # type: ignore[misc]
         link = VerifierLink(10.0)
         link.update((route,))
         texts = prompts(6)
@@ -95,7 +95,7 @@ def test_what_is_not_finished_in_time_goes_on_where_another_comes_later() -> Non
         silent = RawDrafter()  # the verifier waits half a second a token for it, so that the request is still there
         going, route = await start_routed("going")
         going.set_drafters([await silent.start()])
-        await until(lambda: bool(going.loop.engine.drafting.drafters), "connected")
+        await until(lambda: bool(going.loop.engine.draft_sessions.drafters), "connected")
         link = VerifierLink(10.0)
         link.update((route,))
         prompt = prompts(1)[0]
@@ -122,7 +122,7 @@ def test_a_draining_drafter_drops_its_sessions_and_another_takes_them_at_once() 
         verifier, stub, channel = await start_verifier()
         engine = verifier.loop.engine
         verifier.set_drafters([route])
-        await until(lambda: bool(engine.drafting.drafters), "connected")
+        await until(lambda: bool(engine.draft_sessions.drafters), "connected")
         texts = prompts(4)
         running = [
             asyncio.create_task(collect(stub, request(str(i), p, TOKENS, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)
@@ -130,17 +130,17 @@ def test_a_draining_drafter_drops_its_sessions_and_another_takes_them_at_once() 
         await until(lambda: len(going.loop.engine.sessions) == 4 and engine.totals.accepted > 5, "accepted drafts")
         heir, heirs_route = await start_drafter(0.01, "heir")
         verifier.set_drafters([route, heirs_route])
-        await until(lambda: len(engine.drafting.drafters) == 2, "both connected")
+        await until(lambda: len(engine.draft_sessions.drafters) == 2, "both connected")
         epochs = {s.epoch for s in going.loop.engine.sessions.values()}
         await going.drain()
         assert not going.loop.engine.sessions
-        await until(lambda: engine.drafting.events["dropped"] == 4, "each was told")
+        await until(lambda: engine.draft_sessions.events["dropped"] == 4, "each was told")
         await until(lambda: len(heir.loop.engine.sessions) == 4, "all on the other", 0.9 * RETRY_S)
         assert min(s.epoch for s in heir.loop.engine.sessions.values()) > max(epochs)
         oracle = tiny("llama")
         for i, task in enumerate(running):
             assert await task == greedy(oracle, texts[i], TOKENS)
-        await until(lambda: engine.drafting.drafters == ["heir"], "its stream has ended and it takes no other")
+        await until(lambda: engine.draft_sessions.drafters == ["heir"], "its stream has ended and it takes no other")
         assert going.loop.engine.totals.sessions == 4
         await channel.close()
         for server in (verifier, going, heir):

@@ -49,7 +49,7 @@ def test_any_mix_of_requests_gives_each_its_own_text() -> None:
     got = both.generate(requests)
     oracle = tiny("llama")
     for r in requests:
-        assert got[r.request] == sampled(oracle, r.prompt, r.sampling, r.seed, 40), f"request {r.request}"
+        assert got[r.request_id] == sampled(oracle, r.prompt, r.sampling, r.seed, 40), f"request {r.request_id}"
     assert both.verifier.scheduler.preemptions > 0, "the KV cache was meant to be too small"
     assert both.verifier.runner.cache.allocator.free_count == 420, "all KV slots come back"
     for drafter in both.drafters.values():

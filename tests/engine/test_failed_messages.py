@@ -102,8 +102,8 @@ def test_a_request_whose_session_was_dropped_so_gets_its_text() -> None:
         drafter, route = await start_drafter(0.01, "drafter")
         verifier, stub, channel = await start_verifier()
         verifier.set_drafters([route])
-        drafting = verifier.loop.engine.drafting
-        await until(lambda: bool(drafting.drafters), "connected")
+        draft_sessions = verifier.loop.engine.draft_sessions
+        await until(lambda: bool(draft_sessions.drafters), "connected")
         texts = prompts(3)
         running = [asyncio.create_task(collect(stub, request(str(i), p, 120, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)]
         await until(lambda: len(drafter.loop.engine.sessions) == 3 and verifier.loop.engine.totals.accepted > 5, "all have drafts")
@@ -111,7 +111,7 @@ def test_a_request_whose_session_was_dropped_so_gets_its_text() -> None:
         oracle = tiny("llama")
         for task, text in zip(running, texts, strict=True):
             assert await task == greedy(oracle, text, 120)
-        assert (drafting.events["dropped"], drafting.events["lost"], drafter.loop.faults) == (1, 0, 1)
+        assert (draft_sessions.events["dropped"], draft_sessions.events["lost"], drafter.loop.faults) == (1, 0, 1)
         await channel.close()
         await verifier.stop()
         await drafter.stop()
@@ -125,11 +125,11 @@ def test_streams_of_a_drafter_whose_thread_is_dead_end_at_once() -> None:
         drafter, route = await start_drafter(0.01, "drafter")
         verifier, stub, channel = await start_verifier()
         verifier.set_drafters([route])
-        drafting = verifier.loop.engine.drafting
+        draft_sessions = verifier.loop.engine.draft_sessions
         async with grpc.aio.insecure_channel(route.address) as own:
             idle = Peer(rpc.DrafterStub(own))  # type: ignore[no-untyped-call]
             idle.probe()
-            await until(lambda: bool(drafting.drafters) and idle.echoes == 1, "both connected")
+            await until(lambda: bool(draft_sessions.drafters) and idle.echoes == 1, "both connected")
             text = prompts(1)[0]
             running = asyncio.create_task(collect(stub, request("a", text, 200, mode="fixed", nodes=6, depth=3)))
             await until(lambda: verifier.loop.engine.totals.accepted > 5, "it has drafts")
@@ -138,7 +138,7 @@ def test_streams_of_a_drafter_whose_thread_is_dead_end_at_once() -> None:
                 raise RuntimeError("device lost")
 
             drafter.loop.engine.run_pass = drafter.loop.engine.recover = broken  # type: ignore[method-assign]
-            await until(lambda: drafting.events["lost"] == 1, "its verifier has given it up")
+            await until(lambda: draft_sessions.events["lost"] == 1, "its verifier has given it up")
             with pytest.raises(grpc.aio.AioRpcError):
                 await idle.task
             assert (await idle.call.code(), await idle.call.details()) == (grpc.StatusCode.UNAVAILABLE, "the drafting thread has died")

@@ -50,7 +50,7 @@ def test_only_the_cause_of_a_failed_step_fails() -> None:
         it.submit(request(name, PROMPT, 10, mode="off"))
     it.step()
     it.submit(request("bad", (1, POISON, 3), 10, mode="off"))
-    ends = {reply.request: (reply.finish_reason, reply.error) for reply in it.finish_in_spite()}
+    ends = {reply.request_id: (reply.finish_reason, reply.error) for reply in it.finish_in_spite()}
     assert ends == {"bad": ("error", "out of memory"), "a": ("length", ""), "b": ("length", ""), "c": ("length", "")}
     assert [tuple(it.outputs[name]) for name in "abc"] == [TEXT[:10]] * 3
 
@@ -73,12 +73,12 @@ def test_what_was_committed_before_a_step_broke_is_said() -> None:
     it.submit(request("b", PROMPT, 10, mode="off"))
     it.step()
     it.step()
-    follow, it.engine.rule.follow = it.engine.rule.follow, broken  # type: ignore[method-assign]
+    follow, it.engine.session_policy.follow = it.engine.session_policy.follow, broken  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         it.step()
-    it.engine.rule.follow = follow  # type: ignore[method-assign]
+    it.engine.session_policy.follow = follow  # type: ignore[method-assign]
     said = it.engine.recover("division by zero")
-    assert [(reply.request, reply.tokens, reply.finish_reason) for reply in said] == [("a", TEXT[2:3], "length"), ("b", TEXT[2:3], "")]
+    assert [(reply.request_id, reply.tokens, reply.finish_reason) for reply in said] == [("a", TEXT[2:3], "length"), ("b", TEXT[2:3], "")]
     it.outputs["b"] += said[1].tokens
     assert [reply.finish_reason for reply in it.finish_in_spite()] == ["length"]
     assert tuple(it.outputs["b"]) == TEXT[:10]
@@ -99,7 +99,7 @@ def test_what_waits_stays_out_of_it_and_a_suspect_may_be_cancelled() -> None:
     assert it.engine.recover("out of memory") == []
     assert [s.id for s in it.engine.scheduler.suspects] == ["a", "b"]
     it.engine.cancel("b", 1)
-    assert {reply.request for reply in it.finish()} == {"a", "c"}
+    assert {reply.request_id for reply in it.finish()} == {"a", "c"}
     assert [tuple(it.outputs[name]) for name in "ac"] == [TEXT[:10]] * 2
 
 

@@ -17,12 +17,12 @@ SAMPLED = SamplingParams(temperature=0.8, top_p=0.95)
 
 def run(both: OneProcess, requests: Sequence[GenerateRequest], look: Callable[[], None]) -> dict[str, list[int]]:
     """As `OneProcess.generate`, with a look at the engines after each turn."""
-    outputs: dict[str, list[int]] = {r.request: [] for r in requests}
+    outputs: dict[str, list[int]] = {r.request_id: [] for r in requests}
     for r in requests:
         both.verifier.submit(r)
     while both.verifier.sequences:
         for reply in both.turn():
-            outputs[reply.request] += reply.tokens
+            outputs[reply.request_id] += reply.tokens
         look()
     return outputs
 

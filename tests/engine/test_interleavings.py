@@ -157,7 +157,7 @@ class Interleavings(RuleBasedStateMachine):
             self.it.receive(stream, message)
 
     def receive_damaged(self, stream: Stream, message: Grow, kind: str) -> None:
-        events = self.it.verifier.drafting.events
+        events = self.it.verifier.draft_sessions.events
         before = events["malformed"]
         if kind == "unreadable":
             self.it.verifier.fail_session(message.session, message.epoch, kind)

@@ -51,7 +51,7 @@ async def pools(config: VerifierConfig) -> AsyncGenerator[Pools, None]:
     address = f"{HOST}:{await verifier.start(HOST, 0)}"
     channel = grpc.aio.insecure_channel(address)
     verifier.set_drafters([route])
-    await until(lambda: bool(verifier.loop.engine.drafting.drafters), "connected")
+    await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
     link = VerifierLink(10.0)
     link.update((Route("verifier", address, "f", 0, 8),))
     try:
@@ -95,7 +95,7 @@ def test_a_refusal_carries_the_hint_that_grpc_clients_know() -> None:
         async with pools(VerifierConfig(max_sequences=1, max_queue=0)) as it:
             drafter = RawDrafter()  # says nothing, so that the one that runs stays
             it.verifier.set_drafters([await drafter.start()])
-            await until(lambda: it.engine.drafting.drafters == ["raw"], "connected")
+            await until(lambda: it.engine.draft_sessions.drafters == ["raw"], "connected")
             call = it.stub.Generate(to_request_proto(request("a", [1, 2], 400, mode="fixed")))
             await call.read()
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -120,7 +120,7 @@ def test_a_call_that_is_cancelled_or_too_late_frees_everything_without_another_s
         async with pools(VerifierConfig(max_sequences=1)) as it:
             drafter = RawDrafter()
             it.verifier.set_drafters([await drafter.start()])
-            await until(lambda: it.engine.drafting.drafters == ["raw"], "connected")
+            await until(lambda: it.engine.draft_sessions.drafters == ["raw"], "connected")
             first = it.stub.Generate(to_request_proto(request("first", [1, 2], 400, mode="fixed")))
             await first.read()
             timeout = 0.2 if how == "deadline" else None
@@ -190,7 +190,7 @@ def test_a_command_that_fails_ends_neither_the_thread_nor_a_request_without_an_a
             def broken(sequence: object, now: float) -> None:
                 raise MemoryError("no room for its state")
 
-            it.engine.rule.arrived = broken  # type: ignore[method-assign]
+            it.engine.session_policy.arrived = broken  # type: ignore[method-assign]
             *_, last = [from_reply_proto(proto) async for proto in it.stub.Generate(to_request_proto(request("b", prompt, 8)))]
             assert (last.finish_reason, last.error) == ("error", "MemoryError: no room for its state")
             await until(lambda: it.verifier.loop.faults == 2, "the fault is counted")  # the reply is under way before the count

@@ -68,7 +68,7 @@ def test_two_ranks_give_the_text_of_one_with_trees_on(name: str, split: Split) -
     got = both.generate(requests)
     oracle = tiny(name)
     for r in requests:
-        assert got[r.request] == sampled(oracle, r.prompt, r.sampling, r.seed, 32), f"{name}, request {r.request}"
+        assert got[r.request_id] == sampled(oracle, r.prompt, r.sampling, r.seed, 32), f"{name}, request {r.request_id}"
     assert both.verifier.totals.accepted > 20, "the draft must get something accepted, or no KV was moved"
     assert both.verifier.scheduler.preemptions > 0, "the KV cache was meant to be too small"
 

@@ -36,7 +36,7 @@ def test_speculation_works_over_tls_and_plaintext_is_refused_by_both(tmp_path: p
         link = VerifierLink(10.0, ours[0])
         link.update((Route("verifier", f"{HOST}:{ports[1]}", "", 0, 64),))
         verifier.set_drafters([Route("drafter", f"{HOST}:{ports[0]}", "", 0, 64)])
-        while not verifier.loop.engine.drafting.drafters:
+        while not verifier.loop.engine.draft_sessions.drafters:
             await asyncio.sleep(0.01)
         (prompt,) = prompts(1)
         asked = request("r", prompt, 60, mode="fixed", nodes=6, depth=3)

@@ -24,7 +24,7 @@ BEAT_S = 0.02
 
 @pytest.fixture(autouse=True)
 def fast_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (drafthouse.silence, verifier.drafter_client, verifier.server):
+    for module in (drafthouse.wire.silence, verifier.drafter_client, verifier.server):
         monkeypatch.setattr(module, "BEAT_S", BEAT_S)
 
 
@@ -36,15 +36,15 @@ def test_a_mute_drafter_is_left_and_another_takes_its_sessions() -> None:
         engine = server.loop.engine
         mute_route = await mute.start()
         server.set_drafters([mute_route])
-        await until(lambda: engine.drafting.drafters == ["raw"], "connected")
+        await until(lambda: engine.draft_sessions.drafters == ["raw"], "connected")
         texts = prompts(3)
         jobs = [collect(stub, request(str(i), p, 60, mode="fixed", nodes=6, depth=3)) for i, p in enumerate(texts)]
         running = [asyncio.create_task(job) for job in jobs]
         await until(lambda: len(mute.messages("open")) == 3, "sessions on the one that will fall silent")
         server.set_drafters([mute_route, good_route])
-        await until(lambda: "good" in engine.drafting.drafters, "another is there")
+        await until(lambda: "good" in engine.draft_sessions.drafters, "another is there")
         mute.mute = True
-        await until(lambda: engine.drafting.events["lost"] == 3, "its silence is noticed")
+        await until(lambda: engine.draft_sessions.events["lost"] == 3, "its silence is noticed")
         await until(lambda: len(good.loop.engine.sessions) == 3, "all on the other")
         assert min(s.epoch for s in good.loop.engine.sessions.values()) > max(m.epoch for m in mute.messages("open"))
         oracle = tiny("llama")
@@ -63,10 +63,10 @@ def test_a_drafter_that_has_nothing_to_say_is_not_left() -> None:
         idle = RawDrafter()
         server, _, channel = await start_verifier()
         server.set_drafters([await idle.start()])
-        await until(lambda: bool(server.loop.engine.drafting.drafters), "connected")
+        await until(lambda: bool(server.loop.engine.draft_sessions.drafters), "connected")
         before = len(idle.heard)
         await until(lambda: len(idle.heard) > before + 4 * SILENT_BEATS, "many beats")
-        assert server.loop.engine.drafting.drafters == ["raw"]
+        assert server.loop.engine.draft_sessions.drafters == ["raw"]
         assert len({batch.verifier for batch in idle.heard}) == 1
         assert sum(bool(batch.echo_us) for batch in idle.heard) > 4 * SILENT_BEATS, "each beat measures the round trip"
         await channel.close()
@@ -114,7 +114,7 @@ def test_a_stream_says_every_beat_that_the_verifier_lives() -> None:
         idle = RawDrafter()
         server, stub, channel = await start_verifier(VerifierConfig(max_sequences=1))
         server.set_drafters([await idle.start()])
-        await until(lambda: bool(server.loop.engine.drafting.drafters), "connected")
+        await until(lambda: bool(server.loop.engine.draft_sessions.drafters), "connected")
         runs = stub.Generate(to_request_proto(request("runs", [1, 2], 400, mode="fixed")))
         first = from_reply_proto(await runs.read())
         waits = stub.Generate(to_request_proto(request("waits", [1, 2], 400, emitted=(5, 6, 7))))

@@ -10,7 +10,7 @@ from tests.engine.driven_verifier import Setting
 from tests.engine.own_stages import Counting
 from tests.engine.pairs import request
 from tests.engine.scripted import VOCAB_SIZE
-from verifier.local_draft import STEP_S, LocalDrafting
+from verifier.local_draft import STEP_S, LocalDrafts
 
 CALL_S = 0.4 * STEP_S
 
@@ -24,7 +24,7 @@ def test_a_step_waits_no_longer_than_for_one_sequence_over_its_limit() -> None:
             it.now += CALL_S
             return super().children(path, width)
 
-    it.engine.local = LocalDrafting([StageMaker("slow", 16, 1, Slow)], TreeConfig(), VOCAB_SIZE, lambda: it.now)
+    it.engine.local = LocalDrafts([StageMaker("slow", 16, 1, Slow)], TreeConfig(), VOCAB_SIZE, lambda: it.now)
     for i in range(4):
         it.submit(request(f"{i}", [1, 2, 3], 8, seed=i))
     it.step()  # the prompts

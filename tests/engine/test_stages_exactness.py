@@ -110,7 +110,7 @@ def test_with_a_draft_model(target: LoadedModel, truths: dict[str, list[int]], t
     assert texts(pair) == truths
     drafter, verifier = pair.drafter, pair.verifier
     assert verifier.totals.accepted > 10
-    assert verifier.drafting.events["malformed"] == drafter.stage_totals.stage_faults == 0
+    assert verifier.draft_sessions.events["malformed"] == drafter.stage_totals.stage_faults == 0
     assert pair.arrived["late"] > 5
     assert pair.arrived["during"] > 50 and pair.expanded_during > 50 if ahead else pair.expanded_during == 0
     assert (drafter.ahead_passes > 10 and drafter.survived > 5) if ahead else drafter.ahead_passes == drafter.survived == 0
@@ -182,7 +182,7 @@ def test_stages_in_the_verifier(
     assert verifier.local.totals.stage_nodes > 10
     assert verifier.totals.accepted > 10
     assert (verifier.local.totals.stage_faults >= FAULTS_IN_A_ROW) == ("Crashing" in local[1]["kind"])
-    assert bool(verifier.drafting.messages) == drafter
+    assert bool(verifier.draft_sessions.messages) == drafter
 
 
 def test_what_is_left_when_no_drafter_is(target: LoadedModel, truths: dict[str, list[int]], table: str) -> None:
@@ -201,6 +201,6 @@ def test_what_is_left_when_no_drafter_is(target: LoadedModel, truths: dict[str, 
             verifier.lose_drafter("drafter-0")
             accepted = accepted or verifier.totals.accepted
         for reply in pair.turn():
-            outputs[reply.request] += reply.tokens
+            outputs[reply.request_id] += reply.tokens
     assert outputs == truths
     assert verifier.totals.accepted > accepted + 10

@@ -26,7 +26,7 @@ def test_a_later_attempt_ends_the_older_stream_and_the_same_attempt_is_refused()
         verifier, stub, channel = await start_verifier()
         engine = verifier.loop.engine
         verifier.set_drafters([await drafter.start()])
-        await until(lambda: bool(engine.drafting.drafters), "connected")
+        await until(lambda: bool(engine.draft_sessions.drafters), "connected")
         first = request("a", prompts(1)[0], 400, mode="fixed")
         call = stub.Generate(to_request_proto(first))
         emitted = from_reply_proto(await call.read()).tokens
@@ -50,7 +50,7 @@ def test_a_full_queue_is_resource_exhausted() -> None:
         drafter = RawDrafter()
         verifier, stub, channel = await start_verifier(VerifierConfig(max_sequences=1, max_queue=1))
         verifier.set_drafters([await drafter.start()])
-        await until(lambda: bool(verifier.loop.engine.drafting.drafters), "connected")
+        await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
         calls = [stub.Generate(to_request_proto(request("a", [1, 2], 400, mode="fixed")))]
         await calls[0].read()
         calls.append(stub.Generate(to_request_proto(request("b", [1, 2], 400, mode="off"))))
@@ -72,7 +72,7 @@ def test_a_drafter_that_moved_is_dialled_anew_and_one_that_is_gone_is_left() -> 
         new, new_route = await start_drafter(0.01, "drafter")
         verifier, stub, channel = await start_verifier()
         verifier.set_drafters([old_route])
-        await until(lambda: bool(verifier.loop.engine.drafting.drafters), "connected")
+        await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
         call = stub.Generate(to_request_proto(request("a", prompts(1)[0], 400, mode="fixed", nodes=6, depth=3)))
         await until(lambda: len(old.loop.engine.sessions) == 1, "a session")
         verifier.set_drafters([new_route])
@@ -95,8 +95,8 @@ def test_an_unreadable_message_from_a_drafter_ends_its_session_only() -> None:
         drafter = RawDrafter()
         verifier, stub, channel = await start_verifier()
         verifier.set_drafters([await drafter.start()])
-        events = verifier.loop.engine.drafting.events
-        await until(lambda: bool(verifier.loop.engine.drafting.drafters), "connected")
+        events = verifier.loop.engine.draft_sessions.events
+        await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
         calls = [stub.Generate(to_request_proto(request(name, [1, 2, 3], 400, mode="fixed"))) for name in "ab"]
         await until(lambda: len(drafter.messages("open")) == 2, "two sessions")
         epochs = {message.session: message.epoch for message in drafter.messages("open")}

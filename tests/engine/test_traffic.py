@@ -56,7 +56,7 @@ def test_a_keys_next_request_is_drafted_from_its_last_and_nobody_elses_is(placem
     for i, key in enumerate(["mine", "other", "", "mine", "other", ""]):
         before = process.verifier.totals.accepted
         asked = replace(request(f"{i}", PROMPT, OUTPUT, mode=mode), cache_key=key)
-        assert process.generate([asked])[asked.request] == truth
+        assert process.generate([asked])[asked.request_id] == truth
         accepted[i] = process.verifier.totals.accepted - before
     first, again = accepted[0], accepted[3]
     assert again > first + OUTPUT // 2, "the same text once more is all known"
@@ -113,7 +113,7 @@ def test_a_request_is_remembered_once_when_it_finishes_and_not_when_it_is_cancel
     placement: str, mode: str, traffic: list[Traffic]
 ) -> None:
     process = pair(placement)
-    drafting = process.verifier.drafting
+    draft_sessions = process.verifier.draft_sessions
     process.verifier.submit(replace(request("gone", PROMPT, OUTPUT, mode=mode), cache_key="mine"))
     while process.verifier.sequences["gone"].output_len < OUTPUT // 2:
         process.turn()
@@ -121,7 +121,7 @@ def test_a_request_is_remembered_once_when_it_finishes_and_not_when_it_is_cancel
     process.verifier.submit(replace(request("a", PROMPT, OUTPUT, mode=mode), cache_key="mine"))
     for _ in range(3):
         process.turn()
-        drafting.park(process.verifier.sequences["a"])
+        draft_sessions.park(process.verifier.sequences["a"])
     process.turn()
     assert traffic[0].tokens == 0
     while process.verifier.sequences:

@@ -93,12 +93,12 @@ def test_no_node_is_verified_deeper_than_the_request_may_go(left: int) -> None:
 def test_drafters_that_are_gone_are_forgotten_at_last_and_those_present_never() -> None:
     it = Setting()
     it.open(request("a", PROMPT, 20))
-    drafting = it.engine.drafting
+    draft_sessions = it.engine.draft_sessions
     for i in range(3 * REMEMBERED):
-        drafting.add_drafter(f"gone-{i}")
-        assert drafting.records[f"gone-{i}"].trusted(it.now)
+        draft_sessions.add_drafter(f"gone-{i}")
+        assert draft_sessions.records[f"gone-{i}"].usable(it.now)
         it.engine.lose_drafter(f"gone-{i}")
-    assert set(drafting.records) == {"d"} | {f"gone-{i}" for i in range(2 * REMEMBERED, 3 * REMEMBERED)}
+    assert set(draft_sessions.records) == {"d"} | {f"gone-{i}" for i in range(2 * REMEMBERED, 3 * REMEMBERED)}
 
 
 def test_a_late_tree_is_verified_below_what_was_committed_meanwhile() -> None:
@@ -115,11 +115,11 @@ def test_a_late_tree_is_verified_below_what_was_committed_meanwhile() -> None:
 
 def test_a_drafter_that_promises_too_much_is_asked_for_more() -> None:
     it = Setting()
-    it.engine.exchange.set_floor(0.1)
+    it.engine.pricing.set_floor(0.1)
     assert it.open(request("a", PROMPT, 30)).price == pytest.approx(0.1)
     it.step()
     for done in range(1, 9):
-        it.grow("a", [(TEXT[done] + 1) % VOCAB_SIZE], eta_us=0)
+        it.grow("a", [(TEXT[done] + 1) % VOCAB_SIZE], next_pass_eta_us=0)
         [reply] = it.step()
         assert reply.usage.verified == done
     message = it.sent()[-1]
@@ -147,7 +147,7 @@ def test_a_fixed_request_does_not_wait_when_no_more_is_to_come() -> None:
     it.step()
     it.grow("a", TEXT[1:2])
     assert it.engine.step().wait_until is not None
-    it.grow("a", TEXT[1:2], eta_us=0)
+    it.grow("a", TEXT[1:2], next_pass_eta_us=0)
     [reply] = it.step()
     assert reply.tokens == TEXT[1:3]
 
@@ -158,7 +158,7 @@ def test_prompt_chunks_do_not_wait_for_others_drafts() -> None:
     it.step()
     assert it.engine.step().wait_until is not None
     it.submit(request("b", PROMPT, 20, mode="off"))
-    assert [reply.request for reply in it.step()] == ["a", "b"]
+    assert [reply.request_id for reply in it.step()] == ["a", "b"]
 
 
 @pytest.mark.parametrize("how", ["refused", "malformed"])
@@ -195,6 +195,6 @@ def test_what_is_said_of_another_epoch_or_by_another_drafter_does_not_end_a_sess
     it.engine.fail_session("a", epoch - 1, "not a tree")
     it.engine.receive("e", Refused("a", epoch, "full"))
     assert it.sent() == []
-    link = it.engine.sequences["a"].link
+    link = it.engine.sequences["a"].draft_session
     assert link is not None
     assert link.epoch == epoch

@@ -142,8 +142,8 @@ class ToldDrafter:
         best = sorted((c for c, _ in session.frontier(self._claim(session))), reverse=True)[:PASS_NODES]
         t, new = session.tree, slice(session.sent, None)
         nodes = TokenTree(t.tokens[new], t.parents[new], t.edges[new], t.sources[new])
-        eta_us, expected = (int(1e6 * self.pass_s), self._claim(session) * sum(best)) if best else (0, 0.0)
-        message = Grow(session.opened.session, session.opened.epoch, session.base_len, session.sent, nodes, eta_us, expected)
+        next_pass_eta_us, expected = (int(1e6 * self.pass_s), self._claim(session) * sum(best)) if best else (0, 0.0)
+        message = Grow(session.opened.session, session.opened.epoch, session.base_len, session.sent, nodes, next_pass_eta_us, expected)
         session.sent = len(t)
         self.world.after(self.trip_s, lambda: self.arrived.append((self.world.now, message)))
 
@@ -156,7 +156,7 @@ class VirtualPair:
         model = LoadedModel(runner, 1 << 20, "timed")  # type: ignore[arg-type]
         self.engine = VerifierEngine(model, latency, config, TreeConfig(), lambda: self.world.now)
         self.drafter = ToldDrafter(self.world, self.engine, claim, pass_s, trip_s)
-        self.engine.drafting.set_drafters([NAME])
+        self.engine.draft_sessions.set_drafters([NAME])
 
     def run(self, requests: Sequence[GenerateRequest]) -> float:
         """Virtual seconds until all are done."""
@@ -175,7 +175,7 @@ class VirtualPair:
             self.world.advance(min(outcome.wait_until, event if event is not None else outcome.wait_until))
 
     def _flush(self) -> None:
-        for messages in self.engine.drafting.take_outbox().values():
+        for messages in self.engine.draft_sessions.take_outbox().values():
             self.world.after(self.drafter.trip_s, lambda messages=messages: self.drafter.hear(messages))  # type: ignore[misc]
 
     def _arrivals(self) -> None:

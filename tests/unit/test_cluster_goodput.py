@@ -66,7 +66,7 @@ VERIFIER_RATES = {
 }  # fmt: skip
 VERIFIER_GAUGES = {
     "price": 0.2, "waiting": 3.0, "running": 2.0, "decoding": 2.0, "step_seconds_base": 0.012, "step_seconds_least": 0.01,
-    "seconds_per_token": 0.0005,
+    "seconds_per_node": 0.0005,
 }  # fmt: skip
 
 
@@ -198,8 +198,8 @@ def test_what_one_more_adds_is_what_one_fewer_loses_after_it(verifiers, batch, s
 def test_the_first_drafter_by_bid_and_price():
     assert first_drafter(100.0, 0.9, 0.2) == pytest.approx(70.0)
     assert first_drafter(100.0, 0.5, 0.7) == 0.0  # drafts cost more than they bring
-    assert measure([verifier(bid=0.9)], [], 0.0).one_more_drafter_per_s == pytest.approx(70.0)  # 100 sequences stepped
-    assert measure([verifier(bid=0.9)], [drafter()], 0.0).first_drafter_per_s == pytest.approx(70.0)
+    assert measure([verifier(best_edge=0.9)], [], 0.0).one_more_drafter_per_s == pytest.approx(70.0)  # 100 sequences stepped
+    assert measure([verifier(best_edge=0.9)], [drafter()], 0.0).first_drafter_per_s == pytest.approx(70.0)
 
 
 def test_one_drafter_fewer():

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
-from drafthouse.policy.growth import AHEAD_CONFIDENCE, MIN_CONFIDENCE, Asked, Frontier, PassBudget, worth_a_pass, worth_a_place
+from drafthouse.policy.growth import AHEAD_CONFIDENCE, MIN_CONFIDENCE, Frontier, GrowthThreshold, PassBudget, worth_a_pass, worth_a_place
 from drafthouse.policy.latency import Curve
 from drafthouse.token_tree import ROOT
 
 LATENCY = Curve("test", "", 10.0, 1.0, 0.001)
 ROOMY = TreeLimits(1000, 1000)
-ANY, NOW = Asked(0.0, ahead=False), Asked(0.2, ahead=False)
-AHEAD = Asked(0.2, ahead=True)
+ANY, NOW = GrowthThreshold(0.0, ahead=False), GrowthThreshold(0.2, ahead=False)
+AHEAD = GrowthThreshold(0.2, ahead=True)
 NOTHING = Frontier([], [])
 
 
@@ -72,8 +72,8 @@ def test_what_is_worth_a_pass_and_what_a_place() -> None:
     assert list(worth_a_place(0.5, [0.6, 0.1, 0.3], 0.15, 5)) == [0, 2]
     assert list(worth_a_place(0.5, [0.6, 0.1, 0.3], 0.0, 2)) == [0, 1]
     assert list(worth_a_place(0.5, [0.6, 0.1, 0.3], 0.0, -3)) == []
-    assert Asked.at(0.2, ahead=True) == AHEAD
-    assert Asked.at(0.0, ahead=False).least == MIN_CONFIDENCE
+    assert GrowthThreshold.at(0.2, ahead=True) == AHEAD
+    assert GrowthThreshold.at(0.0, ahead=False).least == MIN_CONFIDENCE
 
 
 def test_below_a_landing_what_counts_is_what_it_will_be_worth_there() -> None:
@@ -91,17 +91,17 @@ def test_below_a_landing_what_counts_is_what_it_will_be_worth_there() -> None:
 @given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=6), st.floats(0.0, 0.99))
 def test_what_is_grown_ahead_pays_where_the_commit_lands(edges: list[float], price: float) -> None:
     """Along a path: a node has a place if it is worth verifying, if the commit may land on it, or if it is worth it afterwards."""
-    growing, asked = GrowingTree(), Asked.at(price, ahead=True)
+    growing, threshold = GrowingTree(), GrowthThreshold.at(price, ahead=True)
     confidences = [edges[0]]
     for node, edge in enumerate(edges[1:]):
         confidences.append(confidences[node] * edge)
     for node, edge in enumerate(edges):
         parent = node - 1 if node else ROOT
-        landing = next((c for c in confidences[:node] if c < asked.least), None)
-        worth = confidences[node] / landing >= asked.least * (1 - 1e-9) if landing else True
-        often = confidences[node] >= min(asked.least, AHEAD_CONFIDENCE) if landing is None else confidences[node] >= AHEAD_CONFIDENCE
-        added = growing.add_children(parent, ranking([node], [edge]), asked, ROOMY)
-        assert added == (worth and often) or growing.confidences[-1] == pytest.approx(asked.least * (landing or 1.0))
+        landing = next((c for c in confidences[:node] if c < threshold.least), None)
+        worth = confidences[node] / landing >= threshold.least * (1 - 1e-9) if landing else True
+        often = confidences[node] >= min(threshold.least, AHEAD_CONFIDENCE) if landing is None else confidences[node] >= AHEAD_CONFIDENCE
+        added = growing.add_children(parent, ranking([node], [edge]), threshold, ROOMY)
+        assert added == (worth and often) or growing.confidences[-1] == pytest.approx(threshold.least * (landing or 1.0))
         if not added:
             break
 
@@ -146,10 +146,10 @@ def test_the_frontier_is_what_is_left_to_expand() -> None:
     growing.add_children(ROOT, ranking([5, 6, 7], [0.5, 0.3, 0.1]), ANY, ROOMY)
     growing.expanded.append(0)
     growing.add_children(0, ranking([8], [0.9]), ANY, ROOMY)
-    asked = Asked(0.05, ahead=False)
-    assert growing.frontier(0.5, asked, ROOMY).now == [(0.45, 3), (0.3, 1)]
-    assert growing.frontier(0.5, asked, TreeLimits(1000, 2)).now == [(0.3, 1)], "children of nodes at the last depth would lie too deep"
-    assert growing.frontier(0.5, asked, TreeLimits(4, 9)) == NOTHING, "the tree is full"
+    threshold = GrowthThreshold(0.05, ahead=False)
+    assert growing.frontier(0.5, threshold, ROOMY).now == [(0.45, 3), (0.3, 1)]
+    assert growing.frontier(0.5, threshold, TreeLimits(1000, 2)).now == [(0.3, 1)], "children of nodes at the last depth would lie too deep"
+    assert growing.frontier(0.5, threshold, TreeLimits(4, 9)) == NOTHING, "the tree is full"
 
 
 def test_a_token_drafted_twice_is_one_node() -> None:

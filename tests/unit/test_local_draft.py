@@ -7,7 +7,7 @@ from drafthouse.stages.build import placed
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.generation_messages import GenerateRequest
 from tests.engine.pairs import request
-from verifier.local_draft import LocalDraft, LocalDrafting
+from verifier.local_draft import LocalDraft, LocalDrafts
 
 DEAR, CHEAP = 0.99, 0.05
 TEXT = [5, 6, 7, 8]
@@ -15,7 +15,7 @@ TEXT = [5, 6, 7, 8]
 
 def draft(wanted: GenerateRequest) -> LocalDraft:
     makers = placed([StageConfig(kind="lookup", placement="verifier")], "verifier", None, 512)
-    made = LocalDrafting(makers, TreeConfig(), 512, lambda: 0.0).open(wanted)
+    made = LocalDrafts(makers, TreeConfig(), 512, lambda: 0.0).open(wanted)
     assert made is not None
     return made
 

@@ -42,7 +42,7 @@ NODES = st.lists(st.tuples(UINT32, st.integers(-(1 << 31), (1 << 31) - 1), st.fl
 GROWS = st.builds(
     s.Grow, session=IDS, epoch=UINT32, base_len=UINT32, first_index=UINT32,
     nodes=NODES.map(lambda nodes: TokenTree(*(list(column) for column in zip(*nodes, strict=True))) if nodes else TokenTree()),
-    eta_us=UINT32, expected_tokens=st.floats(0, 999_999, width=32),
+    next_pass_eta_us=UINT32, next_pass_expected_tokens=st.floats(0, 999_999, width=32),
 )  # fmt: skip
 TO_DRAFTER = st.one_of(OPENS, COMMITS, st.builds(s.Close, IDS, UINT32, st.booleans()), st.builds(s.Hold, IDS, UINT32))
 TO_VERIFIER = st.one_of(
@@ -50,7 +50,7 @@ TO_VERIFIER = st.one_of(
 )
 SPECULATIONS = st.builds(Speculation, st.sampled_from(SPECULATION_MODES), st.integers(1, 1024), st.integers(1, 256), st.integers(0, 64))
 REQUESTS = st.builds(
-    g.GenerateRequest, request=IDS, attempt=UINT32, prompt=TOKENS, emitted=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
+    g.GenerateRequest, request_id=IDS, attempt=UINT32, prompt=TOKENS, emitted=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
     seed=st.integers(0, MAX_SEED), max_tokens=st.integers(5, (1 << 32) - 1), stop_tokens=TOKENS, speculation=SPECULATIONS,
 )  # fmt: skip
 USAGES = st.builds(g.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans())
@@ -153,8 +153,8 @@ def test_refuses_to_drafter(message: s.ToDrafterMessage, field: str) -> None:
         (replace(GROW, session=""), "session"),
         (replace(GROW, nodes=TokenTree([1, 2], [-1], [0.5, 0.5], [0, 0])), "grow: tokens, parents, edges and sources"),
         (replace(GROW, nodes=TokenTree([1], [-1], [0.5], [])), "grow: tokens, parents, edges and sources"),
-        (replace(GROW, expected_tokens=NAN), r"grow\.next_pass_expected_tokens"),
-        (replace(GROW, expected_tokens=-1.0), r"grow\.next_pass_expected_tokens"),
+        (replace(GROW, next_pass_expected_tokens=NAN), r"grow\.next_pass_expected_tokens"),
+        (replace(GROW, next_pass_expected_tokens=-1.0), r"grow\.next_pass_expected_tokens"),
         (s.Opened("", 1), "session"),
         (s.Refused("", 1, "full"), "session"),
         (s.Dropped("", 1, "gone"), "session"),
@@ -168,7 +168,7 @@ def test_refuses_to_verifier(message: s.ToVerifierMessage, field: str) -> None:
 @pytest.mark.parametrize(
     ("message", "field"),
     [
-        (replace(REQUEST, request=""), "request id"),
+        (replace(REQUEST, request_id=""), "request id"),
         (replace(REQUEST, prompt=()), "prompt is empty"),
         (replace(REQUEST, prompt=(0,) * w.MAX_TOKENS, emitted=(0,)), "prompt has"),
         (replace(REQUEST, emitted=(1, 2, 3, 4)), "max_tokens"),

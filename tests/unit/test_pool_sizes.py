@@ -115,7 +115,7 @@ ZERO = replace_bounds(min=0)
 
 def test_no_drafters_while_drafts_do_not_pay_and_back_when_they_would():
     pool = Pool(ZERO)
-    assert pool.seconds(Worth(0.0, 0.0, 0.0), 20) == 0  # the price is above the bid: nothing is drafted
+    assert pool.seconds(Worth(0.0, 0.0, 0.0), 20) == 0  # the price is above the best edge: nothing is drafted
     assert pool.seconds(Worth(0.0, None, 0.0), 100) == 0
     assert pool.seconds(Worth(0.9, None, 0.9), 10) == 1
 
@@ -228,7 +228,7 @@ def test_worth_is_in_shares_of_a_verifier():
 
 def test_pools_are_scaled_apart_and_a_fixed_one_never():
     sizes = PoolSizes(AutoscalingConfig(drafter=ZERO), {"verifier": 2, "drafter": 1})
-    busy = measure([verifier(bid=0.95, price=0.0)], [], 0.0)
+    busy = measure([verifier(best_edge=0.95, price=0.0)], [], 0.0)
     told = [sizes.decide({"verifier": 2, "drafter": 0}, {"verifier": 2, "drafter": 0}, busy, float(now)) for now in range(12)]
     assert told[-1] == {"drafter": 1}
     shown = sizes.as_json({"verifier": 2, "drafter": 0})

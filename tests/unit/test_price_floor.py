@@ -7,12 +7,12 @@ from collections import deque
 import pytest
 
 from controller.cluster_goodput import Member
-from controller.price_floor import BID_SHARE, BUSY, FIRST, SLACK, DraftSupply, PriceFloor, supply
+from controller.price_floor import BEST_EDGE_SHARE, BUSY, FIRST, SLACK, DraftSupply, PriceFloor, supply
 
 INTERVAL_S = 0.5
-BID = 0.95
-DEAR = 10.0  # drafters' time is worth more than any bid
-SHORT = DraftSupply(1.0, True, BID, DEAR)
+BEST_EDGE = 0.95
+DEAR = 10.0  # drafters' time is worth more than any best edge
+SHORT = DraftSupply(1.0, True, BEST_EDGE, DEAR)
 
 
 def moved(floor: PriceFloor, *supplies: DraftSupply) -> list[float]:
@@ -25,43 +25,43 @@ def moved(floor: PriceFloor, *supplies: DraftSupply) -> list[float]:
 
 
 def test_drafters_that_keep_up_have_no_floor():
-    assert moved(PriceFloor(), *[DraftSupply(0.9, True, BID, DEAR)] * 5) == [0.0] * 5
+    assert moved(PriceFloor(), *[DraftSupply(0.9, True, BEST_EDGE, DEAR)] * 5) == [0.0] * 5
 
 
 def test_busy_drafters_that_nobody_waits_for_have_no_floor():
-    assert moved(PriceFloor(), *[DraftSupply(1.0, False, BID, DEAR)] * 5) == [0.0] * 5
+    assert moved(PriceFloor(), *[DraftSupply(1.0, False, BEST_EDGE, DEAR)] * 5) == [0.0] * 5
 
 
 def test_it_rises_to_what_gates_bear_and_no_further():
     values = moved(PriceFloor(), *[SHORT] * 20)
     assert values[0] == FIRST
     assert values == sorted(values)
-    assert values[-1] == BID_SHARE * BID
+    assert values[-1] == BEST_EDGE_SHARE * BEST_EDGE
 
 
 def test_it_never_asks_for_more_than_the_drafters_time_brings_elsewhere():
-    assert moved(PriceFloor(), *[DraftSupply(1.0, True, BID, 0.12)] * 20)[-1] == 0.12
-    assert moved(PriceFloor(), *[DraftSupply(1.0, True, BID, 0.004)] * 20)[-1] == 0.0  # a place in a pass costs next to nothing
+    assert moved(PriceFloor(), *[DraftSupply(1.0, True, BEST_EDGE, 0.12)] * 20)[-1] == 0.12
+    assert moved(PriceFloor(), *[DraftSupply(1.0, True, BEST_EDGE, 0.004)] * 20)[-1] == 0.0  # a place in a pass costs next to nothing
 
 
 def test_time_at_the_bound_does_not_delay_the_fall():
     floor = PriceFloor()
     moved(floor, *[SHORT] * 100)
-    floor.move(DraftSupply(0.3, True, BID, DEAR), 1e6, INTERVAL_S)
-    assert floor.floor < 0.7 * BID_SHARE * BID
+    floor.move(DraftSupply(0.3, True, BEST_EDGE, DEAR), 1e6, INTERVAL_S)
+    assert floor.floor < 0.7 * BEST_EDGE_SHARE * BEST_EDGE
 
 
 def test_it_falls_to_nothing_with_the_load():
     floor = PriceFloor()
     moved(floor, *[SHORT] * 4)
-    assert moved(floor, *[DraftSupply(0.0, False, BID, DEAR)] * 12)[-1] == 0.0
+    assert moved(floor, *[DraftSupply(0.0, False, BEST_EDGE, DEAR)] * 12)[-1] == 0.0
 
 
 def test_it_follows_the_bid_down_at_once():
     floor = PriceFloor()
     moved(floor, *[SHORT] * 8)
     floor.move(DraftSupply(0.9, True, 0.2, DEAR), 1e6, INTERVAL_S)
-    assert floor.floor == pytest.approx(BID_SHARE * 0.2)
+    assert floor.floor == pytest.approx(BEST_EDGE_SHARE * 0.2)
 
 
 def test_a_new_controller_goes_on_with_what_the_first_verifier_was_told():
@@ -80,7 +80,7 @@ def test_no_move_before_the_last_one_has_shown():
 
 def verifier(**fields) -> Member:
     rates = {"step_seconds": 0.9, "wait_seconds": 0.0, "committed": 100.0, "accepted": 50.0, "verified": 200.0} | fields.pop("rates", {})
-    return Member("v", 4, {"bid": BID} | fields, rates)
+    return Member("v", 4, {"best_edge": BEST_EDGE} | fields, rates)
 
 
 def drafter(load: int, **rates: float) -> Member:
@@ -105,9 +105,9 @@ def test_who_lacks_drafts(verifiers, drafters, wanted):
 def test_supply_measures_the_pool():
     costs = {"seconds_per_node": 0.002}
     drafters = [Member("d0", 2, costs, {"busy_seconds": 1.0}), Member("d1", 2, costs, {"busy_seconds": 0.5}), Member("new", 0, {}, {})]
-    found = supply([verifier(bid=0.4), verifier(bid=0.6), verifier(bid=0.9)], drafters)
+    found = supply([verifier(best_edge=0.4), verifier(best_edge=0.6), verifier(best_edge=0.9)], drafters)
     assert found is not None
-    assert (found.utilisation, found.bid) == (0.75, 0.6)
+    assert (found.utilisation, found.best_edge) == (0.75, 0.6)
     assert found.worth == pytest.approx(150 / 1.5 * 0.002)
 
 
@@ -122,7 +122,7 @@ def utilisations(demand, load, seconds: float, lag: int, noise: float = 0.0) -> 
         now = i * INTERVAL_S
         busy = min(1.0, load(now) * demand(max(told[0], 0.005))) * (1.0 - noise * random.random())
         if floor.due(now):
-            floor.move(DraftSupply(busy, True, BID, DEAR), now, INTERVAL_S)
+            floor.move(DraftSupply(busy, True, BEST_EDGE, DEAR), now, INTERVAL_S)
         told.append(floor.floor)
         history.append((now, floor.floor, busy))
     return history
@@ -149,7 +149,7 @@ def test_the_loop_settles_after_the_load_goes_up_and_down(demand, lag, noise):
 
     history = utilisations(demand, load, end, lag, noise)
     loaded = [(floor, busy) for now, floor, busy in history if up + settle_s <= now < down]
-    assert all(SLACK * (1 - noise) <= busy <= BUSY or floor in (0.0, BID_SHARE * BID) for floor, busy in loaded)
+    assert all(SLACK * (1 - noise) <= busy <= BUSY or floor in (0.0, BEST_EDGE_SHARE * BEST_EDGE) for floor, busy in loaded)
     assert max(floor for floor, _ in loaded) <= 1.1 * min(floor for floor, _ in loaded)  # at rest
     before = [floor for now, floor, _ in history if up - 2.0 <= now < up]
     after = [floor for now, floor, _ in history if now >= down + settle_s]

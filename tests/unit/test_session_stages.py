@@ -10,21 +10,21 @@ from drafter.lookahead import Lookahead
 from drafthouse.config.serving import StageConfig
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
-from drafthouse.policy.growth import Asked
+from drafthouse.policy.growth import GrowthThreshold
 from drafthouse.policy.stage_breaker import FAULTS_IN_A_ROW, OUT_S
 from drafthouse.policy.stage_worth import TRIAL_COMMITS
 from drafthouse.sampling import SamplingParams
 from drafthouse.stages.build import StageMaker, placed
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import Children, SessionFacts
-from drafthouse.stages.stage_sandbox import GuardedStage, Worker
+from drafthouse.stages.stage_sandbox import SandboxedStage, Worker
 from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.token_tree import ROOT
 from tests.engine.own_stages import Counting
 from tests.engine.own_stages import __name__ as OWN
 
 FACTS = SessionFacts(SamplingParams(0.0), 7, 50, "mine")
-FREE, DEEP = Asked.at(0.0, ahead=False), TreeLimits(64, 32)
+FREE, DEEP = GrowthThreshold.at(0.0, ahead=False), TreeLimits(64, 32)
 
 
 class Clock:
@@ -125,7 +125,7 @@ class CountingWorker(Worker):
 @pytest.mark.parametrize(("bad", "faults"), [("good", 0), ("wrong", 1), ("wrong twice", 1)])
 def test_a_stage_is_closed_once_whether_it_failed_or_not(bad: str, faults: int, caplog: pytest.LogCaptureFixture) -> None:
     ends, totals, worker = list[str](), StageTotals(), Worker()
-    made = StageMaker(bad, 16, 4, lambda f: GuardedStage(f, lambda f: Closing(f, ends, bad, threading.Event()), worker), worker)
+    made = StageMaker(bad, 16, 4, lambda f: SandboxedStage(f, lambda f: Closing(f, ends, bad, threading.Event()), worker), worker)
     stages = session(made, totals)
     stages.grow(GrowingTree(), FREE, DEEP)
     assert ends == ["closed"] * faults
@@ -140,7 +140,7 @@ def test_a_stage_that_hangs_is_closed_when_it_comes_back_and_nobody_waits_for_it
     before = set(threading.enumerate())
     ends, totals, worker, goes_on = list[str](), StageTotals(), CountingWorker(), threading.Event()
     [late] = set(threading.enumerate()) - before
-    made = StageMaker(bad, 16, 4, lambda f: GuardedStage(f, lambda f: Closing(f, ends, bad, goes_on), worker), worker)
+    made = StageMaker(bad, 16, 4, lambda f: SandboxedStage(f, lambda f: Closing(f, ends, bad, goes_on), worker), worker)
     stages = session(made, totals)
     stages.grow(GrowingTree(), FREE, DEEP)
     stages.close(finished=True)
@@ -153,7 +153,7 @@ def test_a_stage_that_hangs_is_closed_when_it_comes_back_and_nobody_waits_for_it
 def test_a_stage_that_fails_in_session_after_session_is_left_out_until_it_works_again(caplog: pytest.LogCaptureFixture) -> None:
     clock, totals, worker, bad = Clock(), StageTotals(), Worker(), ["wrong"]
     ends, goes_on = list[str](), threading.Event()
-    made = StageMaker("mine", 16, 4, lambda f: GuardedStage(f, lambda f: Closing(f, ends, bad[0], goes_on), worker), worker)
+    made = StageMaker("mine", 16, 4, lambda f: SandboxedStage(f, lambda f: Closing(f, ends, bad[0], goes_on), worker), worker)
 
     def works() -> bool:
         stages = SessionStages([made], FACTS, Calibration(), 4, clock, totals)

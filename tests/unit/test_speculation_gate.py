@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drafthouse.policy.speculation_gate import (
-    FIRST_BID,
+    FIRST_BEST_EDGE,
     FORGET_S,
     HANDLING_S,
     HOLD_S,
@@ -21,16 +21,16 @@ from drafthouse.policy.speculation_gate import (
 def test_closes_after_the_hold_and_opens_at_once_with_a_margin() -> None:
     gate = SpeculationGate()
     for now in (0.0, 0.4 * HOLD_S, 0.9 * HOLD_S):
-        gate.observe(FIRST_BID + 0.01, now)
+        gate.observe(FIRST_BEST_EDGE + 0.01, now)
         assert gate.open
-    gate.observe(FIRST_BID - 0.01, 0.95 * HOLD_S)
-    gate.observe(FIRST_BID + 0.01, HOLD_S)
+    gate.observe(FIRST_BEST_EDGE - 0.01, 0.95 * HOLD_S)
+    gate.observe(FIRST_BEST_EDGE + 0.01, HOLD_S)
     assert gate.open, "it was not dear all the while"
-    gate.observe(FIRST_BID + 0.01, 2.1 * HOLD_S)
+    gate.observe(FIRST_BEST_EDGE + 0.01, 2.1 * HOLD_S)
     assert not gate.open
-    gate.observe(FIRST_BID * (MARGIN + 0.01), 3.0)
+    gate.observe(FIRST_BEST_EDGE * (MARGIN + 0.01), 3.0)
     assert not gate.open
-    gate.observe(FIRST_BID * (MARGIN - 0.01), 3.0)
+    gate.observe(FIRST_BEST_EDGE * (MARGIN - 0.01), 3.0)
     assert gate.open
 
 
@@ -48,28 +48,28 @@ def test_a_price_that_speculation_raises_does_not_swing_the_gate(plain: float, g
 
 def test_the_bid_rises_at_once_and_sinks_slowly() -> None:
     gate = SpeculationGate()
-    gate.offer(0.5)
-    assert 0.9 < gate.bid < FIRST_BID
+    gate.observe_edge(0.5)
+    assert 0.9 < gate.best_edge < FIRST_BEST_EDGE
     for _ in range(300):
-        gate.offer(0.5)
-    assert gate.bid == pytest.approx(0.5, abs=0.01)
-    gate.offer(0.9)
-    assert gate.bid == 0.9
+        gate.observe_edge(0.5)
+    assert gate.best_edge == pytest.approx(0.5, abs=0.01)
+    gate.observe_edge(0.9)
+    assert gate.best_edge == 0.9
 
 
 def test_without_any_drafter_the_bid_is_forgotten_in_time() -> None:
     gate = SpeculationGate()
     for _ in range(300):
-        gate.offer(0.2)
-    sunk = gate.bid
+        gate.observe_edge(0.2)
+    sunk = gate.best_edge
     gate.drafters(0, 0.0)
     gate.drafters(0, 0.9 * FORGET_S)
     gate.drafters(1, 0.95 * FORGET_S)
     gate.drafters(0, FORGET_S)
     gate.drafters(0, 1.9 * FORGET_S)
-    assert gate.bid == sunk, "one was there in between"
+    assert gate.best_edge == sunk, "one was there in between"
     gate.drafters(0, 2.0 * FORGET_S)
-    assert gate.bid == FIRST_BID
+    assert gate.best_edge == FIRST_BEST_EDGE
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=20))

@@ -26,7 +26,8 @@ def live(now: float, made: list[Announcement]) -> list[Announcement]:
 def test_waits_exactly_if_some_wait_is_worth_more_than_it_costs(now: float, made: list[Announcement], goodput: float) -> None:
     """Waiting until t gains GAIN_SHARE of all that is due by then, and costs goodput times the wait."""
     worth = [
-        GAIN_SHARE * sum(b.tokens for b in live(now, made) if b.due <= a.due) - goodput * max(0.0, a.due - now) for a in live(now, made)
+        GAIN_SHARE * sum(b.tokens for b in live(now, made) if b.next_pass_at <= a.next_pass_at)
+        - goodput * max(0.0, a.next_pass_at - now) for a in live(now, made)
     ]  # fmt: skip
     until = wait_until(now, made, goodput)
     assert (until is not None) == (max(worth, default=0.0) > 0.0) or max(worth) == pytest.approx(0.0, abs=1e-9)

@@ -55,7 +55,7 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
     def reply(self, request: GenerateRequest, index: int, output: tuple[int, ...]) -> GenerateReply:
         last = index + self.step >= len(output)
         tokens = output[index : index + self.step]
-        return GenerateReply(request.request, request.attempt, index, tokens, "length" if last else "", "", self.usage)
+        return GenerateReply(request.request_id, request.attempt, index, tokens, "length" if last else "", "", self.usage)
 
 
 @asynccontextmanager

@@ -36,7 +36,7 @@ def test_a_completion_becomes_one_request():
     assert (request.sampling, request.speculation) == (SamplingParams(0.5, 3), Speculation("off"))
     assert (request.seed, request.max_tokens, request.stop_tokens, request.attempt, request.emitted) == (7, 9, (0,), 1, ())
     assert (plan.seed, plan.stops, plan.prompt_tokens) == (7, ("x",), len(request.prompt))
-    assert request.request.startswith(plan.id)
+    assert request.request_id.startswith(plan.id)
     assert plan.id.startswith("cmpl-")
 
 
@@ -63,7 +63,7 @@ def test_seeds_of_several_choices_and_prompts_are_derived_by_index():
     plan = completion(prompt=["a", "b"], n=2, seed=5)
     assert [request.seed for request in plan.requests] == [derive_seed(5, i) for i in range(4)]
     assert plan.requests[0].prompt == plan.requests[1].prompt != plan.requests[2].prompt
-    assert len({request.request for request in plan.requests}) == 4
+    assert len({request.request_id for request in plan.requests}) == 4
     assert plan.prompt_tokens == 2  # a prompt counts once for all its choices
 
 

@@ -68,7 +68,7 @@ def test_what_was_held_back_comes_with_the_end():
 def test_a_verifiers_error_is_raised():
     async def run():
         verifier = VerifierDouble("a", step=100)
-        verifier.reply = lambda request, index, output: GenerateReply(request.request, 1, 0, (), "error", "out of luck")
+        verifier.reply = lambda request, index, output: GenerateReply(request.request_id, 1, 0, (), "error", "out of luck")
         async with serving(verifier) as routes:
             link = VerifierLink(5.0)
             link.update(routes)

@@ -6,7 +6,7 @@ import grpc
 import httpx
 import pytest
 
-from deployments.gateway.capacity import Places
+from deployments.gateway.capacity import Capacity
 from drafthouse.errors import OverloadError
 from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, gateway, request
 from tests.unit.verifier_double import VerifierDouble, at
@@ -18,7 +18,7 @@ def test_more_choices_than_all_verifiers_take_are_refused_for_good():
 
 
 def test_plans_in_the_making_and_choices_in_progress_share_the_places():
-    places = Places(3)
+    places = Capacity(3)
     places.take(1)
     with places.planning():
         with pytest.raises(OverloadError, match="2 requests in progress, and serves 3 at once"):
@@ -36,14 +36,14 @@ def test_plans_in_the_making_and_choices_in_progress_share_the_places():
 
 
 def test_a_plan_that_fails_gives_its_place_back():
-    places = Places(1)
+    places = Capacity(1)
     with pytest.raises(ValueError, match="no model"), places.planning():
         raise ValueError("no model")
     places.take(1)
 
 
 def test_those_who_are_refused_together_get_different_turns():
-    places = Places(1)
+    places = Capacity(1)
     places.take(1)
     turns = []
     for _ in range(5):

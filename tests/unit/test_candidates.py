@@ -1,0 +1,67 @@
+"""What a sequence has on offer: a drafter's nodes and its own stages' in one tree."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
+from drafthouse.policy.growth import GrowthThreshold
+from drafthouse.token_tree import ROOT, TokenTree
+from verifier.candidates import Candidates, candidates_of
+
+ANY = GrowthThreshold(0.0, ahead=False)
+
+
+def link(tree: TokenTree, trust: float = 1.0) -> Any:
+    depths = np.array(tree.depths(), dtype=np.int64)
+    return SimpleNamespace(tree=tree, confidences=np.array(tree.path_confidences()), depths=depths, trust=trust)
+
+
+def local(*rankings: tuple[int, list[int], list[float]]) -> Any:
+    growing = GrowingTree()
+    for parent, tokens, edges in rankings:
+        growing.add_children(parent, Ranking(2, tokens, [1.0] * len(tokens), edges), ANY, TreeLimits(99, 99))
+    return SimpleNamespace(growing=growing)
+
+
+def offered(link: Any, local: Any) -> Candidates:
+    candidates = candidates_of(SimpleNamespace(draft_session=link, local=local))  # type: ignore[arg-type]
+    assert candidates is not None
+    return candidates
+
+
+TREE = TokenTree([5, 6, 7], [ROOT, ROOT, 0], [0.6, 0.2, 0.5], [0, 0, 0])
+
+
+def test_nothing_is_on_offer_without_nodes() -> None:
+    for pair in ((None, None), (link(TokenTree()), None), (None, local()), (link(TokenTree()), local())):
+        assert candidates_of(SimpleNamespace(draft_session=pair[0], local=pair[1])) is None  # type: ignore[arg-type]
+
+
+def test_a_drafters_tree_alone_is_believed_as_far_as_it_was_honest() -> None:
+    candidates = offered(link(TREE, 0.5), None)
+    assert (candidates.tree, candidates.of_drafter) == (TREE, 3)
+    assert candidates.promised.tolist() == pytest.approx([0.6, 0.2, 0.3])
+    assert candidates.trusted.tolist() == pytest.approx([0.3, 0.1, 0.15])
+
+
+def test_stages_alone_promise_in_no_drafters_name() -> None:
+    candidates = offered(None, local((ROOT, [5, 8], [0.5, 0.25]), (0, [9], [0.5])))
+    assert candidates.of_drafter == 0
+    assert candidates.promised.tolist() == [0.0, 0.0, 0.0]
+    assert candidates.trusted.tolist() == pytest.approx([0.5, 0.25, 0.25])
+
+
+def test_both_are_one_tree_in_which_stages_get_what_the_drafter_leaves() -> None:
+    tree = TokenTree(*(list(column) for column in (TREE.tokens, TREE.parents, TREE.edges, TREE.sources)))
+    candidates = offered(link(tree), local((ROOT, [5, 8, 3], [0.5, 0.3, 0.1]), (0, [7, 9], [0.3, 0.6]), (1, [4], [0.5])))
+    assert candidates.of_drafter == 3
+    assert candidates.tree.tokens == [5, 6, 7, 8, 3, 9, 4]
+    assert candidates.tree.parents == [ROOT, ROOT, 0, ROOT, ROOT, 0, 3]
+    assert candidates.promised.tolist() == pytest.approx([0.6, 0.2, 0.3, 0, 0, 0, 0])
+    assert candidates.trusted.tolist() == pytest.approx([0.6, 0.2, 0.3, 0.2, 0.0, 0.3, 0.1])
+    assert candidates.depths.tolist() == [1, 1, 2, 1, 1, 2, 2]
+    assert len(tree) == 3, "the drafter's own copy stays as it numbered it"
+    assert tree.edges == [0.6, 0.2, 0.5]
