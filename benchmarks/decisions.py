@@ -14,7 +14,8 @@ from rich.table import Table
 
 from benchmarks.harness.report import Report
 from deployments.cli.options import machine
-from drafthouse.policy.latency import LatencyModel, MeasuredLatency, load_curve
+from drafthouse.engine.curve_files import load_curve
+from drafthouse.policy.latency import LatencyModel, MeasuredLatency
 from drafthouse.policy.selection import price, select
 
 CASES = ((1, 96), (32, 32), (256, 32))

@@ -26,7 +26,8 @@ from benchmarks.harness.report import Report
 from benchmarks.http import AUTO, CONTROL, OFF, Timed, http_report, measure, of_arm, warm_up
 from deployments.cli.options import machine
 from drafthouse.config.serving import model_path
-from drafthouse.policy.latency import Curve, load_curve
+from drafthouse.engine.curve_files import load_curve
+from drafthouse.policy.latency import Curve
 
 OVERRUN_LIMIT = 0.01
 

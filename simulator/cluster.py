@@ -50,10 +50,9 @@ class Outcome:
 
 
 class Cluster:
-    """Runs once. Module `random` is seeded too: gateways break ties with it."""
+    """Runs once."""
 
     def __init__(self, options: Options, arrivals: Sequence[Request], rng: random.Random):
-        random.seed(options.seed)
         self.options, self.arrivals = options, arrivals
         self.env = simpy.Environment()
         self.gateways = Gateways(self.env, options, arrivals)

@@ -1,6 +1,7 @@
 """Arrivals, and the gateways that send each to a verifier by the routing table of their last directive."""
 
 import itertools
+import random
 from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
@@ -24,7 +25,8 @@ class Gateways:
     def __init__(self, env: simpy.Environment, options: Options, arrivals: Arrivals):
         self.env, self.options, self.arrivals = env, options, arrivals
         self.verifiers: dict[str, SimVerifier] = {}
-        self.routes = [VerifierRoutes() for _ in range(options.config.gateway.replicas)]
+        draw = random.Random(options.seed).random
+        self.routes = [VerifierRoutes(draw) for _ in range(options.config.gateway.replicas)]
         self.over = env.event()
         self._left = len(arrivals)
         self._via: dict[int, tuple[VerifierRoutes, Route]] = {}

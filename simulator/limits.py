@@ -6,6 +6,7 @@ this process (CPU seconds); a report's way through Ray and the interpreter is `h
 """
 
 import pickle
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ def limits(verifiers: int, drafters: int, config: ServingConfig, transport_s: fl
     sample = [*reports[:: max(1, len(reports) // SAMPLES)], *gateways]
     per_report = _cpu_seconds(lambda: _round(registry, sample), 1) / len(sample)
     directive = registry.directive_for(gateways[0], 0.0)
-    routes = VerifierRoutes()
+    routes = VerifierRoutes(random.random)
     routes.replace(directive.verifiers)
     heartbeat_s, interval_s = transport_s + per_report, registry.interval_s
     streams = min(drafters, MAX_DRAFTERS_PER_VERIFIER)

@@ -24,8 +24,8 @@ from benchmarks.harness.prompts import load_texts, load_tokenizer
 from benchmarks.harness.report import Report
 from deployments.cli.options import machine
 from drafthouse.config.serving import ModelConfig, model_path
+from drafthouse.engine.curve_files import load_curve
 from drafthouse.errors import ConfigError
-from drafthouse.policy.latency import load_curve
 from drafthouse.sampling import SamplingParams
 
 SAMPLED_TOP_K = 50

@@ -10,10 +10,11 @@ from dataclasses import replace
 from benchmarks.drafts.bench import Timed
 from benchmarks.drafts.variants import LoadedDraft
 from drafthouse.config.serving import DrafterConfig, VerifierConfig
+from drafthouse.engine.curve_files import load_curve
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.profiling import AT_START, measure
 from drafthouse.errors import ConfigError
-from drafthouse.policy.latency import Curve, LatencyModel, load_curve
+from drafthouse.policy.latency import Curve, LatencyModel
 
 MEASURED = "measured"
 

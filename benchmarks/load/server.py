@@ -14,7 +14,8 @@ from benchmarks.harness.paced_server import PacedPair, PacedServer, Sections
 from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from benchmarks.load.client import Prompt
 from drafthouse.config.serving import model_path
-from drafthouse.policy.latency import Curve, load_curve
+from drafthouse.engine.curve_files import load_curve
+from drafthouse.policy.latency import Curve
 
 OVERRUN_LIMIT = 0.01
 QUEUE = 4096

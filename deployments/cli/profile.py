@@ -84,7 +84,7 @@ def _one(role: Role, config: ModelConfig, largest: int, fresh: bool, console: Co
 
 
 def _given(role: Role, config: ModelConfig, console: Console) -> dict[str, Any]:
-    from drafthouse.policy.latency import load_curve
+    from drafthouse.engine.curve_files import load_curve
 
     assert config.paced is not None
     curve, scale = load_curve(config.paced.curve), config.paced.time_scale

@@ -60,8 +60,8 @@ def simulate(
     """Simulate pools of any size: the policy that serves, on latency curves and recorded acceptance."""
     from deployments.cli.options import check_writable
     from drafthouse.config.serving import load_config
+    from drafthouse.engine.curve_files import load_curve
     from drafthouse.errors import ConfigError
-    from drafthouse.policy.latency import load_curve
     from drafthouse.speculation import Speculation
     from simulator.options import Options, Overheads
     from simulator.policies import POLICIES, chosen

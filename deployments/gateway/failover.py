@@ -10,6 +10,7 @@ generator, or cancelling the task that reads it, cancels the gRPC call and so fr
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class VerifierLink:
 
     def __init__(self, patience_s: float, transport: Transport = PLAINTEXT) -> None:
         """A request whose verifier is gone, or that has none yet, waits `patience_s` for one."""
-        self.routes = VerifierRoutes()
+        self.routes = VerifierRoutes(random.random)
         self.failovers, self.moves = 0, 0
         self._patience_s = patience_s
         self._channels = Channels(transport)

@@ -21,6 +21,7 @@ from drafthouse.config.serving import ModelConfig, model_path
 from drafthouse.engine.attention import reference as attention
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
+from drafthouse.engine.curve_files import load_curve
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.model_runner import ModelRunner
@@ -28,7 +29,6 @@ from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.self_check import reference_of, self_check
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 from drafthouse.noise import NOISE_VERSION
-from drafthouse.policy.latency import load_curve
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,12 @@
 tokens never exceeds that of more (DESIGN 5).
 """
 
-import json
 import math
-import pathlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
-
-from drafthouse.errors import ConfigError
-
-CURVES = pathlib.Path(__file__).parent.parent / "engine" / "curves"
 
 
 class LatencyModel(Protocol):
@@ -65,22 +59,6 @@ class ScaledCurve:
 
     def observe(self, tokens: int, kv_tokens: int, seconds: float) -> None:
         """A curve is given, not learned."""
-
-
-def load_curve(name: str) -> Curve:
-    """A curve by its name in the package, or from a JSON file. Raises ConfigError naming it."""
-    path = CURVES / f"{name}.json" if "/" not in name and not name.endswith(".json") else pathlib.Path(name)
-    try:
-        curve = Curve(**json.loads(path.read_text(encoding="utf-8")))
-        good = curve.base_ms > 0 and curve.per_token_ms >= 0 and curve.per_kv_token_ms >= 0
-    except OSError as error:
-        known = ", ".join(sorted(p.stem for p in CURVES.glob("*.json")))
-        raise ConfigError(f"paced.curve: no curve {name!r}; the package has {known}") from error
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"paced.curve: {path} is not a curve: {error}") from error
-    if not good:
-        raise ConfigError(f"paced.curve: {path} has a negative time")
-    return curve
 
 
 class FitError(NamedTuple):

@@ -6,9 +6,8 @@ plus what this gateway has started since the report. A replica that failed or dr
 controller may need as long to take it out.
 """
 
-import random
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 from drafthouse.wire.membership import Route
 
@@ -18,7 +17,9 @@ SHUN_S = 10.0
 class VerifierRoutes:
     """Replaced as a whole with each directive. `now` is in seconds, on any clock that is always the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, draw: Callable[[], float]) -> None:
+        """`draw` gives independent numbers that decide between equals."""
+        self._draw = draw
         self._routes: tuple[Route, ...] = ()
         self._running: Counter[str] = Counter()  # by replica: this gateway's own
         self._since_report: Counter[str] = Counter()
@@ -57,7 +58,7 @@ class VerifierRoutes:
     def pick(self, fingerprint: str | None, avoid: Container[str], now: float) -> Route | None:
         """The least loaded route of this fingerprint (None: any) whose replica is not to be avoided."""
         fitting = self._fitting(fingerprint, avoid)
-        return min(fitting, key=lambda route: (self._is_shunned(route, now), self._share(route), random.random()), default=None)
+        return min(fitting, key=lambda route: (self._is_shunned(route, now), self._share(route), self._draw()), default=None)
 
     def another(self, fingerprint: str | None, than: str, now: float) -> bool:
         """Whether a replica that nothing speaks against could take over from this one."""

@@ -15,8 +15,8 @@ from benchmarks.drafts.latencies import check_curves, scaled
 from benchmarks.drafts.tables import plot_gain, print_drafts, print_gain
 from benchmarks.drafts.variants import Variant, parse
 from benchmarks.harness.interleave import SAMPLINGS
+from drafthouse.engine.curve_files import load_curve
 from drafthouse.errors import ConfigError
-from drafthouse.policy.latency import load_curve
 
 
 def test_variants() -> None:

@@ -1,8 +1,6 @@
-"""Latency models: interpolation between knots, correction online, and curves from files."""
+"""Latency models: interpolation between knots, and correction online."""
 
-import json
 import math
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -10,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.errors import ConfigError
-from drafthouse.policy.latency import CURVES, Curve, MeasuredLatency, ScaledCurve, load_curve
+from drafthouse.policy.latency import Curve, MeasuredLatency, ScaledCurve
 
 KNOTS = {1: 0.010, 4: 0.016, 8: 0.012, 16: 0.020}
 GOOD: dict[str, Any] = {"name": "x", "source": "a test", "base_ms": 5.0, "per_token_ms": 0.1, "per_kv_token_ms": 0.0}
@@ -124,46 +121,3 @@ def test_the_share_of_cached_tokens_is_no_error() -> None:
 def test_no_knots_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one point"):
         MeasuredLatency({})
-
-
-def test_curves_of_the_package_load_and_scale() -> None:
-    names = [path.stem for path in CURVES.glob("*.json")]
-    assert "llama-70b-4xh100" in names
-    for name in names:
-        curve = load_curve(name)
-        assert curve.source
-        assert ScaledCurve(curve, 3.0).seconds(7, 100) == pytest.approx(3 * curve.seconds(7, 100))
-    assert load_curve("llama-70b-4xh100").seconds(10, 1000) == pytest.approx(0.0183 + 10 * 0.064e-3 + 1000 * 6.2e-8)
-
-
-def test_a_curve_that_is_not_there_names_those_that_are() -> None:
-    with pytest.raises(ConfigError, match="no curve 'llama'; the package has .*llama-8b-1xh100"):
-        load_curve("llama")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "not json",
-        "[1, 2]",
-        "3",
-        json.dumps(GOOD | {"unknown": 1}),
-        json.dumps({"name": "x"}),
-        json.dumps(GOOD | {"base_ms": "five"}),
-        json.dumps(GOOD | {"per_token_ms": None}),
-        json.dumps(GOOD | {"base_ms": 0}),
-        json.dumps(GOOD | {"per_token_ms": -1}),
-        json.dumps(GOOD | {"per_kv_token_ms": float("nan")}),
-    ],
-)
-def test_a_bad_curve_file_is_a_config_error_that_names_it(tmp_path: pathlib.Path, text: str) -> None:
-    path = tmp_path / "bad.json"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match="bad.json"):
-        load_curve(str(path))
-
-
-def test_a_curve_from_a_file(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "mine.json"
-    path.write_text(json.dumps(GOOD), encoding="utf-8")
-    assert load_curve(str(path)) == Curve(**GOOD)

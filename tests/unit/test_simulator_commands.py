@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from deployments.cli.main import build_cli
 from deployments.cli.simulate import DEFAULT_REQUESTS
 from drafthouse.config.serving import ServingConfig
+from drafthouse.engine.curve_files import load_curve
 from drafthouse.errors import ConfigError
-from drafthouse.policy.latency import load_curve
 from simulator.check import Bench, check
 from simulator.limits import limits
 from simulator.options import Options, Overheads

@@ -11,7 +11,7 @@ def route(replica: str, load: int, capacity: int = 8) -> Route:
 
 
 def test_the_least_loaded_share_is_picked():
-    routes = VerifierRoutes()
+    routes = VerifierRoutes(random.random)
     routes.replace((route("a", 4), route("b", 3), route("c", 5, capacity=16)))
     assert routes.pick(None, (), 0.0).replica == "c"
     assert routes.pick(None, {"c"}, 0.0).replica == "b"
@@ -19,7 +19,7 @@ def test_the_least_loaded_share_is_picked():
 
 
 def test_what_was_started_since_the_report_counts():
-    routes = VerifierRoutes()
+    routes = VerifierRoutes(random.random)
     a, b = route("a", 0), route("b", 1)
     routes.replace((a, b))
     picked = []
@@ -34,14 +34,13 @@ def test_what_was_started_since_the_report_counts():
 
 
 def test_ties_are_broken_at_random():
-    random.seed(1)
-    routes = VerifierRoutes()
+    routes = VerifierRoutes(random.Random(1).random)
     routes.replace((route("a", 2), route("b", 2)))
     assert {routes.pick(None, (), 0.0).replica for _ in range(40)} == {"a", "b"}
 
 
 def test_a_shunned_replica_comes_last_for_a_while():
-    routes = VerifierRoutes()
+    routes = VerifierRoutes(random.random)
     routes.replace((route("a", 0), route("b", 5)))
     routes.shun("a", 100.0)
     assert routes.pick(None, (), 100.1).replica == "b"
