@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from drafthouse.engine.kv_cache import KvSequence
+from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 from verifier.draft_session import DraftSession
 from verifier.local_draft import LocalDraft
@@ -65,13 +66,8 @@ class Sequence:
     def accept(self, tokens: list[int]) -> GenerateReply:
         """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway."""
         left = self.request.max_tokens - self.output_len
-        tokens = tokens[:left]
-        stop = next((i for i, token in enumerate(tokens) if token in self.request.stop_tokens), None)
-        finish = ""
-        if stop is not None:
-            tokens, finish = tokens[: stop + 1], "stop"
-        elif len(tokens) == left:
-            finish = "length"
+        tokens, stopped = cut_at_stop(tokens[:left], self.request.stop_tokens)
+        finish = "stop" if stopped else "length" if len(tokens) == left else ""
         first = self.output_len
         self.tokens += tokens
         if self.seen is not None:

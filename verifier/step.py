@@ -11,6 +11,7 @@ import torch
 
 from drafthouse.choose import Row, choose
 from drafthouse.engine.segment import Segment, chunk, tree_step
+from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.token_tree import TokenTree
 from verifier.scheduler import Plan
 from verifier.sequence import Sequence
@@ -86,8 +87,8 @@ def walk(entries: list[Entry], logits: torch.Tensor, synthetic_rate: float | Non
             mine = drawn_choices(mine, tree, s, synthetic_rate, logits.shape[1])
         accepted, bonus = tree.walk(mine[0], mine[1:])
         tokens = [*(tree.tokens[node] for node in accepted), bonus]
-        end = next((i for i, token in enumerate(tokens) if token in s.request.stop_tokens), len(accepted))
-        tokens, accepted = tokens[: end + 1], accepted[: end + 1]
+        tokens, _ = cut_at_stop(tokens, s.request.stop_tokens)
+        accepted = accepted[: len(tokens)]
         if len(tree):
             s.kv.keep(len(s.tokens), [len(s.tokens) + node for node in accepted])
         walked.append(Walked(s, tokens, len(tree), accepted))

@@ -13,6 +13,7 @@ from deployments.gateway.detokenizer import Detokenizer, TokenBytes
 from deployments.gateway.failover import VerifierLink
 from deployments.gateway.stop_strings import StopMatcher
 from drafthouse.errors import DrafthouseError
+from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.wire.generation_messages import GenerateRequest, SpeculationUsage
 
 
@@ -46,14 +47,12 @@ class _Text:
 
     def add(self, tokens: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
         """The new text and the tokens up to the one that ended it, if one did. A stop token has no text."""
+        tokens, self.stopped = cut_at_stop(tokens, self._stop_tokens)
         pieces: list[str] = []
-        for count, token in enumerate(tokens, start=1):
-            if token in self._stop_tokens:
+        for count, token in enumerate(tokens[: len(tokens) - self.stopped], start=1):
+            pieces.append(self._matcher.feed(self._detokenizer.add((token,))))
+            if self._matcher.stopped:
                 self.stopped = True
-            else:
-                pieces.append(self._matcher.feed(self._detokenizer.add((token,))))
-                self.stopped = self._matcher.stopped
-            if self.stopped:
                 return "".join(pieces), tokens[:count]
         return "".join(pieces), tokens
 
