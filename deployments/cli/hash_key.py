@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from drafthouse.errors import DrafthouseError
+from deployments.cli.options import errors
 
 
 def hash_key(
@@ -25,9 +25,6 @@ def hash_key(
         typer.echo(f"the key, shown this once: {key}", err=True)
     else:
         key = (getpass.getpass("API key: ") if sys.stdin.isatty() else sys.stdin.read()).strip()
-    try:
+    with errors():
         check_secret(key)
-    except DrafthouseError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
     typer.echo(hash_of(key) + (f"  # {' '.join(note.split())}" if note else ""))

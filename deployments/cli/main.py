@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli import client_commands, model_commands
+from deployments.cli import generate as generate_command
 from deployments.cli import hash_key as key_command
+from deployments.cli import make_models
 from deployments.cli import profile as profile_command
 from deployments.cli import serve as serve_command
 from deployments.cli import simulate as simulate_command
+from deployments.cli import status as status_command
 from drafthouse import __version__
 
 
@@ -31,14 +33,14 @@ def build_cli() -> typer.Typer:
     cli.callback()(_root)
     cli.command()(serve_command.serve)
     cli.command()(serve_command.stop)
-    cli.command()(client_commands.generate)
-    cli.command()(client_commands.status)
+    cli.command()(generate_command.generate)
+    cli.command()(status_command.status)
     cli.command("hash-key")(key_command.hash_key)
     cli.command()(profile_command.profile)
     cli.command()(simulate_command.simulate)
-    cli.command("train-demo")(model_commands.train_demo)
-    cli.command()(model_commands.inflate)
-    cli.command("build-trigram")(model_commands.build_trigram)
+    cli.command("train-demo")(make_models.train_demo)
+    cli.command()(make_models.inflate)
+    cli.command("build-trigram")(make_models.build_trigram)
     for extra in entry_points(group="drafthouse.commands"):
         cli.add_typer(extra.load(), name=extra.name)
     return cli

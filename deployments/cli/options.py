@@ -11,7 +11,7 @@ import platform
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,14 +27,20 @@ TimeScale = Annotated[float, typer.Option(help="Stretches both curves where this
 
 @contextmanager
 def errors() -> Iterator[None]:
+    """Around a command's work: errors of ours end it with their message."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except DrafthouseError as error:
-        console = Console(stderr=True)
-        console.print("error:", style="bold red", end=" ")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        fail(str(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command: the message on standard error, exit status 1."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(message, markup=False)
+    raise typer.Exit(1)
 
 
 def machine() -> dict[str, Any]:

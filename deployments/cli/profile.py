@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from deployments.cli.options import Json, check_writable, errors, machine, write_json
 from drafthouse.config.serving import ModelConfig, load_config
-from drafthouse.errors import ConfigError, DrafthouseError
+from drafthouse.errors import ConfigError
 
 if TYPE_CHECKING:
     from drafthouse.engine.latency_cache import LatencyCache, Profile, ProfileKey
@@ -30,13 +31,11 @@ def profile(
     config: Annotated[pathlib.Path | None, typer.Option(help="The YAML file that will be served; by default the demo pair.")] = None,
     role: Annotated[Role, typer.Option(help="Which model to profile.")] = Role.both,
     fresh: Annotated[bool, typer.Option("--fresh", help="Measure again, also where a profile is in the cache.")] = False,
-    json_file: Annotated[pathlib.Path | None, typer.Option("--json", help="File to write all numbers to.")] = None,
+    json_file: Json = None,
 ) -> None:
     """Measure the latency curves that goodput decisions rest on, and keep them for the replicas' start."""
-    from deployments.cli.options import check_writable, machine, write_json
-
     console, notes = Console(), Console(stderr=True)
-    try:
+    with errors():
         check_writable(json_file)
         serving = load_config(config)
         models = {Role.target: (serving.target, serving.verifier.step_tokens)}
@@ -47,10 +46,6 @@ def profile(
         wanted = [r for r in models if role in (r, Role.both)]
         report = {"machine": machine(), "models": {r.value: _one(r, *models[r], fresh, console, notes) for r in wanted}}
         write_json(json_file, report)
-    except DrafthouseError as error:
-        notes.print("error:", style="bold red", end=" ")
-        notes.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
 
 
 def _one(role: Role, config: ModelConfig, largest: int, fresh: bool, console: Console, notes: Console) -> dict[str, Any]:

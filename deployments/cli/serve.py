@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from deployments.cli import pid_file
+from deployments.cli.options import fail
 from drafthouse.config.serving import ServingConfig, load_config
 from drafthouse.errors import DrafthouseError
 
@@ -50,14 +51,8 @@ def serve(
         check_models(serving)
         pid_file.write(serving.server.http_port)
     except DrafthouseError as error:
-        _fail(console, str(error))
+        fail(str(error))
     _run(serving, console)
-
-
-def _fail(console: Console, message: str) -> None:
-    console.print("error:", style="bold red", end=" ")
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
 
 
 def _run(config: ServingConfig, console: Console) -> None:
@@ -88,7 +83,7 @@ def _run(config: ServingConfig, console: Console) -> None:
         logs = cluster.close(keep_logs=failure is not None)
         pid_file.remove(config.server.http_port)
     if failure is not None:
-        _fail(console, failure + (f"\nlogs: {logs}/logs" if logs else ""))
+        fail(failure + (f"\nlogs: {logs}/logs" if logs else ""))
     console.print("stopped", highlight=False)
 
 
@@ -163,7 +158,7 @@ def stop(
     if len(servers) > 1 and not every:
         # Another one may be somebody else's work.
         ports = ", ".join(str(server.http_port) for server in servers)
-        _fail(Console(stderr=True), f"several servers run, on ports {ports}: name one with --port, or stop all with --all")
+        fail(f"several servers run, on ports {ports}: name one with --port, or stop all with --all")
     if not servers:
         console.print("no server runs" if port is None else f"no server runs on port {port}")
     for server in servers:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors
+from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, check_writable, errors, write_json
 
 if TYPE_CHECKING:
     from simulator.options import Options
@@ -58,7 +58,6 @@ def simulate(
     plot: Annotated[pathlib.Path | None, typer.Option(help="PNG: goodput against pool sizes.")] = None,
 ) -> None:
     """Simulate pools of any size: the policy that serves, on latency curves and recorded acceptance."""
-    from deployments.cli.options import check_writable
     from drafthouse.config.serving import load_config
     from drafthouse.engine.curve_files import load_curve
     from drafthouse.errors import ConfigError
@@ -113,7 +112,6 @@ def _sweep(
 
     from rich.progress import track
 
-    from deployments.cli.options import write_json
     from simulator.limits import beyond
     from simulator.report import build_report, print_limits, print_point, print_sweep
     from simulator.sweep import planned, pool_sizes, run
@@ -138,7 +136,6 @@ def _sweep(
 
 
 def _check(options: "Options", trace: pathlib.Path | None, path: pathlib.Path, json_file: pathlib.Path | None) -> None:
-    from deployments.cli.options import write_json
     from simulator.check import Bench, check
     from simulator.report import check_report, print_check
     from simulator.trace import read

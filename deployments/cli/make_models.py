@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from drafthouse.errors import DrafthouseError
+from deployments.cli.options import errors
 
 
 def train_demo(
@@ -27,11 +27,8 @@ def train_demo(
         command.use_large_pages()
         command.train(output, target_steps, draft_steps, threads)
         return
-    try:
+    with errors():
         command.finish(finish, output, target_steps, draft_steps, threads)
-    except DrafthouseError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
 
 
 def inflate(
@@ -44,11 +41,8 @@ def inflate(
     from drafthouse.config.serving import model_path
     from drafthouse.demo_models.inflate import inflate as expand
 
-    try:
+    with errors():
         expand(pathlib.Path(model_path(str(source))), destination, hidden, layers)
-    except DrafthouseError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
     typer.echo(f"{destination}: inflated from {source} to hidden size {hidden} and {layers} layers")
 
 
@@ -62,11 +56,7 @@ def build_trigram(
 
     from drafthouse.stages.trigram_building import build
 
-    try:
-        with Progress() as bar:
-            task = bar.add_task("sampling", total=tokens)
-            sampled, size = build(draft, output, tokens, lambda done: bar.update(task, completed=done))
-    except DrafthouseError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    with errors(), Progress() as bar:
+        task = bar.add_task("sampling", total=tokens)
+        sampled, size = build(draft, output, tokens, lambda done: bar.update(task, completed=done))
     typer.echo(f"{output}: {size:,} bytes from {sampled:,} tokens of {draft}")

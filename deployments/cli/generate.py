@@ -1,0 +1,102 @@
+"""`drafthouse generate`: one completion of a running server.
+
+Promises: text goes to standard output as it comes, and nothing else does, so that it can be piped;
+notes and errors go to standard error.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+
+from deployments.cli.http_client import DEFAULT_URL, Url, check, server
+from deployments.cli.options import fail
+
+TOKEN_TIMEOUT_S = 300.0
+"""Between two pieces of text: a full server lets a request queue."""
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="Text to continue; - reads it from standard input.")],
+    url: Url = DEFAULT_URL,
+    model: Annotated[str | None, typer.Option(help="Model name; by default the server's one model.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.", min=1)] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Keep the most likely tokens up to this share.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keep so many tokens; 0 keeps all.", min=0)] = 0,
+    min_p: Annotated[float, typer.Option(help="Drop tokens below this share of the best one's probability.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 makes tokens already there less likely.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this string; may be given several times.")] = None,
+    speculation: Annotated[str, typer.Option(help="auto, off, fixed or table (chain length by batch size).")] = "auto",
+    nodes: Annotated[int | None, typer.Option(help="Tree nodes to wait for, with --speculation fixed.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Depth of the tree, with --speculation fixed.")] = None,
+    width: Annotated[int | None, typer.Option(help="Children per node, with --speculation fixed; 1 is a chain.")] = None,
+) -> None:
+    """Continue PROMPT and stream the text."""
+    speculate = {"mode": speculation, "nodes": nodes, "depth": depth, "width": width}
+    body: dict[str, Any] = {
+        "prompt": sys.stdin.read() if prompt == "-" else prompt,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "speculation": {key: value for key, value in speculate.items() if value is not None},
+    }
+    body |= {} if seed is None else {"seed": seed}
+    body |= {"stop": stop} if stop else {}
+    with server(url, TOKEN_TIMEOUT_S) as client:
+        body["model"] = model or _only_model(client)
+        usage = _stream(client, body)
+    if usage:
+        _print_usage(usage)
+
+
+def _only_model(client: httpx.Client) -> str:
+    answer = client.get("/v1/models")
+    check(answer)
+    return str(answer.json()["data"][0]["id"])
+
+
+def _stream(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
+    """Writes the text as it comes; returns the usage of the last event."""
+    usage: dict[str, Any] = {}
+    with client.stream("POST", "/v1/completions", json=body) as answer:
+        if answer.status_code != 200:
+            answer.read()
+        check(answer)
+        for event in _events(answer.iter_lines()):
+            if "error" in event:
+                fail(str(event["error"].get("message", event["error"])))
+            for choice in event.get("choices", []):
+                sys.stdout.write(choice["text"])
+                sys.stdout.flush()
+            usage = event.get("usage") or usage
+    sys.stdout.write("\n")
+    return usage
+
+
+def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """The JSON of each server-sent event, up to [DONE]."""
+    for line in lines:
+        data = line.removeprefix("data:").strip()
+        if line.startswith("data:") and data != "[DONE]":
+            yield json.loads(data)
+
+
+def _print_usage(usage: dict[str, Any]) -> None:
+    line = f"{usage.get('prompt_tokens', 0)} prompt tokens, {usage.get('completion_tokens', 0)} generated"
+    if speculation := usage.get("speculation"):
+        steps = max(1, speculation["steps"])
+        line += f" in {speculation['steps']} steps ({usage['completion_tokens'] / steps:.2f} a step); "
+        line += f"drafted {speculation['drafted']}, verified {speculation['verified']}, accepted {speculation['accepted']}"
+        line += "; SYNTHETIC acceptance, not the target's text" if speculation.get("synthetic") else ""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line, style="dim")
