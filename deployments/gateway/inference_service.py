@@ -7,19 +7,18 @@ requests that were refused or wrong from the start.
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from deployments.gateway.capacity import Capacity
-from deployments.gateway.failover import NoVerifierError, VerifierLink
 from deployments.gateway.fan_in import fan_in
-from deployments.gateway.latencies import Latencies, Stopwatch
-from deployments.gateway.request_plan import Plan, RequestFactory
+from deployments.gateway.request_planner import Plan, RequestPlanner
 from deployments.gateway.text_stream import TextDelta, generate_text
+from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.errors import OverloadError, RequestError
+from drafthouse.policy.retry_line import RetryLine
 from drafthouse.wire.generation_messages import GenerateRequest
 
 Body = TypeVar("Body")
@@ -27,10 +26,92 @@ Body = TypeVar("Body")
 OUTCOMES = ("served", "cancelled", "refused", "unavailable", "rejected", "failed")
 """How a request may end, as `drafthouse/telemetry/metrics.py` explains."""
 
+KEPT_SAMPLES = 10_000
+"""Latencies of a kind that wait to be exported; where no one exports them, the oldest go."""
+
+
+class Capacity:
+    """How many choices one gateway has in progress at once, and when a client that finds no place may come again.
+
+    Promises: never more than `count` places are taken; a plan in the making holds one, since it will need at least that.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.taken = count, 0
+        self._planning = 0
+        self._released = 0
+        self._line = RetryLine()
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Raises OverloadError."""
+        self._check(1)
+        self._planning += 1
+        try:
+            yield
+        finally:
+            self._planning -= 1
+
+    def take(self, choices: int) -> None:
+        """Raises OverloadError, taking nothing."""
+        self._check(choices)
+        self._observe()
+        self.taken += choices
+
+    def release(self, choices: int) -> None:
+        self._released += choices
+        self._observe()
+        self.taken -= choices
+
+    def _check(self, choices: int) -> None:
+        used = self.taken + self._planning
+        if used + choices > self.count:
+            message = f"this gateway has {used} requests in progress, and serves {self.count} at once"
+            raise OverloadError(message, self._line.refuse(time.monotonic(), self.taken))
+
+    def _observe(self) -> None:
+        self._line.observe(time.monotonic(), self.taken, self._released)
+
+
+class Latencies:
+    """How long clients waited for tokens: seconds of all requests, by metric key. The exporter takes them out."""
+
+    def __init__(self) -> None:
+        keys = ("first_token_seconds", "token_seconds", "longest_pause_seconds", "request_seconds")
+        self.samples: dict[str, deque[float]] = {key: deque(maxlen=KEPT_SAMPLES) for key in keys}
+
+
+class Stopwatch:
+    """One request, dispatched at `now` (seconds): at most four samples, however many tokens it has."""
+
+    def __init__(self, latencies: Latencies, now: float):
+        self._samples, self._began = latencies.samples, now
+        self._first: float | None = None
+        self._last, self._later, self._pause = now, 0, 0.0  # tokens that came after the first ones
+
+    def tokens(self, count: int, now: float) -> None:
+        """Records that `count` new tokens have come."""
+        if not count:
+            return
+        if self._first is None:
+            self._first = now
+            self._samples["first_token_seconds"].append(now - self._began)
+        else:
+            self._pause = max(self._pause, now - self._last)
+            self._later += count
+        self._last = now
+
+    def served(self) -> None:
+        """The last token has come."""
+        self._samples["request_seconds"].append(self._last - self._began)
+        if self._first is not None and self._later:
+            self._samples["longest_pause_seconds"].append(self._pause)
+            self._samples["token_seconds"].append((self._last - self._first) / self._later)
+
 
 class InferenceService:
-    def __init__(self, factory: RequestFactory, link: VerifierLink, places: int) -> None:
-        self.factory, self.link = factory, link
+    def __init__(self, planner: RequestPlanner, link: VerifierLink, places: int) -> None:
+        self.planner, self.link = planner, link
         self.places = Capacity(places)
         self.latencies = Latencies()
         counted = ("requests", "prompt_tokens", "completion_tokens", *(f"outcome.{outcome}" for outcome in OUTCOMES))
@@ -86,7 +167,7 @@ class InferenceService:
     async def _choice(self, request: GenerateRequest, stops: tuple[str, ...]) -> AsyncGenerator[TextDelta, None]:
         outcome, stopwatch = "cancelled", Stopwatch(self.latencies, time.monotonic())
         try:
-            async with aclosing(generate_text(self.link, self.factory.codec.token_bytes, request, stops)) as deltas:
+            async with aclosing(generate_text(self.link, self.planner.codec.token_bytes, request, stops)) as deltas:
                 async for delta in deltas:
                     self._totals["completion_tokens"] += len(delta.tokens)
                     stopwatch.tokens(len(delta.tokens), time.monotonic())

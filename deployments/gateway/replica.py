@@ -20,10 +20,10 @@ from ray.util import metrics as ray_metrics
 
 from deployments.api.grpc import inference as grpc_api
 from deployments.api.openai.routes import build_http_app
-from deployments.gateway.failover import VerifierLink
 from deployments.gateway.inference_service import InferenceService
-from deployments.gateway.request_plan import RequestFactory
+from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.text_codec import load_codec, load_limits
+from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.serving import ServingConfig
 from drafthouse.security.api_keys import load_api_keys
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
@@ -45,11 +45,11 @@ class Gateway:
         verifiers: DeploymentHandle | None = None,
         drafters: DeploymentHandle | None = None,
     ) -> None:
-        factory = RequestFactory(config.model, load_codec(config.target), load_limits(config.target))
+        planner = RequestPlanner(config.model, load_codec(config.target), load_limits(config.target))
         self._controller = controller
         self._keys = load_api_keys(config.security.api_keys)
         self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))
-        self._service = InferenceService(factory, self._link, config.gateway.max_ongoing_requests)
+        self._service = InferenceService(planner, self._link, config.gateway.max_ongoing_requests)
         self._replica = serve.get_replica_context().replica_id.unique_id
         metrics = MetricsExporter("gateway", self._replica, ray_metrics)
         reporting = metrics.exporting(self._report, self._details)

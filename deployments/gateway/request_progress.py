@@ -42,7 +42,7 @@ class Moved(Broken):
 
 
 @dataclass(slots=True, eq=False)
-class Progress:
+class RequestProgress:
     """`request.attempt` is the current one; `deadline` is set while a verifier is looked for."""
 
     request: GenerateRequest

@@ -10,8 +10,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from deployments.gateway.detokenizer import Detokenizer, TokenBytes
-from deployments.gateway.failover import VerifierLink
-from deployments.gateway.stop_strings import StopMatcher
+from deployments.gateway.stop_matcher import StopMatcher
+from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.errors import DrafthouseError
 from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.wire.generation_messages import GenerateRequest, SpeculationUsage

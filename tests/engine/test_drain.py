@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import grpc
 
-from deployments.gateway.failover import VerifierLink
+from deployments.gateway.verifier_link import VerifierLink
 from drafter.engine import DrafterEngine
 from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.sampling import SamplingParams

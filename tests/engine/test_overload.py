@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from deployments.gateway.failover import VerifierLink
+from deployments.gateway.verifier_link import VerifierLink
 from drafter.server import DrafterServer
 from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.errors import OverloadError

@@ -6,7 +6,7 @@ import pathlib
 import grpc
 import pytest
 
-from deployments.gateway.failover import VerifierLink
+from deployments.gateway.verifier_link import VerifierLink
 from drafter.engine import DrafterEngine
 from drafter.server import DrafterServer
 from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig

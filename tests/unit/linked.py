@@ -2,7 +2,7 @@
 
 from contextlib import aclosing, asynccontextmanager
 
-from deployments.gateway.failover import VerifierLink
+from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import httpx
 
 from deployments.api.openai.routes import build_http_app
-from deployments.gateway.failover import VerifierLink
 from deployments.gateway.inference_service import InferenceService
-from deployments.gateway.request_plan import RequestFactory
+from deployments.gateway.request_planner import RequestPlanner
+from deployments.gateway.verifier_link import VerifierLink
 from tests.unit.byte_tokenizer import codec, limits
 from tests.unit.verifier_double import VerifierDouble, serving
 
@@ -35,7 +35,7 @@ async def gateway(verifier: VerifierDouble | None = None, cluster=snapshot, capa
     async with serving(*verifiers) as routes:
         link = VerifierLink(patience_s=0.05)
         link.update(routes)
-        service = InferenceService(RequestFactory("demo", codec(), limits()), link, capacity)
+        service = InferenceService(RequestPlanner("demo", codec(), limits()), link, capacity)
         try:
             yield build_http_app(service, cluster, no_lifespan, keys=None), service
         finally:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from deployments.gateway.failover import VerifierLink
+from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.wire.membership import Route
 from drafthouse.wire.settings import DRAFTER_METADATA
 from drafthouse.wire.transport import Transport

@@ -15,9 +15,9 @@ from ray.serve.exceptions import gRPCStatusError
 from controller.registry import Registry
 from deployments.api.grpc import inference as grpc_api
 from deployments.api.openai.routes import build_http_app
-from deployments.gateway.failover import VerifierLink
 from deployments.gateway.inference_service import InferenceService
-from deployments.gateway.request_plan import RequestFactory
+from deployments.gateway.request_planner import RequestPlanner
+from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.security import ApiKeysConfig
 from drafthouse.config.serving import ControllerConfig, ServingConfig
 from drafthouse.errors import ConfigError, RequestError
@@ -40,7 +40,7 @@ def calls(keys: ApiKeys | None, *requests: httpx.Request) -> list[httpx.Response
         async with serving(VerifierDouble("a", tokens=lambda request: IDS)) as routes:
             link = VerifierLink(patience_s=0.05)
             link.update(routes)
-            service = InferenceService(RequestFactory("demo", codec(), limits()), link, 16)
+            service = InferenceService(RequestPlanner("demo", codec(), limits()), link, 16)
             registry = Registry(ControllerConfig())
 
             async def snapshot() -> dict:
@@ -107,7 +107,7 @@ def test_without_the_section_the_api_is_open():
 def test_a_refused_body_is_not_read():
     async def run():
         app = build_http_app(
-            InferenceService(RequestFactory("demo", codec(), limits()), VerifierLink(5.0), 16), None, no_lifespan, ApiKeys(IN_CONFIG)
+            InferenceService(RequestPlanner("demo", codec(), limits()), VerifierLink(5.0), 16), None, no_lifespan, ApiKeys(IN_CONFIG)
         )
         sent = []
 

@@ -7,9 +7,9 @@ import httpx
 
 from deployments.api.grpc import inference as grpc_api
 from deployments.api.openai.routes import build_http_app
-from deployments.gateway.failover import VerifierLink
 from deployments.gateway.inference_service import InferenceService
-from deployments.gateway.request_plan import RequestFactory
+from deployments.gateway.request_planner import RequestPlanner
+from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.security import ApiKeysConfig
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of
 from drafthouse.wire.generation_messages import GenerateRequest
@@ -31,7 +31,7 @@ def dispatched(call: Callable[[InferenceService], Awaitable[object]]) -> list[Ge
         async with serving(verifier) as routes:
             link = VerifierLink(patience_s=0.05)
             link.update(routes)
-            await call(InferenceService(RequestFactory("demo", codec(), limits()), link, 16))
+            await call(InferenceService(RequestPlanner("demo", codec(), limits()), link, 16))
             await link.close()
         return verifier.seen
 

@@ -6,7 +6,7 @@ import grpc
 import httpx
 import pytest
 
-from deployments.gateway.capacity import Capacity
+from deployments.gateway.inference_service import Capacity
 from drafthouse.errors import OverloadError
 from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, gateway, request
 from tests.unit.verifier_double import VerifierDouble, at

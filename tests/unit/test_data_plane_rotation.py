@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from deployments.gateway.failover import NoVerifierError, VerifierLink
+from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.wire.membership import Route
 from drafthouse.wire.transport import MutualTls
 from tests.unit.certificates import TOKEN, Authority

@@ -7,7 +7,7 @@ import pathlib
 import grpc
 import pytest
 
-from deployments.gateway.failover import NoVerifierError
+from deployments.gateway.verifier_link import NoVerifierError
 from drafthouse.config.serving import ServingConfig
 from drafthouse.wire.generation_messages import to_request_proto
 from drafthouse.wire.transport import PLAINTEXT, MutualTls, Transport, load_transport

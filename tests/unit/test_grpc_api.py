@@ -7,9 +7,9 @@ import pytest
 from ray.serve.exceptions import gRPCStatusError
 
 from deployments.api.grpc import inference as grpc_api
-from deployments.gateway.failover import VerifierLink
 from deployments.gateway.inference_service import InferenceService
-from deployments.gateway.request_plan import DEFAULT_MAX_TOKENS, RequestFactory
+from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, RequestPlanner
+from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
@@ -17,7 +17,7 @@ from protos import inference_pb2 as pb
 from tests.unit.byte_tokenizer import codec, limits
 from tests.unit.verifier_double import VerifierDouble, at, serving
 
-FACTORY = RequestFactory("demo", codec(), limits())
+PLANNER = RequestPlanner("demo", codec(), limits())
 TEXT = "def add(a, b):\n    return 'é🙂'\n"
 IDS = tuple(codec().encode(TEXT))
 
@@ -33,7 +33,7 @@ def serve(call, *verifiers: VerifierDouble):
             link = VerifierLink(patience_s=0.05)
             link.update(routes)
             try:
-                return await call(InferenceService(FACTORY, link, 16))
+                return await call(InferenceService(PLANNER, link, 16))
             finally:
                 await link.close()
 
@@ -45,7 +45,7 @@ def test_every_field_reaches_the_plan():
         temperature=0.5, top_p=0.9, top_k=3, min_p=0.1, repetition_penalty=1.5, seed=7, stop=["x"],
         speculation=pb.Speculation(mode="fixed", nodes=8, depth=4), prompt_tokens=pb.TokenIds(ids=[5, 6]),
     )  # fmt: skip
-    plan = grpc_api.make_plan(FACTORY, message)
+    plan = grpc_api.make_plan(PLANNER, message)
     (made,) = plan.requests
     assert (made.prompt, made.sampling, made.seed) == ((5, 6), SamplingParams(0.5, 3, 0.9, 0.1, 1.5), 7)
     assert (made.speculation, plan.stops, made.max_tokens) == (Speculation("fixed", 8, 4), ("x",), len(IDS))
@@ -53,10 +53,10 @@ def test_every_field_reaches_the_plan():
 
 def test_absent_fields_have_the_defaults_and_zero_is_not_absent():
     bare = pb.GenerateRequest(model="demo", prompt="hello")
-    (made,) = grpc_api.make_plan(FACTORY, bare).requests
+    (made,) = grpc_api.make_plan(PLANNER, bare).requests
     assert (made.sampling, made.speculation, made.max_tokens) == (SamplingParams(), Speculation(), DEFAULT_MAX_TOKENS)
     bare.temperature, bare.seed = 0.0, 0
-    plan = grpc_api.make_plan(FACTORY, bare)
+    plan = grpc_api.make_plan(PLANNER, bare)
     assert (plan.requests[0].sampling.temperature, plan.seed) == (0.0, 0)
 
 
@@ -74,13 +74,13 @@ def test_absent_fields_have_the_defaults_and_zero_is_not_absent():
 )
 def test_faults_name_the_field(fields, param):
     with pytest.raises(RequestError) as caught:
-        grpc_api.make_plan(FACTORY, request(**fields))
+        grpc_api.make_plan(PLANNER, request(**fields))
     assert caught.value.param == param
 
 
 def test_a_prompt_is_needed():
     with pytest.raises(RequestError, match="prompt"):
-        grpc_api.make_plan(FACTORY, pb.GenerateRequest(model="demo"))
+        grpc_api.make_plan(PLANNER, pb.GenerateRequest(model="demo"))
 
 
 def test_generate():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployments.gateway.latencies import Latencies, Stopwatch
+from deployments.gateway.inference_service import Latencies, Stopwatch
 
 
 def _samples(latencies: Latencies) -> dict[str, list[float]]:

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from deployments.gateway.failover import NoVerifierError
 from deployments.gateway.inference_service import OUTCOMES, outcome_of
 from deployments.gateway.text_stream import GenerationError
+from deployments.gateway.verifier_link import NoVerifierError
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.telemetry.metrics import METRICS
 from tests.unit.openai_gateway import gateway

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from deployments.gateway.failover import VerifierLink
 from deployments.gateway.text_stream import GenerationError, TextDelta, generate_text
+from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest

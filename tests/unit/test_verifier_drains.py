@@ -9,7 +9,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from deployments.gateway.failover import MAX_FRUITLESS_ATTEMPTS, VerifierLink
+from deployments.gateway.verifier_link import MAX_FRUITLESS_ATTEMPTS, VerifierLink
 from drafthouse.wire.generation_messages import GenerateReply, to_reply_proto
 from tests.unit.linked import REQUEST, collect, linked, tokens_of
 from tests.unit.verifier_double import VerifierDouble, at, serving, text_of

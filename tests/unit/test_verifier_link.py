@@ -7,9 +7,9 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from deployments.gateway import failover as verifier_link
-from deployments.gateway.failover import NoVerifierError, VerifierLink
+from deployments.gateway import verifier_link
 from deployments.gateway.request_progress import UNTOLD_S
+from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.wire.generation_messages import GenerateReply, SpeculationUsage, to_reply_proto
 from tests.unit.linked import REQUEST, collect, linked, tokens_of

@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 
-from deployments.gateway.failover import NoVerifierError, VerifierLink
+from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.errors import OverloadError
 from tests.unit.linked import GONE, REQUEST, collect, linked, tokens_of
 from tests.unit.verifier_double import VerifierDouble, at, serving, text_of

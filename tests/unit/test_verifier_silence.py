@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from deployments.gateway import failover as verifier_link
+from deployments.gateway import verifier_link
 from drafthouse.wire.generation_messages import GenerateReply, to_reply_proto
 from drafthouse.wire.silence import SILENT_BEATS
 from tests.unit.linked import REQUEST, collect, linked, tokens_of

@@ -13,10 +13,10 @@ from ray.serve.exceptions import gRPCStatusError
 from ray.serve.grpc_util import RayServegRPCContext
 
 from deployments.api.openai.schema import checked_stops
-from deployments.gateway.failover import NoVerifierError
 from deployments.gateway.inference_service import InferenceService
-from deployments.gateway.request_plan import DEFAULT_MAX_TOKENS, Plan, RequestFactory, Settings
+from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, Plan, RequestPlanner, Settings
 from deployments.gateway.text_stream import TextDelta
+from deployments.gateway.verifier_link import NoVerifierError
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.security.api_keys import ApiKeys
@@ -28,7 +28,7 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 CODES = {401: grpc.StatusCode.UNAUTHENTICATED, 404: grpc.StatusCode.NOT_FOUND}
 
 
-def make_plan(factory: RequestFactory, request: pb.GenerateRequest) -> Plan:
+def make_plan(planner: RequestPlanner, request: pb.GenerateRequest) -> Plan:
     """Raises RequestError naming the field at fault."""
     kind = request.WhichOneof("input")
     if kind is None:
@@ -45,7 +45,7 @@ def make_plan(factory: RequestFactory, request: pb.GenerateRequest) -> Plan:
         seed=request.seed if request.HasField("seed") else None,
         stops=checked_stops(request.stop),
     )
-    return factory.plan("gen", [prompt], settings, field=kind)
+    return planner.plan("gen", [prompt], settings, field=kind)
 
 
 def authenticate(keys: ApiKeys | None, metadata: Iterable[tuple[str, str | bytes]]) -> str:
@@ -81,7 +81,7 @@ async def stream(
     """Chunks, of which the last has the finish reason and the usage; none where the context has got a status instead.
     Raises gRPCStatusError. `zero_chunks`: whether Serve heeds the context of a call without one."""
     try:
-        plan = await service.plan(lambda message: make_plan(service.factory, message), request, cache_key)
+        plan = await service.plan(lambda message: make_plan(service.planner, message), request, cache_key)
         completion_tokens = 0
         async with aclosing(service.stream(plan)) as deltas:
             async for _, delta in deltas:

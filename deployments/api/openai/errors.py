@@ -13,8 +13,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from deployments.gateway.failover import NoVerifierError
 from deployments.gateway.text_stream import GenerationError
+from deployments.gateway.verifier_link import NoVerifierError
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError
 
 logger = logging.getLogger(__name__)

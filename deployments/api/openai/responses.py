@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from deployments.gateway.request_plan import Plan
+from deployments.gateway.request_planner import Plan
 from deployments.gateway.text_stream import TextDelta
 from drafthouse.wire.generation_messages import SpeculationUsage
 

@@ -13,13 +13,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.api.api_key_gate import ApiKeyGate, cache_key_of
 from deployments.api.openai.errors import NoControllerError, describe_error, error_response, install_error_handlers
 from deployments.api.openai.responses import DONE, Answerer, UsageCount, sse
 from deployments.api.openai.schema import ChatRequest, CompletionRequest, parse_body
 from deployments.gateway.inference_service import InferenceService
-from deployments.gateway.request_plan import Plan
+from deployments.gateway.request_planner import Plan
 from deployments.gateway.text_stream import TextDelta
 from drafthouse.errors import RequestError
 from drafthouse.security.api_keys import ApiKeys
@@ -29,8 +30,35 @@ SNAPSHOT_TIMEOUT_S = 2.0
 CLIENT_GONE = 499
 """Nobody reads it; access logs know the number."""
 
+OPEN_PATHS = frozenset({"/health"})
+CACHE_KEY = "cache_key"
+
 Deltas = AsyncGenerator[tuple[int, TextDelta], None]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+class ApiKeyGate:
+    """Lets nothing through without a key, neither routes nor bodies nor unknown paths; only load balancers' /health is open.
+
+    What comes through carries its key's hash, under which its traffic may be remembered (`cache_key_of`).
+    """
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            try:
+                scope.setdefault("state", {})[CACHE_KEY] = self._keys.check(Headers(scope=scope).get("authorization"))
+            except RequestError as error:
+                await error_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def cache_key_of(request: Request) -> str:
+    """Empty without API keys: the traffic is no one's."""
+    return str(getattr(request.state, CACHE_KEY, ""))
 
 
 def build_http_app(
@@ -50,20 +78,20 @@ def _add_generation(app: FastAPI, service: InferenceService) -> None:
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         body = parse_body(CompletionRequest, await _json(request))
-        plan = await service.plan(service.factory.completion, body, cache_key_of(request))
+        plan = await service.plan(service.planner.completion, body, cache_key_of(request))
         return await _answer(request, service, plan, chat=False, stream=bool(body.stream), include_usage=body.include_usage)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         body = parse_body(ChatRequest, await _json(request))
-        plan = await service.plan(service.factory.chat, body, cache_key_of(request))
+        plan = await service.plan(service.planner.chat, body, cache_key_of(request))
         return await _answer(request, service, plan, chat=True, stream=bool(body.stream), include_usage=body.include_usage)
 
 
 def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-    factory = service.factory
+    planner = service.planner
     model = {
-        "id": factory.model, "object": "model", "created": 0, "owned_by": "drafthouse", "max_model_len": factory.limits.context_tokens
+        "id": planner.model, "object": "model", "created": 0, "owned_by": "drafthouse", "max_model_len": planner.limits.context_tokens
     }  # fmt: skip
 
     @app.get("/v1/models")
@@ -72,7 +100,7 @@ def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], 
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
-        if name != factory.model:
+        if name != planner.model:
             raise RequestError(f"The model {name!r} does not exist", "model", code="model_not_found", status=404)
         return model
 
@@ -103,7 +131,7 @@ async def _json(request: Request) -> object:
 
 
 async def _answer(request: Request, service: InferenceService, plan: Plan, chat: bool, stream: bool, include_usage: bool) -> Response:
-    answerer = Answerer(plan, service.factory.model, chat)
+    answerer = Answerer(plan, service.planner.model, chat)
     headers = {"x-drafthouse-seed": str(plan.seed)}
     deltas = service.stream(plan)
     if not stream:

@@ -3,7 +3,7 @@
 import pytest
 
 from deployments.api.openai.schema import ChatRequest, CompletionRequest, parse_body
-from deployments.gateway.request_plan import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestFactory
+from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestPlanner
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
@@ -11,16 +11,16 @@ from drafthouse.speculation import Speculation
 from tests.unit.byte_tokenizer import codec, limits
 
 CONTEXT = 64
-FACTORY = RequestFactory("demo", codec(), limits(CONTEXT))
+PLANNER = RequestPlanner("demo", codec(), limits(CONTEXT))
 
 
 def completion(**fields):
-    return FACTORY.completion(parse_body(CompletionRequest, {"model": "demo", "prompt": "def add"} | fields))
+    return PLANNER.completion(parse_body(CompletionRequest, {"model": "demo", "prompt": "def add"} | fields))
 
 
-def chat(factory=FACTORY, **fields):
+def chat(planner=PLANNER, **fields):
     body = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]} | fields
-    return factory.chat(parse_body(ChatRequest, body))
+    return planner.chat(parse_body(ChatRequest, body))
 
 
 def refused(call, **fields) -> RequestError:
@@ -116,7 +116,7 @@ def test_ranges_are_checked(fields, param):
 
 
 def test_a_model_without_a_chat_template_says_so():
-    error = refused(chat, factory=RequestFactory("demo", codec(None), limits()))
+    error = refused(chat, planner=RequestPlanner("demo", codec(None), limits()))
     assert (error.code, error.param) == ("no_chat_template", "messages")
 
 

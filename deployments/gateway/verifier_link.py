@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 
 from deployments.gateway.channels import Channels
-from deployments.gateway.request_progress import Broken, Moved, Progress, Refused, Unreachable, translated
+from deployments.gateway.request_progress import Broken, Moved, Refused, RequestProgress, Unreachable, translated
 from drafthouse.errors import DrafthouseError, OverloadError, WireError
 from drafthouse.policy.verifier_routes import VerifierRoutes
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, from_reply_proto, to_request_proto
@@ -95,7 +95,7 @@ class VerifierLink:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateReply, None]:
         """Raises RequestError, OverloadError or NoVerifierError; a reply with finish_reason `error` is passed on."""
-        progress = Progress(request, list(request.emitted))
+        progress = RequestProgress(request, list(request.emitted))
         while True:
             route = await self._route(progress)
             replies = self._attempt(progress, route)
@@ -114,7 +114,7 @@ class VerifierLink:
                 return
             progress.next_attempt()
 
-    async def _route(self, progress: Progress) -> Route:
+    async def _route(self, progress: RequestProgress) -> Route:
         """The next verifier to try, as soon as there is one."""
         if progress.deadline is None:
             progress.deadline = time.monotonic() + self._patience_s
@@ -133,7 +133,7 @@ class VerifierLink:
                 await asyncio.wait_for(self._changed.wait(), RETRY_S)
             progress.avoid.clear()
 
-    def _gone(self, progress: Progress) -> DrafthouseError:
+    def _gone(self, progress: RequestProgress) -> DrafthouseError:
         if progress.refusals and not progress.admitted:
             # It stands in the line of each that refused it, and will leave them all for one place: their rates add up.
             retry_after_s = 1.0 / sum(1.0 / seconds for seconds in progress.refusals.values())
@@ -143,7 +143,7 @@ class VerifierLink:
             known += f", {self.routes.fitting(progress.fingerprint)} of them with the fingerprint that this text was begun with"
         return NoVerifierError(f"no verifier for {self._patience_s:g} s ({known}); the last failure: {progress.last_failure}")
 
-    async def _attempt(self, progress: Progress, route: Route) -> AsyncGenerator[GenerateReply, None]:
+    async def _attempt(self, progress: RequestProgress, route: Route) -> AsyncGenerator[GenerateReply, None]:
         """One stream from one verifier. Raises Broken when another should go on, RequestError when none should."""
         try:
             channel = await self._channels.connected(route.address)
@@ -176,7 +176,7 @@ class VerifierLink:
             self._calls.discard(call)
             self.routes.ended(route)
 
-    def _leave(self, call: _Call, progress: Progress, draining: bool) -> None:
+    def _leave(self, call: _Call, progress: RequestProgress, draining: bool) -> None:
         """Raises Moved when this verifier drains and another may take over; until there is one, it goes on here."""
         now = time.monotonic()
         if draining and not call.draining:
@@ -198,7 +198,7 @@ class VerifierLink:
                     call.given_up = True
                     call.stream.cancel()
 
-    def _failed(self, progress: Progress, route: Route, error: Broken) -> None:
+    def _failed(self, progress: RequestProgress, route: Route, error: Broken) -> None:
         progress.failed(route.replica, error)
         if not isinstance(error, Refused):
             self.routes.shun(route.replica, time.monotonic())

@@ -54,7 +54,7 @@ class Plan:
         return sum(len(request.prompt) for request in self.requests[:: self.choices])
 
 
-class RequestFactory:
+class RequestPlanner:
     def __init__(self, model: str, codec: TextCodec, limits: ModelLimits) -> None:
         self.model, self.codec, self.limits = model, codec, limits
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.gateway.stop_strings import StopMatcher, prefix_function
+from deployments.gateway.stop_matcher import StopMatcher, prefix_function
 
 FEW_LETTERS = st.text("ab", max_size=24)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=5), max_size=4)
