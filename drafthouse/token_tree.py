@@ -51,15 +51,12 @@ class TokenTree:
             confidences.append(edge if parent == ROOT else confidences[parent] * edge)
         return confidences
 
-    def ancestor_mask(self) -> list[list[bool]]:
-        """`mask[i][j]`: whether node `j` is node `i` or an ancestor of it."""
-        rows: list[list[bool]] = []
-        for i, parent in enumerate(self.parents):
-            row = list(rows[parent]) if parent != ROOT else []
-            row += [False] * (len(self.parents) - len(row))
-            row[i] = True
-            rows.append(row)
-        return rows
+    def lines(self) -> list[list[int]]:
+        """Of each node, the nodes from the root's child down to itself."""
+        lines: list[list[int]] = []
+        for node, parent in enumerate(self.parents):
+            lines.append([node] if parent == ROOT else [*lines[parent], node])
+        return lines
 
     def path(self, node: int) -> list[int]:
         """Tokens from the root's child down to `node`; empty for the root."""

@@ -9,7 +9,7 @@ from typing import Any
 from drafthouse.choose import Row, rank
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.engine.segment import Segment
+from drafthouse.engine.segment import Segment, causal
 from drafthouse.sampling import SamplingParams
 
 WIDTH = 4
@@ -22,7 +22,7 @@ def hits(draft: LoadedModel, prompt: Sequence[int], output: Sequence[int], sampl
     kv = KvSequence(draft.runner.cache)
     try:
         kv.extend(len(tokens))
-        segment = Segment(kv, tokens, range(len(tokens)), range(len(prompt) - 1, len(tokens)))
+        segment = Segment(kv, tokens, range(len(tokens)), range(len(prompt) - 1, len(tokens)), causal(0, len(tokens)))
         logits = draft.runner.run([segment]).logits
     finally:
         kv.release()

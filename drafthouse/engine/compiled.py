@@ -13,7 +13,7 @@ import torch
 import torch._dynamo
 from transformers import PreTrainedModel
 
-from drafthouse.engine.attention.reference import StepContext, attend_parts
+from drafthouse.engine.attention.backend import AttentionStep
 
 TOKEN_COUNTS = (1, 2, 4, 8, 12, 16, 24, 32)
 """Each costs a compilation."""
@@ -28,9 +28,9 @@ def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, model: int, layer: int, scaling: float | None,
     window: int | None, softcap: float | None,
 ) -> torch.Tensor:  # fmt: skip
-    context = _models[model].context
-    assert context is not None
-    return attend_parts(context, layer, query, key, value, scaling, window, softcap).contiguous()
+    step = _models[model].step
+    assert step is not None
+    return step.attend(layer, query[0], key[0], value[0], scaling, window, softcap)[None].contiguous()
 
 
 @_attend.register_fake
@@ -56,25 +56,25 @@ class CompiledModel:
         torch._dynamo.config.accumulated_recompile_limit += len(TOKEN_COUNTS)
         self.number = next(_numbers)
         _models[self.number] = self
-        self.context: StepContext | None = None
+        self.step: AttentionStep | None = None
         self._graph = torch.compile(model, dynamic=False)
 
     @staticmethod
     def fits(tokens: int) -> bool:
         return tokens <= TOKEN_COUNTS[-1]
 
-    def run(self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, context: StepContext) -> torch.Tensor:
+    def run(self, tokens: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor, step: AttentionStep) -> torch.Tensor:
         """Logits `[len(keep), vocab]` for tokens and positions `[1, T]`."""
         count = tokens.shape[1]
         padding = next(n for n in TOKEN_COUNTS if n >= count) - count
         if padding:
             tokens = torch.nn.functional.pad(tokens, (0, padding), value=0)
             positions = torch.nn.functional.pad(positions, (0, padding), value=0)
-        self.context = context
+        self.step = step
         try:
             logits: torch.Tensor = self._graph(
                 input_ids=tokens, position_ids=positions, use_cache=False, past_key_values=None, drafthouse_model=self.number
             ).logits[0]
         finally:
-            self.context = None
+            self.step = None
         return logits if len(keep) == logits.shape[0] else logits.index_select(0, keep)

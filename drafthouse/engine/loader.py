@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
 from drafthouse.config.serving import ModelConfig, model_path
-from drafthouse.engine.attention import reference as attention
+from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from drafthouse.engine.attention.reference import StepContext
+from drafthouse.engine.attention.backend import AttentionBackend
+from drafthouse.engine.attention.layout import layout_of
+from drafthouse.engine.attention.reference import ReferenceAttention
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.segment import Segment, chunk
@@ -38,6 +40,7 @@ class ModelRunner:
     def __init__(self, model: PreTrainedModel, cache: KvCache, compiled: CompiledModel | None = None):
         self.model, self.compiled = model, compiled
         self.cache = cache
+        self.attention: AttentionBackend = ReferenceAttention()
         self.vocab_size: int = model.config.get_text_config().vocab_size
         self.attention_calls = 0
 
@@ -53,7 +56,7 @@ class ModelRunner:
     def run(self, segments: list[Segment]) -> RunResult:
         started = time.perf_counter()
         device = self.cache.data.device
-        context = StepContext(self.cache, segments)
+        step = self.attention.begin(self.cache, layout_of(segments))
         tokens = torch.tensor([[t for s in segments for t in s.tokens]], device=device)
         positions = torch.tensor([[p for s in segments for p in s.positions]], device=device)
         wanted, first = [], 0
@@ -62,13 +65,13 @@ class ModelRunner:
             first += len(segment)
         keep = torch.tensor(wanted, dtype=torch.int64, device=device)
         if self.compiled is not None and self.compiled.fits(tokens.shape[1]):
-            logits = self.compiled.run(tokens, positions, keep, context)
+            logits = self.compiled.run(tokens, positions, keep, step)
         else:
             logits = self.model(
                 input_ids=tokens, position_ids=positions, use_cache=False, past_key_values=None,
-                logits_to_keep=keep, drafthouse_step=context,
+                logits_to_keep=keep, drafthouse_step=step,
             ).logits[0]  # fmt: skip
-        self.attention_calls = context.calls
+        self.attention_calls = step.calls
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return RunResult(logits, time.perf_counter() - started)

@@ -16,7 +16,7 @@ from drafthouse.engine.latency_cache import LatencyCache, Profile, key_of
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import ModelRunner
 from drafthouse.engine.paced_runner import PacedRunner
-from drafthouse.engine.segment import Segment
+from drafthouse.engine.segment import Segment, causal
 from drafthouse.policy.latency import LatencyModel, MeasuredLatency, fit_error
 
 DENSE = 16
@@ -146,7 +146,7 @@ class Stopwatch:
                 tokens, cached = ((total + part) // parts for total in (point.tokens, point.cached))
                 kv.extend(cached)
                 kv.extend(tokens)
-                segments.append(Segment(kv, [0] * tokens, range(cached, cached + tokens), range(tokens)))
+                segments.append(Segment(kv, [0] * tokens, range(cached, cached + tokens), range(tokens), causal(cached, tokens)))
             return self.runner.run(segments).seconds
         finally:
             for kv in sequences:

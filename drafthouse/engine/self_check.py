@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.model_runner import ModelRunner
-from drafthouse.engine.segment import Segment, chunk, tree_step
+from drafthouse.engine.segment import Segment, causal, chunk, tree_step
 from drafthouse.errors import ModelError
 from drafthouse.token_tree import ROOT, TokenTree
 
@@ -47,7 +47,7 @@ def self_check(runner: ModelRunner, reference: Reference, context: int) -> float
     tokens = torch.randint(0, runner.vocab_size, (2, long + 1), generator=generator).tolist()
     first, second, far = (KvSequence(runner.cache) for _ in range(3))
     far.extend(1)
-    lone = Segment(far, [0], [context - 1], [])  # what looks at the row's longest position sees this one
+    lone = Segment(far, [0], [context - 1], [], causal(0, 1))  # what looks at the row's longest position sees this one
     try:
         return _compare(runner, reference, tokens[0][:8], tokens[1], first, second, lone)
     except (TypeError, RuntimeError, ValueError, AttributeError, IndexError) as error:

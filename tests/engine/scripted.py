@@ -81,12 +81,9 @@ def seen_paths(segment: Segment) -> list[Path]:
     """The tokens that each output of the segment sees. Raises AssertionError unless they stand at positions 0, 1, 2 ...,
     but for those that a window has skipped."""
     tokens, positions = stored(segment.kv)
-    count, total = len(segment), len(segment.kv)
-    tail = count if segment.mask is None else len(segment.mask[0])
     paths = []
     for output in segment.outputs:
-        row = segment.mask[output] if segment.mask is not None else [i <= output for i in range(count)]
-        entries = [*range(total - tail), *(total - tail + i for i in range(tail) if row[i])]
+        entries = [*range(segment.prefix[output]), *(segment.lines[output] if segment.lines is not None else ())]
         wanted = [i if i < segment.sinks else i + segment.skipped for i in range(len(entries))]
         assert [positions[i] for i in entries] == wanted, "a position is missing, doubled or out of order"
         paths.append(tuple(tokens[i] for i in entries))

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from drafthouse.engine.attention.reference import StepContext, attend_parts
+from drafthouse.engine.attention.layout import layout_of
+from drafthouse.engine.attention.reference import ReferenceAttention
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.segment import Segment, chunk, tree_step
 from drafthouse.token_tree import ROOT, TokenTree
@@ -75,7 +76,7 @@ def check(
 ) -> None:  # fmt: skip
     tokens = sum(map(len, segments))
     q, k, v = (random_rows(seed + i, 1, heads, tokens, DIM) for i, heads in ((1000, HEADS), (2000, KV_HEADS), (3000, KV_HEADS)))
-    found = attend_parts(StepContext(cache, segments), 0, q, k, v, None, window, softcap)
+    found = ReferenceAttention().begin(cache, layout_of(segments)).attend(0, q[0], k[0], v[0], None, window, softcap)
     first = 0
     for segment, tree in zip(segments, trees, strict=True):
         new = segment.kv.slots[len(segment.kv) - len(segment) :]
@@ -84,7 +85,7 @@ def check(
         for query in range(len(segment)):
             slots = [segment.kv.slots[entry] for entry in seen_by(segment, query, tree, window)]
             wanted = plainly(q[0, :, first + query], cache.data[0, 0][:, slots], cache.data[0, 1][:, slots], softcap)
-            torch.testing.assert_close(found[0, first + query], wanted, msg=f"seed {seed}, query {query} of {tree.parents}")
+            torch.testing.assert_close(found[first + query], wanted, msg=f"seed {seed}, query {query} of {tree.parents}")
         first += len(segment)
 
 
@@ -96,5 +97,5 @@ def test_slots_that_only_begin_and_end_like_a_run_are_written_one_by_one() -> No
     for i, kv in enumerate(sequences):
         kv.extend(1)
         by_slot[kv.slots[0]] = sequences[i]
-    segments = [Segment(by_slot[slot], [0], [0], [0]) for slot in (2, 7, 4)]
+    segments = [Segment(by_slot[slot], [0], [0], [0], [1]) for slot in (2, 7, 4)]
     check(cache, segments, [TokenTree()] * 3, None, None, 0)

@@ -24,13 +24,14 @@ def test_what_is_left_is_seen_at_its_own_position(name: str) -> None:
     kv.cut(sinks, gone)
     assert kv.contiguous
     kv.extend(1)
-    windowed = model.runner.run([Segment(kv, tokens[-1:], [29], [0], sinks=sinks, skipped=gone)]).logits
+    windowed = model.runner.run([Segment(kv, tokens[-1:], [29], [0], [len(kv)], sinks=sinks, skipped=gone)]).logits
     whole = KvSequence(model.runner.cache)
     whole.extend(30)
-    mask = [[j <= i for j in range(30)] for i in range(29)] + [[j < sinks or j >= sinks + gone for j in range(30)]]
-    masked = model.runner.run([Segment(whole, tokens, range(30), [29], mask, range(30))]).logits
-    assert torch.allclose(windowed, masked, rtol=1e-9, atol=1e-9)
-    unwindowed = model.runner.run([Segment(_filled(whole), tokens, range(30), [29])]).logits
+    prefix = [*range(1, 30), sinks]
+    lines = [*[[]] * 29, list(range(sinks + gone, 30))]
+    without_them = model.runner.run([Segment(whole, tokens, range(30), [29], prefix, lines)]).logits
+    assert torch.allclose(windowed, without_them, rtol=1e-9, atol=1e-9)
+    unwindowed = model.runner.run([Segment(_filled(whole), tokens, range(30), [29], range(1, 31))]).logits
     assert name == "mistral" or not torch.allclose(windowed, unwindowed, rtol=1e-3), "the window must change something"
     kv.release()
     model.runner.cache.allocator.check_integrity()

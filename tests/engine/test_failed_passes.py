@@ -71,7 +71,7 @@ class Failing:
 
 def poisoned(segments: list[Segment]) -> bool:
     """The last part of a long catch-up does not fit."""
-    return any(segment.mask is None and POISON in segment.tokens for segment in segments)
+    return any(segment.lines is None and POISON in segment.tokens for segment in segments)
 
 
 def test_only_the_cause_of_a_failed_pass_is_dropped() -> None:
@@ -144,7 +144,7 @@ def test_after_the_fault_the_verifier_gets_the_whole_new_tree() -> None:
 
 
 def test_a_tree_that_makes_passes_fail_is_found_though_its_catch_up_does_not() -> None:
-    it = Failing(lambda segments: any(segment.mask is not None and segment.kv is bad.kv for segment in segments))
+    it = Failing(lambda segments: any(segment.lines is not None and segment.kv is bad.kv for segment in segments))
     it.open("a", [1, 2, 3])
     it.open("bad", [4, 5])
     bad = it.engine.sessions["v", "bad"]

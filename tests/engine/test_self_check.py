@@ -35,7 +35,7 @@ def test_rotary_scaling_that_looks_at_the_longest_position_is_refused() -> None:
 
 
 def test_a_tree_whose_nodes_see_those_before_them_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TokenTree, "ancestor_mask", lambda tree: [[j <= i for j in range(len(tree))] for i in range(len(tree))])
+    monkeypatch.setattr(TokenTree, "lines", lambda tree: [list(range(i + 1)) for i in range(len(tree))])
     with pytest.raises(ModelError, match="logits of packed steps with token trees differ"):
         loaded(tiny("llama"))
 

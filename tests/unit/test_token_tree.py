@@ -54,9 +54,8 @@ def test_depth_path_and_confidence(tree: TokenTree) -> None:
 
 
 @given(trees())
-def test_ancestor_mask(tree: TokenTree) -> None:
-    n = len(tree)
-    assert tree.ancestor_mask() == [[j in line(tree, i) for j in range(n)] for i in range(n)]
+def test_lines(tree: TokenTree) -> None:
+    assert tree.lines() == [sorted(line(tree, node)) for node in range(len(tree))]
 
 
 @given(trees())
