@@ -72,13 +72,13 @@ class DrafterEngine:
         self._fault_isolation, self._draining = FaultIsolation(), False
 
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
-        key = (peer, message.session)
+        key = (peer, message.session_id)
         session = self.sessions.get(key)
         if isinstance(message, Open):
             return [(peer, answer) for answer in self._open(key, message)]
         if session is None or message.epoch != session.epoch:
             lost = isinstance(message, Commit) and (session is None or session.epoch < message.epoch)
-            return [(peer, Dropped(message.session, message.epoch, UNKNOWN))] if lost else []
+            return [(peer, Dropped(message.session_id, message.epoch, UNKNOWN))] if lost else []
         if isinstance(message, Close):
             self._forget(key, message.finished)
             return []
@@ -101,12 +101,12 @@ class DrafterEngine:
         reason = self._refusal(message)
         if reason:
             self.totals.refused += 1
-            return [Refused(message.session, message.epoch, reason)]
+            return [Refused(message.session_id, message.epoch, reason)]
         self.sessions[key] = session = self._session(key[0], message)
         self._promise(session)
         self.totals.sessions += 1
         session.grow_stages()
-        return [Opened(message.session, message.epoch), self._announce(session)]
+        return [Opened(message.session_id, message.epoch), self._announce(session)]
 
     def _session(self, peer: str, message: Open) -> Session:
         calibration = self.calibrations.of(message.target_fingerprint)
@@ -125,7 +125,7 @@ class DrafterEngine:
     def _refusal(self, message: Open) -> str:
         if self._draining:
             return DRAINING
-        if self._fault_isolation.refuses(message.session, self.clock()):
+        if self._fault_isolation.refuses(message.session_id, self.clock()):
             return "a draft pass of this session failed here"
         if message.noise_version != NOISE_VERSION:
             return f"noise version {message.noise_version}, this drafter has {NOISE_VERSION}"
@@ -158,7 +158,7 @@ class DrafterEngine:
         try:
             if max(message.tokens) >= self.vocab_size:
                 raise WireError(f"commit holds token {max(message.tokens)}, outside the vocabulary of {self.vocab_size}")
-            labels = session.commit(message.base_len, message.tokens, message.price, self.clock())
+            labels = session.commit(message.base_len, message.tokens, message.min_confidence, self.clock())
         except WireError as error:
             return [self.drop(key, str(error))]
         self._promise(session)

@@ -123,7 +123,7 @@ class DrafterServer(rpc.DrafterServicer):
         stream.messages = []
         if stream.echo_us:
             batch.echo_us = stream.echo_us
-            batch.held_us = int((time.perf_counter() - stream.echo_at) * 1e6)
+            batch.echo_delay_us = int((time.perf_counter() - stream.echo_at) * 1e6)
             stream.echo_us = 0
         return batch
 
@@ -162,8 +162,8 @@ class DrafterServer(rpc.DrafterServicer):
         try:
             return engine.handle(peer, message)
         except Exception as error:
-            self.loop.count_fault(f"{type(message).__name__} of session {message.session} failed; the session is dropped")
-            return engine.fail(peer, message.session, message.epoch, f"the drafter failed: {type(error).__name__}")
+            self.loop.count_fault(f"{type(message).__name__} of session {message.session_id} failed; the session is dropped")
+            return engine.fail(peer, message.session_id, message.epoch, f"the drafter failed: {type(error).__name__}")
 
     def _send_from_thread(self, out: list[Outgoing]) -> None:
         self._asyncio.call_soon_threadsafe(self._enqueue, out)

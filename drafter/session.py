@@ -52,11 +52,11 @@ class Session:
         self, peer: str, opened: Open, kv: KvSequence, rules: SessionRules, calibration: Calibration, stages: SessionStages, now: float
     ):
         """`peer` is whoever opened it. `lookahead`, `seen` and `promised_slots` are for the engine to set."""
-        self.key = peer, opened.session
-        self.id, self.epoch = opened.session, opened.epoch
+        self.key = peer, opened.session_id
+        self.id, self.epoch = opened.session_id, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
         self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or rules.width
-        self.rules, self.price = rules, opened.price
+        self.rules, self.min_confidence = rules, opened.min_confidence
         self.tokens = list(opened.tokens)
         self.kv, self.cached, self.skipped = kv, 0, 0
         self.growing = GrowingTree()
@@ -114,13 +114,13 @@ class Session:
 
     @property
     def threshold(self) -> GrowthThreshold:
-        return GrowthThreshold.at(self.price, self.rules.ahead)
+        return GrowthThreshold.at(self.min_confidence, self.rules.ahead)
 
     @property
     def expected_children(self) -> float:
         return self.calibration.expected_children(MODEL, self.width, self.sampling.temperature)
 
-    def commit(self, base_len: int, tokens: tuple[int, ...], price: float, now: float) -> list[Label]:
+    def commit(self, base_len: int, tokens: tuple[int, ...], min_confidence: float, now: float) -> list[Label]:
         """Re-roots along the committed tokens; returns what they say of the drafted ones.
 
         Raises WireError when they do not follow what is known.
@@ -141,7 +141,7 @@ class Session:
         self.kv.keep(self.held, walked + [entry for node, entry in entry_of.items() if node in index])
         self.cached += len(walked)
         self.tokens += tokens
-        self.price, self.on_hold = price, False
+        self.min_confidence, self.on_hold = min_confidence, False
         self.sent, self._sent_edges = 0, []
         self._slide_window()
         self.stages.follow(tokens)
@@ -189,7 +189,7 @@ class Session:
         self.refresh()
 
     def refresh(self) -> None:
-        """The frontier anew, after any change of tree or price."""
+        """The frontier again, after any change of tree or threshold."""
         grows = self.drafts and not self.missing and not self.on_hold
         self.frontier = self.growing.frontier(self.expected_children, self.threshold, self.limits) if grows else Frontier([], [])
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/dataplane.proto\x12\x17\x64rafthouse.dataplane.v1\"h\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1a\n\x12repetition_penalty\x18\x05 \x01(\x01\"H\n\x0bSpeculation\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\r\n\x05nodes\x18\x02 \x01(\r\x12\r\n\x05\x64\x65pth\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\"i\n\tToDrafter\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x39\n\x08messages\x18\x02 \x03(\x0b\x32\'.drafthouse.dataplane.v1.DrafterMessage\x12\x0f\n\x07\x65\x63ho_us\x18\x03 \x01(\x04\"{\n\nToVerifier\x12\x0f\n\x07\x64rafter\x18\x01 \x01(\t\x12:\n\x08messages\x18\x02 \x03(\x0b\x32(.drafthouse.dataplane.v1.VerifierMessage\x12\x0f\n\x07\x65\x63ho_us\x18\x03 \x01(\x04\x12\x0f\n\x07held_us\x18\x04 \x01(\x04\"\xda\x01\n\x0e\x44rafterMessage\x12-\n\x04open\x18\x01 \x01(\x0b\x32\x1d.drafthouse.dataplane.v1.OpenH\x00\x12\x31\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x1f.drafthouse.dataplane.v1.CommitH\x00\x12/\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x1e.drafthouse.dataplane.v1.CloseH\x00\x12-\n\x04hold\x18\x04 \x01(\x0b\x32\x1d.drafthouse.dataplane.v1.HoldH\x00\x42\x06\n\x04kind\"\xe5\x01\n\x0fVerifierMessage\x12\x31\n\x06opened\x18\x01 \x01(\x0b\x32\x1f.drafthouse.dataplane.v1.OpenedH\x00\x12\x33\n\x07refused\x18\x02 \x01(\x0b\x32 .drafthouse.dataplane.v1.RefusedH\x00\x12-\n\x04grow\x18\x03 \x01(\x0b\x32\x1d.drafthouse.dataplane.v1.GrowH\x00\x12\x33\n\x07\x64ropped\x18\x04 \x01(\x0b\x32 .drafthouse.dataplane.v1.DroppedH\x00\x42\x06\n\x04kind\"\x97\x02\n\x04Open\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12\x33\n\x08sampling\x18\x04 \x01(\x0b\x32!.drafthouse.dataplane.v1.Sampling\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x15\n\rnoise_version\x18\x06 \x01(\r\x12\x1a\n\x12target_fingerprint\x18\x07 \x01(\t\x12\x11\n\tmax_nodes\x18\x08 \x01(\r\x12\x11\n\tmax_depth\x18\t \x01(\r\x12\r\n\x05price\x18\n \x01(\x02\x12\x12\n\nvocab_size\x18\x0b \x01(\r\x12\r\n\x05width\x18\x0c \x01(\r\x12\x11\n\tcache_key\x18\r \x01(\t\"Y\n\x06\x43ommit\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x10\n\x08\x62\x61se_len\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x03(\r\x12\r\n\x05price\x18\x05 \x01(\x02\"9\n\x05\x43lose\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\"&\n\x04Hold\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"(\n\x06Opened\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"9\n\x07Refused\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xcb\x01\n\x04Grow\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x10\n\x08\x62\x61se_len\x18\x03 \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x04 \x01(\r\x12\x0e\n\x06tokens\x18\x05 \x03(\r\x12\x0f\n\x07parents\x18\x06 \x03(\x11\x12\r\n\x05\x65\x64ges\x18\x07 \x03(\x02\x12\x0f\n\x07sources\x18\x08 \x03(\r\x12\x18\n\x10next_pass_eta_us\x18\t \x01(\r\x12!\n\x19next_pass_expected_tokens\x18\n \x01(\x02\"9\n\x07\x44ropped\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa3\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06prompt\x18\x03 \x03(\r\x12\x0f\n\x07\x65mitted\x18\x04 \x03(\r\x12\x33\n\x08sampling\x18\x05 \x01(\x0b\x32!.drafthouse.dataplane.v1.Sampling\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12\x13\n\x0bstop_tokens\x18\x08 \x03(\r\x12\x39\n\x0bspeculation\x18\t \x01(\x0b\x32$.drafthouse.dataplane.v1.Speculation\x12\x11\n\tcache_key\x18\n \x01(\t\x12\x10\n\x08\x61\x64mitted\x18\x0b \x01(\x08\"\xcb\x01\n\rGenerateReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x13\n\x0b\x66irst_index\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x03(\r\x12\x15\n\rfinish_reason\x18\x05 \x01(\t\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x38\n\x05usage\x18\x07 \x01(\x0b\x32).drafthouse.dataplane.v1.SpeculationUsage\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\"i\n\x10SpeculationUsage\x12\x0f\n\x07\x64rafted\x18\x01 \x01(\r\x12\x10\n\x08verified\x18\x02 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\x12\r\n\x05steps\x18\x04 \x01(\r\x12\x11\n\tsynthetic\x18\x05 \x01(\x08\x32\x61\n\x07\x44rafter\x12V\n\x07\x43onnect\x12\".drafthouse.dataplane.v1.ToDrafter\x1a#.drafthouse.dataplane.v1.ToVerifier(\x01\x30\x01\x32j\n\x08Verifier\x12^\n\x08Generate\x12(.drafthouse.dataplane.v1.GenerateRequest\x1a&.drafthouse.dataplane.v1.GenerateReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/dataplane.proto\x12\x17\x64rafthouse.dataplane.v1\"h\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x12\x1a\n\x12repetition_penalty\x18\x05 \x01(\x01\"H\n\x0bSpeculation\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\r\n\x05nodes\x18\x02 \x01(\r\x12\r\n\x05\x64\x65pth\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\"i\n\tToDrafter\x12\x10\n\x08verifier\x18\x01 \x01(\t\x12\x39\n\x08messages\x18\x02 \x03(\x0b\x32\'.drafthouse.dataplane.v1.DrafterMessage\x12\x0f\n\x07\x65\x63ho_us\x18\x03 \x01(\x04\"\x81\x01\n\nToVerifier\x12\x0f\n\x07\x64rafter\x18\x01 \x01(\t\x12:\n\x08messages\x18\x02 \x03(\x0b\x32(.drafthouse.dataplane.v1.VerifierMessage\x12\x0f\n\x07\x65\x63ho_us\x18\x03 \x01(\x04\x12\x15\n\recho_delay_us\x18\x04 \x01(\x04\"\xda\x01\n\x0e\x44rafterMessage\x12-\n\x04open\x18\x01 \x01(\x0b\x32\x1d.drafthouse.dataplane.v1.OpenH\x00\x12\x31\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x1f.drafthouse.dataplane.v1.CommitH\x00\x12/\n\x05\x63lose\x18\x03 \x01(\x0b\x32\x1e.drafthouse.dataplane.v1.CloseH\x00\x12-\n\x04hold\x18\x04 \x01(\x0b\x32\x1d.drafthouse.dataplane.v1.HoldH\x00\x42\x06\n\x04kind\"\xe5\x01\n\x0fVerifierMessage\x12\x31\n\x06opened\x18\x01 \x01(\x0b\x32\x1f.drafthouse.dataplane.v1.OpenedH\x00\x12\x33\n\x07refused\x18\x02 \x01(\x0b\x32 .drafthouse.dataplane.v1.RefusedH\x00\x12-\n\x04grow\x18\x03 \x01(\x0b\x32\x1d.drafthouse.dataplane.v1.GrowH\x00\x12\x33\n\x07\x64ropped\x18\x04 \x01(\x0b\x32 .drafthouse.dataplane.v1.DroppedH\x00\x42\x06\n\x04kind\"\xa3\x02\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x03(\r\x12\x33\n\x08sampling\x18\x04 \x01(\x0b\x32!.drafthouse.dataplane.v1.Sampling\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x15\n\rnoise_version\x18\x06 \x01(\r\x12\x1a\n\x12target_fingerprint\x18\x07 \x01(\t\x12\x11\n\tmax_nodes\x18\x08 \x01(\r\x12\x11\n\tmax_depth\x18\t \x01(\r\x12\x16\n\x0emin_confidence\x18\n \x01(\x02\x12\x12\n\nvocab_size\x18\x0b \x01(\r\x12\r\n\x05width\x18\x0c \x01(\r\x12\x11\n\tcache_key\x18\r \x01(\t\"e\n\x06\x43ommit\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x10\n\x08\x62\x61se_len\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x03(\r\x12\x16\n\x0emin_confidence\x18\x05 \x01(\x02\"<\n\x05\x43lose\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\")\n\x04Hold\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"+\n\x06Opened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\"<\n\x07Refused\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xcd\x01\n\x04Grow\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x10\n\x08\x62\x61se_len\x18\x03 \x01(\r\x12\x12\n\nfirst_node\x18\x04 \x01(\r\x12\x0e\n\x06tokens\x18\x05 \x03(\r\x12\x0f\n\x07parents\x18\x06 \x03(\x11\x12\r\n\x05\x65\x64ges\x18\x07 \x03(\x02\x12\x0f\n\x07sources\x18\x08 \x03(\r\x12\x18\n\x10next_pass_eta_us\x18\t \x01(\r\x12!\n\x19next_pass_expected_tokens\x18\n \x01(\x02\"<\n\x07\x44ropped\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa4\x02\n\x0fGenerateRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06prompt\x18\x03 \x03(\r\x12\x11\n\tdelivered\x18\x04 \x03(\r\x12\x33\n\x08sampling\x18\x05 \x01(\x0b\x32!.drafthouse.dataplane.v1.Sampling\x12\x0c\n\x04seed\x18\x06 \x01(\x04\x12\x12\n\nmax_tokens\x18\x07 \x01(\r\x12\x13\n\x0bstop_tokens\x18\x08 \x03(\r\x12\x39\n\x0bspeculation\x18\t \x01(\x0b\x32$.drafthouse.dataplane.v1.Speculation\x12\x11\n\tcache_key\x18\n \x01(\t\x12\x0f\n\x07resumed\x18\x0b \x01(\x08\"\xd1\x01\n\rGenerateReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x19\n\x11\x66irst_token_index\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x03(\r\x12\x15\n\rfinish_reason\x18\x05 \x01(\t\x12\r\n\x05\x65rror\x18\x06 \x01(\t\x12\x38\n\x05usage\x18\x07 \x01(\x0b\x32).drafthouse.dataplane.v1.SpeculationUsage\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\"i\n\x10SpeculationUsage\x12\x0f\n\x07\x64rafted\x18\x01 \x01(\r\x12\x10\n\x08verified\x18\x02 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\x12\r\n\x05steps\x18\x04 \x01(\r\x12\x11\n\tsynthetic\x18\x05 \x01(\x08\x32\x61\n\x07\x44rafter\x12V\n\x07\x43onnect\x12\".drafthouse.dataplane.v1.ToDrafter\x1a#.drafthouse.dataplane.v1.ToVerifier(\x01\x30\x01\x32j\n\x08Verifier\x12^\n\x08Generate\x12(.drafthouse.dataplane.v1.GenerateRequest\x1a&.drafthouse.dataplane.v1.GenerateReply0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,36 +37,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPECULATION']._serialized_end=229
   _globals['_TODRAFTER']._serialized_start=231
   _globals['_TODRAFTER']._serialized_end=336
-  _globals['_TOVERIFIER']._serialized_start=338
-  _globals['_TOVERIFIER']._serialized_end=461
-  _globals['_DRAFTERMESSAGE']._serialized_start=464
-  _globals['_DRAFTERMESSAGE']._serialized_end=682
-  _globals['_VERIFIERMESSAGE']._serialized_start=685
-  _globals['_VERIFIERMESSAGE']._serialized_end=914
-  _globals['_OPEN']._serialized_start=917
-  _globals['_OPEN']._serialized_end=1196
-  _globals['_COMMIT']._serialized_start=1198
-  _globals['_COMMIT']._serialized_end=1287
-  _globals['_CLOSE']._serialized_start=1289
-  _globals['_CLOSE']._serialized_end=1346
-  _globals['_HOLD']._serialized_start=1348
-  _globals['_HOLD']._serialized_end=1386
-  _globals['_OPENED']._serialized_start=1388
-  _globals['_OPENED']._serialized_end=1428
-  _globals['_REFUSED']._serialized_start=1430
-  _globals['_REFUSED']._serialized_end=1487
-  _globals['_GROW']._serialized_start=1490
-  _globals['_GROW']._serialized_end=1693
-  _globals['_DROPPED']._serialized_start=1695
-  _globals['_DROPPED']._serialized_end=1752
-  _globals['_GENERATEREQUEST']._serialized_start=1755
-  _globals['_GENERATEREQUEST']._serialized_end=2046
-  _globals['_GENERATEREPLY']._serialized_start=2049
-  _globals['_GENERATEREPLY']._serialized_end=2252
-  _globals['_SPECULATIONUSAGE']._serialized_start=2254
-  _globals['_SPECULATIONUSAGE']._serialized_end=2359
-  _globals['_DRAFTER']._serialized_start=2361
-  _globals['_DRAFTER']._serialized_end=2458
-  _globals['_VERIFIER']._serialized_start=2460
-  _globals['_VERIFIER']._serialized_end=2566
+  _globals['_TOVERIFIER']._serialized_start=339
+  _globals['_TOVERIFIER']._serialized_end=468
+  _globals['_DRAFTERMESSAGE']._serialized_start=471
+  _globals['_DRAFTERMESSAGE']._serialized_end=689
+  _globals['_VERIFIERMESSAGE']._serialized_start=692
+  _globals['_VERIFIERMESSAGE']._serialized_end=921
+  _globals['_OPEN']._serialized_start=924
+  _globals['_OPEN']._serialized_end=1215
+  _globals['_COMMIT']._serialized_start=1217
+  _globals['_COMMIT']._serialized_end=1318
+  _globals['_CLOSE']._serialized_start=1320
+  _globals['_CLOSE']._serialized_end=1380
+  _globals['_HOLD']._serialized_start=1382
+  _globals['_HOLD']._serialized_end=1423
+  _globals['_OPENED']._serialized_start=1425
+  _globals['_OPENED']._serialized_end=1468
+  _globals['_REFUSED']._serialized_start=1470
+  _globals['_REFUSED']._serialized_end=1530
+  _globals['_GROW']._serialized_start=1533
+  _globals['_GROW']._serialized_end=1738
+  _globals['_DROPPED']._serialized_start=1740
+  _globals['_DROPPED']._serialized_end=1800
+  _globals['_GENERATEREQUEST']._serialized_start=1803
+  _globals['_GENERATEREQUEST']._serialized_end=2095
+  _globals['_GENERATEREPLY']._serialized_start=2098
+  _globals['_GENERATEREPLY']._serialized_end=2307
+  _globals['_SPECULATIONUSAGE']._serialized_start=2309
+  _globals['_SPECULATIONUSAGE']._serialized_end=2414
+  _globals['_DRAFTER']._serialized_start=2416
+  _globals['_DRAFTER']._serialized_end=2513
+  _globals['_VERIFIER']._serialized_start=2515
+  _globals['_VERIFIER']._serialized_end=2621
 # @@protoc_insertion_point(module_scope)

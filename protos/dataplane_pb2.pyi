@@ -43,16 +43,16 @@ class ToDrafter(_message.Message):
     def __init__(self, verifier: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[DrafterMessage, _Mapping]]] = ..., echo_us: _Optional[int] = ...) -> None: ...
 
 class ToVerifier(_message.Message):
-    __slots__ = ("drafter", "messages", "echo_us", "held_us")
+    __slots__ = ("drafter", "messages", "echo_us", "echo_delay_us")
     DRAFTER_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     ECHO_US_FIELD_NUMBER: _ClassVar[int]
-    HELD_US_FIELD_NUMBER: _ClassVar[int]
+    ECHO_DELAY_US_FIELD_NUMBER: _ClassVar[int]
     drafter: str
     messages: _containers.RepeatedCompositeFieldContainer[VerifierMessage]
     echo_us: int
-    held_us: int
-    def __init__(self, drafter: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[VerifierMessage, _Mapping]]] = ..., echo_us: _Optional[int] = ..., held_us: _Optional[int] = ...) -> None: ...
+    echo_delay_us: int
+    def __init__(self, drafter: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[VerifierMessage, _Mapping]]] = ..., echo_us: _Optional[int] = ..., echo_delay_us: _Optional[int] = ...) -> None: ...
 
 class DrafterMessage(_message.Message):
     __slots__ = ("open", "commit", "close", "hold")
@@ -79,8 +79,8 @@ class VerifierMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., grow: _Optional[_Union[Grow, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session", "epoch", "tokens", "sampling", "seed", "noise_version", "target_fingerprint", "max_nodes", "max_depth", "price", "vocab_size", "width", "cache_key")
-    SESSION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("session_id", "epoch", "tokens", "sampling", "seed", "noise_version", "target_fingerprint", "max_nodes", "max_depth", "min_confidence", "vocab_size", "width", "cache_key")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -89,11 +89,11 @@ class Open(_message.Message):
     TARGET_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     MAX_NODES_FIELD_NUMBER: _ClassVar[int]
     MAX_DEPTH_FIELD_NUMBER: _ClassVar[int]
-    PRICE_FIELD_NUMBER: _ClassVar[int]
+    MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     CACHE_KEY_FIELD_NUMBER: _ClassVar[int]
-    session: str
+    session_id: str
     epoch: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
@@ -102,127 +102,127 @@ class Open(_message.Message):
     target_fingerprint: str
     max_nodes: int
     max_depth: int
-    price: float
+    min_confidence: float
     vocab_size: int
     width: int
     cache_key: str
-    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., noise_version: _Optional[int] = ..., target_fingerprint: _Optional[str] = ..., max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., price: _Optional[float] = ..., vocab_size: _Optional[int] = ..., width: _Optional[int] = ..., cache_key: _Optional[str] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., noise_version: _Optional[int] = ..., target_fingerprint: _Optional[str] = ..., max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., min_confidence: _Optional[float] = ..., vocab_size: _Optional[int] = ..., width: _Optional[int] = ..., cache_key: _Optional[str] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("session", "epoch", "base_len", "tokens", "price")
-    SESSION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("session_id", "epoch", "base_len", "tokens", "min_confidence")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
-    PRICE_FIELD_NUMBER: _ClassVar[int]
-    session: str
+    MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
     epoch: int
     base_len: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
-    price: float
-    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., price: _Optional[float] = ...) -> None: ...
+    min_confidence: float
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., min_confidence: _Optional[float] = ...) -> None: ...
 
 class Close(_message.Message):
-    __slots__ = ("session", "epoch", "finished")
-    SESSION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("session_id", "epoch", "finished")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
-    session: str
+    session_id: str
     epoch: int
     finished: bool
-    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., finished: _Optional[bool] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., finished: _Optional[bool] = ...) -> None: ...
 
 class Hold(_message.Message):
-    __slots__ = ("session", "epoch")
-    SESSION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("session_id", "epoch")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
-    session: str
+    session_id: str
     epoch: int
-    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("session", "epoch")
-    SESSION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("session_id", "epoch")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
-    session: str
+    session_id: str
     epoch: int
-    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Refused(_message.Message):
-    __slots__ = ("session", "epoch", "reason")
-    SESSION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("session_id", "epoch", "reason")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
-    session: str
+    session_id: str
     epoch: int
     reason: str
-    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Grow(_message.Message):
-    __slots__ = ("session", "epoch", "base_len", "first_index", "tokens", "parents", "edges", "sources", "next_pass_eta_us", "next_pass_expected_tokens")
-    SESSION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("session_id", "epoch", "base_len", "first_node", "tokens", "parents", "edges", "sources", "next_pass_eta_us", "next_pass_expected_tokens")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
-    FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    FIRST_NODE_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     PARENTS_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     NEXT_PASS_ETA_US_FIELD_NUMBER: _ClassVar[int]
     NEXT_PASS_EXPECTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    session: str
+    session_id: str
     epoch: int
     base_len: int
-    first_index: int
+    first_node: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     parents: _containers.RepeatedScalarFieldContainer[int]
     edges: _containers.RepeatedScalarFieldContainer[float]
     sources: _containers.RepeatedScalarFieldContainer[int]
     next_pass_eta_us: int
     next_pass_expected_tokens: float
-    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., first_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., parents: _Optional[_Iterable[int]] = ..., edges: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[int]] = ..., next_pass_eta_us: _Optional[int] = ..., next_pass_expected_tokens: _Optional[float] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., first_node: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., parents: _Optional[_Iterable[int]] = ..., edges: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[int]] = ..., next_pass_eta_us: _Optional[int] = ..., next_pass_expected_tokens: _Optional[float] = ...) -> None: ...
 
 class Dropped(_message.Message):
-    __slots__ = ("session", "epoch", "reason")
-    SESSION_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("session_id", "epoch", "reason")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
-    session: str
+    session_id: str
     epoch: int
     reason: str
-    def __init__(self, session: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "attempt", "prompt", "emitted", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "admitted")
+    __slots__ = ("request_id", "attempt", "prompt", "delivered", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "resumed")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
-    EMITTED_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
     CACHE_KEY_FIELD_NUMBER: _ClassVar[int]
-    ADMITTED_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     prompt: _containers.RepeatedScalarFieldContainer[int]
-    emitted: _containers.RepeatedScalarFieldContainer[int]
+    delivered: _containers.RepeatedScalarFieldContainer[int]
     sampling: Sampling
     seed: int
     max_tokens: int
     stop_tokens: _containers.RepeatedScalarFieldContainer[int]
     speculation: Speculation
     cache_key: str
-    admitted: bool
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., emitted: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., admitted: _Optional[bool] = ...) -> None: ...
+    resumed: bool
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., delivered: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., resumed: _Optional[bool] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
-    __slots__ = ("request_id", "attempt", "first_index", "tokens", "finish_reason", "error", "usage", "draining")
+    __slots__ = ("request_id", "attempt", "first_token_index", "tokens", "finish_reason", "error", "usage", "draining")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
-    FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_INDEX_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -230,13 +230,13 @@ class GenerateReply(_message.Message):
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
-    first_index: int
+    first_token_index: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     finish_reason: str
     error: str
     usage: SpeculationUsage
     draining: bool
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., first_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ..., draining: _Optional[bool] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., first_token_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class SpeculationUsage(_message.Message):
     __slots__ = ("drafted", "verified", "accepted", "steps", "synthetic")

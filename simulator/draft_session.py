@@ -67,13 +67,13 @@ class SimDraftSession(DraftSession):
         """As the original; nodes appended to a snapshot that is gone come with the next one."""
         before, nodes, tree = len(self.tree), cast(Drafted, message.nodes), cast(TreeCopy, self.tree)
         if message.base_len < self.base_len:
-            if message.first_index == 0 and not self.snapshot:
+            if message.first_node == 0 and not self.snapshot:
                 tree.take(nodes.known)
                 self._measure()
             return len(self.tree) - before
         net_before = self._net()
         tree.take(nodes.known)
-        self.snapshot = self.snapshot or message.first_index == 0
+        self.snapshot = self.snapshot or message.first_node == 0
         self.received, self.exhausted = len(self.tree), message.next_pass_eta_us == 0
         self._measure()
         self._learn(before > 0, len(nodes) > 0, self._net() - net_before, now)

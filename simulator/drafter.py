@@ -27,13 +27,13 @@ class Session:
 
     __slots__ = (
         "ahead", "alive", "cached", "epoch", "expanded", "expected_children", "frontier", "id", "landings", "max_depth", "max_nodes",
-        "on_hold", "price", "root", "sent", "tokens", "tree", "verifier", "width",
+        "min_confidence", "on_hold", "root", "sent", "tokens", "tree", "verifier", "width",
     )  # fmt: skip
 
     def __init__(self, opening: Opening, verifier: SimVerifier, width: int, ahead: bool):
         opened = opening.message
-        self.verifier, self.id, self.epoch, self.tree = verifier, opened.session, opened.epoch, opening.tree
-        self.tokens, self.price = len(opened.tokens), opened.price
+        self.verifier, self.id, self.epoch, self.tree = verifier, opened.session_id, opened.epoch, opening.tree
+        self.tokens, self.min_confidence = len(opened.tokens), opened.min_confidence
         self.root = self.tokens - opening.prompt_tokens - 1  # its output position, -1 for the prompt's last token
         self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or width
         self.cached = self.sent = self.expanded = 0
@@ -51,12 +51,12 @@ class Session:
     def kv_tokens(self) -> int:
         return self.cached + self.expanded
 
-    def commit(self, count: int, price: float) -> None:
+    def commit(self, count: int, min_confidence: float) -> None:
         tree, root = self.tree, self.root + count
         walked = sum(1 for i in self.alive if tree.expanded[i] and tree.on_path(i) and tree.positions[i] <= root)
         self.tokens += count
         self.cached += walked
-        self.root, self.price, self.sent, self.on_hold = root, price, 0, False
+        self.root, self.min_confidence, self.sent, self.on_hold = root, min_confidence, 0, False
         self.alive = [] if self.missing else tree.below(self.alive, root)
         self.expanded = sum([tree.expanded[i] for i in self.alive])
         self.refresh()
@@ -66,7 +66,7 @@ class Session:
         self.refresh()
 
     def refresh(self) -> None:
-        """The frontier anew, after any change of tree or price."""
+        """The frontier again, after any change of tree or threshold."""
         if self.missing or self.on_hold or len(self.alive) >= self.max_nodes:
             self.frontier = Frontier([], [])
             return
@@ -84,7 +84,7 @@ class Session:
 
     @property
     def threshold(self) -> GrowthThreshold:
-        return GrowthThreshold.at(self.price, self.ahead)
+        return GrowthThreshold.at(self.min_confidence, self.ahead)
 
     def expand(self, node: int, confidence: float, rng: random.Random) -> int:
         """Adds the children of `node` (ROOT: the root) that are worth a place; returns how many."""
@@ -152,24 +152,24 @@ class SimDrafter:
     def _handle(self, verifier: SimVerifier, message: ToDrafter) -> tuple[SimVerifier, ToVerifierMessage] | None:
         if isinstance(message, Opening):
             return verifier, self._open(verifier, message)
-        session = self.sessions.get((verifier, message.session))
+        session = self.sessions.get((verifier, message.session_id))
         if session is None or session.epoch != message.epoch:
             return None
         if isinstance(message, Close):
-            del self.sessions[verifier, message.session]
+            del self.sessions[verifier, message.session_id]
             return None
         if isinstance(message, Hold):
             session.hold()
             return None
-        session.commit(len(message.tokens), message.price)
+        session.commit(len(message.tokens), message.min_confidence)
         return verifier, self._announce(session)
 
     def _open(self, verifier: SimVerifier, opening: Opening) -> ToVerifierMessage:
         config, opened = self.options.config, opening.message
         if len(self.sessions) >= config.drafter.max_sessions:
             self.totals.refused += 1
-            return Refused(opened.session, opened.epoch, "the limit of sessions")
-        self.sessions[verifier, opened.session] = session = Session(
+            return Refused(opened.session_id, opened.epoch, "the limit of sessions")
+        self.sessions[verifier, opened.session_id] = session = Session(
             opening, verifier, config.tree.width, config.tree.grow_during_verification
         )
         return self._announce(session)

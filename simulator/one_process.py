@@ -24,12 +24,12 @@ class OneProcess:
         """Runs the requests together to their ends; output tokens by request id."""
         outputs: dict[str, list[int]] = {}
         for request in requests:
-            outputs[request.request_id] = list(request.emitted)
+            outputs[request.request_id] = list(request.delivered)
             self.verifier.submit(request)
         open_requests = set(outputs)
         while open_requests:
             for reply in self.turn():
-                assert reply.first_index == len(outputs[reply.request_id]), "replies come in order"
+                assert reply.first_token_index == len(outputs[reply.request_id]), "replies come in order"
                 outputs[reply.request_id] += reply.tokens
                 if reply.finish_reason:
                     open_requests.discard(reply.request_id)

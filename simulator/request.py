@@ -55,7 +55,7 @@ class SimSequence(Sequence):
         text = request.text
         self.sim, self.counted = request, CountedKv(slots)
         asked = GenerateRequest(
-            request_id=request.name, attempt=1, prompt=(0,) * text.prompt_tokens, emitted=(), sampling=SamplingParams(), seed=0,
+            request_id=request.name, attempt=1, prompt=(0,) * text.prompt_tokens, delivered=(), sampling=SamplingParams(), seed=0,
             max_tokens=text.output_tokens, stop_tokens=(), speculation=speculation,
         )  # fmt: skip
         super().__init__(asked, cast(Any, self.counted), None)

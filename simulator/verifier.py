@@ -114,7 +114,7 @@ class SimEngine(VerifierEngine):
         self.price_seconds += self.pricing.price * (now - step.started)
         for w, reply in zip(walked, self._replies, strict=True):
             request = cast(SimSequence, w.sequence).sim
-            if reply.first_index == 0:
+            if reply.first_token_index == 0:
                 request.first_token_s = now
             if reply.finish_reason:
                 request.finished_s = now

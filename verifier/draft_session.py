@@ -73,22 +73,22 @@ class DraftSession:
         A late one, of an older base_len, is re-rooted by its token path; what leaves the committed path
         falls away. Raises ValueError if indices do not follow what was received, WireError if it is no tree.
         """
-        if message.first_index == 0:
+        if message.first_node == 0:
             message.nodes.check(vocab_size, limit)
         behind = self.base_len - message.base_len
         before = len(self.tree)
         if behind < 0:
             raise ValueError(f"grow at {message.base_len}, but only {self.base_len} tokens are committed")
         if behind > 0:
-            if message.first_index == 0 and not self.snapshot:  # appended nodes refer to a snapshot that is gone
+            if message.first_node == 0 and not self.snapshot:  # appended nodes refer to a snapshot that is gone
                 self._merge(message.nodes.reroot(committed[message.base_len : self.base_len]))
                 self._measure()
             return len(self.tree) - before
         net_before = self._net()
-        if message.first_index == 0:
+        if message.first_node == 0:
             self.snapshot, self.tree = True, message.nodes
-        elif message.first_index != self.received:
-            raise ValueError(f"grow from node {message.first_index}, but {self.received} were received")
+        elif message.first_node != self.received:
+            raise ValueError(f"grow from node {message.first_node}, but {self.received} were received")
         else:
             _extend(self.tree, message.nodes)
             self.tree.check(vocab_size, limit)

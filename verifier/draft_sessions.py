@@ -19,7 +19,7 @@ from verifier.drafter_record import DrafterRecord
 from verifier.sequence import Sequence
 
 NOT_WANTED = 1.0
-"""A price that no node is worth: the drafter only keeps its KV in step."""
+"""A `min_confidence` that no node is worth: the drafter only keeps its KV in step."""
 
 RETRY_S = 1.0
 """A drafter that refused or dropped a sequence's session is not asked again for so long; others are, at once."""
@@ -74,9 +74,9 @@ class DraftSessions:
         r = sequence.request
         max_nodes, max_depth, width = self._limits(r.speculation)
         message = Open(
-            session=sequence.id, epoch=self._epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
+            session_id=sequence.id, epoch=self._epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
             noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint, max_nodes=max_nodes, max_depth=max_depth,
-            price=self._price_for_drafter(sequence, price), vocab_size=self.vocab_size, width=width, cache_key=r.cache_key,
+            min_confidence=self._min_confidence(sequence, price), vocab_size=self.vocab_size, width=width, cache_key=r.cache_key,
         )  # fmt: skip
         self._send(drafter, message)
         return True
@@ -90,7 +90,7 @@ class DraftSessions:
         link.commit(tokens, price, now)
         self.trees += 1
         self.records[link.drafter].responsiveness.sent()
-        self._send(link.drafter, Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._price_for_drafter(sequence, price)))
+        self._send(link.drafter, Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._min_confidence(sequence, price)))
 
     def hold(self, sequences: Iterable[Sequence]) -> None:
         """A step with these begins: where trees do not grow meanwhile, their drafters are told."""
@@ -112,8 +112,8 @@ class DraftSessions:
         """Nodes of the tree that a request of set size waits for and verifies."""
         return chain_length(self.batch_table, self.decoding) if speculation.mode == "table" else speculation.nodes
 
-    def _price_for_drafter(self, sequence: Sequence, price: float) -> float:
-        """The price in the drafter's own currency: what it must promise for `price` tokens to come of it."""
+    def _min_confidence(self, sequence: Sequence, price: float) -> float:
+        """What the drafter must promise, by its own edges, for `price` tokens to come of it."""
         assert sequence.draft_session is not None
         if sequence.request.speculation.waits:
             return 0.0 if self.wanted(sequence.request.speculation) else NOT_WANTED

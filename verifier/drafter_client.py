@@ -89,7 +89,7 @@ class DrafterClient:
         async for batch in stream:
             silence.heard()
             if batch.echo_us:
-                trip = time.perf_counter() - batch.echo_us / 1e6 - batch.held_us / 1e6
+                trip = time.perf_counter() - batch.echo_us / 1e6 - batch.echo_delay_us / 1e6
                 self.round_trip_s = trip if self.round_trip_s is None else 0.8 * self.round_trip_s + 0.2 * trip
             self._take(batch)
 

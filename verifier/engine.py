@@ -82,7 +82,7 @@ class VerifierEngine:
         if older is not None:
             self.totals.superseded += 1
             self._release(older)
-        self.admission.take_place(resumed=request.admitted or bool(request.emitted), now=self.clock())
+        self.admission.take_place(resumed=request.resumed or bool(request.delivered), now=self.clock())
         seen = seen_tokens(request, self.runner.vocab_size, self.runner.cache.data.device)
         sequence = Sequence(request, KvSequence(self.runner.cache), seen, synthetic=self.synthetic_rate is not None)
         sequence.arrived, sequence.local = self.clock(), self.local.open(request)
@@ -107,7 +107,7 @@ class VerifierEngine:
 
     def receive(self, drafter: str, message: ToVerifierMessage, arrived: float | None = None) -> None:
         """`arrived`: when, on the engine's clock, if not now; what comes during a run is taken in after it."""
-        self.draft_sessions.receive(drafter, self.sequences.get(message.session), message, self.clock() if arrived is None else arrived)
+        self.draft_sessions.receive(drafter, self.sequences.get(message.session_id), message, self.clock() if arrived is None else arrived)
 
     def fail_session(self, session: str, epoch: int, reason: str) -> None:
         """A message of this session could not be read."""

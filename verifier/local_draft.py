@@ -79,5 +79,5 @@ class LocalDrafts:
             return None
         facts = SessionFacts(request.sampling, request.seed, self.vocab_size, request.cache_key)
         stages = SessionStages(self.makers, facts, self.calibration, self.tree.width, self.clock, self.totals)
-        tokens = request.prompt + request.emitted
+        tokens = request.prompt + request.delivered
         return LocalDraft(stages, self.calibration, self.tree, tokens, request.sampling.temperature, self.clock())

@@ -19,7 +19,7 @@ from verifier.local_draft import LocalDraft
 class Sequence:
     def __init__(self, request: GenerateRequest, kv: KvSequence, seen: torch.Tensor | None, synthetic: bool = False):
         self.request = request
-        self.tokens = [*request.prompt, *request.emitted]
+        self.tokens = [*request.prompt, *request.delivered]
         self.prompt_len = len(request.prompt)
         self.kv = kv
         self.seen = seen  # bool [vocab], only with a repetition penalty
@@ -80,5 +80,5 @@ def seen_tokens(request: GenerateRequest, vocab_size: int, device: torch.device)
     if not request.sampling.penalises:
         return None
     seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-    seen[list(request.prompt + request.emitted)] = True
+    seen[list(request.prompt + request.delivered)] = True
     return seen

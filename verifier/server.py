@@ -114,7 +114,7 @@ class VerifierServer(rpc.VerifierServicer):
         self._supersede(parsed)
         self._submit(parsed, queue)
         try:
-            async for reply in self._replies(queue, GenerateReply(*key, len(parsed.emitted), ())):
+            async for reply in self._replies(queue, GenerateReply(*key, len(parsed.delivered), ())):
                 yield to_reply_proto(reply)
         except OverloadError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), retry_metadata(error.retry_after_s))
@@ -146,7 +146,7 @@ class VerifierServer(rpc.VerifierServicer):
             yield item
             if item.finish_reason:
                 return
-            nothing_new = replace(nothing_new, first_index=item.first_index + len(item.tokens), usage=item.usage)
+            nothing_new = replace(nothing_new, first_token_index=item.first_token_index + len(item.tokens), usage=item.usage)
 
     def _supersede(self, request: GenerateRequest) -> None:
         """Ends the streams of older attempts, whose gateway has gone elsewhere and come back."""
@@ -164,7 +164,7 @@ class VerifierServer(rpc.VerifierServicer):
                 self._asyncio.call_soon_threadsafe(queue.put_nowait, refused)
             except Exception as error:  # the request has its last reply, and the thread counts a fault
                 words = f"{type(error).__name__}: {error}"
-                last = GenerateReply(request.request_id, request.attempt, len(request.emitted), (), "error", words)
+                last = GenerateReply(request.request_id, request.attempt, len(request.delivered), (), "error", words)
                 self._asyncio.call_soon_threadsafe(queue.put_nowait, last)
                 raise
 

@@ -75,7 +75,7 @@ def _process(
 
 def _generate(process: OneProcess, turn: Turn, prompt: Sequence[int], tokens: int, sampling: SamplingParams) -> Generation:
     request = GenerateRequest(
-        request_id=f"{turn}", attempt=1, prompt=tuple(prompt), emitted=(), sampling=sampling, seed=turn.seed, max_tokens=tokens,
+        request_id=f"{turn}", attempt=1, prompt=tuple(prompt), delivered=(), sampling=sampling, seed=turn.seed, max_tokens=tokens,
         stop_tokens=(), speculation=Speculation(CONFIGURATIONS[turn.contestant].mode),
     )  # fmt: skip
     before, started = _counted(process), time.perf_counter()

@@ -83,7 +83,7 @@ def run_draft(bench: Bench, timed: Timed) -> list[Generation]:
 
 def _generate(bench: Bench, pair: VirtualPair, name: str, mode: str, sampling: str, prompt: int) -> tuple[list[int], Generation]:
     request = GenerateRequest(
-        request_id=f"{name} {sampling} {prompt}", attempt=1, prompt=tuple(bench.prompts[prompt]), emitted=(),
+        request_id=f"{name} {sampling} {prompt}", attempt=1, prompt=tuple(bench.prompts[prompt]), delivered=(),
         sampling=bench.samplings[sampling], seed=prompt, max_tokens=bench.tokens, stop_tokens=(), speculation=Speculation(mode),
     )  # fmt: skip
     before = _counted(pair)

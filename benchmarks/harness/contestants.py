@@ -51,7 +51,7 @@ class Drafthouse:
 
     def generate(self, prompt: Sequence[int], tokens: int, sampling: str, seed: int) -> Output:
         request = GenerateRequest(
-            request_id=str(next(self._numbers)), attempt=1, prompt=tuple(prompt), emitted=(), sampling=SAMPLING[sampling], seed=seed,
+            request_id=str(next(self._numbers)), attempt=1, prompt=tuple(prompt), delivered=(), sampling=SAMPLING[sampling], seed=seed,
             max_tokens=tokens, stop_tokens=(), speculation=Speculation(self.mode),
         )  # fmt: skip
         before = self.process.verifier.totals.steps

@@ -115,7 +115,7 @@ class RequestPlanner:
 
     def _request(self, request: str, prompt: tuple[int, ...], seed: int, max_tokens: int, settings: Settings) -> GenerateRequest:
         return GenerateRequest(
-            request_id=request, attempt=1, prompt=prompt, emitted=(), sampling=settings.sampling, seed=seed, max_tokens=max_tokens,
+            request_id=request, attempt=1, prompt=prompt, delivered=(), sampling=settings.sampling, seed=seed, max_tokens=max_tokens,
             stop_tokens=self.limits.stop_tokens, speculation=settings.speculation,
         )  # fmt: skip
 

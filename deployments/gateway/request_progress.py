@@ -1,6 +1,6 @@
 """What a request has so far, through all its attempts, and why an attempt ended. No network, no clock.
 
-Promises: `emitted` grows by what is new and in order; a reply of another attempt is ignored; usage counts the whole request.
+Promises: `delivered` grows by what is new and in order; a reply of another attempt is ignored; usage counts the whole request.
 """
 
 from dataclasses import dataclass, field, replace
@@ -46,19 +46,19 @@ class RequestProgress:
     """`request.attempt` is the current one; `deadline` is set while a verifier is looked for."""
 
     request: GenerateRequest
-    emitted: list[int] = field(default_factory=list)
+    delivered: list[int] = field(default_factory=list)
     fingerprint: str | None = None  # None until the first token: until then any target's text would do
     avoid: set[str] = field(default_factory=set)  # replicas that failed or refused since the last new token
     deadline: float | None = None
     fruitless: int = 0  # streams in a row that broke without a token
     refusals: dict[str, float] = field(default_factory=dict)  # since the last new token, by replica: after how many seconds to come again
-    admitted: bool = False  # by a verifier that is gone since
+    resumed: bool = False  # by a verifier that is gone since
     last_failure: str = "none was tried"
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
     _earlier: SpeculationUsage = field(default_factory=SpeculationUsage)  # of the attempts before
 
     def next_request(self) -> GenerateRequest:
-        return replace(self.request, emitted=tuple(self.emitted), admitted=self.admitted)
+        return replace(self.request, delivered=tuple(self.delivered), resumed=self.resumed)
 
     def next_attempt(self) -> None:
         self._earlier = self.usage
@@ -68,21 +68,21 @@ class RequestProgress:
         """What of this reply is new, as the caller is to see it. Raises WireError when tokens before it are missing, Moved."""
         if (reply.request_id, reply.attempt) != (self.request.request_id, self.request.attempt):
             return None
-        done = len(self.emitted)
-        if reply.first_index > done:
-            raise WireError(f"reply begins at output token {reply.first_index}, but only {done} have come")
+        done = len(self.delivered)
+        if reply.first_token_index > done:
+            raise WireError(f"reply begins at output token {reply.first_token_index}, but only {done} have come")
         if reply.finish_reason == "moved":
             raise Moved(reply.error or "it drains")
-        tokens = reply.tokens[done - reply.first_index :]
+        tokens = reply.tokens[done - reply.first_token_index :]
         if not tokens and not reply.finish_reason:
             return None
         self.usage = total(self._earlier, reply.usage)
-        self.emitted.extend(tokens)
+        self.delivered.extend(tokens)
         if tokens:
             self.fingerprint, self.fruitless, self.deadline = fingerprint, 0, None
             self.avoid.clear()
             self.refusals.clear()
-        return replace(reply, first_index=done, tokens=tokens, usage=self.usage)
+        return replace(reply, first_token_index=done, tokens=tokens, usage=self.usage)
 
     def failed(self, replica: str, error: Broken) -> None:
         self.avoid.add(replica)
@@ -91,17 +91,17 @@ class RequestProgress:
             self.refusals[replica] = error.retry_after_s
         if not isinstance(error, Refused | Unreachable):
             self.fruitless += not isinstance(error, Moved)
-            self.admitted, self.deadline = True, None
+            self.resumed, self.deadline = True, None
 
     def end(self) -> GenerateReply | None:
         """The last reply, if the stream broke after the last token but before the verifier could say so."""
-        if self.emitted and self.emitted[-1] in self.request.stop_tokens:
+        if self.delivered and self.delivered[-1] in self.request.stop_tokens:
             reason = "stop"
-        elif len(self.emitted) >= self.request.max_tokens:
+        elif len(self.delivered) >= self.request.max_tokens:
             reason = "length"
         else:
             return None
-        return GenerateReply(self.request.request_id, self.request.attempt, len(self.emitted), (), reason, usage=self.usage)
+        return GenerateReply(self.request.request_id, self.request.attempt, len(self.delivered), (), reason, usage=self.usage)
 
 
 def total(a: SpeculationUsage, b: SpeculationUsage) -> SpeculationUsage:

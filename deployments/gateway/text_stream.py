@@ -23,14 +23,14 @@ class GenerationError(DrafthouseError):
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text that is new, and output tokens `first_index ...`; the text may lag behind them by held-back characters.
+    """Text that is new, and output tokens `first_token_index ...`; the text may lag behind them by held-back characters.
 
     `attempt` is the one whose verifier made them: 1, and one more each time that another took the request; `usage` is that of the
     output so far."""
 
     text: str
     tokens: tuple[int, ...]
-    first_index: int
+    first_token_index: int
     attempt: int
     finish_reason: str = ""  # stop or length, in the last delta
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
@@ -78,6 +78,6 @@ async def generate_text(
             piece, tokens = text.add(reply.tokens)
             if text.stopped or reply.finish_reason:
                 reason = "stop" if text.stopped else reply.finish_reason
-                yield TextDelta(piece + text.flush(), tokens, reply.first_index, reply.attempt, reason, usage)
+                yield TextDelta(piece + text.flush(), tokens, reply.first_token_index, reply.attempt, reason, usage)
                 return
-            yield TextDelta(piece, tokens, reply.first_index, reply.attempt, usage=usage)
+            yield TextDelta(piece, tokens, reply.first_token_index, reply.attempt, usage=usage)

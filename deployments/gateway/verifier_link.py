@@ -95,7 +95,7 @@ class VerifierLink:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateReply, None]:
         """Raises RequestError, OverloadError or NoVerifierError; a reply with finish_reason `error` is passed on."""
-        progress = RequestProgress(request, list(request.emitted))
+        progress = RequestProgress(request, list(request.delivered))
         while True:
             route = await self._route(progress)
             replies = self._attempt(progress, route)
@@ -122,7 +122,7 @@ class VerifierLink:
             if progress.fruitless >= MAX_FRUITLESS_ATTEMPTS:
                 raise NoVerifierError(f"{progress.fruitless} attempts in a row broke off; the last: {progress.last_failure}")
             route = self.routes.pick(progress.fingerprint, progress.avoid, time.monotonic())
-            if progress.refusals and not progress.admitted and (route is None or len(progress.refusals) >= MAX_REFUSALS):
+            if progress.refusals and not progress.resumed and (route is None or len(progress.refusals) >= MAX_REFUSALS):
                 raise self._gone(progress)
             if route is not None:
                 return route
@@ -134,7 +134,7 @@ class VerifierLink:
             progress.avoid.clear()
 
     def _gone(self, progress: RequestProgress) -> DrafthouseError:
-        if progress.refusals and not progress.admitted:
+        if progress.refusals and not progress.resumed:
             # It stands in the line of each that refused it, and will leave them all for one place: their rates add up.
             retry_after_s = 1.0 / sum(1.0 / seconds for seconds in progress.refusals.values())
             return OverloadError(f"all verifiers are full; the last: {progress.last_failure}", retry_after_s)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from drafthouse.policy.latency import LatencyModel
 
-MIN_CONFIDENCE = 0.005
+NEGLIGIBLE_CONFIDENCE = 0.005
 """Nodes below it are not worth their bytes at any price."""
 
 ScoredNode = tuple[float, int]
@@ -37,9 +37,9 @@ class GrowthThreshold(NamedTuple):
     ahead: bool
 
     @classmethod
-    def at(cls, price: float, ahead: bool) -> "GrowthThreshold":
-        """When a node costs `price`; where one costs a whole token none will be worth it after the next commit either."""
-        return cls(max(price, MIN_CONFIDENCE), ahead and price < 1.0)
+    def at(cls, min_confidence: float, ahead: bool) -> "GrowthThreshold":
+        """When a node must promise `min_confidence`; where that is a whole token, none will be worth it after the next commit either."""
+        return cls(max(min_confidence, NEGLIGIBLE_CONFIDENCE), ahead and min_confidence < 1.0)
 
     def landing(self, confidence: float, above: float) -> float:
         """1 for a node worth verifying; below, the probability that the commit lands on its branch. `above`: its parent's (1: the root)."""

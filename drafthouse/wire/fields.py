@@ -35,9 +35,9 @@ def seed_of(value: int) -> int:
     return value
 
 
-def price_of(value: float) -> float:
+def min_confidence_of(value: float) -> float:
     if not 0.0 <= value < 1e9:
-        raise WireError(f"price is {value}, not a number of tokens")
+        raise WireError(f"min_confidence is {value}, not a number of tokens")
     return value
 
 

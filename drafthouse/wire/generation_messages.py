@@ -27,25 +27,25 @@ class SpeculationUsage:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One attempt at one request. `emitted` are output tokens that earlier attempts delivered; `admitted`: an earlier attempt had a
-    place at a verifier that is gone."""
+    """One attempt at one request. `delivered` are output tokens that earlier attempts delivered; `resumed`: a verifier that is
+    gone had admitted an earlier attempt, so that a full queue does not refuse this one."""
 
     request_id: str
     attempt: int
     prompt: tuple[int, ...]
-    emitted: tuple[int, ...]
+    delivered: tuple[int, ...]
     sampling: SamplingParams
     seed: int
     max_tokens: int
     stop_tokens: tuple[int, ...]
     speculation: Speculation
     cache_key: str = ""
-    admitted: bool = False
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateReply:
-    """Output tokens `first_index ...`; `finish_reason` (stop, length, error, moved) is empty while it goes on.
+    """Output tokens `first_token_index ...`; `finish_reason` (stop, length, error, moved) is empty while it goes on.
 
     Without tokens it says that the verifier lives. `draining`: another verifier should take over at once, if there is one;
     `moved`: this one goes on no longer.
@@ -53,7 +53,7 @@ class GenerateReply:
 
     request_id: str
     attempt: int
-    first_index: int
+    first_token_index: int
     tokens: tuple[int, ...]
     finish_reason: str = ""
     error: str = ""
@@ -63,39 +63,39 @@ class GenerateReply:
 
 def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
     return pb.GenerateRequest(
-        request_id=request.request_id, attempt=request.attempt, prompt=request.prompt, emitted=request.emitted,
+        request_id=request.request_id, attempt=request.attempt, prompt=request.prompt, delivered=request.delivered,
         sampling=pb.Sampling(**asdict(request.sampling)), seed=request.seed, max_tokens=request.max_tokens,
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
-        cache_key=request.cache_key, admitted=request.admitted,
+        cache_key=request.cache_key, resumed=request.resumed,
     )  # fmt: skip
 
 
 def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
-    check_length("prompt", len(m.prompt) + len(m.emitted))
+    check_length("prompt", len(m.prompt) + len(m.delivered))
     if not m.prompt:
         raise WireError("prompt is empty")
-    if len(m.emitted) >= m.max_tokens:
-        raise WireError(f"max_tokens is {m.max_tokens}, but {len(m.emitted)} tokens are emitted already")
+    if len(m.delivered) >= m.max_tokens:
+        raise WireError(f"max_tokens is {m.max_tokens}, but {len(m.delivered)} are delivered already")
     speculation = Speculation(m.speculation.mode, m.speculation.nodes, m.speculation.depth, m.speculation.width)
     try:
         speculation.check()
     except RequestError as error:
         raise WireError(str(error)) from error
     return GenerateRequest(
-        request_id=identifier(m.request_id), attempt=m.attempt, prompt=tuple(m.prompt), emitted=tuple(m.emitted),
+        request_id=identifier(m.request_id), attempt=m.attempt, prompt=tuple(m.prompt), delivered=tuple(m.delivered),
         sampling=sampling_of(m.sampling), seed=seed_of(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
-        speculation=speculation, cache_key=cache_key(m.cache_key), admitted=m.admitted,
+        speculation=speculation, cache_key=cache_key(m.cache_key), resumed=m.resumed,
     )  # fmt: skip
 
 
 def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
     usage = pb.SpeculationUsage(**asdict(reply.usage))
     return pb.GenerateReply(
-        request_id=reply.request_id, attempt=reply.attempt, first_index=reply.first_index, tokens=reply.tokens,
+        request_id=reply.request_id, attempt=reply.attempt, first_token_index=reply.first_token_index, tokens=reply.tokens,
         finish_reason=reply.finish_reason, error=reply.error, usage=usage, draining=reply.draining,
     )  # fmt: skip
 
 
 def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
     usage = SpeculationUsage(m.usage.drafted, m.usage.verified, m.usage.accepted, m.usage.steps, m.usage.synthetic)
-    return GenerateReply(m.request_id, m.attempt, m.first_index, tuple(m.tokens), m.finish_reason, m.error, usage, m.draining)
+    return GenerateReply(m.request_id, m.attempt, m.first_token_index, tuple(m.tokens), m.finish_reason, m.error, usage, m.draining)

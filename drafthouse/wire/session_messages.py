@@ -2,7 +2,7 @@
 
 Promises: `from_..._proto` raises WireError on anything that breaks the form (sizes, ranges, missing
 kinds), naming the field; what passes has the types and limits stated here. Every message carries
-what the receiver needs to see that it is stale: (session, epoch, base_len).
+what the receiver needs to see that it is stale: (session_id, epoch, base_len).
 """
 
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from drafthouse.errors import WireError
 from drafthouse.sampling import SamplingParams
 from drafthouse.token_tree import TokenTree
-from drafthouse.wire.fields import cache_key, check_length, identifier, price_of, sampling_of, seed_of
+from drafthouse.wire.fields import cache_key, check_length, identifier, min_confidence_of, sampling_of, seed_of
 from protos import dataplane_pb2 as pb
 
 MAX_WIDTH = 64
@@ -22,7 +22,7 @@ class Open:
     """A new session. `tokens` are the prompt and all committed tokens; the last is the root. `width` 0: the drafter's own.
     `cache_key` names whose traffic may be remembered together; empty: nobody's."""
 
-    session: str
+    session_id: str
     epoch: int
     tokens: tuple[int, ...]
     sampling: SamplingParams
@@ -31,7 +31,7 @@ class Open:
     target_fingerprint: str
     max_nodes: int
     max_depth: int
-    price: float
+    min_confidence: float
     vocab_size: int
     width: int = 0
     cache_key: str = ""
@@ -39,20 +39,21 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """`tokens` follow the first `base_len` committed tokens; below `price` tokens a node is not worth growing."""
+    """`tokens` follow the first `base_len` committed tokens; a node is to be grown from a path confidence of
+    `min_confidence`, by the drafter's own edges, upwards."""
 
-    session: str
+    session_id: str
     epoch: int
     base_len: int
     tokens: tuple[int, ...]
-    price: float
+    min_confidence: float
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
     """`finished`: the request has come to its own end, a stop token or its length, and not its session alone."""
 
-    session: str
+    session_id: str
     epoch: int
     finished: bool = False
 
@@ -61,35 +62,35 @@ class Close:
 class Hold:
     """The tree is being verified: until the commit nothing is to grow. Sent only where `tree.grow_during_verification` is off."""
 
-    session: str
+    session_id: str
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    session: str
+    session_id: str
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    session: str
+    session_id: str
     epoch: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Grow:
-    """Nodes `first_index ...` of the tree below the first `base_len` committed tokens.
+    """Nodes `first_node ...` of the tree below the first `base_len` committed tokens.
 
-    `first_index` 0 carries the whole tree. `next_pass_eta_us` (0: none planned) and `next_pass_expected_tokens`
+    `first_node` 0 carries the whole tree. `next_pass_eta_us` (0: none planned) and `next_pass_expected_tokens`
     announce the next pass: when its nodes should arrive and how many accepted tokens they promise.
     """
 
-    session: str
+    session_id: str
     epoch: int
     base_len: int
-    first_index: int
+    first_node: int
     nodes: TokenTree
     next_pass_eta_us: int
     next_pass_expected_tokens: float
@@ -97,7 +98,7 @@ class Grow:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    session: str
+    session_id: str
     epoch: int
     reason: str
 
@@ -112,12 +113,14 @@ def to_drafter_proto(message: ToDrafterMessage) -> pb.DrafterMessage:
             fields = {name: getattr(message, name) for name in Open.__slots__}
             fields["sampling"] = pb.Sampling(**asdict(message.sampling))
             return pb.DrafterMessage(open=pb.Open(**fields))
-        case Commit(session, epoch, base_len, tokens, price):
-            return pb.DrafterMessage(commit=pb.Commit(session=session, epoch=epoch, base_len=base_len, tokens=tokens, price=price))
-        case Close(session, epoch, finished):
-            return pb.DrafterMessage(close=pb.Close(session=session, epoch=epoch, finished=finished))
-        case Hold(session, epoch):
-            return pb.DrafterMessage(hold=pb.Hold(session=session, epoch=epoch))
+        case Commit(session_id, epoch, base_len, tokens, min_confidence):
+            return pb.DrafterMessage(
+                commit=pb.Commit(session_id=session_id, epoch=epoch, base_len=base_len, tokens=tokens, min_confidence=min_confidence)
+            )
+        case Close(session_id, epoch, finished):
+            return pb.DrafterMessage(close=pb.Close(session_id=session_id, epoch=epoch, finished=finished))
+        case Hold(session_id, epoch):
+            return pb.DrafterMessage(hold=pb.Hold(session_id=session_id, epoch=epoch))
 
 
 def from_drafter_proto(message: pb.DrafterMessage) -> ToDrafterMessage:
@@ -129,11 +132,11 @@ def from_drafter_proto(message: pb.DrafterMessage) -> ToDrafterMessage:
             if not m.tokens:
                 raise WireError("commit.tokens is empty")
             check_length("commit.tokens", m.base_len + len(m.tokens))
-            return Commit(identifier(m.session), m.epoch, m.base_len, tuple(m.tokens), price_of(m.price))
+            return Commit(identifier(m.session_id), m.epoch, m.base_len, tuple(m.tokens), min_confidence_of(m.min_confidence))
         case "close":
-            return Close(identifier(message.close.session), message.close.epoch, message.close.finished)
+            return Close(identifier(message.close.session_id), message.close.epoch, message.close.finished)
         case "hold":
-            return Hold(identifier(message.hold.session), message.hold.epoch)
+            return Hold(identifier(message.hold.session_id), message.hold.epoch)
     raise WireError("message to a drafter without a kind")
 
 
@@ -146,9 +149,9 @@ def _open(m: pb.Open) -> Open:
     if m.width > MAX_WIDTH:
         raise WireError(f"open.width is {m.width}, the limit is {MAX_WIDTH}")
     return Open(
-        session=identifier(m.session), epoch=m.epoch, tokens=tuple(m.tokens), sampling=sampling_of(m.sampling), seed=seed_of(m.seed),
+        session_id=identifier(m.session_id), epoch=m.epoch, tokens=tuple(m.tokens), sampling=sampling_of(m.sampling), seed=seed_of(m.seed),
         noise_version=m.noise_version, target_fingerprint=m.target_fingerprint, max_nodes=m.max_nodes, max_depth=m.max_depth,
-        price=price_of(m.price), vocab_size=m.vocab_size, width=m.width, cache_key=cache_key(m.cache_key),
+        min_confidence=min_confidence_of(m.min_confidence), vocab_size=m.vocab_size, width=m.width, cache_key=cache_key(m.cache_key),
     )  # fmt: skip
 
 
@@ -158,17 +161,17 @@ def to_verifier_proto(message: ToVerifierMessage) -> pb.VerifierMessage:
             n = message.nodes
             return pb.VerifierMessage(
                 grow=pb.Grow(
-                    session=message.session, epoch=message.epoch, base_len=message.base_len, first_index=message.first_index,
+                    session_id=message.session_id, epoch=message.epoch, base_len=message.base_len, first_node=message.first_node,
                     tokens=n.tokens, parents=n.parents, edges=n.edges, sources=n.sources,
                     next_pass_eta_us=message.next_pass_eta_us, next_pass_expected_tokens=message.next_pass_expected_tokens,
                 )
             )  # fmt: skip
-        case Opened(session, epoch):
-            return pb.VerifierMessage(opened=pb.Opened(session=session, epoch=epoch))
-        case Refused(session, epoch, reason):
-            return pb.VerifierMessage(refused=pb.Refused(session=session, epoch=epoch, reason=reason))
-        case Dropped(session, epoch, reason):
-            return pb.VerifierMessage(dropped=pb.Dropped(session=session, epoch=epoch, reason=reason))
+        case Opened(session_id, epoch):
+            return pb.VerifierMessage(opened=pb.Opened(session_id=session_id, epoch=epoch))
+        case Refused(session_id, epoch, reason):
+            return pb.VerifierMessage(refused=pb.Refused(session_id=session_id, epoch=epoch, reason=reason))
+        case Dropped(session_id, epoch, reason):
+            return pb.VerifierMessage(dropped=pb.Dropped(session_id=session_id, epoch=epoch, reason=reason))
 
 
 def from_verifier_proto(message: pb.VerifierMessage) -> ToVerifierMessage:
@@ -181,20 +184,20 @@ def from_verifier_proto(message: pb.VerifierMessage) -> ToVerifierMessage:
             expected = m.next_pass_expected_tokens
             if not 0.0 <= expected < 1e6:
                 raise WireError(f"grow.next_pass_expected_tokens is {expected}")
-            return Grow(identifier(m.session), m.epoch, m.base_len, m.first_index, nodes, m.next_pass_eta_us, expected)
+            return Grow(identifier(m.session_id), m.epoch, m.base_len, m.first_node, nodes, m.next_pass_eta_us, expected)
         case "opened":
-            return Opened(identifier(message.opened.session), message.opened.epoch)
+            return Opened(identifier(message.opened.session_id), message.opened.epoch)
         case "refused":
-            return Refused(identifier(message.refused.session), message.refused.epoch, message.refused.reason)
+            return Refused(identifier(message.refused.session_id), message.refused.epoch, message.refused.reason)
         case "dropped":
-            return Dropped(identifier(message.dropped.session), message.dropped.epoch, message.dropped.reason)
+            return Dropped(identifier(message.dropped.session_id), message.dropped.epoch, message.dropped.reason)
     raise WireError("message to a verifier without a kind")
 
 
 def session_of(message: pb.DrafterMessage | pb.VerifierMessage) -> tuple[str, int] | None:
-    """(session, epoch) of a message whose content may be malformed, or None if it has none."""
+    """(session_id, epoch) of a message whose content may be malformed, or None if it has none."""
     kind = message.WhichOneof("kind")
     if kind is None:
         return None
     content = getattr(message, kind)
-    return (content.session, content.epoch) if content.session else None
+    return (content.session_id, content.epoch) if content.session_id else None

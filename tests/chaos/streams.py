@@ -68,7 +68,9 @@ class Streams:
                 stream.attempt, stream.reason = chunk.attempt, chunk.finish_reason
                 said = chunk.usage.completion_tokens
                 for i, token in enumerate(chunk.tokens):
-                    self._log.write("token", request=stream.request, attempt=chunk.attempt, position=chunk.first_index + i, token=token)
+                    self._log.write(
+                        "token", request=stream.request, attempt=chunk.attempt, position=chunk.first_token_index + i, token=token
+                    )
                 stream.tokens += chunk.tokens
                 if stream.tokens:
                     self.running.add(stream)

@@ -28,13 +28,13 @@ class Setting:
 
     def submit(self, r: GenerateRequest) -> None:
         self.engine.submit(r)
-        self.outputs[r.request_id] = list(r.emitted)
+        self.outputs[r.request_id] = list(r.delivered)
 
     def step(self) -> list[GenerateReply]:
         outcome = self.engine.step()
         assert outcome.wait_until is None
         for reply in outcome.replies:
-            assert reply.first_index == len(self.outputs[reply.request_id])
+            assert reply.first_token_index == len(self.outputs[reply.request_id])
             self.outputs[reply.request_id] += reply.tokens
         return outcome.replies
 

@@ -83,7 +83,7 @@ class Interleaved:
 
     def submit(self, request: GenerateRequest) -> None:
         self.requests[request.request_id] = request
-        self.outputs[request.request_id] = list(request.emitted)
+        self.outputs[request.request_id] = list(request.delivered)
         self.verifier.submit(request)
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> float | None:
@@ -92,7 +92,7 @@ class Interleaved:
         outcome = self.verifier.step(meanwhile, self.flush)
         for reply in outcome.replies:
             request, output = self.requests[reply.request_id], self.outputs[reply.request_id]
-            assert (reply.attempt, reply.first_index) == (request.attempt, len(output))
+            assert (reply.attempt, reply.first_token_index) == (request.attempt, len(output))
             output += reply.tokens
             assert (reply.finish_reason == "length") == (len(output) == request.max_tokens)
         self.flush()
@@ -102,8 +102,8 @@ class Interleaved:
         outbox = self.verifier.draft_sessions.take_outbox()
         opens = [m for messages in outbox.values() for m in messages if isinstance(m, Open)]
         for message in sorted(opens, key=lambda m: m.epoch):
-            assert message.epoch > self.epochs[message.session], "epochs rise, also when an id is used again"
-            self.epochs[message.session] = message.epoch
+            assert message.epoch > self.epochs[message.session_id], "epochs rise, also when an id is used again"
+            self.epochs[message.session_id] = message.epoch
         for name, messages in outbox.items():
             self.live[name].up += map(to_drafter_proto, messages)
 
@@ -142,14 +142,14 @@ class Interleaved:
                     stream.down.append(to_verifier_proto(message))
 
     def receive(self, stream: Stream, message: ToVerifierMessage) -> None:
-        sequence = self.verifier.sequences.get(message.session)
+        sequence = self.verifier.sequences.get(message.session_id)
         link = sequence.draft_session if sequence is not None else None
         stale = link is None or (link.drafter, link.epoch) != (stream.drafter, message.epoch)
         assert stale or not stream.broken, "what a broken stream still carries is of an older epoch"
         assert stale or not (isinstance(message, Dropped) and message.reason == UNKNOWN), "no Open is lost while its stream holds"
         if isinstance(message, Grow) and link is not None and not stale:
             self.reached["late"] += message.base_len < link.base_len
-            self.reached["appended"] += message.first_index > 0
+            self.reached["appended"] += message.first_node > 0
         before = self.everything()
         self.verifier.receive(stream.drafter, message)
         if stale:
@@ -206,7 +206,7 @@ class Interleaved:
         assert len(session.tokens) == link.base_len
         theirs = session.tree.subtree(range(len(link.tree)))
         assert (link.tree.tokens, link.tree.parents) == (theirs.tokens, theirs.parents)
-        if any(isinstance(m, Grow) and m.session == s.id for m in map(from_verifier_proto, stream.down)):
+        if any(isinstance(m, Grow) and m.session_id == s.id for m in map(from_verifier_proto, stream.down)):
             return
         assert len(link.tree) == len(session.tree), "nodes were lost on the way"
         assert link.tree.sources == theirs.sources

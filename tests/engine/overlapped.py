@@ -81,7 +81,7 @@ class Overlapped(OneProcess):
         messages, self._under_way = self._under_way, []
         [name] = self.drafters
         for message in messages:
-            sequence = self.verifier.sequences.get(message.session)
+            sequence = self.verifier.sequences.get(message.session_id)
             if isinstance(message, Grow) and sequence is not None and sequence.draft_session is not None:
                 assert (message.base_len < sequence.draft_session.base_len) == (when == "late")
                 self.arrived[when] += len(message.nodes)

@@ -59,11 +59,11 @@ def request(
     nodes: int = 12,
     depth: int = 5,
     width: int = 0,
-    emitted: Sequence[int] = (),
+    delivered: Sequence[int] = (),
     stop_tokens: Sequence[int] = (),
 ) -> GenerateRequest:
     speculation = Speculation(mode, nodes, depth, width)
-    return GenerateRequest(name, 1, tuple(prompt), tuple(emitted), sampling, seed, n, tuple(stop_tokens), speculation)
+    return GenerateRequest(name, 1, tuple(prompt), tuple(delivered), sampling, seed, n, tuple(stop_tokens), speculation)
 
 
 def prompts(count: int, vocab_size: int = 256, shortest: int = 3, longest: int = 40, seed: int = 0) -> list[list[int]]:

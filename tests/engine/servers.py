@@ -82,7 +82,7 @@ async def collect(stub: rpc.VerifierStub, r: GenerateRequest) -> list[int]:
     tokens: list[int] = []
     async for proto in stub.Generate(to_request_proto(r)):
         reply = from_reply_proto(proto)
-        assert reply.first_index == len(tokens)
+        assert reply.first_token_index == len(tokens)
         tokens += reply.tokens
     assert reply.finish_reason in ("stop", "length"), reply.error
     return tokens

@@ -38,8 +38,8 @@ def test_a_full_queue_refuses_and_a_request_that_goes_on_here_is_let_in() -> Non
     with pytest.raises(OverloadError, match="1 requests wait already"):
         it.submit(request("c", PROMPT, 20, mode="off"))
     assert "c" not in it.engine.sequences
-    it.submit(replace(request("d", PROMPT, 20, mode="off", emitted=TEXT[:3]), attempt=2))
-    it.submit(replace(request("e", PROMPT, 20, mode="off"), attempt=2, admitted=True))
+    it.submit(replace(request("d", PROMPT, 20, mode="off", delivered=TEXT[:3]), attempt=2))
+    it.submit(replace(request("e", PROMPT, 20, mode="off"), attempt=2, resumed=True))
     assert totals(it) == {"admitted": 4, "refused": 1}
     it.outputs["a"] = list(TEXT[:1])
     it.finish()

@@ -92,9 +92,9 @@ def test_malformed_message_ends_its_session_only() -> None:
         drafter, route = await start_drafter(0.01, "drafter")
         sampling = pb.Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
         rest = {"epoch": 1, "sampling": sampling, "noise_version": 1, "max_nodes": 8, "max_depth": 4, "vocab_size": 256}
-        good = pb.Open(session="good", tokens=[1, 2, 3], **rest)
-        bad = pb.Open(session="bad", tokens=[1, 999], **rest)
-        late = pb.Commit(session="good", epoch=1, base_len=77, tokens=[5])
+        good = pb.Open(session_id="good", tokens=[1, 2, 3], **rest)
+        bad = pb.Open(session_id="bad", tokens=[1, 999], **rest)
+        late = pb.Commit(session_id="good", epoch=1, base_len=77, tokens=[5])
         channel = grpc.aio.insecure_channel(route.address)
 
         async def say() -> AsyncIterator[pb.ToDrafter]:
@@ -107,7 +107,7 @@ def test_malformed_message_ends_its_session_only() -> None:
         async for batch in rpc.DrafterStub(channel).Connect(say()):
             for message in batch.messages:
                 kind = message.WhichOneof("kind")
-                seen[getattr(message, kind).session].add(kind)
+                seen[getattr(message, kind).session_id].add(kind)
             if "dropped" in seen["good"]:
                 break
         assert seen["bad"] == {"dropped"}
@@ -126,8 +126,8 @@ def test_an_unreadable_commit_ends_a_live_session() -> None:
         engine, allocator = drafter.loop.engine, drafter.loop.engine.cache.allocator
         sampling = pb.Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
         rest = {"epoch": 7, "sampling": sampling, "noise_version": 1, "max_nodes": 8, "max_depth": 4, "vocab_size": 256}
-        opens = [pb.DrafterMessage(open=pb.Open(session=name, tokens=[1, 2, 3], **rest)) for name in "ab"]
-        bad = [pb.DrafterMessage(commit=pb.Commit(session="a", epoch=epoch, base_len=3)) for epoch in (6, 7)]  # without tokens
+        opens = [pb.DrafterMessage(open=pb.Open(session_id=name, tokens=[1, 2, 3], **rest)) for name in "ab"]
+        bad = [pb.DrafterMessage(commit=pb.Commit(session_id="a", epoch=epoch, base_len=3)) for epoch in (6, 7)]  # without tokens
         channel = grpc.aio.insecure_channel(route.address)
         call = rpc.DrafterStub(channel).Connect()  # type: ignore[no-untyped-call]
         await call.write(pb.ToDrafter(verifier="raw", messages=opens))
@@ -136,13 +136,13 @@ def test_an_unreadable_commit_ends_a_live_session() -> None:
         await until(lambda: drafter.malformed == 1, "an older epoch's")
         await call.write(pb.ToDrafter(verifier="raw", messages=bad[1:]))
         await until(lambda: [name for _, name in engine.sessions] == ["b"], "one session")
-        await call.write(pb.ToDrafter(verifier="raw", messages=[pb.DrafterMessage(close=pb.Close(session="b", epoch=7))]))
+        await call.write(pb.ToDrafter(verifier="raw", messages=[pb.DrafterMessage(close=pb.Close(session_id="b", epoch=7))]))
         await until(lambda: not engine.sessions, "no session")
         assert (allocator.free_count, engine.totals.dropped, drafter.malformed) == (allocator.count, 1, 2)
         dropped = []
         while len(dropped) < 2:
             dropped += [m.dropped for m in (await call.read()).messages if m.WhichOneof("kind") == "dropped"]
-        assert [(m.session, m.epoch) for m in dropped] == [("a", 6), ("a", 7)]
+        assert [(m.session_id, m.epoch) for m in dropped] == [("a", 6), ("a", 7)]
         assert all(m.reason == "malformed: commit.tokens is empty" for m in dropped)
         call.cancel()
         await channel.close()

@@ -28,8 +28,10 @@ def scripted(slots: int = 1000, config: DrafterConfig | None = None, tree: TreeC
     return DrafterEngine(model, FAST, config or DrafterConfig(), tree)
 
 
-def opening(name: str, tokens: Sequence[int], sampling: SamplingParams = GREEDY, price: float = 0.0, vocab: int = VOCAB_SIZE) -> Open:
-    return Open(name, 1, tuple(tokens), sampling, 5, NOISE_VERSION, "f", WIDE.max_nodes, WIDE.max_depth, price, vocab)
+def opening(
+    name: str, tokens: Sequence[int], sampling: SamplingParams = GREEDY, min_confidence: float = 0.0, vocab: int = VOCAB_SIZE
+) -> Open:
+    return Open(name, 1, tuple(tokens), sampling, 5, NOISE_VERSION, "f", WIDE.max_nodes, WIDE.max_depth, min_confidence, vocab)
 
 
 def run(engine: DrafterEngine) -> list[ToVerifierMessage]:
@@ -47,7 +49,7 @@ def words(tree: TokenTree) -> Words:
 def grown(engine: DrafterEngine, message: Open) -> Words:
     assert isinstance(engine.handle("v", message)[0][1], Opened)
     run(engine)
-    return words(engine.sessions["v", message.session].tree)
+    return words(engine.sessions["v", message.session_id].tree)
 
 
 def tree_of(engine: DrafterEngine, name: str = "s") -> TokenTree:
@@ -81,7 +83,7 @@ def test_after_any_commits_the_tree_is_the_one_a_fresh_drafter_grows(sampling: S
 
 def test_sessions_side_by_side_grow_the_same_trees_as_alone() -> None:
     messages = [
-        replace(opening(f"s{i}", tokens, SAMPLED if i % 2 else GREEDY, price=0.02), seed=i)
+        replace(opening(f"s{i}", tokens, SAMPLED if i % 2 else GREEDY, min_confidence=0.02), seed=i)
         for i, tokens in enumerate(prompts(6, vocab_size=VOCAB_SIZE))
     ]
     together = scripted(2000, config=DrafterConfig(pass_nodes=5, prefill_tokens=32))
@@ -91,7 +93,7 @@ def test_sessions_side_by_side_grow_the_same_trees_as_alone() -> None:
     for message in messages:
         alone = grown(scripted(), message)
         assert len(alone) > 5
-        assert words(tree_of(together, message.session)) == pytest.approx(alone)
+        assert words(tree_of(together, message.session_id)) == pytest.approx(alone)
 
 
 def test_growth_stops_at_the_sessions_limits() -> None:
@@ -113,25 +115,25 @@ def test_nodes_never_lie_beyond_the_drafts_context() -> None:
 
 def test_the_price_stops_growth() -> None:
     sizes = {}
-    for price in (0.0, 0.05, 0.2, 1.5):
+    for least in (0.0, 0.05, 0.2, 1.5):
         engine = scripted(tree=WIDE.model_copy(update={"grow_during_verification": False}))
-        grown(engine, opening("s", [1, 2, 3], price=price))
-        sizes[price] = len(tree_of(engine))
-        assert all(confidence >= price for confidence in tree_of(engine).path_confidences())
+        grown(engine, opening("s", [1, 2, 3], min_confidence=least))
+        sizes[least] = len(tree_of(engine))
+        assert all(confidence >= least for confidence in tree_of(engine).path_confidences())
     assert sizes[0.0] > sizes[0.05] > sizes[0.2] > sizes[1.5] == 0
     assert engine.totals.passes == 1, "only the catch-up: nothing else is worth a pass"
 
 
 def test_ahead_of_the_price_it_grows_only_where_the_commit_may_land() -> None:
     sizes = {}
-    for price in (0.05, 0.2, 0.99, 1.5):
+    for least in (0.05, 0.2, 0.99, 1.5):
         for ahead in (False, True):
             engine = scripted(tree=WIDE.model_copy(update={"grow_during_verification": ahead}))
-            grown(engine, opening("s", [1, 2, 3], price=price))
-            sizes[price, ahead] = len(tree_of(engine))
+            grown(engine, opening("s", [1, 2, 3], min_confidence=least))
+            sizes[least, ahead] = len(tree_of(engine))
             if not ahead:
                 assert engine.sessions["v", "s"].frontier.ahead == []
-    assert all(sizes[price, True] > sizes[price, False] for price in (0.05, 0.2))
+    assert all(sizes[least, True] > sizes[least, False] for least in (0.05, 0.2))
     assert sizes[0.99, True] <= WIDE.width, "what the commit may land on, but nothing below it: that would not be worth its price"
     assert sizes[1.5, True] == 0
 
@@ -155,7 +157,7 @@ def test_on_hold_it_catches_up_and_does_not_draft_until_the_commit() -> None:
 
 def test_a_commit_brings_a_new_price() -> None:
     engine = scripted()
-    grown(engine, opening("s", [1, 2, 3], price=2.0))
+    grown(engine, opening("s", [1, 2, 3], min_confidence=2.0))
     engine.handle("v", Commit("s", 1, 3, (4,), 0.05))
     run(engine)
     assert len(tree_of(engine)) > 3
@@ -180,7 +182,7 @@ def test_an_announcement_says_whether_more_is_to_come() -> None:
     assert (grows[-1].next_pass_eta_us, grows[-1].next_pass_expected_tokens) == (0, 0.0)
     joined = TokenTree()
     for g in grows:
-        assert g.first_index == len(joined), "every node is sent once, in order"
+        assert g.first_node == len(joined), "every node is sent once, in order"
         for i, token in enumerate(g.nodes.tokens):
             joined.add(token, g.nodes.parents[i], g.nodes.edges[i], g.nodes.sources[i])
     assert joined == tree_of(engine)
@@ -191,7 +193,7 @@ def test_when_kv_slots_run_out_only_that_session_is_dropped() -> None:
     for name in ("a", "b", "c"):
         assert isinstance(engine.handle("v", opening(name, [1, 2, len(name)]))[0][1], Opened)
     messages = run(engine)
-    dropped = [m.session for m in messages if isinstance(m, Dropped)]
+    dropped = [m.session_id for m in messages if isinstance(m, Dropped)]
     assert 1 <= len(dropped) <= 2
     assert {name for _, name in engine.sessions} == {"a", "b", "c"} - set(dropped)
     alone = scripted()

@@ -27,9 +27,9 @@ def scripted(trace: pathlib.Path | None = None, calibrations: CalibrationStore |
     return DrafterEngine(model, FAST, DrafterConfig(trace=trace), tree, calibrations=calibrations)
 
 
-def open_and_grow(engine: DrafterEngine, price: float = 0.0, passes: int = 99) -> list[list[int]]:
+def open_and_grow(engine: DrafterEngine, min_confidence: float = 0.0, passes: int = 99) -> list[list[int]]:
     """Returns the tokens ranked below the root, below the first child, and below the first child of that."""
-    engine.handle("v", Open("s", 1, (1, 2, 3), GREEDY, 5, NOISE_VERSION, "target", 60, 3, price, VOCAB_SIZE))
+    engine.handle("v", Open("s", 1, (1, 2, 3), GREEDY, 5, NOISE_VERSION, "target", 60, 3, min_confidence, VOCAB_SIZE))
     for _ in range(passes):
         engine.run_pass()
     growing = engine.sessions["v", "s"].growing
@@ -71,7 +71,7 @@ def test_each_committed_token_below_which_the_draft_ran_is_a_label(tmp_path: pat
 
 def test_a_child_too_poor_for_the_tree_still_counts_by_its_rank(tmp_path: pathlib.Path) -> None:
     engine = scripted(tmp_path)
-    (root,) = open_and_grow(engine, price=2.0)
+    (root,) = open_and_grow(engine, min_confidence=2.0)
     assert not len(engine.sessions["v", "s"].tree)
     engine.handle("v", Commit("s", 1, 3, (root[2],), 2.0))
     engine.handle("v", Close("s", 1))

@@ -26,7 +26,7 @@ TOKENS = 150
 async def text(link: VerifierLink, r: GenerateRequest) -> list[int]:
     tokens: list[int] = []
     async for reply in link.generate(r):
-        assert reply.first_index == len(tokens)
+        assert reply.first_token_index == len(tokens)
         tokens += reply.tokens
     assert reply.finish_reason == "length", reply.error
     assert reply.usage.steps + reply.usage.accepted >= len(tokens), "usage is of the whole request"

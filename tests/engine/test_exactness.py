@@ -62,7 +62,7 @@ def test_emitted_tokens_resume_the_same_text() -> None:
     prompt = prompts(1)[0]
     whole = pair(target, [draft]).generate([request("a", prompt, 30, SAMPLED, 7)])["a"]
     for cut in (1, 13, 29):
-        resumed = pair(target, [draft]).generate([request("a", prompt, 30, SAMPLED, 7, emitted=whole[:cut])])["a"]
+        resumed = pair(target, [draft]).generate([request("a", prompt, 30, SAMPLED, 7, delivered=whole[:cut])])["a"]
         assert resumed == whole, f"resumed after {cut} tokens"
 
 

@@ -23,12 +23,14 @@ SAMPLING = pb.Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
 def opened(session: str) -> pb.DrafterMessage:
     tokens = [1, 2, 3]
     return pb.DrafterMessage(
-        open=pb.Open(session=session, epoch=1, tokens=tokens, sampling=SAMPLING, noise_version=1, max_nodes=8, max_depth=4, vocab_size=256)
+        open=pb.Open(
+            session_id=session, epoch=1, tokens=tokens, sampling=SAMPLING, noise_version=1, max_nodes=8, max_depth=4, vocab_size=256
+        )
     )
 
 
 def committed(session: str) -> pb.DrafterMessage:
-    return pb.DrafterMessage(commit=pb.Commit(session=session, epoch=1, base_len=3, tokens=[4]))
+    return pb.DrafterMessage(commit=pb.Commit(session_id=session, epoch=1, base_len=3, tokens=[4]))
 
 
 class Peer:
@@ -65,8 +67,8 @@ def break_commits(drafter: DrafterServer, session: str) -> None:
     broken = next(s for key, s in drafter.loop.engine.sessions.items() if key[1] == session)
     commit = broken.commit
 
-    def lost(base_len: int, tokens: tuple[int, ...], price: float, now: float) -> list[Label]:
-        commit(base_len, tokens, price, now)
+    def lost(base_len: int, tokens: tuple[int, ...], min_confidence: float, now: float) -> list[Label]:
+        commit(base_len, tokens, min_confidence, now)
         raise RuntimeError("device lost")
 
     broken.commit = lost  # type: ignore[method-assign]
@@ -86,7 +88,9 @@ def test_a_message_that_raises_drops_its_session_with_a_word_and_no_other() -> N
             assert [session for kind, session in peer.heard if kind == "dropped"] == ["bad"]
             assert {key[1]: len(s.tokens) for key, s in engine.sessions.items()} == {"good": 4, "late": 4}, "what stood behind it is done"
             assert (drafter.loop.faults, engine.totals.dropped, drafter.takes_sessions) == (1, 1, True)
-            peer.say(pb.DrafterMessage(close=pb.Close(session="good", epoch=1)), pb.DrafterMessage(close=pb.Close(session="late", epoch=1)))
+            peer.say(
+                pb.DrafterMessage(close=pb.Close(session_id="good", epoch=1)), pb.DrafterMessage(close=pb.Close(session_id="late", epoch=1))
+            )
             await until(lambda: not engine.sessions, "all closed")
             allocator = engine.cache.allocator
             assert (allocator.free_count, engine._promised_slots) == (allocator.count, 0), "KV slots leaked"

@@ -54,7 +54,7 @@ class Failing:
         raise AssertionError("it never comes to rest")
 
     def dropped(self) -> list[str]:
-        return [message.session for _, message in self.said if isinstance(message, Dropped)]
+        return [message.session_id for _, message in self.said if isinstance(message, Dropped)]
 
     def check_trees(self, **tokens: list[int]) -> None:
         assert sorted(name for _, name in self.engine.sessions) == sorted(tokens)
@@ -139,8 +139,8 @@ def test_after_the_fault_the_verifier_gets_the_whole_new_tree() -> None:
     del it.said[:]
     it.rounds()
     for name in "ab":
-        grows = [message for _, message in it.said if isinstance(message, Grow) and message.session == name]
-        assert (grows[0].first_index, sum(len(message.nodes) for message in grows)) == (0, len(tree_of(it.engine, name)))
+        grows = [message for _, message in it.said if isinstance(message, Grow) and message.session_id == name]
+        assert (grows[0].first_node, sum(len(message.nodes) for message in grows)) == (0, len(tree_of(it.engine, name)))
 
 
 def test_a_tree_that_makes_passes_fail_is_found_though_its_catch_up_does_not() -> None:

@@ -28,7 +28,7 @@ def damaged(message: Grow, kind: str) -> Grow:
     n = message.nodes
     match kind:
         case "index":
-            return replace(message, first_index=message.first_index + 1000)
+            return replace(message, first_node=message.first_node + 1000)
         case "future":
             return replace(message, base_len=message.base_len + 5)
         case "token":
@@ -59,7 +59,7 @@ class Interleavings(RuleBasedStateMachine):
         old, output = self.it.requests.get(name), self.it.outputs.get(name, [])
         if old is not None and len(output) < MAX_TOKENS:
             self.it.reached["resumed"] += bool(output)
-            self.it.submit(replace(old, attempt=old.attempt + 1, emitted=tuple(output)))
+            self.it.submit(replace(old, attempt=old.attempt + 1, delivered=tuple(output)))
         else:
             self.it.submit(request(name, prompt, MAX_TOKENS, sampling, seed, mode, nodes=6, depth=3))
 
@@ -160,7 +160,7 @@ class Interleavings(RuleBasedStateMachine):
         events = self.it.verifier.draft_sessions.events
         before = events["malformed"]
         if kind == "unreadable":
-            self.it.verifier.fail_session(message.session, message.epoch, kind)
+            self.it.verifier.fail_session(message.session_id, message.epoch, kind)
         else:
             self.it.receive(stream, damaged(message, kind))
         self.it.damaged += events["malformed"] - before

@@ -138,7 +138,7 @@ def test_a_call_that_is_cancelled_or_too_late_frees_everything_without_another_s
                 cut.cancel()
             await until(lambda: name not in it.engine.sequences, "freed", seconds=5)
             assert it.engine.admission.most_steps_to_free <= 1
-            await until(lambda: name in {m.session for m in drafter.messages("close")}, "its session is closed", seconds=5)
+            await until(lambda: name in {m.session_id for m in drafter.messages("close")}, "its session is closed", seconds=5)
             first.cancel()
             await until(it.empty, "everything is free")
             await drafter.server.stop(grace=0)

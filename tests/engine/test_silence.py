@@ -83,7 +83,7 @@ def test_a_verifier_that_falls_silent_loses_its_sessions(beats: bool) -> None:
         channel = grpc.aio.insecure_channel(route.address)
         sampling = pb.Sampling(temperature=0.0, top_p=1.0, repetition_penalty=1.0)
         opened = pb.Open(
-            session="a", epoch=1, tokens=[1, 2, 3], sampling=sampling, noise_version=1, max_nodes=8, max_depth=4, vocab_size=256
+            session_id="a", epoch=1, tokens=[1, 2, 3], sampling=sampling, noise_version=1, max_nodes=8, max_depth=4, vocab_size=256
         )
         told = 0
 
@@ -117,13 +117,13 @@ def test_a_stream_says_every_beat_that_the_verifier_lives() -> None:
         await until(lambda: bool(server.loop.engine.draft_sessions.drafters), "connected")
         runs = stub.Generate(to_request_proto(request("runs", [1, 2], 400, mode="fixed")))
         first = from_reply_proto(await runs.read())
-        waits = stub.Generate(to_request_proto(request("waits", [1, 2], 400, emitted=(5, 6, 7))))
+        waits = stub.Generate(to_request_proto(request("waits", [1, 2], 400, delivered=(5, 6, 7))))
         for _ in range(2 * SILENT_BEATS):
             assert from_reply_proto(await waits.read()) == GenerateReply("waits", 1, 3, ())
         replies = [first, *[from_reply_proto(await runs.read()) for _ in range(2 * SILENT_BEATS)]]
         assert sum(not reply.tokens for reply in replies) > SILENT_BEATS, "half a second a token, fifty beats a second"
         for before, after in zip(replies, replies[1:], strict=False):
-            assert after.first_index == before.first_index + len(before.tokens)
+            assert after.first_token_index == before.first_token_index + len(before.tokens)
         runs.cancel()
         waits.cancel()
         await channel.close()

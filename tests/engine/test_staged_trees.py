@@ -92,8 +92,8 @@ def test_the_verifier_hears_of_edges_that_change() -> None:
     while True:
         for _, message in out:
             if isinstance(message, Grow):
-                snapshots += message.first_index == 0
-                n, kept = message.nodes, theirs.subtree(range(message.first_index))
+                snapshots += message.first_node == 0
+                n, kept = message.nodes, theirs.subtree(range(message.first_node))
                 theirs = TokenTree(kept.tokens + n.tokens, kept.parents + n.parents, kept.edges + n.edges, kept.sources + n.sources)
                 assert theirs == engine.sessions["v", "s"].tree
         if not engine.has_work():

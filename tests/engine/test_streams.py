@@ -29,14 +29,14 @@ def test_a_later_attempt_ends_the_older_stream_and_the_same_attempt_is_refused()
         await until(lambda: bool(engine.draft_sessions.drafters), "connected")
         first = request("a", prompts(1)[0], 400, mode="fixed")
         call = stub.Generate(to_request_proto(first))
-        emitted = from_reply_proto(await call.read()).tokens
+        delivered = from_reply_proto(await call.read()).tokens
         assert await refusal(stub, first) == (grpc.StatusCode.INVALID_ARGUMENT, "request a is running already, attempt 1")
-        resumed = request("a", first.prompt, 40, mode="off", emitted=emitted)
+        resumed = request("a", first.prompt, 40, mode="off", delivered=delivered)
         second = [reply async for reply in stub.Generate(to_request_proto(replace(resumed, attempt=2)))]
         while (proto := await call.read()) is not grpc.aio.EOF:
             last = from_reply_proto(proto)
         assert (last.finish_reason, last.error) == ("error", "superseded by attempt 2")
-        assert [*emitted, *(token for reply in second for token in reply.tokens)] == greedy(tiny("llama"), first.prompt, 40)
+        assert [*delivered, *(token for reply in second for token in reply.tokens)] == greedy(tiny("llama"), first.prompt, 40)
         await until(lambda: engine.scheduler.allocator.free_count == engine.scheduler.allocator.count, "KV freed")
         await channel.close()
         await verifier.stop()
@@ -99,12 +99,12 @@ def test_an_unreadable_message_from_a_drafter_ends_its_session_only() -> None:
         await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
         calls = [stub.Generate(to_request_proto(request(name, [1, 2, 3], 400, mode="fixed"))) for name in "ab"]
         await until(lambda: len(drafter.messages("open")) == 2, "two sessions")
-        epochs = {message.session: message.epoch for message in drafter.messages("open")}
-        bad = pb.VerifierMessage(grow=pb.Grow(session="a", epoch=epochs["a"], tokens=[1, 2]))  # without parents
-        good = pb.VerifierMessage(dropped=pb.Dropped(session="b", epoch=epochs["b"], reason="a test"))
+        epochs = {message.session_id: message.epoch for message in drafter.messages("open")}
+        bad = pb.VerifierMessage(grow=pb.Grow(session_id="a", epoch=epochs["a"], tokens=[1, 2]))  # without parents
+        good = pb.VerifierMessage(dropped=pb.Dropped(session_id="b", epoch=epochs["b"], reason="a test"))
         await drafter.say.put(pb.ToVerifier(drafter="raw", messages=[bad, good]))
         await until(lambda: (events["malformed"], events["dropped"]) == (1, 1), "both were taken in")
-        await until(lambda: "a" in {message.session for message in drafter.messages("close")}, "the broken session is closed")
+        await until(lambda: "a" in {message.session_id for message in drafter.messages("close")}, "the broken session is closed")
         for call in calls:
             call.cancel()
         await channel.close()
@@ -142,8 +142,8 @@ def test_what_was_queued_without_a_stream_is_not_sent_on_the_next() -> None:
         await drafter.start(port)
         await connected.wait()
         client.send([Close("new", 2)])
-        await until(lambda: "new" in [message.session for message in drafter.messages("close")], "what was said on this stream")
-        assert [message.session for message in drafter.messages("close")] == ["new"]
+        await until(lambda: "new" in [message.session_id for message in drafter.messages("close")], "what was said on this stream")
+        assert [message.session_id for message in drafter.messages("close")] == ["new"]
         await client.close()
         await drafter.server.stop(grace=0)
 
@@ -165,7 +165,7 @@ def test_what_is_said_after_a_stream_ended_goes_out_on_the_next() -> None:
         for stream in range(1, 4):
             await until(lambda: connected == stream, "a stream")  # noqa: B023
             heard = [f"on-{each}" for each in range(1, stream + 1)]
-            await until(lambda: [message.session for message in drafter.messages("close")] == heard, f"all of {heard}", 5.0)  # noqa: B023
+            await until(lambda: [message.session_id for message in drafter.messages("close")] == heard, f"all of {heard}", 5.0)  # noqa: B023
             await drafter.say.put(None)
         await client.close()
         await drafter.server.stop(grace=0)
@@ -178,7 +178,7 @@ def test_the_time_that_a_drafter_kept_a_probe_is_no_part_of_the_round_trip() -> 
         drafter = RawDrafter(mute=True)
         client = DrafterClient("raw", (await drafter.start()).address, "verifier", PLAINTEXT, *[lambda *_: None] * 4)
         await until(lambda: bool(drafter.heard), "the first probe")
-        await drafter.say.put(pb.ToVerifier(drafter="raw", echo_us=drafter.heard[0].echo_us, held_us=1_000_000_000))
+        await drafter.say.put(pb.ToVerifier(drafter="raw", echo_us=drafter.heard[0].echo_us, echo_delay_us=1_000_000_000))
         await until(lambda: client.round_trip_s is not None, "a round trip")
         assert client.round_trip_s is not None
         assert -1000 < client.round_trip_s < -900, "it says that it kept the probe for 1000 s"

@@ -28,7 +28,7 @@ def test_a_request_that_just_fits_is_served_and_one_token_more_is_refused(slots:
     assert tuple(it.outputs["a"]) == truth(PROMPT, GREEDY, 0, most)
 
 
-@pytest.mark.parametrize("changes", [{"prompt": (1, VOCAB_SIZE)}, {"emitted": (VOCAB_SIZE,)}])
+@pytest.mark.parametrize("changes", [{"prompt": (1, VOCAB_SIZE)}, {"delivered": (VOCAB_SIZE,)}])
 def test_tokens_outside_the_vocabulary_are_refused(changes: dict[str, tuple[int, ...]]) -> None:
     with pytest.raises(RequestError, match="vocabulary"):
         Setting().submit(replace(request("a", PROMPT, 9), **changes))  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def test_a_later_attempt_takes_the_place_of_an_older_one() -> None:
     for attempt in (1, 2):
         with pytest.raises(RequestError, match="running already, attempt 2"):
             it.submit(replace(second, attempt=attempt))
-    it.submit(replace(second, attempt=3, emitted=TEXT[:3]))
+    it.submit(replace(second, attempt=3, delivered=TEXT[:3]))
     it.engine.cancel("a", 2)  # its stream ends late
     assert [(r.attempt, r.finish_reason) for r in it.finish()] == [(3, "length")]
     assert tuple(it.outputs["a"]) == TEXT[:20]
@@ -116,7 +116,7 @@ def test_a_late_tree_is_verified_below_what_was_committed_meanwhile() -> None:
 def test_a_drafter_that_promises_too_much_is_asked_for_more() -> None:
     it = Setting()
     it.engine.pricing.set_floor(0.1)
-    assert it.open(request("a", PROMPT, 30)).price == pytest.approx(0.1)
+    assert it.open(request("a", PROMPT, 30)).min_confidence == pytest.approx(0.1)
     it.step()
     for done in range(1, 9):
         it.grow("a", [(TEXT[done] + 1) % VOCAB_SIZE], next_pass_eta_us=0)
@@ -124,7 +124,7 @@ def test_a_drafter_that_promises_too_much_is_asked_for_more() -> None:
         assert reply.usage.verified == done
     message = it.sent()[-1]
     assert isinstance(message, Commit)
-    assert message.price > 0.11
+    assert message.min_confidence > 0.11
 
 
 def test_a_fixed_request_waits_for_its_tree_until_one_deadline_a_step() -> None:

@@ -66,7 +66,7 @@ class TimedRunner:
 
 class _Session:
     def __init__(self, opened: Open):
-        self.opened, self.price, self.base_len = opened, opened.price, len(opened.tokens)
+        self.opened, self.min_confidence, self.base_len = opened, opened.min_confidence, len(opened.tokens)
         self.tree, self.expanded, self.sent = TokenTree(), set[int](), 0
 
     def commit(self, message: Commit) -> None:
@@ -74,13 +74,13 @@ class _Session:
         index = {root: ROOT} | {old: new for new, old in enumerate(survivors)} if root is not None else {}
         self.expanded = {index[node] for node in self.expanded if node in index}
         self.tree, self.sent = self.tree.reroot(message.tokens), 0
-        self.base_len, self.price = self.base_len + len(message.tokens), message.price
+        self.base_len, self.min_confidence = self.base_len + len(message.tokens), message.min_confidence
 
     def frontier(self, claim: float) -> list[tuple[float, int]]:
         if len(self.tree) >= self.opened.max_nodes:
             return []
         nodes = [(1.0, ROOT, 0), *zip(self.tree.path_confidences(), range(len(self.tree)), self.tree.depths(), strict=True)]
-        floor = max(self.price, 0.005)
+        floor = max(self.min_confidence, 0.005)
         return [(c, n) for c, n, d in nodes if n not in self.expanded and d < self.opened.max_depth and c * claim > floor]
 
 
@@ -101,13 +101,13 @@ class ToldDrafter:
 
     def _handle(self) -> None:
         for message in self.inbox:
-            session = self.sessions.get(message.session)
+            session = self.sessions.get(message.session_id)
             if isinstance(message, Open):
-                self.sessions[message.session] = session = _Session(message)
+                self.sessions[message.session_id] = session = _Session(message)
             elif session is None or session.opened.epoch != message.epoch:
                 continue
             elif isinstance(message, Close):
-                del self.sessions[message.session]
+                del self.sessions[message.session_id]
                 continue
             else:
                 session.commit(message)
@@ -122,7 +122,7 @@ class ToldDrafter:
             self.world.after(self.pass_s, lambda: self._end([(n, s) for _, n, s in works]))
 
     def _claim(self, session: _Session) -> float:
-        return self.claim(session.opened.session)
+        return self.claim(session.opened.session_id)
 
     def _end(self, works: Sequence[tuple[int, _Session]]) -> None:
         self.busy = False
@@ -132,7 +132,7 @@ class ToldDrafter:
             width = session.opened.width or 3
             for i, token in enumerate(self.tokens.sample(range(1, VOCAB_SIZE), width)):
                 edge = SIBLING_EDGE if i else self._claim(session)
-                if confidence * edge >= max(session.price, 0.005) and len(session.tree) < session.opened.max_nodes:
+                if confidence * edge >= max(session.min_confidence, 0.005) and len(session.tree) < session.opened.max_nodes:
                     session.tree.add(token, node, edge, 0)
         for session in {id(s): s for _, s in works}.values():
             self._say(session)
@@ -143,7 +143,7 @@ class ToldDrafter:
         t, new = session.tree, slice(session.sent, None)
         nodes = TokenTree(t.tokens[new], t.parents[new], t.edges[new], t.sources[new])
         next_pass_eta_us, expected = (int(1e6 * self.pass_s), self._claim(session) * sum(best)) if best else (0, 0.0)
-        message = Grow(session.opened.session, session.opened.epoch, session.base_len, session.sent, nodes, next_pass_eta_us, expected)
+        message = Grow(session.opened.session_id, session.opened.epoch, session.base_len, session.sent, nodes, next_pass_eta_us, expected)
         session.sent = len(t)
         self.world.after(self.trip_s, lambda: self.arrived.append((self.world.now, message)))
 

@@ -26,7 +26,7 @@ class WatchedDrafter(DrafterEngine):
 
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
         out = super().handle(peer, message)
-        session = self.sessions.get((peer, message.session))
+        session = self.sessions.get((peer, message.session_id))
         if isinstance(message, Commit) and session is not None and self._ahead[session]:
             self._ahead[session] &= words(session)
             self.survived += len(self._ahead[session])

@@ -26,10 +26,10 @@ async def linked(*verifiers: VerifierDouble, patience_s: float = 5.0):
 
 async def collect(link: VerifierLink, request: GenerateRequest = REQUEST) -> list[GenerateReply]:
     """All replies; checks that their tokens are in order and without a gap."""
-    replies, done = [], len(request.emitted)
+    replies, done = [], len(request.delivered)
     async with aclosing(link.generate(request)) as stream:
         async for reply in stream:
-            assert reply.first_index == done
+            assert reply.first_token_index == done
             done += len(reply.tokens)
             replies.append(reply)
     assert [bool(reply.finish_reason) for reply in replies] == [False] * (len(replies) - 1) + [True]

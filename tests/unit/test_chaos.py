@@ -152,10 +152,10 @@ def streamed(chunks: list[pb.GenerateChunk], then: str = "ends", work: Work = WO
 
 
 CHUNKS = [
-    pb.GenerateChunk(tokens=[7, 8], first_index=0, attempt=1),
-    pb.GenerateChunk(tokens=[9], first_index=2, attempt=3),
+    pb.GenerateChunk(tokens=[7, 8], first_token_index=0, attempt=1),
+    pb.GenerateChunk(tokens=[9], first_token_index=2, attempt=3),
 ]
-END = pb.GenerateChunk(first_index=3, attempt=3, finish_reason="stop", usage=pb.Usage(completion_tokens=3))
+END = pb.GenerateChunk(first_token_index=3, attempt=3, finish_reason="stop", usage=pb.Usage(completion_tokens=3))
 
 
 def test_the_log_has_what_the_server_said() -> None:

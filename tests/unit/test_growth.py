@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
-from drafthouse.policy.growth import AHEAD_CONFIDENCE, MIN_CONFIDENCE, Frontier, GrowthThreshold, PassBudget, worth_a_pass, worth_a_place
+from drafthouse.policy.growth import (
+    AHEAD_CONFIDENCE,
+    NEGLIGIBLE_CONFIDENCE,
+    Frontier,
+    GrowthThreshold,
+    PassBudget,
+    worth_a_pass,
+    worth_a_place,
+)
 from drafthouse.policy.latency import Curve
 from drafthouse.token_tree import ROOT
 
@@ -73,7 +81,7 @@ def test_what_is_worth_a_pass_and_what_a_place() -> None:
     assert list(worth_a_place(0.5, [0.6, 0.1, 0.3], 0.0, 2)) == [0, 1]
     assert list(worth_a_place(0.5, [0.6, 0.1, 0.3], 0.0, -3)) == []
     assert GrowthThreshold.at(0.2, ahead=True) == AHEAD
-    assert GrowthThreshold.at(0.0, ahead=False).least == MIN_CONFIDENCE
+    assert GrowthThreshold.at(0.0, ahead=False).least == NEGLIGIBLE_CONFIDENCE
 
 
 def test_below_a_landing_what_counts_is_what_it_will_be_worth_there() -> None:

@@ -108,7 +108,7 @@ def test_chunks_say_which_attempt_made_which_tokens():
     breaking, whole = (VerifierDouble(name, tokens=lambda request: IDS, load=load) for name, load in (("a", 0), ("b", 1)))
     breaking.before = at(4, grpc.StatusCode.UNAVAILABLE)
     chunks = serve(call, breaking, whole)
-    assert [(chunk.first_index, chunk.attempt) for chunk in chunks] == [(i, 1 if i < 4 else 2) for i in range(0, len(IDS), 2)]
+    assert [(chunk.first_token_index, chunk.attempt) for chunk in chunks] == [(i, 1 if i < 4 else 2) for i in range(0, len(IDS), 2)]
     assert chunks[-1].usage.attempts == 2
 
 

@@ -23,7 +23,7 @@ UINT32 = st.integers(0, (1 << 32) - 1)
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 TOKENS = st.lists(UINT32, min_size=1, max_size=6).map(tuple)
-PRICES = st.floats(0, 1e8, width=32)  # float32 on the wire, like edges
+CONFIDENCES = st.floats(0, 1e8, width=32)  # float32 on the wire, like edges
 SAMPLINGS = st.builds(
     SamplingParams,
     temperature=st.floats(0, 100),
@@ -33,14 +33,16 @@ SAMPLINGS = st.builds(
     repetition_penalty=st.floats(0.01, 100),
 )
 OPENS = st.builds(
-    s.Open, session=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
-    target_fingerprint=TEXT, max_nodes=UINT32, max_depth=UINT32, price=PRICES, vocab_size=st.sampled_from([0, (1 << 32) - 1]),
+    s.Open, session_id=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
+    target_fingerprint=TEXT, max_nodes=UINT32, max_depth=UINT32, min_confidence=CONFIDENCES, vocab_size=st.sampled_from([0, (1 << 32) - 1]),
     width=st.integers(0, s.MAX_WIDTH),
 ).filter(lambda o: o.vocab_size == 0 or max(o.tokens) < o.vocab_size)  # fmt: skip
-COMMITS = st.builds(s.Commit, session=IDS, epoch=UINT32, base_len=st.integers(0, w.MAX_TOKENS - 6), tokens=TOKENS, price=PRICES)
+COMMITS = st.builds(
+    s.Commit, session_id=IDS, epoch=UINT32, base_len=st.integers(0, w.MAX_TOKENS - 6), tokens=TOKENS, min_confidence=CONFIDENCES
+)
 NODES = st.lists(st.tuples(UINT32, st.integers(-(1 << 31), (1 << 31) - 1), st.floats(width=32, allow_nan=False), UINT32), max_size=6)
 GROWS = st.builds(
-    s.Grow, session=IDS, epoch=UINT32, base_len=UINT32, first_index=UINT32,
+    s.Grow, session_id=IDS, epoch=UINT32, base_len=UINT32, first_node=UINT32,
     nodes=NODES.map(lambda nodes: TokenTree(*(list(column) for column in zip(*nodes, strict=True))) if nodes else TokenTree()),
     next_pass_eta_us=UINT32, next_pass_expected_tokens=st.floats(0, 999_999, width=32),
 )  # fmt: skip
@@ -50,7 +52,7 @@ TO_VERIFIER = st.one_of(
 )
 SPECULATIONS = st.builds(Speculation, st.sampled_from(SPECULATION_MODES), st.integers(1, 1024), st.integers(1, 256), st.integers(0, 64))
 REQUESTS = st.builds(
-    g.GenerateRequest, request_id=IDS, attempt=UINT32, prompt=TOKENS, emitted=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
+    g.GenerateRequest, request_id=IDS, attempt=UINT32, prompt=TOKENS, delivered=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
     seed=st.integers(0, MAX_SEED), max_tokens=st.integers(5, (1 << 32) - 1), stop_tokens=TOKENS, speculation=SPECULATIONS,
 )  # fmt: skip
 USAGES = st.builds(g.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans())
@@ -77,13 +79,13 @@ def over_the_wire(message: Message) -> object:
 @given(TO_DRAFTER)
 def test_round_trip_to_drafter(message: s.ToDrafterMessage) -> None:
     assert over_the_wire(s.to_drafter_proto(message)) == message
-    assert s.session_of(s.to_drafter_proto(message)) == (message.session, message.epoch)
+    assert s.session_of(s.to_drafter_proto(message)) == (message.session_id, message.epoch)
 
 
 @given(TO_VERIFIER)
 def test_round_trip_to_verifier(message: s.ToVerifierMessage) -> None:
     assert over_the_wire(s.to_verifier_proto(message)) == message
-    assert s.session_of(s.to_verifier_proto(message)) == (message.session, message.epoch)
+    assert s.session_of(s.to_verifier_proto(message)) == (message.session_id, message.epoch)
 
 
 @given(REQUESTS)
@@ -121,8 +123,8 @@ NAN = float("nan")
 @pytest.mark.parametrize(
     ("message", "field"),
     [
-        (replace(OPEN, session=""), "session"),
-        (replace(OPEN, session="s" * 257), "session"),
+        (replace(OPEN, session_id=""), "session"),
+        (replace(OPEN, session_id="s" * 257), "session"),
         (replace(OPEN, tokens=()), r"open\.tokens is empty"),
         (replace(OPEN, tokens=(1, 10)), r"open\.tokens holds 10"),
         (replace(OPEN, tokens=(0,) * (w.MAX_TOKENS + 1)), r"open\.tokens has"),
@@ -132,14 +134,14 @@ NAN = float("nan")
         (replace(OPEN, sampling=SamplingParams(min_p=NAN)), "min_p"),
         (replace(OPEN, sampling=SamplingParams(repetition_penalty=0.0)), "repetition_penalty"),
         (replace(OPEN, seed=MAX_SEED + 1), "seed"),
-        (replace(OPEN, price=NAN), "price"),
-        (replace(OPEN, price=-1.0), "price"),
+        (replace(OPEN, min_confidence=NAN), "min_confidence"),
+        (replace(OPEN, min_confidence=-1.0), "min_confidence"),
         (s.Close("", 1), "session"),
         (s.Hold("", 1), "session"),
-        (replace(COMMIT, session=""), "session"),
+        (replace(COMMIT, session_id=""), "session"),
         (replace(COMMIT, tokens=()), r"commit\.tokens is empty"),
         (replace(COMMIT, base_len=w.MAX_TOKENS), r"commit\.tokens has"),
-        (replace(COMMIT, price=float("inf")), "price"),
+        (replace(COMMIT, min_confidence=float("inf")), "min_confidence"),
     ],
 )
 def test_refuses_to_drafter(message: s.ToDrafterMessage, field: str) -> None:
@@ -150,7 +152,7 @@ def test_refuses_to_drafter(message: s.ToDrafterMessage, field: str) -> None:
 @pytest.mark.parametrize(
     ("message", "field"),
     [
-        (replace(GROW, session=""), "session"),
+        (replace(GROW, session_id=""), "session"),
         (replace(GROW, nodes=TokenTree([1, 2], [-1], [0.5, 0.5], [0, 0])), "grow: tokens, parents, edges and sources"),
         (replace(GROW, nodes=TokenTree([1], [-1], [0.5], [])), "grow: tokens, parents, edges and sources"),
         (replace(GROW, next_pass_expected_tokens=NAN), r"grow\.next_pass_expected_tokens"),
@@ -170,8 +172,8 @@ def test_refuses_to_verifier(message: s.ToVerifierMessage, field: str) -> None:
     [
         (replace(REQUEST, request_id=""), "request id"),
         (replace(REQUEST, prompt=()), "prompt is empty"),
-        (replace(REQUEST, prompt=(0,) * w.MAX_TOKENS, emitted=(0,)), "prompt has"),
-        (replace(REQUEST, emitted=(1, 2, 3, 4)), "max_tokens"),
+        (replace(REQUEST, prompt=(0,) * w.MAX_TOKENS, delivered=(0,)), "prompt has"),
+        (replace(REQUEST, delivered=(1, 2, 3, 4)), "max_tokens"),
         (replace(REQUEST, max_tokens=0), "max_tokens"),
         (replace(REQUEST, sampling=SamplingParams(temperature=NAN)), "temperature"),
         (replace(REQUEST, seed=MAX_SEED + 1), "seed"),

@@ -34,7 +34,7 @@ def test_a_completion_becomes_one_request():
     (request,) = plan.requests
     assert request.prompt == tuple(codec().encode("def add"))
     assert (request.sampling, request.speculation) == (SamplingParams(0.5, 3), Speculation("off"))
-    assert (request.seed, request.max_tokens, request.stop_tokens, request.attempt, request.emitted) == (7, 9, (0,), 1, ())
+    assert (request.seed, request.max_tokens, request.stop_tokens, request.attempt, request.delivered) == (7, 9, (0,), 1, ())
     assert (plan.seed, plan.stops, plan.prompt_tokens) == (7, ("x",), len(request.prompt))
     assert request.request_id.startswith(plan.id)
     assert plan.id.startswith("cmpl-")

@@ -33,7 +33,7 @@ def test_a_draining_verifier_is_left_at_once_for_another():
             assert tokens_of(await collect(link)) == text_of(REQUEST)
             assert (link.moves, link.failovers) == (1, 0)
             assert link.routes.pick(None, (), time.monotonic()).replica == "b"  # nothing new is sent there
-        assert heir.seen[0] == replace(REQUEST, attempt=2, emitted=text_of(REQUEST)[:4], admitted=True)
+        assert heir.seen[0] == replace(REQUEST, attempt=2, delivered=text_of(REQUEST)[:4], resumed=True)
         assert going.cancelled.is_set()
 
     asyncio.run(run())
@@ -92,7 +92,7 @@ def test_a_verifier_whose_time_is_over_hands_over_to_one_that_comes_late():
             link.update((route_b,))
             assert tokens_of(await asyncio.wait_for(task, 2.0)) == text_of(REQUEST)
             await link.close()
-        assert heir.seen[0].emitted == text_of(REQUEST)[:2]
+        assert heir.seen[0].delivered == text_of(REQUEST)[:2]
 
     asyncio.run(run())
 

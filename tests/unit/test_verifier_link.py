@@ -39,7 +39,7 @@ def test_a_stream_that_breaks_goes_on_elsewhere(broken_at, code):
             assert link.routes.pick(None, (), time.monotonic()).replica == "b", "the next request is spared the one that failed"
         assert tokens_of(replies) == text_of(REQUEST)
         (resumed,) = second.seen
-        assert resumed == replace(REQUEST, attempt=2, emitted=text_of(REQUEST)[:broken_at], admitted=True)
+        assert resumed == replace(REQUEST, attempt=2, delivered=text_of(REQUEST)[:broken_at], resumed=True)
 
     asyncio.run(run())
 
@@ -56,7 +56,7 @@ def test_a_server_that_dies_mid_stream():
                 task = asyncio.create_task(collect(link))
                 await reached.wait()
             assert tokens_of(await task) == text_of(REQUEST)  # its server is stopped by now
-            assert heir.seen[0].emitted == text_of(REQUEST)[:2]
+            assert heir.seen[0].delivered == text_of(REQUEST)[:2]
             await link.close()
 
     asyncio.run(run())
@@ -74,7 +74,7 @@ def test_a_stream_without_a_finish_reason_is_a_broken_one():
         second = VerifierDouble("b", load=7)
         async with linked(first, second) as link:
             assert tokens_of(await collect(link)) == text_of(REQUEST)
-        assert second.seen[0].emitted == text_of(REQUEST)[:4]
+        assert second.seen[0].delivered == text_of(REQUEST)[:4]
 
     asyncio.run(run())
 
@@ -93,7 +93,7 @@ def test_overlapping_and_foreign_replies_are_trimmed_and_a_gap_is_a_break():
             replies = await collect(link)
         assert tokens_of(replies) == output
         assert [reply.tokens for reply in replies[:2]] == [output[:3], output[3:5]]
-        assert second.seen[0].emitted == output[:5]
+        assert second.seen[0].delivered == output[:5]
 
     asyncio.run(run())
 

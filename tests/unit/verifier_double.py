@@ -44,7 +44,7 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
         self.seen.append(request)
         output = self.tokens(request)
         try:
-            for index in range(len(request.emitted), len(output), self.step):
+            for index in range(len(request.delivered), len(output), self.step):
                 if self.before is not None:
                     await self.before(index, context)
                 yield to_reply_proto(self.reply(request, index, output))

@@ -113,7 +113,7 @@ def _details(error: Exception) -> str:
 
 def _chunk(plan: Plan, delta: TextDelta, completion_tokens: int) -> pb.GenerateChunk:
     chunk = pb.GenerateChunk(
-        id=plan.id, text=delta.text, tokens=delta.tokens, first_index=delta.first_index, attempt=delta.attempt,
+        id=plan.id, text=delta.text, tokens=delta.tokens, first_token_index=delta.first_token_index, attempt=delta.attempt,
         finish_reason=delta.finish_reason, seed=plan.seed,
     )  # fmt: skip
     if delta.finish_reason:
