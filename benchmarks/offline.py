@@ -19,7 +19,7 @@ import torch
 import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from benchmarks.harness.contestants import PROMPT_LOOKUP_TOKENS, SAMPLING, Contestant, Pair, Transformers, load_stock, ours
 from benchmarks.harness.divergence import explain, float64_twin
@@ -30,6 +30,7 @@ from benchmarks.harness.samples import Sample
 from deployments.cli.options import machine
 from drafthouse.config.serving import model_path
 from drafthouse.demo_models.inflate import LABEL
+from drafthouse.engine.model_limits import read_limits
 from drafthouse.errors import ConfigError
 
 OURS, CONTROL, PLAIN = "ours", "ours again", "ours without speculation"
@@ -79,7 +80,7 @@ def run_offline(options: OfflineOptions, console: Console) -> Report:
 def _check_length(options: OfflineOptions, prompts: Sequence[Sequence[int]]) -> None:
     longest = max(map(len, prompts))
     for option, path in (("--target", options.pair.target), ("--draft", options.pair.draft)):
-        context = int(getattr(AutoConfig.from_pretrained(model_path(path)).get_text_config(), "max_position_embeddings", 0) or 2048)
+        context = read_limits(path).context_tokens
         if longest + options.tokens > min(context, options.pair.kv_tokens):
             raise ConfigError(
                 f"--tokens {options.tokens}: with the longest prompt of {longest} tokens it exceeds"

@@ -8,7 +8,8 @@ import socket
 from collections.abc import Mapping
 
 from drafthouse.config.serving import ModelConfig, PoolConfig, ServerConfig, ServingConfig, model_path
-from drafthouse.errors import ConfigError, ModelError
+from drafthouse.engine.model_limits import ModelLimits, read_limits
+from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 from drafthouse.stages.build import check_stages
 
 ALLOW_SYNTHETIC = "DRAFTHOUSE_ALLOW_SYNTHETIC_ACCEPTANCE"
@@ -17,23 +18,20 @@ ALLOW_SYNTHETIC = "DRAFTHOUSE_ALLOW_SYNTHETIC_ACCEPTANCE"
 
 def check_models(config: ServingConfig) -> None:
     """The models are there and share one vocabulary, and the stages can be built. Raises ConfigError or ModelError."""
-    from drafter.without_model import without_model
-
-    paths = {}
+    limits = {}
     for role, model in (("target", config.target), ("draft", config.draft)):
         if model is None:
             continue
         try:
-            paths[role] = model_path(model.path)
-        except ConfigError as error:
-            raise ConfigError(f"{role}.path: {error}") from error
+            limits[role] = read_limits(model.path)
+        except DrafthouseError as error:
+            raise type(error)(f"{role}.path: {error}") from error
         if model.parallel > 1:
-            check_parallel(role, model, paths[role], config.verifier if role == "target" else config.drafter)
-    stages = config.drafter.stages
-    check_stages(stages, config.draft, without_model(config.target, stages).vocab_size)
-    if config.draft is None or paths["target"] == paths["draft"]:
+            check_parallel(role, model, limits[role], config.verifier if role == "target" else config.drafter)
+    check_stages(config.drafter.stages, config.draft, limits["target"].vocab_size)
+    if config.draft is None or model_path(config.target.path) == model_path(config.draft.path):
         return
-    target, draft = (_vocabulary(f"{role}.path", paths[role]) for role in ("target", "draft"))
+    target, draft = _vocabulary("target", config.target), _vocabulary("draft", config.draft)
     if difference := first_difference(target, draft):
         raise ModelError(
             f"draft.path and target.path have different vocabularies, so no draft token could be trusted: {difference} "
@@ -41,14 +39,12 @@ def check_models(config: ServingConfig) -> None:
         )
 
 
-def check_parallel(role: str, model: ModelConfig, path: str, pool: PoolConfig) -> None:
+def check_parallel(role: str, model: ModelConfig, limits: ModelLimits, pool: PoolConfig) -> None:
     """The ranks share the heads evenly, and on GPUs each has a whole one. Raises ConfigError."""
-    from transformers import AutoConfig
-
     from drafthouse.engine.fit import check_heads
 
     try:
-        check_heads(AutoConfig.from_pretrained(path), model.parallel)
+        check_heads(limits, model.parallel)
     except ConfigError as error:
         raise ConfigError(f"{role}.{error}") from error
     if model.device == "cuda" and pool.num_gpus != 1:
@@ -56,13 +52,13 @@ def check_parallel(role: str, model: ModelConfig, path: str, pool: PoolConfig) -
         raise ConfigError(f"{key}.num_gpus: {pool.num_gpus:g}; with {role}.parallel {model.parallel} it is each rank's and must be 1")
 
 
-def _vocabulary(key: str, path: str) -> Mapping[str, int]:
+def _vocabulary(role: str, model: ModelConfig) -> Mapping[str, int]:
     from transformers import AutoTokenizer
 
     try:
-        vocabulary: Mapping[str, int] = AutoTokenizer.from_pretrained(path).get_vocab()
+        vocabulary: Mapping[str, int] = AutoTokenizer.from_pretrained(model_path(model.path)).get_vocab()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{key}: {path}: no tokenizer could be read: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{role}.path: {model.path}: no tokenizer could be read: {str(error).splitlines()[0]}") from error
     return vocabulary
 
 

@@ -4,10 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import AutoConfig
-
-from drafthouse.config.serving import ModelConfig, StageConfig, model_path
-from drafthouse.errors import ModelError
+from drafthouse.config.serving import ModelConfig, StageConfig
+from drafthouse.engine.model_limits import read_limits
+from drafthouse.errors import DrafthouseError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +21,8 @@ class WithoutModel:
 def without_model(target: ModelConfig, stages: Sequence[StageConfig]) -> WithoutModel:
     """Raises ConfigError or ModelError when the target's configuration cannot be read."""
     try:
-        text = AutoConfig.from_pretrained(model_path(target.path)).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"target.path: {target.path}: cannot read the model's configuration: {error}") from error
+        limits = read_limits(target.path)
+    except DrafthouseError as error:
+        raise type(error)(f"target.path: {error}") from error
     kinds = " ".join(stage.kind for stage in stages)
-    context = int(getattr(text, "max_position_embeddings", 0) or 2048)
-    return WithoutModel(text.vocab_size, context, hashlib.sha256(f"stages {kinds}".encode()).hexdigest()[:16])
+    return WithoutModel(limits.vocab_size, limits.context_tokens, hashlib.sha256(f"stages {kinds}".encode()).hexdigest()[:16])

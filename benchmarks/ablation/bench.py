@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from transformers import AutoConfig
 
 from benchmarks.ablation.configurations import CONFIGURATIONS, by_default, chosen
 from benchmarks.ablation.figures import Generation, ablation_report
@@ -25,6 +24,7 @@ from benchmarks.harness.report import Report
 from deployments.cli.options import machine
 from drafthouse.config.serving import ModelConfig, model_path
 from drafthouse.engine.curve_files import load_curve
+from drafthouse.engine.model_limits import read_limits
 from drafthouse.errors import ConfigError
 from drafthouse.sampling import SamplingParams
 
@@ -107,11 +107,7 @@ def _prompts(options: AblationOptions, pair: Pair | PacedPair, console: Console)
 
 
 def _contexts(pair: Pair | PacedPair) -> list[tuple[str, str, int]]:
-    found = []
-    for option, path in (("--target", pair.target), ("--draft", pair.draft)):
-        config = AutoConfig.from_pretrained(model_path(path)).get_text_config()
-        found.append((option, path, int(getattr(config, "max_position_embeddings", 0) or 2048)))
-    return found
+    return [(option, path, read_limits(path).context_tokens) for option, path in (("--target", pair.target), ("--draft", pair.draft))]
 
 
 def check_length(prompts: Sequence[Sequence[int]], tokens: int, contexts: Sequence[tuple[str, str, int]]) -> None:

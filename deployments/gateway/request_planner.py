@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deployments.api.openai.schema import ChatRequest, CompletionRequest, is_ids
-from deployments.gateway.text_codec import ModelLimits, TextCodec
+from deployments.gateway.text_codec import RequestLimits, TextCodec
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
@@ -55,7 +55,7 @@ class Plan:
 
 
 class RequestPlanner:
-    def __init__(self, model: str, codec: TextCodec, limits: ModelLimits) -> None:
+    def __init__(self, model: str, codec: TextCodec, limits: RequestLimits) -> None:
         self.model, self.codec, self.limits = model, codec, limits
 
     def completion(self, body: CompletionRequest) -> Plan:

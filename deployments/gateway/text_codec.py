@@ -10,15 +10,16 @@ from typing import Any
 
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from deployments.gateway.detokenizer import TokenBytes
 from drafthouse.config.serving import ModelConfig, model_path
+from drafthouse.engine.model_limits import read_config, read_limits
 from drafthouse.errors import ModelError, RequestError
 
 
 @dataclass(frozen=True, slots=True)
-class ModelLimits:
+class RequestLimits:
     """`context_tokens`: prompt and output together; ids are below `vocab_size`; any of `stop_tokens` ends the text."""
 
     context_tokens: int
@@ -70,18 +71,17 @@ def load_codec(model: ModelConfig) -> TextCodec:
         raise ModelError(f"{model.path}: no usable tokenizer: {error}") from error
 
 
-def load_limits(model: ModelConfig) -> ModelLimits:
-    """From config.json and generation_config.json. A sequence must also fit into the KV slots of one replica."""
-    path = model_path(model.path)
+def load_limits(model: ModelConfig) -> RequestLimits:
+    """From config.json and generation_config.json. A sequence must also fit into the KV slots of one replica.
+
+    Raises ConfigError or ModelError naming the model.
+    """
+    limits = read_limits(model.path)
     try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{model.path}: no usable config.json: {error}") from error
-    try:
-        generation: Any = GenerationConfig.from_pretrained(path)
+        eos: Any = GenerationConfig.from_pretrained(model_path(model.path)).eos_token_id
     except OSError:  # the file is optional
-        generation = config
-    text = config.get_text_config()
-    eos = generation.eos_token_id if generation.eos_token_id is not None else text.eos_token_id
+        eos = None
+    if eos is None:
+        eos = read_config(model.path).get_text_config().eos_token_id
     stops = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-    return ModelLimits(min(int(text.max_position_embeddings), model.kv_tokens), int(text.vocab_size), stops)
+    return RequestLimits(min(limits.context_tokens, model.kv_tokens), limits.vocab_size, stops)

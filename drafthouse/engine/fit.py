@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.distributed.tensor_parallel import get_kv_heads_per_rank
 
 from drafthouse.config.serving import ModelConfig
+from drafthouse.engine.model_limits import ModelLimits, limits_of
 from drafthouse.engine.model_runner import KvShape
 from drafthouse.errors import ConfigError, ModelError
 
@@ -35,27 +36,24 @@ class MemoryNeed:
         return self.weights + self.packed + self.kv
 
 
-def check_heads(config: PretrainedConfig, parallel: int) -> None:
+def check_heads(limits: ModelLimits, parallel: int) -> None:
     """Each rank holds the same number of attention heads and of KV heads. Raises ConfigError."""
-    text = config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None) or 1
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    if heads % parallel or kv_heads % parallel:
-        common = math.gcd(heads, kv_heads)
+    if limits.heads % parallel or limits.kv_heads % parallel:
+        common = math.gcd(limits.heads, limits.kv_heads)
         possible = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
-        raise ConfigError(f"parallel: {parallel} does not divide {heads} attention heads and {kv_heads} KV heads; it can be {possible}")
+        raise ConfigError(
+            f"parallel: {parallel} does not divide {limits.heads} attention heads and {limits.kv_heads} KV heads; it can be {possible}"
+        )
 
 
 def kv_shape(model: PreTrainedModel, parallel: int) -> KvShape:
     """Layers, KV heads of one rank and head size as the config states them; the self-check proves them right."""
-    text = model.config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None)
-    if not heads:
-        raise ModelError(f"{text.model_type}: self-check: the model has no attention heads; recurrent models cannot verify token trees")
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    mine = get_kv_heads_per_rank(model.tp_plan, kv_heads, parallel) if parallel > 1 else kv_heads
-    return KvShape(text.num_hidden_layers, mine, head_dim)
+    limits = limits_of(model.config)
+    if not limits.heads:
+        kind = model.config.get_text_config().model_type
+        raise ModelError(f"{kind}: self-check: the model has no attention heads; recurrent models cannot verify token trees")
+    mine = get_kv_heads_per_rank(model.tp_plan, limits.kv_heads, parallel) if parallel > 1 else limits.kv_heads
+    return KvShape(limits.layers, mine, limits.head_dim)
 
 
 def check_memory(config: ModelConfig, model_config: PretrainedConfig, device: torch.device) -> None:

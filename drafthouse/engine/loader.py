@@ -24,6 +24,7 @@ from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.kv_cache import KvCache
+from drafthouse.engine.model_limits import limits_of, read_config
 from drafthouse.engine.model_runner import ModelRunner
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.self_check import reference_of, self_check
@@ -51,10 +52,9 @@ def load(config: ModelConfig) -> LoadedModel:
 
 def check_fit(config: ModelConfig) -> None:
     """The device is there, the heads divide, weights and KV cache go into memory. Raises ConfigError or ModelError."""
-    device = device_of(config)
+    device, model_config = device_of(config), read_config(config.path)
     with _named(config.path):
-        model_config = AutoConfig.from_pretrained(model_path(config.path))
-        check_heads(model_config, config.parallel)
+        check_heads(limits_of(model_config), config.parallel)
         check_memory(config, model_config, device)
 
 
@@ -96,8 +96,7 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str)
     attention.register()
     model.config = copy.deepcopy(model.config)
     model.eval().requires_grad_(False)
-    text = model.config.get_text_config()
-    context = int(getattr(text, "max_position_embeddings", 0) or 2048)
+    context = limits_of(model.config).context_tokens
     shape = kv_shape(model, config.parallel)
     cache = KvCache(shape.layers, shape.kv_heads, shape.head_dim, config.kv_tokens, model.dtype, model.device)
     try:

@@ -16,6 +16,7 @@ from drafthouse.engine.attention.layout import layout_of
 from drafthouse.engine.attention.reference import ReferenceAttention
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.kv_cache import KvCache, KvSequence
+from drafthouse.engine.model_limits import limits_of
 from drafthouse.engine.segment import Segment, chunk
 
 
@@ -41,7 +42,7 @@ class ModelRunner:
         self.model, self.compiled = model, compiled
         self.cache = cache
         self.attention: AttentionBackend = ReferenceAttention()
-        self.vocab_size: int = model.config.get_text_config().vocab_size
+        self.vocab_size = limits_of(model.config).vocab_size
         self.attention_calls = 0
 
     @property

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from drafthouse.config.serving import model_path
+from drafthouse.engine.model_limits import limits_of
 from drafthouse.errors import ConfigError, ModelError
 from drafthouse.stages.trigram_table import counted, packed
 
@@ -63,9 +64,9 @@ def fitted(texts: np.ndarray) -> bytes:
 @torch.inference_mode()
 def sample(model: PreTrainedModel, rows: int, length: int) -> np.ndarray:
     """Texts int64 `[rows, length]`, each after the token that begins a text, or after any token where there is none."""
-    config = model.config.get_text_config()
+    config, vocab_size = model.config.get_text_config(), limits_of(model.config).vocab_size
     first = config.bos_token_id if config.bos_token_id is not None else config.eos_token_id
-    start = torch.randint(config.vocab_size, (rows, 1)) if first is None else torch.full((rows, 1), int(first))
+    start = torch.randint(vocab_size, (rows, 1)) if first is None else torch.full((rows, 1), int(first))
     low, high = TEMPERATURES
     temperature = torch.rand(rows, 1) * (high - low) + low
     cache, x, out = DynamicCache(), start, []

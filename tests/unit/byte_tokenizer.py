@@ -5,7 +5,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from deployments.gateway.text_codec import ModelLimits, TextCodec
+from deployments.gateway.text_codec import RequestLimits, TextCodec
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}{{ raise_exception('system comes first') }}{% endif %}"
@@ -31,5 +31,5 @@ def codec(chat_template: str | None = CHAT_TEMPLATE) -> TextCodec:
     return TextCodec(PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer(), eos_token=END, chat_template=chat_template))
 
 
-def limits(context_tokens: int = 64) -> ModelLimits:
-    return ModelLimits(context_tokens, byte_level_tokenizer().get_vocab_size(), (0,))
+def limits(context_tokens: int = 64) -> RequestLimits:
+    return RequestLimits(context_tokens, byte_level_tokenizer().get_vocab_size(), (0,))

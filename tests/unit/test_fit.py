@@ -9,6 +9,7 @@ from transformers import LlamaConfig
 from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.fit import check_heads, memory_need
 from drafthouse.engine.loader import check_fit
+from drafthouse.engine.model_limits import limits_of
 from drafthouse.errors import ConfigError
 
 SMALL = LlamaConfig(
@@ -19,13 +20,13 @@ SMALL = LlamaConfig(
 
 @pytest.mark.parametrize("parallel", [1, 2, 4])
 def test_sizes_that_divide_attention_and_kv_heads_pass(parallel: int) -> None:
-    check_heads(SMALL, parallel)
+    check_heads(limits_of(SMALL), parallel)
 
 
 @pytest.mark.parametrize("parallel", [3, 8])
 def test_a_size_that_does_not_divide_the_heads_is_refused(parallel: int) -> None:
     with pytest.raises(ConfigError, match=f"^parallel: {parallel} does not divide 8 attention heads and 4 KV heads; it can be 1, 2, 4$"):
-        check_heads(SMALL, parallel)
+        check_heads(limits_of(SMALL), parallel)
 
 
 def test_memory_of_a_rank() -> None:
