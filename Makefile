@@ -23,11 +23,11 @@ $(RUNTIME): requirements.txt pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-$(DEV): requirements-dev.txt $(RUNTIME)
+$(DEV): requirements-dev.txt requirements-bench.txt $(RUNTIME)
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
-install: $(DEV)  ## make .venv with everything that serving, tests and checks need
+install: $(DEV)  ## make .venv with everything that serving, benchmarks, tests and checks need
 
 lint: $(DEV)  ## ruff, mypy and import-linter
 	$(BIN)/ruff check $(CODE)

@@ -16,9 +16,17 @@ from benchmarks.gpu.command import gpu
 from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Threads, Tokens
 from benchmarks.load.commands import load, load_steps, off_cost
 from benchmarks.load.scaling_command import scaling
-from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors
+from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors, require_bench
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure speed: against transformers, over HTTP, on paced devices, under load.")
+bench_app = typer.Typer(no_args_is_help=True)
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Measure speed: against transformers, over HTTP, on paced devices, under load."""
+    require_bench("bench")
+
+
 bench_app.command()(load)
 bench_app.command()(load_steps)
 bench_app.command()(scaling)

@@ -11,6 +11,7 @@ import platform
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -41,6 +42,17 @@ def fail(message: str) -> NoReturn:
     console.print("error:", style="bold red", end=" ")
     console.print(message, markup=False)
     raise typer.Exit(1)
+
+
+BENCH_PACKAGES = ("matplotlib", "simpy")
+"""The extra `drafthouse[bench]`, of which the roles and their images have no need."""
+
+
+def require_bench(command: str) -> None:
+    """Ends the command where packages of the extra are missing; the message names them."""
+    missing = [name for name in BENCH_PACKAGES if find_spec(name) is None]
+    if missing:
+        fail(f"drafthouse {command} needs packages that are not installed ({', '.join(missing)}): pip install 'drafthouse[bench]'")
 
 
 def machine() -> dict[str, Any]:

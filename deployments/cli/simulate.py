@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, check_writable, errors, write_json
+from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, check_writable, errors, require_bench, write_json
 
 if TYPE_CHECKING:
     from simulator.options import Options
@@ -58,6 +58,7 @@ def simulate(
     plot: Annotated[pathlib.Path | None, typer.Option(help="PNG: goodput against pool sizes.")] = None,
 ) -> None:
     """Simulate pools of any size: the policy that serves, on latency curves and recorded acceptance."""
+    require_bench("simulate")
     from drafthouse.config.serving import load_config
     from drafthouse.engine.curve_files import load_curve
     from drafthouse.errors import ConfigError

@@ -7,12 +7,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import EntryPoint
 
 import psutil
 import pytest
 from typer.testing import CliRunner
 
-from deployments.cli import pid_file
+from deployments.cli import main, pid_file
 from deployments.cli.local_cluster import needed_cpus, root_cause
 from deployments.cli.main import build_cli
 from deployments.cli.ray_environment import free_port
@@ -59,9 +60,26 @@ def test_version() -> None:
 
 
 def test_starting_the_command_line_imports_nothing_heavy() -> None:
-    code = "import sys, deployments.cli.main as c; c.build_cli(); print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    heavy = ("torch", "ray", "transformers", "matplotlib", "simpy")
+    code = f"import sys, deployments.cli.main as c; c.build_cli(); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [["bench", "decisions"], ["simulate", "--requests", "1"]])
+def test_what_a_serving_install_lacks_is_named_with_its_extra(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    says = f"error: drafthouse {command[0]} needs packages that are not installed (matplotlib): pip install 'drafthouse[bench]'"
+    assert _invoke(*command) == (1, says)
+
+
+def test_an_entry_point_whose_package_is_left_out_costs_its_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_out = EntryPoint("bench", "no_such_package.commands:app", "drafthouse.commands")
+    monkeypatch.setattr(main, "entry_points", lambda group: [left_out])
+    code, output = _invoke("--help")
+    assert code == 0
+    assert "serve" in output
+    assert "bench" not in output
 
 
 def test_serve_refuses_an_unknown_key(tmp_path: pathlib.Path) -> None:
