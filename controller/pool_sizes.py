@@ -15,14 +15,14 @@ from typing import Any
 from controller.cluster_goodput import ClusterGoodput
 from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
 
-KEPT = 0.5
+KEEP_SHARE = 0.5
 """A replica goes when it adds less than this share of what one more must add. The gap is the hysteresis: what pays at n pays at n + 1."""
 
 GROWN, SHRUNK = 4, 10
 """At most one in so many more, or fewer, at once: what is known is the worth of one. Pools of few change by one."""
 
 RETRY_S = 600.0
-"""Drafts that seemed to pay and did not are believed to be worth what they were for so long: else drafters would come and go."""
+"""Drafts that seemed to pay and did not are trusted to be worth what they were for this long: else drafters would come and go."""
 
 POOLS = ("verifier", "drafter")
 
@@ -106,20 +106,20 @@ class PoolSize:
         return self._weighed(ordered, live, now)
 
     def _weighed(self, ordered: int, live: int, now: float) -> tuple[int, str]:
-        low, high, worth = self.bounds.min, self.bounds.max, self.bounds.worth
+        low, high, least = self.bounds.min, self.bounds.max, self.bounds.min_gain_share
         last = self._samples[-1][1]
         more = self._mean([(t, w.more) for t, w in self._samples], self.bounds.up_delay_s, now)
         kept = self._mean([(t, w.lowest_kept) for t, w in self._samples], self.bounds.down_delay_s, now)
         # The last one too: when the load has just changed, the mean is of what was before.
-        if more is not None and min(more, last.more or 0.0) >= worth:
-            said = f"one more would add {more:.2f} of a verifier's goodput, {worth:.2f} is asked"
+        if more is not None and min(more, last.more or 0.0) >= least:
+            said = f"one more would add {more:.2f} of a verifier's goodput, {least:.2f} is asked"
             if ordered >= high:
                 return ordered, f"{said}; {high} is the most"
             if live < ordered:
                 return ordered, f"{said}; {ordered - live} ordered before have yet to come"
             return min(high, ordered + max(1, ordered // GROWN)), said
-        if kept is not None and max(kept, last.lowest_kept or 0.0) <= KEPT * worth and live > 0:
-            said = f"the last one adds {kept:.2f} of a verifier's goodput, {KEPT * worth:.2f} keeps it"
+        if kept is not None and max(kept, last.lowest_kept or 0.0) <= KEEP_SHARE * least and live > 0:
+            said = f"the last one adds {kept:.2f} of a verifier's goodput, {KEEP_SHARE * least:.2f} keeps it"
             lower = max(low, live - max(1, live // SHRUNK))
             if lower == 0:
                 self._note_disappointment(now)
@@ -137,7 +137,9 @@ class PoolSize:
         """The last one goes: for lack of traffic, or though drafts should have paid. Only looks that were not idle can tell."""
         busy = [w for _, w in self._samples if w.first is not None]
         brought = fmean(w.lowest_kept or 0.0 for w in busy) if busy else math.inf
-        if brought <= KEPT * self.bounds.worth and all(w.first is not None and w.first >= self.bounds.worth for w in busy):
+        if brought <= KEEP_SHARE * self.bounds.min_gain_share and all(
+            w.first is not None and w.first >= self.bounds.min_gain_share for w in busy
+        ):
             self._disappointed = now + RETRY_S, brought
 
     def _sobered(self, worth: Worth, now: float) -> Worth:

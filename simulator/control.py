@@ -100,7 +100,7 @@ def _verifier_report(v: SimVerifier) -> Report:
         "gate_open": float(engine.session_policy.gate.open),
         "drafters": float(len(engine.draft_sessions.drafters)),
     }  # fmt: skip
-    gauges |= {f"honesty.{name}": record.standing.honesty.ratio for name, record in engine.draft_sessions.records.items()}
+    gauges |= {f"trust.{name}": record.standing.trust_record.ratio for name, record in engine.draft_sessions.records.items()}
     gauges |= {f"round_trip_seconds.{name}": v.options.round_trip_s for name in engine.draft_sessions.drafters}
     totals = {name: float(value) for name, value in asdict(engine.totals).items()}
     return _report("verifier", v.name, v.load, config.max_sequences + config.max_queue, totals, gauges)

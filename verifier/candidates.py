@@ -1,6 +1,6 @@
 """What is on offer for one sequence: its drafter's nodes, then those of its own stages.
 
-Promises: a token that both have under one parent is one node. Believed confidence never rises along a path,
+Promises: a token that both have under one parent is one node. Trusted confidence never rises along a path,
 and of siblings it adds up to at most their parent's: stages get what the drafter leaves.
 """
 

@@ -6,9 +6,9 @@ commit the copy is re-rooted here; the drafter's snapshot replaces it when it ar
 
 import numpy as np
 
-from drafthouse.policy.honesty import Honesty
 from drafthouse.policy.speculation_gate import SessionWorth
 from drafthouse.policy.start_rule import Announcement, Replies
+from drafthouse.policy.trust import TrustRecord
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.session_messages import Grow
 from verifier.drafter_record import DrafterRecord
@@ -26,7 +26,7 @@ class DraftSession:
         self.announcement: Announcement | None = None
         self._announced = False  # whether that is the drafter's own word, or what usually comes
         self.worth = SessionWorth()
-        self._record, self._honesty, self._announcement_trust = record, Honesty(), Honesty()
+        self._record, self._trust_record, self._announcement_record = record, TrustRecord(), TrustRecord()
         self._replies: Replies = record.replies.copy()
         self._price = price  # of a node, when the drafter was last told; what a node promises beyond it is its worth
         self._committed_at: float | None = None  # of the last commit, until the first nodes after it have come
@@ -42,7 +42,12 @@ class DraftSession:
     @property
     def trust(self) -> float:
         """Share of what is promised here that usually comes true."""
-        return self._honesty.given(self._record.standing.honesty.ratio)
+        return self._trust_record.given(self._record.standing.trust_record.ratio)
+
+    @property
+    def announcement_trust(self) -> float:
+        """Share of what is announced here that usually comes in time."""
+        return self._announcement_record.given(self._record.announcement_record.ratio)
 
     def _net(self) -> float:
         """What the nodes at hand promise beyond their price, in tokens."""
@@ -62,10 +67,10 @@ class DraftSession:
         """What came of this sequence's nodes in a step."""
         self.worth.observe(promised * self.trust - price * nodes)
         if nodes:
-            self._honesty.observe(promised, accepted)
+            self._trust_record.observe(promised, accepted)
             self._record.standing.observe(promised, accepted)
         else:
-            self._honesty.rest()
+            self._trust_record.rest()
 
     def graft(self, message: Grow, committed: list[int], vocab_size: int, limit: int, now: float) -> int:
         """Takes a Grow in; returns how many nodes are new here.
@@ -118,8 +123,8 @@ class DraftSession:
             self._reply(len(self.tree) > 0, now - self._committed_at, 0.0)
 
     def _keep(self, announcement: Announcement, gain: float) -> None:
-        for trust in (self._announcement_trust, self._record.announcement_trust):
-            trust.observe(announcement.tokens, gain)
+        for record in (self._announcement_record, self._record.announcement_record):
+            record.observe(announcement.tokens, gain)
 
     def _reply(self, had_nodes: bool, seconds: float, gain: float) -> None:
         for replies in (self._replies, self._record.replies):
@@ -136,7 +141,7 @@ class DraftSession:
         a = self.announcement
         if a is None or self.exhausted or self.probe or max_draft_depth <= 0:
             return None
-        trust = self._announcement_trust.given(self._record.announcement_trust.ratio) if self._announced else 1.0
+        trust = self.announcement_trust if self._announced else 1.0
         return Announcement(a.made, a.next_pass_at, min(float(max_draft_depth), a.tokens * trust))
 
     def _merge(self, other: TokenTree) -> None:

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass, field
 
-from drafthouse.policy.honesty import Honesty, Standing
 from drafthouse.policy.responsiveness import Responsiveness
 from drafthouse.policy.start_rule import Replies
+from drafthouse.policy.trust import Standing, TrustRecord
 
 
 @dataclass(slots=True)
 class DrafterRecord:
     standing: Standing = field(default_factory=Standing)
-    announcement_trust: Honesty = field(default_factory=Honesty)  # of its announcements, whatever the target accepts
+    announcement_record: TrustRecord = field(default_factory=TrustRecord)  # of its announcements, whatever the target accepts
     replies: Replies = field(default_factory=Replies)
     responsiveness: Responsiveness = field(default_factory=Responsiveness)
     sessions: int = 0

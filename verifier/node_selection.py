@@ -1,4 +1,4 @@
-"""Which drafted nodes a step verifies: all nodes of all sequences compete by believed path confidence (DESIGN 5).
+"""Which drafted nodes a step verifies: all nodes of all sequences compete by trusted path confidence (DESIGN 5).
 
 Promises: what is selected of a tree is closed under parents, lies no deeper than its request may still
 go, and fits into the step's tokens and the free KV slots. Costs nothing where there are no nodes.
@@ -21,7 +21,7 @@ from verifier.scheduler import Plan
 class Selected:
     """By request: the trees to verify, what drafters promised of them, and how many of their first nodes are drafters'.
 
-    In all: tokens believed, nodes, those on offer, the best that a drafter offered.
+    In all: trusted tokens, nodes, those on offer, the best that a drafter offered.
     """
 
     trees: dict[str, TokenTree] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def choose_nodes(plan: Plan, kv_tokens: int, pricing: NodePricing, wanted: Calla
 
 
 def _within(candidates: Candidates, max_draft_depth: int) -> np.ndarray:
-    """Believed confidences, 0 for nodes deeper than `max_draft_depth`: never worth anything, and their parents come before them."""
+    """Trusted confidences, 0 for nodes deeper than `max_draft_depth`: never worth anything, and their parents come before them."""
     return (
         candidates.trusted
         if candidates.depths.max() <= max_draft_depth

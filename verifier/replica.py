@@ -67,7 +67,7 @@ class VerifierReplica:
         now = engine.clock()
         for name in list(engine.draft_sessions.drafters):
             if (record := engine.draft_sessions.records.get(name)) is not None:
-                gauges[f"honesty.{name}"] = record.standing.honesty.ratio
+                gauges[f"trust.{name}"] = record.standing.trust_record.ratio
                 gauges[f"banned.{name}"] = float(record.standing.banned(now))
         if engine.synthetic_rate is not None:
             gauges[SYNTHETIC_GAUGE] = engine.synthetic_rate

@@ -56,7 +56,7 @@ def _report(role: Role, number: int, drafters: int) -> Report:
     gauges = {f"gauge_{i}": 0.5 + i for i in range(GAUGES[role])}
     if role == "verifier":
         names = [_name("drafter", (number + i) % drafters) for i in range(min(drafters, MAX_DRAFTERS_PER_VERIFIER))]
-        gauges |= {f"{gauge}.{name}": 0.9 for gauge in ("honesty", "banned", "round_trip_seconds") for name in names}
+        gauges |= {f"{gauge}.{name}": 0.9 for gauge in ("trust", "banned", "round_trip_seconds") for name in names}
     return Report(
         role=role, replica=_name(role, number), address=f"10.0.{number // 250}.{number % 250}:41234", pid=1000 + number,
         node="10.0.0.1", fingerprint="f" * 32, load=8, capacity=288,

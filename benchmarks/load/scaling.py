@@ -58,7 +58,7 @@ class ScalingOptions:
             "drafter": {"num_cpus": SMALL_CPUS, "max_sessions": self.sessions},
             "autoscaling": {
                 "verifier": {"min": 1, "max": self.most_verifiers, **delays},
-                "drafter": {"min": 0, "max": self.most_drafters, "worth": 0.2, **delays},
+                "drafter": {"min": 0, "max": self.most_drafters, "min_gain_share": 0.2, **delays},
             },
         }
 

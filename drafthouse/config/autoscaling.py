@@ -17,7 +17,7 @@ class PoolBounds(_Section):
 
     min: int = Field(1, ge=0, le=10000)
     max: int = Field(ge=1, le=10000)
-    worth: float = Field(
+    min_gain_share: float = Field(
         0.3,
         gt=0,
         le=1,

@@ -19,7 +19,7 @@ BEST_EDGE_FADE = 0.02
 """How fast the best edge sinks to what is offered, a step; it rises at once."""
 
 FORGET_S = 600.0
-"""What drafts offered is believed for so long where no drafter is left to offer better. Else none would be asked for ever again."""
+"""What drafts offered is trusted for this long where no drafter is left to offer better. Else none would be asked for ever again."""
 
 PROBE_SHARE, PROBE_STEPS = 0.01, 8.0
 """Steps that probes may take of all, and those saved up for one: a draft's prefill takes some before anything is seen."""
@@ -35,7 +35,7 @@ HANDLING_S = 4e-5
 
 
 class SpeculationGate:
-    """`best_edge`: the best believed edge lately offered, in tokens; what it is compared with is the price of a node."""
+    """`best_edge`: the best trusted edge lately offered, in tokens; what it is compared with is the price of a node."""
 
     def __init__(self) -> None:
         self.open = True
@@ -53,7 +53,7 @@ class SpeculationGate:
             self.best_edge = FIRST_BEST_EDGE
 
     def observe_edge(self, confidence: float) -> None:
-        """The best believed path confidence of any node at hand in a step."""
+        """The best trusted path confidence of any node at hand in a step."""
         self.best_edge = max(confidence, self.best_edge + BEST_EDGE_FADE * (confidence - self.best_edge))
 
     def observe(self, price: float, now: float) -> None:
@@ -88,9 +88,9 @@ class ProbeBudget:
 
 
 class SessionWorth:
-    """Tokens that one session's verified nodes promised, as far as it is believed, less their price, per step.
+    """Tokens that one session's verified nodes promised, as far as it is trusted, less their price, per step.
 
-    Believed, not accepted: the luck of some steps would end many a good session, and belief follows what was accepted.
+    Promised, not accepted: the luck of some steps would end many a good session, and trust follows what was accepted.
     """
 
     def __init__(self) -> None:

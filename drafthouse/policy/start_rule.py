@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 SLACK_SHARE, SLACK_S = 0.5, 0.002
-"""An announcement is believed this much longer than it said: a share of the announced wait and a constant."""
+"""An announcement is trusted this much longer than it said: a share of the announced wait and a constant."""
 
 FIRST_REPLY_S = 0.005
 """Until measured: how long a drafter's nodes take to come after a commit."""

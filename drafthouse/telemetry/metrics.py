@@ -165,7 +165,7 @@ def _verifier() -> list[Metric]:
         gauge(
             "synthetic", "0 or 1", "1 if acceptance is drawn instead of compared: texts are not the target's.", name="synthetic_acceptance"
         ),
-        gauge("honesty", "share", "Accepted over promised tokens, by drafter: how far its confidences are believed.", label="drafter"),
+        gauge("trust", "share", "Accepted over promised tokens, by drafter: how far its confidences are trusted.", label="drafter"),
         gauge("banned", "0 or 1", "1 while a drafter is left alone for promises it did not keep.", label="drafter"),
         gauge("round_trip_seconds", "s", "Round trip to a drafter, averaged.", label="drafter"),
         _draining(gauge),

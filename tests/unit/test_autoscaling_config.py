@@ -32,7 +32,7 @@ def test_a_machine_must_hold_the_largest_pools():
         ({"verifier": {"min": 3, "max": 2}}, {}, "min 3 is more than max 2"),
         ({"verifier": {"max": 2, "minimum": 1}}, {}, "autoscaling.verifier.minimum"),
         ({"gateway": {"max": 2}}, {}, "autoscaling.gateway"),
-        ({"drafter": {"max": 2, "worth": 0}}, {}, "autoscaling.drafter.worth"),
+        ({"drafter": {"max": 2, "min_gain_share": 0}}, {}, "autoscaling.drafter.min_gain_share"),
         ({"drafter": {"max": 2}}, {"drafter": {"replicas": 3}}, "drafter.replicas: 3 at the start"),
         ({"drafter": {"min": 0, "max": 2}}, {"drafter": {"replicas": 0}}, "drafter.replicas: 0 at the start is not between 1"),
     ],

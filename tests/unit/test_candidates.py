@@ -40,7 +40,7 @@ def test_nothing_is_on_offer_without_nodes() -> None:
         assert candidates_of(SimpleNamespace(draft_session=pair[0], local=pair[1])) is None  # type: ignore[arg-type]
 
 
-def test_a_drafters_tree_alone_is_believed_as_far_as_it_was_honest() -> None:
+def test_a_drafters_tree_alone_counts_as_far_as_it_is_trusted() -> None:
     candidates = offered(link(TREE, 0.5), None)
     assert (candidates.tree, candidates.of_drafter) == (TREE, 3)
     assert candidates.promised.tolist() == pytest.approx([0.6, 0.2, 0.3])

@@ -21,7 +21,7 @@ def test_a_pool_has_all_roles_and_as_many_as_asked():
         assert min(roles["gateway"], roles["verifier"], roles["drafter"]) >= 1
     assert roles["drafter"] == pytest.approx(2 * roles["verifier"], abs=2)
     verifier = next(report for report in pool(100) if report.role == "verifier")
-    assert len([name for name in verifier.gauges if name.startswith("honesty.")]) == MAX_DRAFTERS_PER_VERIFIER
+    assert len([name for name in verifier.gauges if name.startswith("trust.")]) == MAX_DRAFTERS_PER_VERIFIER
 
 
 @pytest.mark.parametrize("text", ["", "0", "2", "ten", "5,-1", "1000000"])

@@ -47,7 +47,7 @@ class _Instruments:
 
 REPORT = Report(
     role="verifier", replica="v", address="h:1", pid=1, node="n", fingerprint="f", load=3, capacity=9,
-    totals={"steps": 5.0, "sessions.opened": 2.0}, gauges={"price": 0.25, "honesty.d1": 0.5},
+    totals={"steps": 5.0, "sessions.opened": 2.0}, gauges={"price": 0.25, "trust.d1": 0.5},
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def test_the_report_is_exported_with_its_details_and_handed_on(ray):
     assert make() is REPORT
     assert _series(ray, "capacity") == {("v",): 9.0}
     assert _series(ray, "gain") == {("v",): 1.5}
-    assert _series(ray, "honesty") == {("v", "d1"): 0.5}
+    assert _series(ray, "trust") == {("v", "d1"): 0.5}
     assert _series(ray, "accepted_source")[("v", "lookup")] == 4.0
     assert _series(ray, "session_events")[("v", "opened")] == 2.0
     assert _series(ray, "session_events")[("v", "banned")] == pytest.approx(0.0)

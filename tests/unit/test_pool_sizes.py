@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from controller.cluster_goodput import measure
 from controller.marginal_goodput import one_more_verifier, one_verifier_fewer
-from controller.pool_sizes import GROWN, KEPT, RETRY_S, PoolSize, PoolSizes, Worth, worths
+from controller.pool_sizes import GROWN, KEEP_SHARE, RETRY_S, PoolSize, PoolSizes, Worth, worths
 from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
 from tests.unit.test_cluster_goodput import drafter, verifier
 
-BOUNDS = PoolBounds(min=1, max=8, worth=0.3, up_delay_s=3.0, down_delay_s=10.0, cool_down_s=5.0)
+BOUNDS = PoolBounds(min=1, max=8, min_gain_share=0.3, up_delay_s=3.0, down_delay_s=10.0, cool_down_s=5.0)
 BUSY, IDLE, CONTENT = Worth(0.9, 0.9), Worth(0.0, 0.0), Worth(0.2, 0.2)
 
 
@@ -170,11 +170,11 @@ def test_never_outside_the_bounds_nor_by_leaps(replicas, low, more, start_s, val
         assert abs(told - before) <= max(1, before // GROWN) or not low <= before <= low + more
 
 
-@given(level=st.floats(KEPT * 0.3 + 0.01, 0.29), seed=st.integers(0, 1000))
+@given(level=st.floats(KEEP_SHARE * 0.3 + 0.01, 0.29), seed=st.integers(0, 1000))
 def test_noise_between_the_thresholds_averages_out(level, seed):
     """Noise of the whole gap's width, independent each second; the delays average it."""
     noise, pool = random.Random(seed), Pool(replace_bounds(up_delay_s=20.0, down_delay_s=20.0), 4)
-    middle = (0.3 + KEPT * 0.3) / 2
+    middle = (0.3 + KEEP_SHARE * 0.3) / 2
     for _ in range(300):
         drawn = max(0.0, level / 4 + middle * 3 / 4 + noise.uniform(-0.075, 0.075))
         pool.second(Worth(drawn, drawn))

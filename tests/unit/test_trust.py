@@ -4,34 +4,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.policy.honesty import BAN_S, LIE_S, LOWEST_RATIO, PRIOR_TOKENS, Honesty, Standing
+from drafthouse.policy.trust import BAN_S, LIE_S, LOWEST_RATIO, PRIOR_TOKENS, Standing, TrustRecord
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(0, 20)), max_size=50), st.floats(0, 1))
 def test_the_ratio_is_bounded_whatever_is_seen(steps: list[tuple[float, int]], prior: float) -> None:
-    honesty = Honesty()
+    record = TrustRecord()
     for promised, accepted in steps:
-        honesty.observe(promised, accepted)
-    assert LOWEST_RATIO <= honesty.given(prior) <= 1.0
+        record.observe(promised, accepted)
+    assert LOWEST_RATIO <= record.given(prior) <= 1.0
 
 
 def test_half_kept_is_half_believed_and_rest_forgives() -> None:
-    honesty = Honesty()
+    record = TrustRecord()
     for _ in range(200):
-        honesty.observe(1.0, 0.5)
-    assert honesty.ratio == pytest.approx(0.5, abs=0.01)
+        record.observe(1.0, 0.5)
+    assert record.ratio == pytest.approx(0.5, abs=0.01)
     for _ in range(8000):
-        honesty.rest()
-    assert honesty.ratio > 0.95
+        record.rest()
+    assert record.ratio > 0.95
 
 
 def test_without_evidence_a_session_is_believed_as_its_drafter() -> None:
-    session = Honesty()
+    session = TrustRecord()
     assert session.given(0.3) == pytest.approx(0.3)
     for _ in range(100):
         session.observe(1.0, 1.0)
     assert session.given(0.3) > 0.95
-    session = Honesty()
+    session = TrustRecord()
     session.observe(PRIOR_TOKENS, 0.0)
     assert session.given(0.3) == pytest.approx(0.15)
 
@@ -52,4 +52,4 @@ def test_long_lying_bans_and_a_short_lapse_does_not() -> None:
         now += 0.05
     assert standing.banned(now + BAN_S - 0.1)
     assert not standing.banned(now + BAN_S)
-    assert standing.honesty.ratio == 1.0, "it starts anew"
+    assert standing.trust_record.ratio == 1.0, "it starts anew"

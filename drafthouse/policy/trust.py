@@ -1,7 +1,7 @@
 """Tokens promised by path confidences against tokens accepted: how far a drafter's word is taken (DESIGN 5).
 
-A drafter that promises twice what the target accepts is believed by half; a session's own evidence
-counts beside its drafter's. Evidence fades, so that one who was not believed is tried again. A drafter whose
+A drafter that promises twice what the target accepts is trusted by half; a session's own evidence
+counts beside its drafter's. Evidence fades, so that a drafter that was not trusted is tried again. A drafter whose
 word has been worth next to nothing for long loses its sessions for a while.
 """
 
@@ -9,22 +9,22 @@ FADE = 0.995
 """What is left of the evidence after one more step with verified nodes."""
 
 REST_FADE = 0.999
-"""And after one without: who is not believed gets nothing verified, and would never be tried again."""
+"""And after one without: a drafter that is not trusted gets nothing verified, and would never be tried again."""
 
 PRIOR_TOKENS = 2.0
 """So many promised tokens are assumed to have come true as often as the prior says before anything is known."""
 
 LOWEST_RATIO = 0.02
-"""Disbelief is bounded: prices divided by it stay finite."""
+"""Distrust is bounded: prices divided by it stay finite."""
 
 LIE_RATIO, LIE_S = 0.25, 3.0
-"""Believed by less than this share for so many seconds is no matter of hard text: a truthful drafter promises little there."""
+"""Trust below this share for this many seconds is no matter of hard text: a truthful drafter promises little there."""
 
 BAN_S = 60.0
 """How long a drafter that lied so is left alone."""
 
 
-class Honesty:
+class TrustRecord:
     def __init__(self) -> None:
         self._promised = self._accepted = 0.0
 
@@ -49,30 +49,30 @@ class Honesty:
 
 
 class Standing:
-    """A drafter's honesty, and until when (seconds) it is banned."""
+    """What a drafter promised and kept, and until when (seconds) it is banned."""
 
     def __init__(self) -> None:
-        self.honesty = Honesty()
+        self.trust_record = TrustRecord()
         self.banned_until = 0.0
         self._lies_since: float | None = None
         self._used = False
 
     def observe(self, promised: float, accepted: float) -> None:
-        """As Honesty's, for each sequence with nodes of this drafter in a step."""
-        self.honesty.observe(promised, accepted)
+        """As TrustRecord.observe, for each sequence with nodes of this drafter in a step."""
+        self.trust_record.observe(promised, accepted)
         self._used = True
 
     def end_step(self, now: float) -> bool:
-        """Whether it is banned just now, for lies; its record then starts anew."""
+        """Whether it is banned just now, for lies; its record then starts again."""
         if not self._used:
-            self.honesty.rest()
+            self.trust_record.rest()
         self._used = False
-        if self.honesty.ratio >= LIE_RATIO:
+        if self.trust_record.ratio >= LIE_RATIO:
             self._lies_since = None
         elif self._lies_since is None:
             self._lies_since = now
         elif now - self._lies_since >= LIE_S:
-            self.honesty, self._lies_since, self.banned_until = Honesty(), None, now + BAN_S
+            self.trust_record, self._lies_since, self.banned_until = TrustRecord(), None, now + BAN_S
             return True
         return False
 
