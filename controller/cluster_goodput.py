@@ -42,10 +42,10 @@ class ClusterGoodput:
     """`wasted` drafts were drafted and not accepted, `rejected` ones verified and not accepted.
 
     Predictions are measured over predicted: 1 is right, tokens below 1 mean that drafts promised too much. Prices are in
-    tokens per node. Shares are of the replicas' time: `waiting_share` of the verifiers' busy time; fills are of their places, or of
-    their KV slots if more of those are in use. `queue` counts requests that wait for a place. `one_more_*` is what one more replica
-    would add, `one_fewer_*` what the pool would lose with one, in tokens per second; `first_drafter` what one seems to add where
-    there is none.
+    tokens per node. Shares are of the replicas' time: `between_steps_share` of the verifiers' busy time, whatever they do
+    between steps; fills are of their places, or of their KV slots if more of those are in use. `queue` counts requests
+    that wait for a place. `one_more_*` is what one more replica would add, `one_fewer_*` what the pool would lose with one, in tokens per second;
+    `first_drafter` what one seems to add where there is none.
     """
 
     committed_per_s: float
@@ -61,7 +61,7 @@ class ClusterGoodput:
     price_highest: float | None
     price_floor: float
     verifier_utilisation: float | None
-    waiting_share: float | None
+    between_steps_share: float | None
     drafter_utilisation: float | None
     verifier_fill: float | None
     drafter_fill: float | None
@@ -95,8 +95,9 @@ def measure(verifiers: Sequence[Member], drafters: Sequence[Member], floor: floa
         seconds_over_predicted=ratio(v.of("run_seconds"), v.of("predicted_seconds")),
         price_median=median(prices) if prices else None, price_lowest=min(prices, default=None),
         price_highest=max(prices, default=None), price_floor=floor,
-        verifier_utilisation=v.share("step_seconds"), waiting_share=ratio(v.of("wait_seconds"), v.busy),
-        drafter_utilisation=d.share("busy_seconds"), verifier_fill=v.fill("running", "places"), drafter_fill=d.fill("sessions", "places"),
+        verifier_utilisation=v.share("step_seconds"), between_steps_share=ratio(v.of("wait_seconds"), v.busy),
+        drafter_utilisation=d.share("busy_seconds"),
+        verifier_fill=v.fill("running", "max_sequences"), drafter_fill=d.fill("sessions", "max_sessions"),
         queue=v.waiting, refused_sessions_per_s=d.of("refused"),
         one_more_verifier_per_s=_one_more_verifier(v) if v.known else None,
         one_more_drafter_per_s=_one_more_drafter(v, d, floor) if v.known and (d.known or not drafters) else None,
@@ -160,7 +161,7 @@ KV_FULL = 0.8
 def _queued(m: Member) -> float:
     """Without those that the next step admits: a request that came during one waits for its end."""
     short_of_kv = (ratio(m.gauge("kv_slots_used"), m.gauge("kv_slots")) or 0.0) > KV_FULL
-    return max(0.0, m.gauge("waiting") - (0.0 if short_of_kv else max(0.0, m.gauge("places") - m.gauge("running"))))
+    return max(0.0, m.gauge("waiting") - (0.0 if short_of_kv else max(0.0, m.gauge("max_sequences") - m.gauge("running"))))
 
 
 def _step(v: PoolRates) -> tuple[float, float]:
@@ -177,9 +178,8 @@ def _one_more_verifier(v: PoolRates) -> float:
 def _one_fewer_verifier(v: PoolRates) -> float:
     """By Little's law a mean of steps' sequences times the share of time in steps is in flight."""
     batch, step_s = _step(v)
-    return one_verifier_fewer(
-        v.of("committed"), len(v.members), batch * v.busy, v.waiting, v.fill("running", "places") or 0.0, step_s, _seconds_per_sequence(v)
-    )
+    fill = v.fill("running", "max_sequences") or 0.0
+    return one_verifier_fewer(v.of("committed"), len(v.members), batch * v.busy, v.waiting, fill, step_s, _seconds_per_sequence(v))
 
 
 def _seconds_per_sequence(v: PoolRates) -> float:
@@ -220,4 +220,4 @@ def _first_drafter(v: PoolRates) -> float:
 def _one_fewer_drafter(v: PoolRates, d: PoolRates) -> float:
     """What is accepted counts as theirs by their share of all nodes; stages in the verifiers would go on without them."""
     share = ratio(d.of("drafted"), d.of("drafted") + v.of("stage_nodes")) or 0.0
-    return one_drafter_fewer(share * v.of("accepted"), len(d.members), d.fill("sessions", "places") or 0.0, _waited(v, d))
+    return one_drafter_fewer(share * v.of("accepted"), len(d.members), d.fill("sessions", "max_sessions") or 0.0, _waited(v, d))

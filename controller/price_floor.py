@@ -34,7 +34,7 @@ SETTLE_INTERVALS = 3.0
 by the end of the third the last one has told."""
 
 WAITING = 0.05
-"""Share of the verifiers' busy time spent on waiting for drafts, from which they wait for drafters."""
+"""Share of the verifiers' busy time between steps, from which they wait for drafters: all of it counts as waiting for drafts."""
 
 BARE = 1.0
 """Nodes verified for each sequence of a step, below which verifiers go on without waiting for what they lack."""

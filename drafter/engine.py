@@ -64,7 +64,7 @@ class DrafterEngine:
             self.draft, self.cache = DraftModel(model, latency, config, clock, inner), model.runner.cache
         self.rules = SessionRules(model.context, tree.width, tree.grow_during_verification, config.window, self.draft is not None)
         self.sessions: dict[tuple[str, str], Session] = {}
-        self._promised_slots = 0  # to all sessions together: each one's `promised_slots`
+        self._reserved_slots = 0  # for all sessions together: each one's `reserved_slots`
         self.calibrations = calibrations or CalibrationStore(model.fingerprint, None)
         self.trace = TraceWriter(config.trace) if config.trace else None
         self.traced = MODEL if self.draft is not None else self.makers[0].source
@@ -103,7 +103,7 @@ class DrafterEngine:
             self.totals.refused += 1
             return [Refused(message.session_id, message.epoch, reason)]
         self.sessions[key] = session = self._session(key[0], message)
-        self._promise(session)
+        self._reserve(session)
         self.totals.sessions += 1
         session.grow_stages()
         return [Opened(message.session_id, message.epoch), self._announce(session)]
@@ -136,15 +136,15 @@ class DrafterEngine:
         if len(self.sessions) >= self.config.max_sessions:
             return f"{len(self.sessions)} sessions, the limit is {self.config.max_sessions}"
         needed, allocator = self._slots(len(message.tokens)), self.cache.allocator
-        if needed + self._promised_slots > allocator.count or needed > allocator.free_count:
+        if needed + self._reserved_slots > allocator.count or needed > allocator.free_count:
             return "no KV slots left"
         return ""
 
-    def _promise(self, session: Session) -> None:
+    def _reserve(self, session: Session) -> None:
         """Keeps the slots that its tokens need, by now, from those who come later."""
         slots = self._slots(len(session.tokens))
-        self._promised_slots += slots - session.promised_slots
-        session.promised_slots = slots
+        self._reserved_slots += slots - session.reserved_slots
+        session.reserved_slots = slots
 
     def _slots(self, tokens: int) -> int:
         """KV slots of a session with so many committed tokens, whatever its tree comes to."""
@@ -161,7 +161,7 @@ class DrafterEngine:
             labels = session.commit(message.base_len, message.tokens, message.min_confidence, self.clock())
         except WireError as error:
             return [self.drop(key, str(error))]
-        self._promise(session)
+        self._reserve(session)
         self.totals.commits += 1
         self.totals.predrafted += session.kept > 0
         self._learn(session, labels)
@@ -208,7 +208,7 @@ class DrafterEngine:
     def _forget(self, key: tuple[str, str], finished: bool = False) -> None:
         session = self.sessions.pop(key, None)
         if session is not None:
-            self._promised_slots -= session.promised_slots
+            self._reserved_slots -= session.reserved_slots
             self._fault_isolation.remove(session)
             session.close(finished)
             if self.trace is not None:

@@ -61,7 +61,7 @@ class DrafterReplica:
         gauges = {
             "vocab_size": float(engine.vocab_size),
             "sessions": float(len(engine.sessions)),
-            "places": float(self.max_sessions),
+            "max_sessions": float(self.max_sessions),
             "pass_ms": 1e3 * latency.seconds(1, 0) if latency is not None else 0.0,
             "seconds_per_node": price(1, 0, 1.0, latency) if latency is not None else 0.0,
             "kv_slots_used": float(allocator.count - allocator.free_count),

@@ -51,7 +51,7 @@ class Session:
     def __init__(
         self, peer: str, opened: Open, kv: KvSequence, rules: SessionRules, calibration: Calibration, stages: SessionStages, now: float
     ):
-        """`peer` is whoever opened it. `lookahead`, `seen` and `promised_slots` are for the engine to set."""
+        """`peer` is whoever opened it. `lookahead`, `seen` and `reserved_slots` are for the engine to set."""
         self.key = peer, opened.session_id
         self.id, self.epoch = opened.session_id, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
@@ -63,7 +63,7 @@ class Session:
         self.calibration, self.stages = calibration, stages
         self.lookahead: Lookahead | None = None
         self.seen: torch.Tensor | None = None  # bool [vocab], only with a repetition penalty
-        self.promised_slots = 0
+        self.reserved_slots = 0
         self.on_hold = False
         self.frontier = Frontier([], [])
         self.sent = 0  # nodes of the tree that the verifier has

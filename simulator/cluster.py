@@ -22,8 +22,8 @@ from simulator.verifier import SimVerifier
 class Outcome:
     """Latencies in seconds over requests served; rates and shares over the `span_s` simulated seconds.
 
-    `utilisation` are busy seconds per replica second; `waiting_share` is the verifiers' time between
-    steps in which they waited for drafts, of their busy time; `price` is in tokens per node.
+    `utilisation` are busy seconds per replica second; `between_steps_share` is the verifiers' time between
+    steps while there was work, of their busy time; `price` is in tokens per node.
     """
 
     span_s: float
@@ -42,7 +42,7 @@ class Outcome:
     verifier_utilisation: float
     drafter_utilisation: float
     controller_utilisation: float
-    waiting_share: float
+    between_steps_share: float
     price: float
     price_floor: float
     heartbeats_per_s: float
@@ -91,8 +91,9 @@ class Cluster:
             sequences_per_step=sequence_steps / max(1, t["steps"]), accepted_share=t["accepted"] / max(1, t["verified"]),
             verifier_utilisation=t["step_seconds"] / span / verifiers,
             drafter_utilisation=d["pass_seconds"] / span / drafters if drafters else 0.0,
-            controller_utilisation=self.control.busy_seconds / span, waiting_share=t["wait_seconds"] / busy,
-            price=sum(e.price_seconds for e in engines) / t["step_seconds"], price_floor=sum(e.pricing.floor for e in engines) / verifiers,
+            controller_utilisation=self.control.busy_seconds / span, between_steps_share=t["wait_seconds"] / busy,
+            price=sum(e.price_seconds for e in engines) / t["step_seconds"],
+            price_floor=sum(e.pricing.price_floor for e in engines) / verifiers,
             heartbeats_per_s=self.control.heartbeats / span, nodes_per_pass=d["nodes"] / max(1, d["passes"]),
         )  # fmt: skip
 

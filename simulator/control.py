@@ -76,7 +76,7 @@ def _follow(verifier: SimVerifier, drafters: dict[str, SimDrafter], directive: D
     names = [route.replica for route in directive.drafters]
     verifier.peers = drafters
     verifier.engine.draft_sessions.set_drafters(names)
-    verifier.engine.pricing.set_floor(directive.price_floor)
+    verifier.engine.pricing.set_price_floor(directive.price_floor)
 
 
 def _report(
@@ -92,9 +92,9 @@ def _verifier_report(v: SimVerifier) -> Report:
     engine, config = v.engine, v.engine.scheduler.config
     gauges = {
         "running": float(len(engine.scheduler.running)), "waiting": float(len(engine.scheduler.waiting)),
-        "places": float(config.max_sequences),
+        "max_sequences": float(config.max_sequences),
         "decoding": float(engine.draft_sessions.decoding),
-        "goodput": engine.pricing.meter.rate, "price": engine.pricing.price, "price_floor": engine.pricing.floor,
+        "goodput": engine.pricing.meter.rate, "price": engine.pricing.price, "price_floor": engine.pricing.price_floor,
         "step_seconds_base": engine.pricing.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),
         "seconds_per_node": engine.pricing.seconds_per_node, "best_edge": engine.session_policy.gate.best_edge,
         "gate_open": float(engine.session_policy.gate.open),

@@ -24,7 +24,7 @@ ROWS = (
     ("tokens per sequence and step", "tokens_per_step", "{:.2f}"), ("nodes per sequence and step", "nodes_per_step", "{:.2f}"),
     ("sequences per step", "sequences_per_step", "{:.1f}"), ("nodes accepted", "accepted_share", "{:.1%}"),
     ("verifiers busy", "verifier_utilisation", "{:.1%}"), ("drafters busy", "drafter_utilisation", "{:.1%}"),
-    ("controller busy", "controller_utilisation", "{:.1%}"), ("verifiers' time that waits for drafts", "waiting_share", "{:.1%}"),
+    ("controller busy", "controller_utilisation", "{:.1%}"), ("verifiers' busy time between steps", "between_steps_share", "{:.1%}"),
     ("price of a node, tokens", "price", "{:.3f}"), ("price floor, tokens", "price_floor", "{:.3f}"),
     ("heartbeats per second", "heartbeats_per_s", "{:.0f}"),
 )  # fmt: skip

@@ -185,7 +185,7 @@ class VerifierEngine:
                     return s.fixed_deadline
             elif (expected := s.draft_session.expected(s.max_draft_depth)) is not None:
                 announcements.append(expected)
-        return wait_until(now, announcements, self.pricing.rate, self._gain_share)
+        return wait_until(now, announcements, self.pricing.value_of_a_second, self._gain_share)
 
     def _select(self, plan: Plan, kv_tokens: int) -> Selected:
         until = self.local.totals.stage_seconds + STEP_S
@@ -226,7 +226,7 @@ class VerifierEngine:
         t.steps += 1
         t.committed += committed
         t.verified += selected.nodes
-        t.nodes += selected.offered
+        t.offered += selected.offered
         t.drafted = self.draft_sessions.events["drafted"]
         t.draft_messages = self.draft_sessions.messages
         self._trees += len(selected.trees)

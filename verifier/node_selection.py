@@ -99,7 +99,8 @@ def _compete(
         if candidates.of_drafter
     ]
     selected.best_edge = max(best, default=None)
-    picked = np.sort(select(confidences, base, prompt_tokens, kv_tokens, pricing.rate, pricing.latency, limit)).astype(np.int64)
+    taken = select(confidences, base, prompt_tokens, kv_tokens, pricing.value_of_a_second, pricing.latency, limit)
+    picked = np.sort(taken).astype(np.int64)
     ends = np.cumsum([len(each) for each in confidences_of])
     cuts = np.searchsorted(picked, ends)
     first = start = 0

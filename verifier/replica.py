@@ -47,13 +47,13 @@ class VerifierReplica:
         gauges = {
             "running": float(scheduler.in_service),
             "waiting": float(len(scheduler.waiting)),
-            "places": float(scheduler.config.max_sequences),
+            "max_sequences": float(scheduler.config.max_sequences),
             "kv_slots_used": float(allocator.count - allocator.free_count),
             "kv_slots": float(allocator.count),
             "decoding": float(engine.draft_sessions.decoding),
             "goodput": engine.pricing.meter.rate,
             "price": engine.pricing.price,
-            "price_floor": engine.pricing.floor,
+            "price_floor": engine.pricing.price_floor,
             "step_seconds_base": engine.pricing.plain_s,
             "step_seconds_least": engine.latency.seconds(1, 0),
             "seconds_per_node": engine.pricing.seconds_per_node,
@@ -102,7 +102,7 @@ class VerifierReplica:
 
     def follow(self, directive: Directive) -> None:
         self.server.set_drafters(directive.drafters)
-        self.server.loop.post(lambda engine: engine.pricing.set_floor(directive.price_floor))
+        self.server.loop.post(lambda engine: engine.pricing.set_price_floor(directive.price_floor))
 
     def check_health(self) -> None:
         if trouble := self.server.loop.trouble:

@@ -113,13 +113,13 @@ class Scheduler:
         """Takes waiting requests, in order, while their tokens fit beside what the running ones still prefill."""
         if not self.waiting or len(self.running) >= self.config.max_sequences:
             return
-        promised = sum(s.pending for s in self.running)
+        reserved_slots = sum(s.pending for s in self.running)
         while self.waiting and len(self.running) < self.config.max_sequences:
             first = _first(self.waiting)
             wanted = len(first.tokens) + 1
-            if wanted + promised > self.allocator.free_count:
+            if wanted + reserved_slots > self.allocator.free_count:
                 return
-            promised += wanted
+            reserved_slots += wanted
             del self.waiting[first]
             self.running[first] = None
 

@@ -50,8 +50,8 @@ class SessionPolicy:
         if link is None:
             if s.speculates and (not s.auto or self._may_reopen(s)) and self.draft_sessions.open(s, self.pricing.quoted_price, now):
                 self._left -= s.auto
-        elif s.auto and not link.probe and not link.worth.pays(self.pricing.rate):
-            s.parked_rate = self.pricing.rate
+        elif s.auto and not link.probe and not link.worth.pays(self.pricing.value_of_a_second):
+            s.parked_rate = self.pricing.value_of_a_second
             self.draft_sessions.park(s)
         else:
             self.draft_sessions.commit(s, tokens, self._price_of(s), now)
@@ -60,7 +60,7 @@ class SessionPolicy:
         return self.gate.open and not self._parked(s) and self._left > 0 and s.max_draft_depth > 0
 
     def _parked(self, s: Sequence) -> bool:
-        return s.parked_rate is not None and self.pricing.rate > RETRY_RATE * s.parked_rate
+        return s.parked_rate is not None and self.pricing.value_of_a_second > RETRY_RATE * s.parked_rate
 
     def _price_of(self, s: Sequence) -> float:
         """A probe wants to see nodes below the price too, down to half of the best that was offered."""

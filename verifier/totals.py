@@ -11,7 +11,7 @@ class VerifyTotals:
     `wait_seconds` between steps while there was work, of which `gather_seconds` for drafts that were announced.
 
     `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
-    `run_seconds`; `nodes` are those that it had to choose from. A request is `refused` for a full queue or `admitted`, and then it
+    `run_seconds`; `offered` are the nodes that it had to choose from. A request is `refused` for a full queue or `admitted`, and then it
     is `finished`, `cancelled` (some while they waited or before all of their prompt had run), `superseded` by a later attempt, or
     `failed` with its step; until then it is running or waiting.
     """
@@ -32,7 +32,7 @@ class VerifyTotals:
     refused: int = 0
     draft_messages: int = 0
     trees: int = 0
-    nodes: int = 0
+    offered: int = 0
     predicted_tokens: float = 0.0
     predicted_seconds: float = 0.0
     step_seconds: float = 0.0

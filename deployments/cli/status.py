@@ -63,7 +63,7 @@ def _print_goodput(console: Console, goodput: dict[str, Any]) -> None:
         "measured over predicted": f"tokens {number('tokens_over_predicted', '.2f')}, seconds {number('seconds_over_predicted', '.2f')}",
         "price of a node": f"{number('price_median', '.3f')} tokens ({number('price_lowest', '.3f')} to {number('price_highest', '.3f')}), "
         f"floor {number('price_floor', '.3f')}",
-        "in use": f"verifiers {number('verifier_utilisation', '.0%')} (waiting for drafts {number('waiting_share', '.0%')}), "
+        "in use": f"verifiers {number('verifier_utilisation', '.0%')} (between steps {number('between_steps_share', '.0%')}), "
         f"drafters {number('drafter_utilisation', '.0%')}; {goodput['queue']} requests queue",
     }
     for name, line in lines.items():

@@ -31,7 +31,7 @@ KEPT_SAMPLES = 10_000
 
 
 class Capacity:
-    """How many choices one gateway has in progress at once, and when a client that finds no place may come again.
+    """Limits the choices that one gateway has in progress, and says when a client that finds no place may come again.
 
     Promises: never more than `count` places are taken; a plan in the making holds one, since it will need at least that.
     """

@@ -1,7 +1,7 @@
 """What a second and what one more node is worth to a verifier, step by step.
 
-Promises: `quote` is taken for the step at hand, so a change of load shows in the next step; the rate
-is never below that of plain decoding, whose steps take time beyond their run on the device too.
+Promises: `quote` is taken for the step at hand, so a change of load shows in the next step; the value
+of a second is never below what plain decoding makes of it, whose steps take time beyond their run on the device too.
 """
 
 from drafthouse.policy.goodput import GoodputMeter
@@ -13,23 +13,23 @@ OVERHEAD_RATE = 0.05
 
 
 class NodePricing:
-    """`rate` and `plain_goodput`, of plain steps at the load of now, in tokens per second; `price` in tokens per node; `floor` is the
-    controller's, for what is asked of drafters."""
+    """`value_of_a_second` and `plain_goodput`, of plain steps at the load of now, in tokens per second; `price` in tokens per node;
+    `price_floor` is the controller's, for what is asked of drafters."""
 
     def __init__(self, latency: LatencyModel):
         self.latency = latency
         self.meter = GoodputMeter(1.0 / latency.seconds(1, 0))
         self.overhead_s = 0.0
         self._runs_s = self._expected_s = 0.0  # decayed, of runs as they were and as the model has them
-        self.floor = 0.0
+        self.price_floor = 0.0
         self.quote(1, 0, 0)
 
     def quote(self, sequences: int, prompt_tokens: int, kv_tokens: int) -> None:
         """For a step in which so many sequences decode beside so many prompt tokens."""
         self.plain_s = self.latency.seconds(sequences + prompt_tokens, kv_tokens)
         self.plain_goodput = self.plain_rate(sequences, kv_tokens)
-        self.rate = self.meter.value_of_a_second(self.plain_goodput)
-        self.price = price(sequences + prompt_tokens, kv_tokens, self.rate, self.latency)
+        self.value_of_a_second = self.meter.value_of_a_second(self.plain_goodput)
+        self.price = price(sequences + prompt_tokens, kv_tokens, self.value_of_a_second, self.latency)
 
     def plain_rate(self, sequences: int, kv_tokens: int) -> float:
         """Tokens per second of steps without drafts and prompts."""
@@ -37,18 +37,18 @@ class NodePricing:
         late = self._runs_s / self._expected_s if self._expected_s else 1.0
         return alone / (late * self.latency.seconds(alone, kv_tokens) + self.overhead_s)
 
-    def set_floor(self, floor: float) -> None:
+    def set_price_floor(self, price_floor: float) -> None:
         """What the controller asks of drafts while drafters are short, in tokens per node."""
-        self.floor = floor
+        self.price_floor = price_floor
 
     @property
     def quoted_price(self) -> float:
         """What a node must promise to be worth drafting; a node that is there already competes at the verifier's own price."""
-        return max(self.price, self.floor)
+        return max(self.price, self.price_floor)
 
     @property
     def seconds_per_node(self) -> float:
-        return self.price / self.rate
+        return self.price / self.value_of_a_second
 
     def observe_run(self, run_s: float, expected_s: float) -> None:
         """How long a run took and should have: a curve that is given may not be this device's."""

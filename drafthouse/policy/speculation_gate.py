@@ -99,6 +99,6 @@ class SessionWorth:
     def observe(self, tokens: float) -> None:
         self.tokens += WORTH_RATE * (tokens - self.tokens)
 
-    def pays(self, rate: float) -> bool:
-        """`rate`: tokens per second that the verifier's time is worth."""
-        return self.tokens > HANDLING_S * rate
+    def pays(self, value_of_a_second: float) -> bool:
+        """`value_of_a_second`: tokens that a second of the verifier's time is worth."""
+        return self.tokens > HANDLING_S * value_of_a_second

@@ -69,7 +69,7 @@ def _gateway() -> list[Metric]:
         count("failovers", "failovers", "Streams to a verifier that broke and went on, or were tried, on another one."),
         count("moves", "requests", "Streams that a draining verifier handed over to another one.", name="handovers"),
         gauge("load", "requests", "Requests running or waiting at a verifier for this gateway.", name="running"),
-        gauge("capacity", "requests", "Requests that Serve lets one gateway have at once."),
+        gauge("capacity", "requests", "Choices that one gateway has in progress at most; more are refused."),
         gauge("verifiers", "replicas", "Verifiers that this gateway may send requests to; at 0 it can serve nobody."),
         _answers(gauge),
         spread(
@@ -97,7 +97,7 @@ def _verifier() -> list[Metric]:
         ),
         count("prompt_tokens", "tokens", "Prompt tokens prefilled, those computed again after a preemption included."),
         count("drafted", "tokens", "Drafted tokens that arrived from drafters.", name="drafted_tokens"),
-        count("nodes", "tokens", "Drafted tokens that steps had to choose from, counted anew in each step.", name="offered_tokens"),
+        count("offered", "tokens", "Drafted tokens that steps had to choose from, counted again in each step.", name="offered_tokens"),
         count("verified", "tokens", "Drafted tokens that the target was run on.", name="verified_tokens"),
         count("accepted", "tokens", "Drafted tokens that the target chose itself.", name="accepted_tokens"),
         count(
@@ -234,7 +234,7 @@ def _controller() -> list[Metric]:
         ),
         gauge("price_floor", "tokens", "The floor under the price that drafters are asked, while they are short."),
         gauge("verifier_utilisation", "share", "Of the verifiers' time, the share in steps."),
-        gauge("waiting_share", "share", "Of the verifiers' busy time, the share between steps."),
+        gauge("between_steps_share", "share", "Of the verifiers' busy time, the share between steps."),
         gauge("drafter_utilisation", "share", "Of the drafters' time, the share in work; above 0.95 they are short."),
         gauge("one_more_verifier_per_s", "tokens/s", "What one more verifier would add to the goodput."),
         gauge("one_more_drafter_per_s", "tokens/s", "What one more drafter would add to the goodput."),

@@ -208,14 +208,14 @@ def test_predictions_come_true_where_drafters_do_not_lie() -> None:
     totals = pair.engine.totals
     assert totals.predicted_tokens == pytest.approx(totals.committed, rel=0.06)
     assert totals.predicted_seconds == pytest.approx(totals.run_seconds, rel=1e-6)
-    assert totals.nodes >= totals.verified > 0
+    assert totals.offered >= totals.verified > 0
 
 
 def test_a_price_floor_is_asked_of_drafters_and_keeps_the_verifiers_own_price() -> None:
     asked: list[float] = []
     for floor in (0.0, 0.5):
         pair = VirtualPair(GPU, 0.8, lambda _: 0.8)
-        pair.engine.pricing.set_floor(floor)
+        pair.engine.pricing.set_price_floor(floor)
         pair.run(requests(1, 100, "auto"))
         asked.append(pair.engine.totals.drafted / pair.engine.totals.steps)
         assert pair.engine.pricing.price < 0.1

@@ -115,7 +115,7 @@ def test_a_late_tree_is_verified_below_what_was_committed_meanwhile() -> None:
 
 def test_a_drafter_that_promises_too_much_is_asked_for_more() -> None:
     it = Setting()
-    it.engine.pricing.set_floor(0.1)
+    it.engine.pricing.set_price_floor(0.1)
     assert it.open(request("a", PROMPT, 30)).min_confidence == pytest.approx(0.1)
     it.step()
     for done in range(1, 9):

@@ -84,7 +84,7 @@ def test_figures_of_the_pools():
     assert (found.drafted_per_s, found.wasted_per_s, found.rejected_per_s) == (500.0, 100.0, 400.0)
     assert (found.tokens_over_predicted, found.seconds_over_predicted) == (1.2, 1.2)
     assert (found.price_median, found.price_lowest, found.price_highest, found.price_floor) == (0.4, 0.2, 0.6, 0.1)
-    assert (found.verifier_utilisation, found.waiting_share, found.drafter_utilisation) == (0.8, 0.2, 0.5)
+    assert (found.verifier_utilisation, found.between_steps_share, found.drafter_utilisation) == (0.8, 0.2, 0.5)
     assert found.queue == 6
     assert found.committed_per_s_by_verifier == {"v0": 300.0, "v1": 300.0}
 
@@ -215,7 +215,7 @@ def test_drafts_of_stages_in_the_verifier_are_not_the_drafters():
 
 
 def test_fill_is_of_places_or_of_kv_slots():
-    found = measure([verifier(places=8.0, kv_slots=100.0, kv_slots_used=60.0), verifier("v1", places=4.0)], [drafter()], 0.0)
+    found = measure([verifier(max_sequences=8.0, kv_slots=100.0, kv_slots_used=60.0), verifier("v1", max_sequences=4.0)], [drafter()], 0.0)
     assert found.verifier_fill == pytest.approx((0.6 + 0.5) / 2)
     assert found.drafter_fill is None
 
@@ -224,6 +224,6 @@ def test_only_those_queue_whom_the_next_step_cannot_admit():
     def queue(**gauges: float) -> int:
         return measure([verifier(**gauges)], [], 0.0).queue
 
-    assert queue(places=8.0, running=4.0, waiting=3.0) == 0
-    assert queue(places=8.0, running=7.0, waiting=3.0) == 2
-    assert queue(places=8.0, running=4.0, waiting=3.0, kv_slots=100.0, kv_slots_used=90.0) == 3
+    assert queue(max_sequences=8.0, running=4.0, waiting=3.0) == 0
+    assert queue(max_sequences=8.0, running=7.0, waiting=3.0) == 2
+    assert queue(max_sequences=8.0, running=4.0, waiting=3.0, kv_slots=100.0, kv_slots_used=90.0) == 3

@@ -47,7 +47,7 @@ def test_pools_sessions_and_goodput(registry):
     assert (gauges["sessions"], gauges["committed_per_s"], gauges["wasted_per_s"]) == (5.0, 120.0, 360.0)
     assert gauges["tokens_over_predicted"] == pytest.approx(1.5)
     assert gauges["seconds_over_predicted"] == pytest.approx(1.25)
-    assert gauges["waiting_share"] == pytest.approx(0.25)
+    assert gauges["between_steps_share"] == pytest.approx(0.25)
     assert gauges["drafter_utilisation"] == pytest.approx(0.5)
 
 

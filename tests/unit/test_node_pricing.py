@@ -19,7 +19,7 @@ def steps(pricing: NodePricing, count: int, sequences: int, tokens_each: float, 
 def test_the_rate_is_what_was_reached_at_a_steady_load() -> None:
     pricing = NodePricing(LINE)
     steps(pricing, 400, 4, 2.0, 0.018)
-    assert pricing.rate == pytest.approx(8 / 0.018, rel=0.02)
+    assert pricing.value_of_a_second == pytest.approx(8 / 0.018, rel=0.02)
     assert pricing.meter.gain == pytest.approx((8 / 0.018) / (4 / 0.014), rel=0.02)
 
 
@@ -28,7 +28,7 @@ def test_a_change_of_load_shows_in_the_next_step() -> None:
     steps(pricing, 400, 32, 1.0, LINE.seconds(32, 0))
     crowded = pricing.price
     pricing.quote(1, 0, 0)
-    assert pricing.rate == pytest.approx(1 / LINE.seconds(1, 0), rel=0.02)
+    assert pricing.value_of_a_second == pytest.approx(1 / LINE.seconds(1, 0), rel=0.02)
     assert pricing.price < crowded / 5
 
 
@@ -38,7 +38,7 @@ def test_time_is_never_cheaper_than_plain_decoding_makes_it(history: list[tuple[
     for count, tokens, seconds in history:
         steps(pricing, 1, count, tokens, seconds)
     pricing.quote(sequences, 0, 0)
-    assert pricing.rate >= (1 - 1e-9) * sequences / LINE.seconds(sequences, 0)
+    assert pricing.value_of_a_second >= (1 - 1e-9) * sequences / LINE.seconds(sequences, 0)
 
 
 def test_the_overhead_of_plain_steps_is_part_of_plain_decoding() -> None:
@@ -52,8 +52,8 @@ def test_the_overhead_of_plain_steps_is_part_of_plain_decoding() -> None:
 def test_the_floor_is_asked_and_the_price_stays() -> None:
     pricing = NodePricing(LINE)
     own = pricing.price
-    pricing.set_floor(0.7)
+    pricing.set_price_floor(0.7)
     assert (pricing.quoted_price, pricing.price) == (0.7, own)
-    pricing.set_floor(0.0)
+    pricing.set_price_floor(0.0)
     assert pricing.quoted_price == own
     assert pricing.seconds_per_node == pytest.approx(0.001)

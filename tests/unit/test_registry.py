@@ -167,7 +167,7 @@ def test_goodput_counts_who_is_there(registry):
     goodput = registry.snapshot(5.0)["goodput"]
     assert goodput["committed_per_s"] == pytest.approx(100.0)
     assert goodput["drafted_per_s"] == pytest.approx(400.0)
-    assert goodput["waiting_share"] == pytest.approx(0.25)
+    assert goodput["between_steps_share"] == pytest.approx(0.25)
     assert registry.snapshot(5.0 + EXPIRY_S + 0.1)["goodput"]["committed_per_s"] == 0.0
 
 

@@ -66,7 +66,7 @@ def test_a_fixed_chain_accepts_no_more_than_it_holds() -> None:
     outcome = simulate(_options(speculation=CHAIN), trace(requests=4, output_tokens=61, position=always))
     assert outcome.nodes_per_step <= 3
     assert 3.5 < outcome.tokens_per_step <= 4.1  # the prefill's own token counts to no decode step
-    assert outcome.waiting_share > 0
+    assert outcome.between_steps_share > 0
 
 
 @pytest.mark.parametrize("speculation", [OFF, AUTO, CHAIN, Speculation("table")])

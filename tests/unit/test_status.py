@@ -67,7 +67,7 @@ def test_goodput_of_pools_at_work(registry, url):
     assert "900.0 drafted" in output
     assert "200.0 wasted" in output
     assert "0.250 tokens (0.250 to 0.250), floor 0.000" in output
-    assert "verifiers 60% (waiting for drafts 25%), drafters 50%; 2 requests queue" in output
+    assert "verifiers 60% (between steps 25%), drafters 50%; 2 requests queue" in output
 
 
 def test_what_is_not_known_is_a_dash(url):
