@@ -43,9 +43,9 @@ class ClusterGoodput:
 
     Predictions are measured over predicted: 1 is right, tokens below 1 mean that drafts promised too much. Prices are in
     tokens per node. Shares are of the replicas' time: `between_steps_share` of the verifiers' busy time, whatever they do
-    between steps; fills are of their places, or of their KV slots if more of those are in use. `queue` counts requests
-    that wait for a place. `one_more_*` is what one more replica would add, `one_fewer_*` what the pool would lose with one, in tokens per second;
-    `first_drafter` what one seems to add where there is none.
+    between steps; fills are of their places, or of their KV slots if more of those are in use. `queue` counts requests that
+    wait for a place. `one_more_*` is what one more replica would add, `one_fewer_*` what the pool would lose with one, in
+    tokens per second; `first_drafter` what one seems to add where there is none.
     """
 
     committed_per_s: float
