@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -17,24 +17,34 @@ import yaml
 from deployments.cli.ray_environment import free_port
 
 READY_TIMEOUT_S = 150.0
+CHECKOUT = (sys.executable, "-c", "from deployments.cli.main import main; main()")
+"""The command `drafthouse` of this checkout."""
 
 
 class Serving:
     """`overrides` are sections of the config file; ports are added here. Clients of the class send `headers`. The server's
-    `environment` is this process's own with Ray's token mode off, since most tests read the dashboard's API."""
+    `environment` is this process's own with Ray's token mode off, since most tests read the dashboard's API. `program` is
+    `drafthouse`, of another installation where it says so, run in `cwd`."""
 
     headers: Mapping[str, str] = {}
 
-    def __init__(self, folder: pathlib.Path, environment: Mapping[str, str] | None = None, **overrides: Any):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = CHECKOUT,
+        cwd: pathlib.Path | None = None,
+        **overrides: Any,
+    ):
         self.http_port, self.grpc_port, dashboard = (free_port() for _ in range(3))
         config = {**overrides, "server": {"http_port": self.http_port, "grpc_port": self.grpc_port, "dashboard_port": dashboard}}
         self.dashboard_url = f"http://127.0.0.1:{dashboard}"
         file = folder / "config.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         self.url = f"http://127.0.0.1:{self.http_port}"
-        command = [sys.executable, "-c", "from deployments.cli.main import main; main()", "serve", "--config", str(file)]
+        command = [*program, "serve", "--config", str(file)]
         environment = {**os.environ, "RAY_AUTH_MODE": "disabled"} if environment is None else environment
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=cwd)
         self.lines: list[str] = []
         self._ready, self._said_ready = threading.Event(), False
         self._reader = threading.Thread(target=self._read, daemon=True)
