@@ -1,4 +1,4 @@
-"""How many replicas each pool should have, from what one more would add and one fewer would lose (DESIGN 7).
+"""How many replicas each pool should have, from what one more would add and one fewer would lose (docs/design.md 7).
 
 Promises: pure; never outside the bounds, nor beside the size that Serve was told last; no second change before the first has come about
 and a cool-down and a delay have passed; between the two thresholds a pool rests, so noise moves nothing. Designs weighed:

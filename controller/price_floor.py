@@ -1,4 +1,4 @@
-"""The price that all verifiers ask of drafts while drafters are what is short (DESIGN 7).
+"""The price that all verifiers ask of drafts while drafters are what is short (docs/design.md 7).
 
 Promises: pure; 0 while drafters keep up; never above what the drafter's time for one more node brings
 elsewhere, nor so high that the typical verifier would give its sessions up; moves in logarithmic
@@ -40,7 +40,7 @@ BARE = 1.0
 """Nodes verified for each sequence of a step, below which verifiers go on without waiting for what they lack."""
 
 BEST_EDGE_SHARE = 0.7
-"""The floor stays below this share of the median best edge: under the margin at which the verifiers' own gate opens (0.8), or the
+"""The floor stays below this share of the median best edge: under the share at which the verifiers' own gate opens again (0.8), or the
 floor would close gates, empty the drafters, fall, and open them again."""
 
 ASSUMED_BEST_EDGE = 0.7

@@ -19,7 +19,7 @@ from drafter.without_model import WithoutModel
 from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.engine.model_runner import probe
+from drafthouse.engine.model_runner import check_device
 from drafthouse.errors import WireError
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.latency import LatencyModel
@@ -242,7 +242,7 @@ class DrafterEngine:
             self._fault_isolation.blame(ran[0], self.clock())
             dropped = self.drop(ran[0].key, reason)
             if self.draft is not None and self.cache.allocator.free_count:
-                probe(self.draft.runner)
+                check_device(self.draft.runner)
             return [(ran[0].key[0], dropped)]
         for session in ran:
             session.start_anew()

@@ -62,7 +62,7 @@ class DraftTree:
         pool = self.text.off_path
         return pool[int(rng.random() * len(pool))]
 
-    def expand(self, node: int, root: int, confidence: float, width: int, least: float, room: int, rng: random.Random) -> int:
+    def expand(self, node: int, root: int, confidence: float, width: int, least: float, max_children: int, rng: random.Random) -> int:
         """Appends those children of `node` (ROOT: the root), of path confidence `confidence`, that are worth a place; returns how many."""
         edges, logs, hit = self.children(node, root, rng)
         if node == ROOT:
@@ -71,7 +71,7 @@ class DraftTree:
             self.expanded[node] = True
             position, branch, base = self.positions[node] + 1, self.branches[node], self.log_confidences[node]
         before = len(self.positions)
-        for rank in worth_a_place(confidence, edges[:width], least, room):
+        for rank in worth_a_place(confidence, edges[:width], least, max_children):
             log = base + logs[rank]
             if rank == hit:
                 self.path_logs[position] = log

@@ -88,9 +88,9 @@ class Session:
 
     def expand(self, node: int, confidence: float, rng: random.Random) -> int:
         """Adds the children of `node` (ROOT: the root) that are worth a place; returns how many."""
-        room = self.max_nodes - len(self.alive)
+        max_children = self.max_nodes - len(self.alive)
         least = self.threshold.place(self.landings.get(node, 1.0))
-        added = self.tree.expand(node, self.root, confidence, self.width, least, room, rng)
+        added = self.tree.expand(node, self.root, confidence, self.width, least, max_children, rng)
         self.alive += range(len(self.tree) - added, len(self.tree))
         self.expanded += node != ROOT
         return added

@@ -23,7 +23,7 @@ from simulator.wire import Opening, after
 from verifier.draft_sessions import DraftSessions
 from verifier.engine import VerifierEngine
 from verifier.node_selection import Selected
-from verifier.scheduler import Plan
+from verifier.scheduler import StepPlan
 from verifier.sequence import Sequence
 from verifier.session_policy import SessionPolicy
 from verifier.step import Walked
@@ -50,7 +50,7 @@ class SimDraftSessions(DraftSessions):
 class Step:
     """What is on the device; `kv_tokens` were cached when it began."""
 
-    plan: Plan
+    plan: StepPlan
     selected: Selected
     kv_tokens: int
     started: float

@@ -21,7 +21,7 @@ from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage
 from verifier.engine import VerifierEngine
 
 TRIP_S = 0.0003
-"""A message's way: half a round trip of the data plane (DESIGN 2: 0.29 ms there and back) and the receiving thread's wake-up."""
+"""A message's way: half a round trip of the data plane (docs/design.md 2: 0.29 ms there and back) and the receiving thread's wake-up."""
 
 DRAFTER, PEER = "drafter", "verifier"
 

@@ -7,7 +7,7 @@ commit the copy is re-rooted here; the drafter's snapshot replaces it when it ar
 import numpy as np
 
 from drafthouse.policy.speculation_gate import SessionWorth
-from drafthouse.policy.start_rule import Announcement, Replies
+from drafthouse.policy.start_rule import Announcement, FirstNodes
 from drafthouse.policy.trust import TrustRecord
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.session_messages import Grow
@@ -27,7 +27,7 @@ class DraftSession:
         self._announced = False  # whether that is the drafter's own word, or what usually comes
         self.worth = SessionWorth()
         self._record, self._trust_record, self._announcement_record = record, TrustRecord(), TrustRecord()
-        self._replies: Replies = record.replies.copy()
+        self._first_nodes: FirstNodes = record.first_nodes.copy()
         self._price = price  # of a node, when the drafter was last told; what a node promises beyond it is its worth
         self._committed_at: float | None = None  # of the last commit, until the first nodes after it have come
         self._measure()
@@ -61,7 +61,7 @@ class DraftSession:
         self.received, self.snapshot, self.exhausted = 0, False, False
         self._price, self._committed_at = price, now
         self._measure()
-        self.announcement, self._announced = self._replies.expect(len(self.tree) > 0, now, self._record.replies.seconds), False
+        self.announcement, self._announced = self._first_nodes.expect(len(self.tree) > 0, now, self._record.first_nodes.seconds), False
 
     def verified(self, promised: float, accepted: int, nodes: int, price: float) -> None:
         """What came of this sequence's nodes in a step."""
@@ -110,7 +110,7 @@ class DraftSession:
         if self._announced and self.announcement is not None and has_nodes:
             self._keep(self.announcement, gain if now <= self.announcement.void_at else 0.0)
         if self._committed_at is not None and (gain > 0.0 or self.exhausted):
-            self._reply(had_nodes, now - self._committed_at, gain)
+            self._observe_first_nodes(had_nodes, now - self._committed_at, gain)
 
     def _miss(self, now: float) -> None:
         """What should have come by now, and has not, counts as nothing; what has had no time to come says nothing."""
@@ -120,15 +120,15 @@ class DraftSession:
         if self._announced:
             self._keep(a, 0.0)
         elif self._committed_at is not None:
-            self._reply(len(self.tree) > 0, now - self._committed_at, 0.0)
+            self._observe_first_nodes(len(self.tree) > 0, now - self._committed_at, 0.0)
 
     def _keep(self, announcement: Announcement, gain: float) -> None:
         for record in (self._announcement_record, self._record.announcement_record):
             record.observe(announcement.tokens, gain)
 
-    def _reply(self, had_nodes: bool, seconds: float, gain: float) -> None:
-        for replies in (self._replies, self._record.replies):
-            replies.observe(had_nodes, seconds, gain)
+    def _observe_first_nodes(self, had_nodes: bool, seconds: float, gain: float) -> None:
+        for first_nodes in (self._first_nodes, self._record.first_nodes):
+            first_nodes.observe(had_nodes, seconds, gain)
         self._committed_at = None
 
     def _announce(self, message: Grow, now: float) -> None:

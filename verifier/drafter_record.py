@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from drafthouse.policy.responsiveness import Responsiveness
-from drafthouse.policy.start_rule import Replies
+from drafthouse.policy.start_rule import FirstNodes
 from drafthouse.policy.trust import Standing, TrustRecord
 
 
@@ -11,7 +11,7 @@ from drafthouse.policy.trust import Standing, TrustRecord
 class DrafterRecord:
     standing: Standing = field(default_factory=Standing)
     announcement_record: TrustRecord = field(default_factory=TrustRecord)  # of its announcements, whatever the target accepts
-    replies: Replies = field(default_factory=Replies)
+    first_nodes: FirstNodes = field(default_factory=FirstNodes)
     responsiveness: Responsiveness = field(default_factory=Responsiveness)
     sessions: int = 0
 

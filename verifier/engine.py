@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.engine.model_runner import probe
+from drafthouse.engine.model_runner import check_device
 from drafthouse.errors import RequestError
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.policy.node_pricing import NodePricing
@@ -26,7 +26,7 @@ from verifier.admission import Admission, check_fits
 from verifier.draft_sessions import DraftSessions
 from verifier.local_draft import STEP_S, LocalDrafts
 from verifier.node_selection import Selected, choose_nodes
-from verifier.scheduler import Plan, Scheduler
+from verifier.scheduler import Scheduler, StepPlan
 from verifier.sequence import Sequence, seen_tokens
 from verifier.session_policy import SessionPolicy
 from verifier.step_times import StepTimes
@@ -132,7 +132,7 @@ class VerifierEngine:
             return replies
         self.totals.failed += 1
         self._release(s)
-        probe(self.runner)
+        check_device(self.runner)
         return [*replies, GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage)]
 
     def step(self, arrivals: Callable[[], None] = lambda: None, departures: Callable[[], None] = lambda: None) -> StepOutcome:
@@ -171,7 +171,7 @@ class VerifierEngine:
         self._account(plan, selected, len(walked), kv_tokens, result.seconds, started, now)
         return StepOutcome(self._replies)
 
-    def _wait(self, plan: Plan, now: float) -> float | None:
+    def _wait(self, plan: StepPlan, now: float) -> float | None:
         """Until when to wait for drafts, or None to start. Prompt chunks never wait."""
         if plan.prefilling:
             return None
@@ -187,7 +187,7 @@ class VerifierEngine:
                 announcements.append(expected)
         return wait_until(now, announcements, self.pricing.value_of_a_second, self._gain_share)
 
-    def _select(self, plan: Plan, kv_tokens: int) -> Selected:
+    def _select(self, plan: StepPlan, kv_tokens: int) -> Selected:
         until = self.local.totals.stage_seconds + STEP_S
         for s in plan.decoding:
             if s.local is not None and self.local.totals.stage_seconds < until:
@@ -219,7 +219,7 @@ class VerifierEngine:
                     s.local.commit(reply.tokens, now)
         self.draft_sessions.end_step(self.sequences.values(), now)
 
-    def _account(self, plan: Plan, selected: Selected, choosing: int, kv_tokens: int, run_s: float, started: float, now: float) -> None:
+    def _account(self, plan: StepPlan, selected: Selected, choosing: int, kv_tokens: int, run_s: float, started: float, now: float) -> None:
         t, sequences = self.totals, len(plan.decoding)
         committed = sum(len(reply.tokens) for reply in self._replies)
         tokens = sequences + plan.prompt_tokens + selected.nodes

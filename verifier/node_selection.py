@@ -1,4 +1,4 @@
-"""Which drafted nodes a step verifies: all nodes of all sequences compete by trusted path confidence (DESIGN 5).
+"""Which drafted nodes a step verifies: all nodes of all sequences compete by trusted path confidence (docs/design.md 5).
 
 Promises: what is selected of a tree is closed under parents, lies no deeper than its request may still
 go, and fits into the step's tokens and the free KV slots. Costs nothing where there are no nodes.
@@ -14,7 +14,7 @@ from drafthouse.policy.selection import select
 from drafthouse.speculation import Speculation
 from drafthouse.token_tree import TokenTree
 from verifier.candidates import Candidates, candidates_of
-from verifier.scheduler import Plan
+from verifier.scheduler import StepPlan
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Selected:
         return self.promised.get(request, 0.0), sum(node < count for node in accepted), count
 
 
-def choose_nodes(plan: Plan, kv_tokens: int, pricing: NodePricing, wanted: Callable[[Speculation], int], limit: int) -> Selected:
+def choose_nodes(plan: StepPlan, kv_tokens: int, pricing: NodePricing, wanted: Callable[[Speculation], int], limit: int) -> Selected:
     """At most `limit` nodes in all. `wanted` says how many a request of set size takes, before the others compete."""
     selected = Selected()
     pools: list[tuple[str, Candidates]] = []

@@ -19,7 +19,7 @@ PROMPT_SHARE = 8
 
 
 @dataclass(slots=True)
-class Plan:
+class StepPlan:
     """`decoding` sequences bring their root (and maybe a tree), `prefilling` so many tokens each."""
 
     decoding: list[Sequence] = field(default_factory=list)
@@ -78,17 +78,17 @@ class Scheduler:
             del self.suspects[sequence]
             self.running[sequence] = None
 
-    def plan(self) -> Plan:
+    def plan(self) -> StepPlan:
         return self._plan_alone(_first(self.suspects)) if self.suspects else self._plan()
 
-    def _plan_alone(self, sequence: Sequence) -> Plan:
+    def _plan_alone(self, sequence: Sequence) -> StepPlan:
         count = min(sequence.pending, self.config.step_tokens)
         self._make_room(count)
-        return Plan([sequence], []) if count == 1 else Plan([], [(sequence, count)])
+        return StepPlan([sequence], []) if count == 1 else StepPlan([], [(sequence, count)])
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> StepPlan:
         self._admit()
-        plan = Plan()
+        plan = StepPlan()
         for sequence in list(self.running):
             if sequence in self.running and sequence.pending == 1:  # who gives way is the youngest, so nobody planned for is lost
                 self._make_room(1 + len(plan.decoding), sequence)

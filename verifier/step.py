@@ -13,7 +13,7 @@ from drafthouse.choose import Row, choose
 from drafthouse.engine.segment import Segment, chunk, tree_step
 from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.token_tree import TokenTree
-from verifier.scheduler import Plan
+from verifier.scheduler import StepPlan
 from verifier.sequence import Sequence
 from verifier.synthetic import drawn_choices
 
@@ -44,7 +44,7 @@ class Walked:
         return len(self.path)
 
 
-def build(plan: Plan, trees: dict[str, TokenTree]) -> list[Entry]:
+def build(plan: StepPlan, trees: dict[str, TokenTree]) -> list[Entry]:
     """Entries of a plan; `trees` are the selected nodes by request id. Allocates the KV entries."""
     entries = []
     for s in plan.decoding:

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from verifier.scheduler import Plan
+from verifier.scheduler import StepPlan
 from verifier.totals import VerifyTotals
 
 KEPT = 10_000
@@ -24,7 +24,7 @@ class StepTimes:
         if self._gathering_since is None:
             self._gathering_since = now
 
-    def begin(self, plan: Plan, started: float, ready: float) -> None:
+    def begin(self, plan: StepPlan, started: float, ready: float) -> None:
         """A step that began to plan at `started` is `ready` to run."""
         self._totals.select_seconds += ready - started
         if self._gathering_since is not None:

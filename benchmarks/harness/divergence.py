@@ -1,4 +1,4 @@
-"""The oracle of DESIGN 1: whether two texts of one request parted at a near-tie, or for no good reason.
+"""The oracle of docs/design.md 1: whether two texts of one request parted at a near-tie, or for no good reason.
 
 Both texts should be the same function of target, prompt, sampling and seed; in float32 and below
 sums depend on the batch's shape, and two shapes may break a near-tie differently. At the first

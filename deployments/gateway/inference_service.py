@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from deployments.gateway.fan_in import fan_in
-from deployments.gateway.request_planner import Plan, RequestPlanner
+from deployments.gateway.request_planner import RequestPlan, RequestPlanner
 from deployments.gateway.text_stream import TextDelta, generate_text
 from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.errors import OverloadError, RequestError
@@ -126,7 +126,7 @@ class InferenceService:
         """Only ever grow. `requests` counts choices, each of which a verifier serves by itself."""
         return {**self._totals, "failovers": float(self.link.failovers), "moves": float(self.link.moves)}
 
-    async def plan(self, make: Callable[[Body], Plan], body: Body, cache_key: str) -> Plan:
+    async def plan(self, make: Callable[[Body], RequestPlan], body: Body, cache_key: str) -> RequestPlan:
         """Runs `make` in a thread: tokenizing a long prompt takes long, and streams must go on meanwhile. `cache_key` names whose
         traffic the requests are; empty: nobody's. Raises OverloadError, and RequestError for what could never be served."""
         try:
@@ -146,7 +146,7 @@ class InferenceService:
         if 0 < room < choices:
             raise RequestError(f"{choices} choices in all, but the verifiers that run have places and queues for {room}", "n")
 
-    async def stream(self, plan: Plan) -> AsyncGenerator[tuple[int, TextDelta], None]:
+    async def stream(self, plan: RequestPlan) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. Raises OverloadError."""
         left = len(plan.requests)
         try:

@@ -39,7 +39,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RequestPlan:
     """One user request. `requests[p * choices + c]` is choice `c` of prompt `p`."""
 
     id: str
@@ -58,18 +58,18 @@ class RequestPlanner:
     def __init__(self, model: str, codec: TextCodec, limits: RequestLimits) -> None:
         self.model, self.codec, self.limits = model, codec, limits
 
-    def completion(self, body: CompletionRequest) -> Plan:
+    def completion(self, body: CompletionRequest) -> RequestPlan:
         settings = _settings(body, body.max_tokens or DEFAULT_MAX_TOKENS)
         prompts = [body.prompt] if isinstance(body.prompt, str) or (body.prompt and is_ids(body.prompt)) else body.prompt
         return self.plan("cmpl", prompts, settings)  # type: ignore[arg-type]  # is_prompt has checked the forms
 
-    def chat(self, body: ChatRequest) -> Plan:
+    def chat(self, body: ChatRequest) -> RequestPlan:
         settings = _settings(body, body.token_limit)
         self._check_model(body.model)
         prompt = self.codec.encode_chat([message.plain() for message in body.messages])
         return self.plan("chatcmpl", [prompt], settings, field="messages")
 
-    def plan(self, kind: str, prompts: Sequence[str | Sequence[int]], settings: Settings, field: str = "prompt") -> Plan:
+    def plan(self, kind: str, prompts: Sequence[str | Sequence[int]], settings: Settings, field: str = "prompt") -> RequestPlan:
         """Prompts as text or ids. `kind` begins the id, `field` is what errors of the prompt name."""
         self._check_model(settings.model)
         if not prompts:
@@ -89,7 +89,7 @@ class RequestPlanner:
                 i = len(requests)
                 own_seed = seed if total == 1 else derive_seed(seed, i)
                 requests.append(self._request(f"{plan_id}-{i}", prompt, own_seed, max_tokens, settings))
-        return Plan(plan_id, tuple(requests), settings.stops, seed, settings.choices)
+        return RequestPlan(plan_id, tuple(requests), settings.stops, seed, settings.choices)
 
     def _check_model(self, model: str) -> None:
         if model != self.model:

@@ -2,7 +2,7 @@
 
 Promises: every output token is yielded once and in order, and the last reply has a finish reason.
 When a stream breaks, falls silent, or its verifier drains, the same request goes to another verifier of the same fingerprint
-with the same seed, a higher attempt and all tokens yielded so far (DESIGN 8); the number of attempts without a new
+with the same seed, a higher attempt and all tokens yielded so far (docs/design.md 8); the number of attempts without a new
 token and the wait for a verifier are bounded. Replies of another attempt are ignored. Closing the
 generator, or cancelling the task that reads it, cancels the gRPC call and so frees the KV.
 """

@@ -1,7 +1,7 @@
 """Linears packed once for few rows: on CPUs, float32 `nn.Linear` re-orders its weight at every call.
 
 Promises: same values as `nn.Linear` up to the order of summation. Packing is oneDNN's blocked
-layout for `PACKED_ROWS` rows; measured in `benchmarks/reports`.
+layout for `PACKED_ROWS` rows. Times: docs/benchmarks.md.
 """
 
 import torch

@@ -78,8 +78,8 @@ class ModelRunner:
         return RunResult(logits, time.perf_counter() - started)
 
 
-def probe(runner: ModelRunner) -> None:
-    """One token of nobody's. Raises what the device raises when it fails without any sequence, and OutOfKvSlots when no slot is free."""
+def check_device(runner: ModelRunner) -> None:
+    """Runs one token of no sequence. Raises what the device raises when it fails without any, and OutOfKvSlots when no slot is free."""
     kv = KvSequence(runner.cache)
     try:
         runner.run([chunk(kv, [0], 0, True)])

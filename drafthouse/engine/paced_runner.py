@@ -1,4 +1,4 @@
-"""Device `paced`: tokens from the real small model, time from the curve of a large one (DESIGN 7).
+"""Device `paced`: tokens from the real small model, time from the curve of a large one (docs/design.md 7).
 
 Promises: a step never returns before the curve's time; one that the CPU could not compute in
 time counts as an overrun, and a run with more than 1 % of them is void.

@@ -1,7 +1,7 @@
 """A fixed prior for edges, from the draft's own margins; what is known of a pair before anything is learned.
 
 Under shared noise the margin between perturbed scores says how likely the target agrees; the draft's
-probability hardly does (DESIGN 6). The margin that counts is a child's lead over the next one, at
+probability hardly does (docs/design.md 6). The margin that counts is a child's lead over the next one, at
 every rank: given that those above were not chosen, the child is the first of what is left. (Its
 distance below the one above says nothing: AUC 0.5 against 0.65.) Fitted on the demo pair by maximum
 likelihood: 15,360 tokens of the target's own text after held-out prompts (60 prompts of 96 tokens,

@@ -72,9 +72,9 @@ def worth_a_pass(unexpanded: Iterable[tuple[float, int, float]], expected_childr
     return Frontier(sorted(now, key=_best_first), sorted(ahead, key=_best_first))
 
 
-def worth_a_place(confidence: float, edges: Sequence[float], least: float, room: int) -> Iterator[int]:
-    """Ranks of the children, of a node of this path confidence, that reach `least`; at most `room`."""
-    return islice((rank for rank, edge in enumerate(edges) if confidence * edge >= least), max(0, room))
+def worth_a_place(confidence: float, edges: Sequence[float], least: float, max_children: int) -> Iterator[int]:
+    """Ranks of the children, of a node of this path confidence, that reach `least`; at most `max_children`."""
+    return islice((rank for rank, edge in enumerate(edges) if confidence * edge >= least), max(0, max_children))
 
 
 class Growing(Protocol):

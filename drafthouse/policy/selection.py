@@ -1,4 +1,4 @@
-"""Which drafted nodes a step verifies, and what one more node costs (DESIGN 5).
+"""Which drafted nodes a step verifies, and what one more node costs (docs/design.md 5).
 
 With R sequences, P prompt tokens and all nodes of all trees sorted by path confidence
 p1 >= p2 >= ..., verifying the best N is worth

@@ -1,15 +1,15 @@
-"""When a verifier has draft sessions at all (DESIGN 5: N = 0 is plain decoding, and costs nothing).
+"""When a verifier has draft sessions at all (docs/design.md 5: N = 0 is plain decoding, and costs nothing).
 
 Promises: the gate closes once nodes have cost more than the best that drafts offer for HOLD_S, and
-opens when they cost clearly less; what speculation itself does to the price, by raising goodput, lies
-within that margin. A session is worth having while what it brings exceeds what its messages cost.
+opens below REOPEN_SHARE of it; what speculation itself does to the price, by raising goodput, lies
+between the two. A session is worth having while what it brings exceeds what its messages cost.
 Whoever has none is probed for at most PROBE_SHARE of all steps. Designs weighed: docs/goodput.md.
 """
 
 HOLD_S = 0.5
 """The price stands above the best edge so long before the gate closes: some bursts are over sooner, and sessions cost a prefill each."""
 
-MARGIN = 0.8
+REOPEN_SHARE = 0.8
 """The gate opens below this share of the best edge. Near the best edge only few nodes pay, and goodput gains less than the rest."""
 
 FIRST_BEST_EDGE = 0.95
@@ -59,7 +59,7 @@ class SpeculationGate:
     def observe(self, price: float, now: float) -> None:
         """The price of a node in the step that comes (tokens)."""
         if not self.open:
-            self.open = price < MARGIN * self.best_edge
+            self.open = price < REOPEN_SHARE * self.best_edge
             self._dear_since = None
         elif price <= self.best_edge:
             self._dear_since = None

@@ -1,4 +1,4 @@
-"""Start the step now, or wait for drafts that were announced? (DESIGN 5)
+"""Start the step now, or wait for drafts that were announced? (docs/design.md 5)
 
 Wait while what the drafters announced is worth more than goodput times the wait. Past the
 announced time plus slack the expectation is zero, which covers the drafter that hangs. Worth is what
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 SLACK_SHARE, SLACK_S = 0.5, 0.002
 """An announcement is trusted this much longer than it said: a share of the announced wait and a constant."""
 
-FIRST_REPLY_S = 0.005
+FIRST_NODES_S = 0.005
 """Until measured: how long a drafter's nodes take to come after a commit."""
 
-FIRST_REPLY_TOKENS = {True: 0.2, False: 0.7}
+FIRST_NODES_TOKENS = {True: 0.2, False: 0.7}
 """Until measured: what they are worth, where the verifier's own copy of the tree still has nodes and where it has none."""
 
-REPLY_RATE = 0.2
-"""Weight of the latest answer in both moving averages."""
+FIRST_NODES_RATE = 0.2
+"""Weight of the latest commit in both moving averages."""
 
 
 WHOLE_GAIN, GAIN_SHARE = 1.0, 0.6
@@ -40,22 +40,22 @@ class Announcement:
 
 
 @dataclass(slots=True)
-class Replies:
+class FirstNodes:
     """What usually comes after a commit, and when: stands in for an announcement until the drafter makes one."""
 
-    seconds: float = FIRST_REPLY_S
-    tokens: dict[bool, float] = field(default_factory=lambda: dict(FIRST_REPLY_TOKENS))
+    seconds: float = FIRST_NODES_S
+    tokens: dict[bool, float] = field(default_factory=lambda: dict(FIRST_NODES_TOKENS))
 
-    def copy(self) -> "Replies":
-        return Replies(self.seconds, dict(self.tokens))
+    def copy(self) -> "FirstNodes":
+        return FirstNodes(self.seconds, dict(self.tokens))
 
     def observe(self, had_nodes: bool, seconds: float, tokens: float) -> None:
         """The first nodes after a commit came so late and were worth so much beyond what was there."""
-        self.seconds += REPLY_RATE * (seconds - self.seconds)
-        self.tokens[had_nodes] += REPLY_RATE * (tokens - self.tokens[had_nodes])
+        self.seconds += FIRST_NODES_RATE * (seconds - self.seconds)
+        self.tokens[had_nodes] += FIRST_NODES_RATE * (tokens - self.tokens[had_nodes])
 
     def expect(self, had_nodes: bool, now: float, seconds: float) -> Announcement:
-        """`seconds` is the drafter's time to answer: one more session there delays the answers to all."""
+        """`seconds` is the drafter's time to its first nodes: one more session there delays those of all."""
         return Announcement(now, now + seconds, self.tokens[had_nodes])
 
 

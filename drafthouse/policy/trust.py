@@ -1,4 +1,4 @@
-"""Tokens promised by path confidences against tokens accepted: how far a drafter's word is taken (DESIGN 5).
+"""Tokens promised by path confidences against tokens accepted: how far a drafter's word is taken (docs/design.md 5).
 
 A drafter that promises twice what the target accepts is trusted by half; a session's own evidence
 counts beside its drafter's. Evidence fades, so that a drafter that was not trusted is tried again. A drafter whose

@@ -1,4 +1,4 @@
-"""Judges a text that differs from the fault-free one, as DESIGN 1 says: an accident of rounding, or a fault.
+"""Judges a text that differs from the fault-free one, as docs/design.md 1 says: an accident of rounding, or a fault.
 
 Promises: a divergence is explained only if both texts parted at a near-tie, and the text under judgement goes on from there as
 the target would: otherwise a near-tie early in a text would excuse whatever comes after it.

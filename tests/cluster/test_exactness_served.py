@@ -1,4 +1,4 @@
-"""Float32 through the running server: speculation on, off and the stock model, every divergence explained (DESIGN 1).
+"""Float32 through the running server: speculation on, off and the stock model, every divergence explained (docs/design.md 1).
 
 Prints the rate of explained divergences, which the docs publish.
 """

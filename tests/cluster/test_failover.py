@@ -1,6 +1,6 @@
 """Replicas that are stopped, killed, scaled down and upgraded while streams run: every text is the one it would have been.
 
-The models run in float64, so texts are compared with zero tolerance (DESIGN 1). Prints the longest pause that a client saw.
+The models run in float64, so texts are compared with zero tolerance (docs/design.md 1). Prints the longest pause that a client saw.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""DESIGN 1: sampled text has the target's distribution, even with a deliberately bad draft.
+"""docs/design.md 1: sampled text has the target's distribution, even with a deliberately bad draft.
 
 20,000 fixed seeds go through the whole engine with trees on. The first token comes from prefill,
 the second and the third from a verified tree of depth 2, so both pairs are tested: (first, second)

@@ -1,4 +1,4 @@
-"""DESIGN 1 in float64, zero tolerance: the text is a function of target, prompt, sampling and seed."""
+"""docs/design.md 1 in float64, zero tolerance: the text is a function of target, prompt, sampling and seed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""All interleavings of Grow, Commit, Close, re-pairing and loss against one model of the truth (DESIGN 4)."""
+"""All interleavings of Grow, Commit, Close, re-pairing and loss against one model of the truth (docs/design.md 4)."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -9,7 +9,7 @@ from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateRequest
-from verifier.scheduler import Plan, Scheduler
+from verifier.scheduler import Scheduler, StepPlan
 from verifier.sequence import Sequence
 
 
@@ -27,7 +27,7 @@ class Setting:
         self.scheduler.add(sequence)
         return sequence
 
-    def run(self, plan: Plan) -> None:
+    def run(self, plan: StepPlan) -> None:
         for sequence, count in [(s, 1) for s in plan.decoding] + plan.prefilling:
             sequence.kv.extend(count)
             if sequence.pending == 0:
@@ -35,13 +35,13 @@ class Setting:
                 if sequence.output_len >= sequence.request.max_tokens:
                     self.scheduler.remove(sequence)
 
-    def step(self) -> Plan:
+    def step(self) -> StepPlan:
         plan = self.scheduler.plan()
         self.run(plan)
         return plan
 
 
-def names(plan: Plan) -> tuple[list[str], list[tuple[str, int]]]:
+def names(plan: StepPlan) -> tuple[list[str], list[tuple[str, int]]]:
     return [s.id for s in plan.decoding], [(s.id, count) for s, count in plan.prefilling]
 
 

@@ -9,9 +9,9 @@ from drafthouse.policy.speculation_gate import (
     FORGET_S,
     HANDLING_S,
     HOLD_S,
-    MARGIN,
     PROBE_SHARE,
     PROBE_STEPS,
+    REOPEN_SHARE,
     ProbeBudget,
     SessionWorth,
     SpeculationGate,
@@ -28,9 +28,9 @@ def test_closes_after_the_hold_and_opens_at_once_with_a_margin() -> None:
     assert gate.open, "it was not dear all the while"
     gate.observe(FIRST_BEST_EDGE + 0.01, 2.1 * HOLD_S)
     assert not gate.open
-    gate.observe(FIRST_BEST_EDGE * (MARGIN + 0.01), 3.0)
+    gate.observe(FIRST_BEST_EDGE * (REOPEN_SHARE + 0.01), 3.0)
     assert not gate.open
-    gate.observe(FIRST_BEST_EDGE * (MARGIN - 0.01), 3.0)
+    gate.observe(FIRST_BEST_EDGE * (REOPEN_SHARE - 0.01), 3.0)
     assert gate.open
 
 

@@ -14,7 +14,7 @@ from ray.serve.grpc_util import RayServegRPCContext
 
 from deployments.api.openai.schema import checked_stops
 from deployments.gateway.inference_service import InferenceService
-from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, Plan, RequestPlanner, Settings
+from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, RequestPlan, RequestPlanner, Settings
 from deployments.gateway.text_stream import TextDelta
 from deployments.gateway.verifier_link import NoVerifierError
 from drafthouse.errors import OverloadError, RequestError
@@ -28,7 +28,7 @@ SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 CODES = {401: grpc.StatusCode.UNAUTHENTICATED, 404: grpc.StatusCode.NOT_FOUND}
 
 
-def make_plan(planner: RequestPlanner, request: pb.GenerateRequest) -> Plan:
+def make_plan(planner: RequestPlanner, request: pb.GenerateRequest) -> RequestPlan:
     """Raises RequestError naming the field at fault."""
     kind = request.WhichOneof("input")
     if kind is None:
@@ -111,7 +111,7 @@ def _details(error: Exception) -> str:
     return f"{error}; try again in {error.retry_after_s:.2f} s" if isinstance(error, OverloadError) else str(error)
 
 
-def _chunk(plan: Plan, delta: TextDelta, completion_tokens: int) -> pb.GenerateChunk:
+def _chunk(plan: RequestPlan, delta: TextDelta, completion_tokens: int) -> pb.GenerateChunk:
     chunk = pb.GenerateChunk(
         id=plan.id, text=delta.text, tokens=delta.tokens, first_token_index=delta.first_token_index, attempt=delta.attempt,
         finish_reason=delta.finish_reason, seed=plan.seed,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from deployments.gateway.request_planner import Plan
+from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
 from drafthouse.wire.generation_messages import SpeculationUsage
 
@@ -97,7 +97,7 @@ class UsageCount:
 class Answerer:
     """Makes the answers to one plan; `chat` picks the shape."""
 
-    def __init__(self, plan: Plan, model: str, chat: bool) -> None:
+    def __init__(self, plan: RequestPlan, model: str, chat: bool) -> None:
         self._plan, self._model, self._chat = plan, model, chat
         self._created = int(time.time())
         self._begun: set[int] = set()  # chat choices whose role has been sent

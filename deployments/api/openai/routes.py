@@ -20,7 +20,7 @@ from deployments.api.openai.errors import NoControllerError, describe_error, err
 from deployments.api.openai.responses import DONE, Answerer, UsageCount, sse
 from deployments.api.openai.schema import ChatRequest, CompletionRequest, parse_body
 from deployments.gateway.inference_service import InferenceService
-from deployments.gateway.request_planner import Plan
+from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
 from drafthouse.errors import RequestError
 from drafthouse.security.api_keys import ApiKeys
@@ -130,7 +130,9 @@ async def _json(request: Request) -> object:
         raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from error
 
 
-async def _answer(request: Request, service: InferenceService, plan: Plan, chat: bool, stream: bool, include_usage: bool) -> Response:
+async def _answer(
+    request: Request, service: InferenceService, plan: RequestPlan, chat: bool, stream: bool, include_usage: bool
+) -> Response:
     answerer = Answerer(plan, service.planner.model, chat)
     headers = {"x-drafthouse-seed": str(plan.seed)}
     deltas = service.stream(plan)
@@ -170,7 +172,7 @@ async def _first(deltas: Deltas) -> tuple[int, TextDelta]:
         raise
 
 
-async def _whole(answerer: Answerer, plan: Plan, deltas: Deltas) -> dict[str, Any]:
+async def _whole(answerer: Answerer, plan: RequestPlan, deltas: Deltas) -> dict[str, Any]:
     texts: list[list[str]] = [[] for _ in plan.requests]
     reasons = [""] * len(plan.requests)
     count = UsageCount(plan.prompt_tokens)
@@ -182,7 +184,9 @@ async def _whole(answerer: Answerer, plan: Plan, deltas: Deltas) -> dict[str, An
     return answerer.whole(zip(map("".join, texts), reasons, strict=True), count.usage())
 
 
-async def _events(answerer: Answerer, plan: Plan, first: tuple[int, TextDelta], deltas: Deltas, include_usage: bool) -> AsyncIterator[str]:
+async def _events(
+    answerer: Answerer, plan: RequestPlan, first: tuple[int, TextDelta], deltas: Deltas, include_usage: bool
+) -> AsyncIterator[str]:
     count = UsageCount(plan.prompt_tokens)
     usage: dict[str, None] = {"usage": None} if include_usage else {}
     async with aclosing(deltas):
