@@ -13,9 +13,8 @@ from rich.console import Console
 
 from benchmarks.ablation.configurations import CONFIGURATIONS, by_default, chosen
 from benchmarks.ablation.figures import Generation, ablation_report
-from benchmarks.ablation.own_texts import own_texts
 from benchmarks.ablation.schedule import Schedule
-from benchmarks.ablation.workloads import FILE_TOKENS, edited, headers
+from benchmarks.ablation.workloads import FILE_TOKENS, edited, headers, own_texts
 from benchmarks.ablation.workloads import prompts as workload_prompts
 from benchmarks.harness.contestants import Pair
 from benchmarks.harness.paced_server import PacedPair

@@ -6,12 +6,21 @@
   holds that, a blank line and its beginning once more.
 - `long`: texts one after another up to `long_tokens`, the last of them the prompt proper.
 
-Promises: pure; the same options give the same prompts. What does not fit is a ConfigError that names --workload.
+Promises: the same options and target give the same prompts; the model is gone afterwards. What does not fit is a
+ConfigError that names --workload.
 """
 
 from collections.abc import Callable, Sequence
 
+from drafthouse.config.serving import ModelConfig, TreeConfig, VerifierConfig
+from drafthouse.engine.loader import load
 from drafthouse.errors import ConfigError
+from drafthouse.policy.latency import Curve
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateRequest
+from simulator.one_process import OneProcess
+from verifier.engine import VerifierEngine
 
 WORKLOADS = ("code", "edit", "long")
 
@@ -22,6 +31,11 @@ HEADER_TOKENS = 64
 """Of the held-out prompt that the target goes on from."""
 
 SEPARATOR = "\n\n"
+
+ANY_CURVE = Curve("any", "nothing is drafted, so nothing hangs on it", 1.0, 0.0, 0.0)
+
+SELF_CHECK_TOKENS = 256
+"""More than a model's check at its loading takes."""
 
 Encode = Callable[[str], list[int]]
 
@@ -53,3 +67,15 @@ def _long(ids: Sequence[list[int]], length: int) -> list[list[int]]:
         ring = [*ids[last + 1 :], *ids[: last + 1]]
         joined.append([token for each in ring for token in each][-length:])
     return joined
+
+
+def own_texts(target: ModelConfig, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    """The `tokens` that the target itself says after each prompt, greedily, all prompts side by side. Raises ModelError."""
+    room = sum(len(prompt) + tokens for prompt in prompts)
+    model = load(target.model_copy(update={"kv_tokens": max(room, SELF_CHECK_TOKENS)}))
+    process = OneProcess(VerifierEngine(model, ANY_CURVE, VerifierConfig(), TreeConfig()), [])
+    greedy, plain = SamplingParams(temperature=0.0), Speculation("off")
+    outputs = process.generate(
+        GenerateRequest(str(i), 1, tuple(prompt), (), greedy, 0, tokens, (), plain) for i, prompt in enumerate(prompts)
+    )
+    return [outputs[str(i)] for i in range(len(prompts))]

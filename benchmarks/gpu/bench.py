@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.gpu.bandwidth import copy_bandwidth
 from benchmarks.gpu.checks import DRAFT, TARGET, run_checks
 from benchmarks.harness.contestants import SAMPLING, Drafthouse, Pair, ours
 from benchmarks.harness.interleave import SAMPLINGS, order
@@ -34,6 +33,7 @@ from drafthouse.wire.generation_messages import GenerateRequest
 
 ON, CONTROL, OFF = "speculation", "speculation again", "plain decoding"
 RATIOS = {"speculation_vs_plain": (ON, OFF)}
+COPIES = 10
 
 
 @dataclass(frozen=True)
@@ -152,3 +152,22 @@ def _parameters(speculating: Drafthouse) -> dict[str, int]:
     assert drafter.draft is not None
     models = {"target": speculating.process.verifier.runner.model, "draft": drafter.draft.runner.model}
     return {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+
+
+def copy_bandwidth(device: str, size: int) -> float:
+    """The roof under which plain decoding stands: bytes per second, read and written ones together; the best of COPIES of `size` bytes."""
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(COPIES):
+        _wait(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size / best
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from benchmarks.ablation.own_texts import own_texts
+from benchmarks.ablation.workloads import own_texts
 from benchmarks.drafts.acceptance import hits
 from benchmarks.drafts.bench import PLAIN, Bench, Timed, run_draft, run_drafts, texts_of
 from benchmarks.drafts.variants import LoadedDraft, load_draft

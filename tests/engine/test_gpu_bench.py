@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from benchmarks.commands import bench_app
 from benchmarks.gpu import bench, checks
-from benchmarks.gpu.bandwidth import copy_bandwidth
+from benchmarks.gpu.bench import copy_bandwidth
 
 SMALL = ["gpu", "--tokens", "6", "--rounds", "1", "--checks", "2", "--batches", "1,3"]
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the bench runs at full size")
