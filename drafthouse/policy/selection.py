@@ -3,9 +3,9 @@
 With R sequences, P prompt tokens and all nodes of all trees sorted by path confidence
 p1 >= p2 >= ..., verifying the best N is worth
 
-    R + p1 + ... + pN - goodput * T*(R + P + N, kv)
+    R + p1 + ... + pN - v * T*(R + P + N, kv)
 
-tokens more than doing nothing, where goodput is the long-run rate of committed tokens per second:
+tokens more than doing nothing, where `v` (`value_of_a_second`) is the long-run rate of committed tokens per second:
 the renewal-reward optimum maximises gain minus rate times time, not each step's own ratio
 (Dinkelbach 1967). T* is not convex, so every N is looked at.
 """
@@ -34,7 +34,7 @@ def select(
     sequences: int,
     prompt_tokens: int,
     kv_tokens: int,
-    goodput: float,
+    value_of_a_second: float,
     latency: LatencyModel,
     limit: int,
 ) -> list[int]:
@@ -51,7 +51,7 @@ def select(
     gains = np.concatenate([[0.0], np.cumsum(values[order])])
     base = sequences + prompt_tokens
     times = step_times(latency, base, base + count, kv_tokens)
-    best = int(np.argmax(gains - goodput * times))
+    best = int(np.argmax(gains - value_of_a_second * times))
     chosen: list[int] = order[:best].tolist()
     return chosen
 
@@ -74,8 +74,8 @@ def _falling(values: np.ndarray, count: int) -> np.ndarray:
     return (np.sort(runs + ranked) - runs)[:count]
 
 
-def price(tokens: int, kv_tokens: int, goodput: float, latency: LatencyModel) -> float:
-    """Tokens that one more node must promise in a step of `tokens`: goodput times its share of time."""
+def price(tokens: int, kv_tokens: int, value_of_a_second: float, latency: LatencyModel) -> float:
+    """Tokens that one more node must promise in a step of `tokens`: what its share of the time is worth."""
     times = step_times(latency, tokens, tokens + PRICE_SPAN, kv_tokens)
     slopes = (times[1:] - times[0]) / np.arange(1, PRICE_SPAN + 1)
-    return float(max(0.0, goodput * slopes.min()))
+    return float(max(0.0, value_of_a_second * slopes.min()))

@@ -1,6 +1,6 @@
 """Start the step now, or wait for drafts that were announced? (docs/design.md 5)
 
-Wait while what the drafters announced is worth more than goodput times the wait. Past the
+Wait while what the drafters announced is worth more than the time of the wait. Past the
 announced time plus slack the expectation is zero, which covers the drafter that hangs. Worth is what
 nodes promise beyond their price: one that just pays for its verification is not worth any wait.
 """
@@ -59,14 +59,14 @@ class FirstNodes:
         return Announcement(now, now + seconds, self.tokens[had_nodes])
 
 
-def wait_until(now: float, announcements: Iterable[Announcement], goodput: float, share: float = GAIN_SHARE) -> float | None:
+def wait_until(now: float, announcements: Iterable[Announcement], value_of_a_second: float, share: float = GAIN_SHARE) -> float | None:
     """The time to wait for (an arrival may come sooner; then ask again), or None: start now. `share`: of what a wait brings, how much
     is gained by it."""
     live = sorted((a for a in announcements if a.void_at > now and a.tokens > 0.0), key=lambda a: a.next_pass_at)
     best, gain, until = 0.0, 0.0, None
     for announcement in live:
         gain += share * announcement.tokens
-        value = gain - goodput * max(0.0, announcement.next_pass_at - now)
+        value = gain - value_of_a_second * max(0.0, announcement.next_pass_at - now)
         if value > best:
             best, until = value, announcement.void_at
     return until
