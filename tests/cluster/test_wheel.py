@@ -1,7 +1,7 @@
 """The wheel: all of the project and nothing else is in it, and it serves where the checkout cannot be seen.
 
 The environment has the project from the wheel alone. Dependencies are those of the running tests, so that nothing is
-downloaded, but for the packages of the extra `bench`, which are hidden: this is an installation for serving.
+downloaded, but for what requirements-bench.txt adds, which is hidden: this is an installation for serving.
 """
 
 import os
@@ -13,6 +13,7 @@ import sysconfig
 import tomllib
 import zipfile
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 
 import pytest
 
@@ -22,7 +23,6 @@ from tests.cluster.serving import Serving
 ROOT = pathlib.Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = [name.rstrip("*") for name in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
-HIDDEN = "; ".join(f"sys.modules[{name!r}] = None" for name in BENCH_PACKAGES)
 NOTES = {"drafthouse/engine/curves/README.md"}
 
 
@@ -67,8 +67,18 @@ def installation(wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) 
     subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, timeout=120)
     (packages,) = folder.glob("lib/python*/site-packages")
     # A path in a .pth file brings that folder's packages, and not the link to the checkout that lies in it as a .pth file.
-    (packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\nimport sys; {HIDDEN}\n", encoding="utf-8")
+    hide = f"import sys; sys.modules.update(dict.fromkeys({bench_modules()}))"
+    (packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n{hide}\n", encoding="utf-8")
     return made
+
+
+def bench_modules() -> list[str]:
+    """Top-level modules of what requirements-bench.txt adds to requirements.txt."""
+    lines = (ROOT / "requirements-bench.txt").read_text(encoding="utf-8").splitlines()
+    added = {line.partition("==")[0].lower() for line in lines if "==" in line}
+    modules = [module for module, names in packages_distributions().items() if added & {name.lower() for name in names}]
+    assert set(BENCH_PACKAGES) <= set(modules)
+    return modules
 
 
 def test_the_wheel_has_every_file_of_the_packages_and_no_other(wheel: pathlib.Path) -> None:
