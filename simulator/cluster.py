@@ -79,7 +79,7 @@ class Cluster:
         first = np.array([r.first_token_s - r.arrival_s + overhead for r in served])
         engines = [v.engine for v in self.verifiers]
         t = {name: sum(asdict(e.totals)[name] for e in engines) for name in asdict(engines[0].totals)}
-        sequence_steps = sum(e.sequence_steps for e in engines)
+        sequence_steps = sum(v.sequence_steps for v in self.verifiers)
         d = {name: sum(asdict(x.totals)[name] for x in self.drafters) for name in ("passes", "pass_seconds", "nodes")}
         span, verifiers, drafters = self.env.now, len(self.verifiers), len(self.drafters)
         busy = t["step_seconds"] + t["wait_seconds"]
@@ -92,7 +92,7 @@ class Cluster:
             verifier_utilisation=t["step_seconds"] / span / verifiers,
             drafter_utilisation=d["pass_seconds"] / span / drafters if drafters else 0.0,
             controller_utilisation=self.control.busy_seconds / span, between_steps_share=t["wait_seconds"] / busy,
-            price=sum(e.price_seconds for e in engines) / t["step_seconds"],
+            price=sum(v.price_seconds for v in self.verifiers) / t["step_seconds"],
             price_floor=sum(e.pricing.price_floor for e in engines) / verifiers,
             heartbeats_per_s=self.control.heartbeats / span, nodes_per_pass=d["nodes"] / max(1, d["passes"]),
         )  # fmt: skip

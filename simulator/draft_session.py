@@ -1,15 +1,19 @@
-"""The verifier's session on a drafter: `verifier/draft_session.py` on the simulator's trees.
+"""The verifier's sessions on drafters: `verifier/draft_session.py` and `draft_sessions.py` on the simulator's trees.
 
 Promises: all that a session learns and expects is the original's; only nodes are kept otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from drafthouse.wire.session_messages import Grow
+from drafthouse.wire.session_messages import Grow, Open
 from simulator.draft_tree import DraftTree
+from simulator.request import SimSequence
+from simulator.wire import Opening
 from verifier.draft_session import DraftSession
+from verifier.draft_sessions import DraftSessions
+from verifier.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,11 @@ class TreeCopy:
         positions, root = self.tree.positions, self.root
         return [positions[i] - root for i in self.alive]
 
-    def reroot(self, tokens: Sequence[int]) -> "TreeCopy":
+    def reroot(self, tokens: TypingSequence[int]) -> "TreeCopy":
         root = self.root + len(tokens)
         return TreeCopy(self.tree, root, self.tree.below(self.alive, root), self.known)
 
-    def subtree(self, nodes: Sequence[int]) -> list[int]:
+    def subtree(self, nodes: TypingSequence[int]) -> list[int]:
         """Which nodes of the session these are."""
         return [self.alive[i] for i in nodes]
 
@@ -56,26 +60,22 @@ class TreeCopy:
 
 
 class SimDraftSession(DraftSession):
-    @classmethod
-    def of(cls, link: DraftSession, price: float, tree: DraftTree, root: int) -> "SimDraftSession":
-        """In the place of `link`, which was just opened."""
-        own = cls(link.drafter, link.epoch, link.base_len, link._record, price, link.probe)
-        own.tree = cast(Any, TreeCopy(tree, root, [], 0))
-        return own
-
-    def graft(self, message: Grow, committed: list[int], vocab_size: int, limit: int, now: float) -> int:
+    def take_nodes(self, message: Grow, committed: list[int], vocab_size: int, limit: int) -> None:
         """As the original; nodes appended to a snapshot that is gone come with the next one."""
-        before, nodes, tree = len(self.tree), cast(Drafted, message.nodes), cast(TreeCopy, self.tree)
-        if message.base_len < self.base_len:
-            if message.first_node == 0 and not self.snapshot:
-                tree.take(nodes.known)
-                self._measure()
-            return len(self.tree) - before
-        net_before = self._net()
-        tree.take(nodes.known)
-        self.snapshot = self.snapshot or message.first_node == 0
-        self.received, self.exhausted = len(self.tree), message.next_pass_eta_us == 0
-        self._measure()
-        self._learn(before > 0, len(nodes) > 0, self._net() - net_before, now)
-        self._announce(message, now)
-        return len(self.tree) - before
+        nodes, copy = cast(Drafted, message.nodes), cast(TreeCopy, self.tree)
+        late = message.base_len < self.base_len
+        if not late or (message.first_node == 0 and not self.snapshot):
+            copy.take(nodes.known)
+        self.snapshot = self.snapshot or (message.first_node == 0 and not late)
+
+
+class SimDraftSessions(DraftSessions):
+    def session(self, sequence: Sequence, drafter: str, epoch: int, price: float, probe: bool) -> DraftSession:
+        """With a tree of the simulator's."""
+        copy = TreeCopy(DraftTree(cast(SimSequence, sequence).sim.text), sequence.output_len - 1, [], 0)
+        return SimDraftSession(drafter, epoch, len(sequence.tokens), cast(Any, copy), self.records[drafter], price, probe)
+
+    def opening(self, sequence: Sequence, session: DraftSession, price: float) -> Open:
+        """With the tree, for the drafter's end."""
+        message = super().opening(sequence, session, price)
+        return cast(Any, Opening(message, cast(TreeCopy, session.tree).tree, sequence.prompt_len))

@@ -10,6 +10,7 @@ from drafter.engine import DrafterEngine
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.session_messages import from_drafter_proto, from_verifier_proto, to_drafter_proto, to_verifier_proto
 from verifier.engine import VerifierEngine
+from verifier.step_loop import run_step
 
 PEER = "verifier"
 
@@ -39,13 +40,13 @@ class OneProcess:
         """One verifier step if it is willing, and one pass of each drafter: they never starve, as nobody does who has a device of
         his own, and a verifier that wants more waits for more."""
         self._deliver()
-        outcome = self.verifier.step()
+        outcome = run_step(self.verifier)
         self._deliver()
         for name, drafter in self.drafters.items():
             if drafter.has_work():
                 self._receive(name, drafter)
         self._deliver()
-        return outcome.replies
+        return outcome if isinstance(outcome, list) else []
 
     def _receive(self, name: str, drafter: DrafterEngine) -> None:
         for _, message in drafter.run_pass():

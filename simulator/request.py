@@ -53,12 +53,12 @@ class SimSequence(Sequence):
 
     def __init__(self, request: Request, speculation: Speculation, slots: SlotCount):
         text = request.text
-        self.sim, self.counted = request, CountedKv(slots)
+        self.sim = request
         asked = GenerateRequest(
             request_id=request.name, attempt=1, prompt=(0,) * text.prompt_tokens, delivered=(), sampling=SamplingParams(), seed=0,
             max_tokens=text.output_tokens, stop_tokens=(), speculation=speculation,
         )  # fmt: skip
-        super().__init__(asked, cast(Any, self.counted), None)
+        super().__init__(asked, cast(Any, CountedKv(slots)), None)
 
     def count(self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0) -> None:
         """Nobody asks for a request's own usage here."""

@@ -1,145 +1,82 @@
-"""One verifier replica: the verifier's own engine, scheduler, session rule and drafting on simulated time.
+"""One verifier replica: the verifier's own engine, scheduler, session policy and sessions on simulated time.
 
 Promises: nothing but the device and the thread is restated. A step takes what the curve says, and
 how many of the selected nodes the target accepts is what the trace says.
 """
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence as TypingSequence
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import simpy
+import torch
 
+from drafthouse.engine.model_runner import RunResult
 from drafthouse.errors import OverloadError
 from drafthouse.policy.latency import ScaledCurve
-from drafthouse.wire.session_messages import Open, ToVerifierMessage
-from simulator.draft_session import SimDraftSession
-from simulator.draft_tree import DraftTree
+from drafthouse.token_tree import TokenTree
+from drafthouse.wire.generation_messages import GenerateReply
+from drafthouse.wire.session_messages import ToVerifierMessage
+from simulator.draft_session import SimDraftSessions, TreeCopy
 from simulator.options import Options
-from simulator.request import Request, SimSequence, SlotCount
-from simulator.wire import Opening, after
-from verifier.draft_sessions import DraftSessions
+from simulator.request import CountedKv, Request, SimSequence, SlotCount
+from simulator.wire import after
 from verifier.engine import VerifierEngine
-from verifier.node_selection import Selected
 from verifier.scheduler import StepPlan
-from verifier.sequence import Sequence
-from verifier.session_policy import SessionPolicy
-from verifier.step import Walked
+from verifier.step import Entry, Step, Wait, Walked
+from verifier.verification import EMPTY, Verification
 
 if TYPE_CHECKING:
     from simulator.drafter import SimDrafter
 
-
-class SimDraftSessions(DraftSessions):
-    def open(self, sequence: Sequence, price: float, now: float, probe: bool = False) -> bool:
-        """As the original, with a tree of the simulator's on both ends."""
-        if not super().open(sequence, price, now, probe):
-            return False
-        assert isinstance(sequence, SimSequence)
-        assert sequence.draft_session is not None
-        tree = DraftTree(sequence.sim.text)
-        outbox = self._outbox[sequence.draft_session.drafter]
-        outbox[-1] = cast(Any, Opening(cast(Open, outbox[-1]), tree, sequence.prompt_len))
-        sequence.draft_session = SimDraftSession.of(sequence.draft_session, price, tree, sequence.output_len - 1)
-        return True
+NO_LOGITS = torch.empty(0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What is on the device; `kv_tokens` were cached when it began."""
+class TracedVerification(Verification):
+    """Runs nothing; what is accepted is on the committed text's path. Tokens are 0, and trees stay with their sessions."""
 
-    plan: StepPlan
-    selected: Selected
-    kv_tokens: int
-    started: float
-    run_s: float
+    def prepare(self, plan: StepPlan, trees: Mapping[str, TokenTree]) -> list[Entry]:
+        return []
+
+    def choose(self, step: Step, logits: torch.Tensor) -> list[list[int]]:
+        return []
+
+    def walk(self, step: Step, choices: TypingSequence[list[int]]) -> list[Walked]:
+        walked = []
+        for s in step.plan.decoding:
+            nodes = cast(list[int], step.selected.trees.get(s.id, ()))
+            accepted = cast(TreeCopy, s.draft_session.tree).tree.accepted(nodes) if nodes and s.draft_session is not None else 0
+            cast(CountedKv, s.kv).extend(1 + accepted)
+            walked.append(Walked(s, [0] * (accepted + 1), EMPTY, range(accepted)))
+        for s, count in step.plan.prefilling:
+            cast(CountedKv, s.kv).extend(count)
+            if not s.pending:
+                walked.append(Walked(s, [0], EMPTY, ()))
+        return walked
 
 
-class SimEngine(VerifierEngine):
-    def __init__(self, env: simpy.Environment, options: Options):
+class SimVerifier:
+    """The thread around the engine (`verifier/step_loop.py`) and the network around the thread.
+
+    `sequence_steps` counts the sequences that decoded, over all steps; `price_seconds` is the price of a node times the steps' seconds.
+    """
+
+    def __init__(self, name: str, env: simpy.Environment, options: Options, finished: Callable[[Request], None]):
+        self.name, self.env, self.options, self._finished = name, env, options, finished
         config = options.config
         self.slots = SlotCount(config.target.kv_tokens)
         runner = SimpleNamespace(cache=SimpleNamespace(allocator=self.slots), vocab_size=1)
         model = SimpleNamespace(runner=runner, context=config.target.kv_tokens, fingerprint="simulated")
-        curve = ScaledCurve(options.target, options.time_scale)
-        super().__init__(cast(Any, model), curve, config.verifier, config.tree, clock=lambda: env.now)
-        self.draft_sessions = SimDraftSessions(config.verifier, config.tree, 1, "simulated")
-        self.session_policy = SessionPolicy(self.draft_sessions, self.pricing)
-        self.speculation = options.speculation
-        self.sequence_steps = 0
-        self.price_seconds = 0.0
-
-    def begin(self, request: Request) -> None:
-        """Raises OverloadError when the queue is full."""
-        self.admission.take_place(resumed=False, now=self.clock())
-        sequence = SimSequence(request, self.speculation, self.slots)
-        self.scheduler.add(sequence)
-        self.sequences[sequence.id] = sequence
-        self.session_policy.arrived(sequence, self.clock())
-
-    def start(self) -> Step | float | None:
-        """The first half of `step`: what goes on the device, until when to wait, or None when there is nothing to do."""
-        now = self.clock()
-        plan = self.scheduler.plan()
-        if not plan.decoding and not plan.prefilling:
-            self._busy_since = None
-            self.pricing.quote(1, 0, 0)
-            return None
-        kv_tokens = sum([len(s.kv) for s in plan.decoding]) + sum([len(s.kv) for s, _ in plan.prefilling])
-        self.draft_sessions.decoding = len(plan.decoding)
-        self.pricing.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
-        until = self._wait(plan, now)
-        if until is not None:
-            return until
-        self.session_policy.begin_step(self.sequences.values(), plan.decoding, now)
-        selected = self._select(plan, kv_tokens)
-        self.draft_sessions.hold(plan.decoding)
-        tokens = len(plan.decoding) + plan.prompt_tokens + selected.nodes
-        return Step(plan, selected, kv_tokens, now, self.latency.seconds(tokens, kv_tokens + tokens))
-
-    def finish(self, step: Step) -> list[Request]:
-        """The second half; returns the requests that are over."""
-        now, over = self.clock(), []
-        walked = [*(self._walk(s, step.selected) for s in step.plan.decoding)]
-        for s, count in step.plan.prefilling:
-            _counted(s).extend(count)
-            if not s.pending:
-                walked.append(Walked(s, [0], 0, []))
-        self._replies = []
-        self._commit(walked, step.selected, now)
-        self._account(step.plan, step.selected, len(walked), step.kv_tokens, step.run_s, step.started, now)
-        self.sequence_steps += len(step.plan.decoding)
-        self.price_seconds += self.pricing.price * (now - step.started)
-        for w, reply in zip(walked, self._replies, strict=True):
-            request = cast(SimSequence, w.sequence).sim
-            if reply.first_token_index == 0:
-                request.first_token_s = now
-            if reply.finish_reason:
-                request.finished_s = now
-                over.append(request)
-        return over
-
-    def _walk(self, s: Sequence, selected: Selected) -> Walked:
-        nodes = cast(list[int], selected.trees.get(s.id, ()))
-        accepted = s.draft_session.tree.tree.accepted(nodes) if nodes and s.draft_session is not None else 0  # type: ignore[attr-defined]  # a TreeCopy
-        _counted(s).extend(1 + accepted)
-        return Walked(s, [0] * (accepted + 1), len(nodes), range(accepted))
-
-
-def _counted(s: Sequence) -> Any:
-    return s.kv
-
-
-class SimVerifier:
-    """The thread around the engine (`verifier/step_loop.py`) and the network around the thread."""
-
-    def __init__(self, name: str, env: simpy.Environment, options: Options, finished: Callable[[Request], None]):
-        self.name, self.env, self.options, self._finished = name, env, options, finished
-        self.engine = SimEngine(env, options)
+        self.engine = VerifierEngine(
+            cast(Any, model), ScaledCurve(options.target, options.time_scale), config.verifier, config.tree,
+            clock=lambda: env.now, draft_sessions=SimDraftSessions, verification=TracedVerification,
+        )  # fmt: skip
         self.refused = 0
+        self.sequence_steps, self.price_seconds = 0, 0.0
         self.peers: Mapping[str, SimDrafter] = {}
+        self._requests: dict[str, Request] = {}
         self._inbox: list[tuple[str, list[ToVerifierMessage], float]] = []
         self._wake: simpy.Event | None = None
         env.process(self._run())
@@ -150,7 +87,9 @@ class SimVerifier:
 
     def submit(self, request: Request) -> None:
         try:
-            self.engine.begin(request)
+            self.engine.admission.take_place(resumed=False, now=self.env.now)
+            self.engine.enter(SimSequence(request, self.options.speculation, self.slots))
+            self._requests[request.name] = request
         except OverloadError:
             self.refused += 1
             self._finished(request)
@@ -165,11 +104,11 @@ class SimVerifier:
             wake, self._wake = self._wake, None
             wake.succeed()
 
-    def _asleep(self, until: float | None) -> simpy.Event:
+    def _asleep(self, wait: Wait | None) -> simpy.Event:
         """Until something arrives, or the time has come."""
         self._wake = wake = self.env.event()
-        if until is not None:
-            after(self.env, max(0.0, until - self.env.now), lambda: self._awake() if self._wake is wake else None)
+        if wait is not None:
+            after(self.env, max(0.0, wait.until - self.env.now), lambda: self._awake() if self._wake is wake else None)
         return wake
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
@@ -177,15 +116,28 @@ class SimVerifier:
         while True:
             self._take_arrivals()
             self._flush()
-            step = self.engine.start()
+            step = self.engine.begin_step()
             if not isinstance(step, Step):
                 yield self._asleep(step)
                 continue
+            started, run_s = self.env.now, self.engine.latency.seconds(step.tokens, step.plan.kv_tokens + step.tokens)
             self._flush()
-            yield self.env.timeout(step.run_s)
+            yield self.env.timeout(run_s)
             self._take_arrivals()
             yield self.env.timeout(overheads.step_s + overheads.sequence_s * len(step.plan.decoding))
-            for request in self.engine.finish(step):
+            replies = self.engine.finish_step(step, RunResult(NO_LOGITS, run_s))
+            self.sequence_steps += len(step.plan.decoding)
+            self.price_seconds += self.engine.pricing.price * (self.env.now - started)
+            self._deliver(replies)
+
+    def _deliver(self, replies: list[GenerateReply]) -> None:
+        for reply in replies:
+            request = self._requests[reply.request_id]
+            if reply.first_token_index == 0:
+                request.first_token_s = self.env.now
+            if reply.finish_reason:
+                request.finished_s = self.env.now
+                del self._requests[reply.request_id]
                 self._finished(request)
 
     def _take_arrivals(self) -> None:

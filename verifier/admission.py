@@ -9,7 +9,7 @@ from drafthouse.policy.retry_line import RetryLine
 from drafthouse.wire.generation_messages import GenerateRequest
 from verifier.scheduler import Scheduler
 from verifier.sequence import Sequence
-from verifier.totals import VerifyTotals
+from verifier.step_metering import VerifyTotals
 
 
 class Admission:

@@ -4,22 +4,38 @@ Promises: `confidences` and `depths` belong to `tree` whenever nobody is inside 
 commit the copy is re-rooted here; the drafter's snapshot replaces it when it arrives.
 """
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
+from drafthouse.policy.responsiveness import Responsiveness
 from drafthouse.policy.speculation_gate import SessionWorth
 from drafthouse.policy.start_rule import Announcement, FirstNodes
-from drafthouse.policy.trust import TrustRecord
+from drafthouse.policy.trust import Standing, TrustRecord
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.session_messages import Grow
-from verifier.drafter_record import DrafterRecord
+
+
+@dataclass(slots=True)
+class DrafterRecord:
+    """What a verifier knows of one drafter, whatever the session."""
+
+    standing: Standing = field(default_factory=Standing)
+    announcement_record: TrustRecord = field(default_factory=TrustRecord)  # of its announcements, whatever the target accepts
+    first_nodes: FirstNodes = field(default_factory=FirstNodes)
+    responsiveness: Responsiveness = field(default_factory=Responsiveness)
+    sessions: int = 0
+
+    def usable(self, now: float) -> bool:
+        return not self.standing.banned(now) and not self.responsiveness.hung(now)
 
 
 class DraftSession:
-    """`base_len` counts the committed tokens that `tree` lies below; `probe` marks a session that nobody waits for."""
+    """`base_len` counts the committed tokens that `tree` lies below; `probe` marks a session that no step waits for."""
 
-    def __init__(self, drafter: str, epoch: int, base_len: int, record: DrafterRecord, price: float, probe: bool = False):
-        self.drafter, self.epoch, self.base_len, self.probe = drafter, epoch, base_len, probe
-        self.tree = TokenTree()
+    def __init__(self, drafter: str, epoch: int, base_len: int, tree: TokenTree, record: DrafterRecord, price: float, probe: bool):
+        """`tree` is empty, and this session's from now on."""
+        self.drafter, self.epoch, self.base_len, self.tree, self.probe = drafter, epoch, base_len, tree, probe
         self.received = 0  # nodes of the drafter's numbering that `tree` holds; 0 until its snapshot came
         self.snapshot = False  # whether the snapshot for base_len has come
         self.exhausted = False  # the drafter plans no further pass
@@ -73,23 +89,29 @@ class DraftSession:
             self._trust_record.rest()
 
     def graft(self, message: Grow, committed: list[int], vocab_size: int, limit: int, now: float) -> int:
-        """Takes a Grow in; returns how many nodes are new here.
+        """Takes a Grow in; returns how many nodes are new here. Raises what `take_nodes` does."""
+        late, before, net_before = message.base_len < self.base_len, len(self.tree), self._net()
+        self.take_nodes(message, committed, vocab_size, limit)
+        self._measure()
+        if not late:
+            self.exhausted = message.next_pass_eta_us == 0
+            self._learn(before > 0, len(message.nodes) > 0, self._net() - net_before, now)
+            self._announce(message, now)
+        return max(0, len(self.tree) - before)
 
-        A late one, of an older base_len, is re-rooted by its token path; what leaves the committed path
-        falls away. Raises ValueError if indices do not follow what was received, WireError if it is no tree.
+    def take_nodes(self, message: Grow, committed: list[int], vocab_size: int, limit: int) -> None:
+        """Into the copy. A late message, of an older base_len, is re-rooted by its token path; what leaves the committed path falls away.
+
+        Raises ValueError if indices do not follow what was received, WireError if it is no tree.
         """
         if message.first_node == 0:
             message.nodes.check(vocab_size, limit)
-        behind = self.base_len - message.base_len
-        before = len(self.tree)
-        if behind < 0:
+        if message.base_len > self.base_len:
             raise ValueError(f"grow at {message.base_len}, but only {self.base_len} tokens are committed")
-        if behind > 0:
+        if message.base_len < self.base_len:
             if message.first_node == 0 and not self.snapshot:  # appended nodes refer to a snapshot that is gone
                 self._merge(message.nodes.reroot(committed[message.base_len : self.base_len]))
-                self._measure()
-            return len(self.tree) - before
-        net_before = self._net()
+            return
         if message.first_node == 0:
             self.snapshot, self.tree = True, message.nodes
         elif message.first_node != self.received:
@@ -98,11 +120,6 @@ class DraftSession:
             _extend(self.tree, message.nodes)
             self.tree.check(vocab_size, limit)
         self.received = len(self.tree)
-        self.exhausted = message.next_pass_eta_us == 0
-        self._measure()
-        self._learn(before > 0, len(message.nodes) > 0, self._net() - net_before, now)
-        self._announce(message, now)
-        return max(0, len(self.tree) - before)
 
     def _learn(self, had_nodes: bool, has_nodes: bool, gain: float, now: float) -> None:
         """What the first nodes after a commit brought and when; and what became of the drafter's own announcement."""

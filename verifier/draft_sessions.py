@@ -13,10 +13,11 @@ from drafthouse.errors import WireError
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.batch_table import chain_length
 from drafthouse.speculation import Speculation
+from drafthouse.token_tree import TokenTree
 from drafthouse.wire.session_messages import Close, Commit, Dropped, Grow, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
-from verifier.draft_session import DraftSession
-from verifier.drafter_record import DrafterRecord
+from verifier.draft_session import DrafterRecord, DraftSession
 from verifier.sequence import Sequence
+from verifier.step_metering import VerifyTotals
 
 NOT_WANTED = 1.0
 """A `min_confidence` that no node is worth: the drafter only keeps its KV in step."""
@@ -30,14 +31,12 @@ REMEMBERED = 64
 
 
 class DraftSessions:
-    def __init__(self, config: VerifierConfig, tree: TreeConfig, vocab_size: int, fingerprint: str):
+    def __init__(self, config: VerifierConfig, tree: TreeConfig, vocab_size: int, fingerprint: str, totals: VerifyTotals):
         self.batch_table, self.tree = config.batch_table, tree
-        self.vocab_size, self.fingerprint = vocab_size, fingerprint
+        self.vocab_size, self.fingerprint, self._totals = vocab_size, fingerprint, totals
         self.drafters: list[str] = []
         self.records: defaultdict[str, DrafterRecord] = defaultdict(DrafterRecord)
         self.events: Counter[str] = Counter()
-        self.messages = 0  # sent to drafters
-        self.trees = 0  # made here: one for each session, commit and Grow
         self.decoding = 1  # sequences that decode in the current step
         self._epoch = 0  # one for all requests and never forgotten: an id that is used again must not meet its old messages
         self._retry_at: defaultdict[str, dict[str, float]] = defaultdict(dict)  # by sequence, by drafter
@@ -56,7 +55,7 @@ class DraftSessions:
 
     def _send(self, drafter: str, message: ToDrafterMessage) -> None:
         self._outbox[drafter].append(message)
-        self.messages += 1
+        self._totals.draft_messages += 1
 
     def open(self, sequence: Sequence, price: float, now: float, probe: bool = False) -> bool:
         """Pairs the sequence with the drafter that has fewest of our sessions, if there is one; whether it did."""
@@ -65,21 +64,27 @@ class DraftSessions:
         if not trusted:
             return False
         drafter = min(trusted, key=lambda d: self.records[d].sessions)
-        record = self.records[drafter]
         self._epoch += 1
-        sequence.draft_session = DraftSession(drafter, self._epoch, len(sequence.tokens), record, price, probe)
-        record.sessions += 1
+        sequence.draft_session = session = self.session(sequence, drafter, self._epoch, price, probe)
+        self.records[drafter].sessions += 1
         self.events["opened"] += 1
-        self.trees += 1
+        self._totals.trees += 1
+        self._send(drafter, self.opening(sequence, session, price))
+        return True
+
+    def session(self, sequence: Sequence, drafter: str, epoch: int, price: float, probe: bool) -> DraftSession:
+        """A new one, as it is before anything was heard of it."""
+        return DraftSession(drafter, epoch, len(sequence.tokens), TokenTree(), self.records[drafter], price, probe)
+
+    def opening(self, sequence: Sequence, session: DraftSession, price: float) -> Open:
+        """What its drafter hears first."""
         r = sequence.request
         max_nodes, max_depth, width = self._limits(r.speculation)
-        message = Open(
-            session_id=sequence.id, epoch=self._epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
+        return Open(
+            session_id=sequence.id, epoch=session.epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
             noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint, max_nodes=max_nodes, max_depth=max_depth,
             min_confidence=self._min_confidence(sequence, price), vocab_size=self.vocab_size, width=width, cache_key=r.cache_key,
         )  # fmt: skip
-        self._send(drafter, message)
-        return True
 
     def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:
         """Tells the drafter what the last step committed; `sequence.tokens` holds them already."""
@@ -88,7 +93,7 @@ class DraftSessions:
             return
         base_len = link.base_len
         link.commit(tokens, price, now)
-        self.trees += 1
+        self._totals.trees += 1
         self.records[link.drafter].responsiveness.sent()
         self._send(link.drafter, Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._min_confidence(sequence, price)))
 
@@ -153,14 +158,14 @@ class DraftSessions:
 
     def _grow(self, sequence: Sequence, link: DraftSession, message: Grow, now: float) -> None:
         limit = max(4 * self.tree.max_nodes, sequence.request.speculation.nodes)
-        self.trees += 1
+        self._totals.trees += 1
         try:
             new = link.graft(message, sequence.tokens, self.vocab_size, limit, now)
         except (ValueError, WireError) as error:
             self.fail(sequence, str(error), now)
             return
         sequence.count(drafted=new)
-        self.events["drafted"] += new
+        self._totals.drafted += new
 
     def fail(self, sequence: Sequence, reason: str, now: float) -> None:
         """A malformed message: its session ends, the sequence goes on."""

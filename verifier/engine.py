@@ -1,18 +1,17 @@
-"""The verifier's engine: schedule -> run -> commit. No Ray, no network, no threads.
+"""The verifier's engine: `begin_step` plans, waits and selects; `finish_step` chooses, walks and commits. Between them the device runs.
 
-Promises: never waits by itself; `step` either runs or says until when drafts are worth waiting
+Promises: knows no Ray, no network and no threads, and never waits by itself: `begin_step` says until when drafts are worth waiting
 for. Every submitted request gets exactly one reply with a finish_reason, unless it is cancelled.
 """
 
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as TypingSequence
-from dataclasses import dataclass, field
 
 from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.engine.model_runner import check_device
+from drafthouse.engine.model_runner import RunResult, check_device
 from drafthouse.errors import RequestError
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.policy.node_pricing import NodePricing
@@ -20,29 +19,19 @@ from drafthouse.policy.start_rule import GAIN_SHARE, WHOLE_GAIN, Announcement, w
 from drafthouse.stages.build import StageMaker
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.session_messages import ToVerifierMessage
-from verifier import step as steps
-from verifier.acceptance import Acceptance
 from verifier.admission import Admission, check_fits
 from verifier.draft_sessions import DraftSessions
 from verifier.local_draft import STEP_S, LocalDrafts
-from verifier.node_selection import Selected, choose_nodes
+from verifier.node_selection import choose_nodes
 from verifier.scheduler import Scheduler, StepPlan
 from verifier.sequence import Sequence, seen_tokens
 from verifier.session_policy import SessionPolicy
-from verifier.step_times import StepTimes
-from verifier.totals import VerifyTotals
+from verifier.step import Step, Wait, Walked
+from verifier.step_metering import StepFacts, StepMeter
+from verifier.verification import Verification
 
 FIXED_WAIT_S = 0.5
-"""Modes `fixed` and `table` wait so long for its tree, then steps with what is there."""
-
-
-@dataclass(slots=True)
-class StepOutcome:
-    """`replies` to the gateways, or `wait_until` (seconds on the engine's clock) when it did not run."""
-
-    replies: list[GenerateReply] = field(default_factory=list)
-    wait_until: float | None = None
-    idle: bool = False
+"""Modes `fixed` and `table` wait this long for a tree; then the step begins with what is there."""
 
 
 class VerifierEngine:
@@ -54,22 +43,22 @@ class VerifierEngine:
         tree: TreeConfig,
         clock: Callable[[], float] = time.perf_counter,
         stages: TypingSequence[StageMaker] = (),
+        draft_sessions: type[DraftSessions] = DraftSessions,
+        verification: type[Verification] = Verification,
     ):
-        """`stages` are those that run in this process."""
+        """`stages` are those that run in this process; `draft_sessions` and `verification` make what holds drafts and accepts them."""
         self.runner, self.context, self.latency, self.clock = model.runner, model.context, latency, clock
+        self.meter = StepMeter(clock)
+        self.totals = self.meter.totals
         self.scheduler = Scheduler(config, self.runner.cache.allocator)
-        self.draft_sessions = DraftSessions(config, tree, self.runner.vocab_size, model.fingerprint)
+        self.draft_sessions = draft_sessions(config, tree, self.runner.vocab_size, model.fingerprint, self.totals)
         self.local = LocalDrafts(stages, tree, self.runner.vocab_size, clock)
         self.pricing = NodePricing(latency)
         self.session_policy = SessionPolicy(self.draft_sessions, self.pricing)
-        self.synthetic_rate = config.synthetic_acceptance.rate if config.synthetic_acceptance is not None else None
+        self.verification = verification(config.synthetic_acceptance.rate if config.synthetic_acceptance is not None else None)
         self.sequences: dict[str, Sequence] = {}
-        self.totals, self.acceptance = VerifyTotals(), Acceptance()
-        self.times = StepTimes(self.totals)
         self.admission = Admission(self.scheduler, self.totals)
         self._gain_share = GAIN_SHARE if tree.grow_during_verification else WHOLE_GAIN
-        self._busy_since: float | None = None
-        self._trees = 0  # of selected nodes
         self._stepping: list[Sequence] = []
         self._replies: list[GenerateReply] = []  # of the step in progress: said even if the rest of it fails
 
@@ -84,10 +73,14 @@ class VerifierEngine:
             self._release(older)
         self.admission.take_place(resumed=request.resumed or bool(request.delivered), now=self.clock())
         seen = seen_tokens(request, self.runner.vocab_size, self.runner.cache.data.device)
-        sequence = Sequence(request, KvSequence(self.runner.cache), seen, synthetic=self.synthetic_rate is not None)
+        sequence = Sequence(request, KvSequence(self.runner.cache), seen, synthetic=self.verification.synthetic_rate is not None)
         sequence.arrived, sequence.local = self.clock(), self.local.open(request)
+        self.enter(sequence)
+
+    def enter(self, sequence: Sequence) -> None:
+        """Queues what has got a place."""
         self.scheduler.add(sequence)
-        self.sequences[request.request_id] = sequence
+        self.sequences[sequence.id] = sequence
         self.session_policy.arrived(sequence, self.clock())
 
     def cancel(self, request_id: str, attempt: int, heard_at_step: int | None = None) -> None:
@@ -135,41 +128,42 @@ class VerifierEngine:
         check_device(self.runner)
         return [*replies, GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage)]
 
-    def step(self, arrivals: Callable[[], None] = lambda: None, departures: Callable[[], None] = lambda: None) -> StepOutcome:
-        """`departures` is called before the device begins, to send what is in the outbox; `arrivals` when it is done and nothing is
-        committed yet, to take in (by `receive`) what drafters sent meanwhile: those nodes are still numbered below the old root and
-        re-root with it."""
-        started = now = self.clock()
+    def begin_step(self) -> Step | Wait | None:
+        """What the device is to run now, or until when to wait for drafts; None when there is nothing to do."""
+        now = self.meter.start()
+        plan = self._plan(now)
+        if not plan.sequences:
+            self.meter.idle()
+            return None
+        if (until := self._wait(plan, now)) is not None:
+            self.meter.wait()
+            return Wait(until)
+        step = self._select(plan, now)
+        self.meter.ready(step)
+        return step
+
+    def finish_step(self, step: Step, result: RunResult) -> list[GenerateReply]:
+        """What the gateways should hear once the device has run `step.segments`. What drafters have sent meanwhile is to be received
+        before: it is numbered below the old roots and re-roots with them."""
+        choices = self.verification.choose(step, result.logits)
+        walked = self.verification.walk(step, choices)
+        now = self.meter.chose()
+        self._commit(step, walked, now)
+        committed = sum(len(reply.tokens) for reply in self._replies)
+        self._learn(self.meter.finish(step, walked, committed, result.seconds))
+        return self._replies
+
+    def _plan(self, now: float) -> StepPlan:
+        """Who takes part, and what a second and a node are worth to them."""
         plan = self.scheduler.plan()
         self.admission.begin_step(now)
-        if not plan.decoding and not plan.prefilling:
-            self._busy_since = None
-            self.times.idle()
+        if not plan.sequences:
             self.pricing.quote(1, 0, 0)
-            return StepOutcome(idle=True)
+            return plan
         self._stepping, self._replies = plan.sequences, []
-        kv_tokens = sum(len(s.kv) for s in plan.decoding) + sum(len(s.kv) for s, _ in plan.prefilling)
         self.draft_sessions.decoding = len(plan.decoding)
-        self.pricing.quote(len(plan.decoding), plan.prompt_tokens, kv_tokens)
-        if (until := self._wait(plan, now)) is not None:
-            self.times.gather(now)
-            return StepOutcome(wait_until=until)
-        self.session_policy.begin_step(self.sequences.values(), plan.decoding, now)
-        selected = self._select(plan, kv_tokens)
-        self.draft_sessions.hold(plan.decoding)
-        departures()
-        entries = steps.build(plan, selected.trees)
-        ready = self.clock()
-        self.times.begin(plan, started, ready)
-        result = self.runner.run([entry.segment for entry in entries])
-        arrivals()
-        walked = steps.walk(entries, result.logits, self.synthetic_rate)
-        self.acceptance.observe(walked, selected.trees)
-        now = self.clock()
-        self.times.chose(ready, result.seconds, now)
-        self._commit(walked, selected, now)
-        self._account(plan, selected, len(walked), kv_tokens, result.seconds, started, now)
-        return StepOutcome(self._replies)
+        self.pricing.quote(len(plan.decoding), plan.prompt_tokens, plan.kv_tokens)
+        return plan
 
     def _wait(self, plan: StepPlan, now: float) -> float | None:
         """Until when to wait for drafts, or None to start. Prompt chunks never wait."""
@@ -187,28 +181,35 @@ class VerifierEngine:
                 announcements.append(expected)
         return wait_until(now, announcements, self.pricing.value_of_a_second, self._gain_share)
 
-    def _select(self, plan: StepPlan, kv_tokens: int) -> Selected:
+    def _select(self, plan: StepPlan, now: float) -> Step:
+        """Which sessions go on, and which nodes of their trees are verified. Takes the KV slots of the step."""
+        self.session_policy.begin_step(self.sequences.values(), plan.decoding, now)
+        self._draft_here(plan)
+        taken = len(plan.decoding) + plan.prompt_tokens
+        limit = min(self.runner.cache.allocator.free_count, self.scheduler.config.step_tokens) - taken
+        selected = choose_nodes(plan, self.pricing, self.draft_sessions.wanted, limit)
+        if selected.best_edge is not None:
+            self.session_policy.gate.observe_edge(selected.best_edge)
+        self.draft_sessions.hold(plan.decoding)
+        expected_s = self.latency.seconds(taken + selected.nodes, plan.kv_tokens)
+        return Step(plan, selected, self.verification.prepare(plan, selected.trees), expected_s)
+
+    def _draft_here(self, plan: StepPlan) -> None:
+        """Lets the stages in this process add their nodes."""
         until = self.local.totals.stage_seconds + STEP_S
         for s in plan.decoding:
             if s.local is not None and self.local.totals.stage_seconds < until:
                 s.count(drafted=s.local.grow(self.pricing.price, s.max_draft_depth))
-        taken = len(plan.decoding) + plan.prompt_tokens
-        limit = min(self.runner.cache.allocator.free_count, self.scheduler.config.step_tokens) - taken
-        selected = choose_nodes(plan, kv_tokens, self.pricing, self.draft_sessions.wanted, limit)
-        if selected.best_edge is not None:
-            self.session_policy.gate.observe_edge(selected.best_edge)
-        return selected
 
-    def _commit(self, walked: list[steps.Walked], selected: Selected, now: float) -> None:
+    def _commit(self, step: Step, walked: list[Walked], now: float) -> None:
         for w in walked:
             s = w.sequence
             if s.draft_session is not None:
-                s.draft_session.verified(*selected.drafters(s.id, w.path), self.pricing.price)
-            s.count(verified=w.verified, accepted=w.accepted, steps=1)
+                s.draft_session.verified(*step.selected.drafters(s.id, w.path), self.pricing.price)
+            s.count(verified=len(w.tree), accepted=len(w.path), steps=1)
             reply = s.accept(w.tokens)
             s.fixed_deadline = None
             self.scheduler.clear(s)
-            self.totals.accepted += w.accepted
             self._replies.append(reply)
             if reply.finish_reason:
                 self.totals.finished += 1
@@ -219,28 +220,10 @@ class VerifierEngine:
                     s.local.commit(reply.tokens, now)
         self.draft_sessions.end_step(self.sequences.values(), now)
 
-    def _account(self, plan: StepPlan, selected: Selected, choosing: int, kv_tokens: int, run_s: float, started: float, now: float) -> None:
-        t, sequences = self.totals, len(plan.decoding)
-        committed = sum(len(reply.tokens) for reply in self._replies)
-        tokens = sequences + plan.prompt_tokens + selected.nodes
-        t.steps += 1
-        t.committed += committed
-        t.verified += selected.nodes
-        t.offered += selected.offered
-        t.drafted = self.draft_sessions.events["drafted"]
-        t.draft_messages = self.draft_sessions.messages
-        self._trees += len(selected.trees)
-        t.trees = self.draft_sessions.trees + self._trees
-        t.prompt_tokens += plan.prompt_tokens
-        t.predicted_tokens += choosing + selected.expected_tokens
-        expected_s = self.latency.seconds(tokens, kv_tokens)
-        t.predicted_seconds += expected_s
-        self.pricing.observe_run(run_s, expected_s)
-        t.run_seconds += run_s
-        t.step_seconds += now - started
-        busy = now - (self._busy_since if self._busy_since is not None else started)
-        t.wait_seconds += max(0.0, busy - (now - started))
-        self._busy_since = now
-        self.latency.observe(tokens, kv_tokens, run_s)
-        if not plan.prefilling:
-            self.pricing.observe(committed, sequences, kv_tokens, busy, None if selected.nodes else now - started - run_s)
+    def _learn(self, facts: StepFacts) -> None:
+        """What the step says of the latency model, and of what a second is worth."""
+        self.pricing.observe_run(facts.run_s, facts.expected_s)
+        self.latency.observe(facts.tokens, facts.kv_tokens, facts.run_s)
+        if not facts.prompt_tokens:
+            overhead_s = None if facts.nodes else facts.step_s - facts.run_s
+            self.pricing.observe(facts.committed, facts.sequences, facts.kv_tokens, facts.busy_s, overhead_s)

@@ -69,13 +69,13 @@ class VerifierReplica:
             if (record := engine.draft_sessions.records.get(name)) is not None:
                 gauges[f"trust.{name}"] = record.standing.trust_record.ratio
                 gauges[f"banned.{name}"] = float(record.standing.banned(now))
-        if engine.synthetic_rate is not None:
-            gauges[SYNTHETIC_GAUGE] = engine.synthetic_rate
+        if (synthetic_rate := engine.verification.synthetic_rate) is not None:
+            gauges[SYNTHETIC_GAUGE] = synthetic_rate
         for name, client in self.server.clients.items():
             if client.round_trip_s is not None:
                 gauges[f"round_trip_seconds.{name}"] = client.round_trip_s
         totals = {name: float(value) for name, value in asdict(engine.totals).items()} | engine.local.totals.numbers()
-        totals |= {f"sessions.{name}": float(count) for name, count in engine.draft_sessions.events.items() if name != "drafted"}
+        totals |= {f"sessions.{name}": float(count) for name, count in engine.draft_sessions.events.items()}
         totals["preemptions"] = float(scheduler.preemptions)
         totals["step_faults"] = float(self.server.loop.faults)
         if isinstance(engine.runner, PacedRunner):
@@ -94,11 +94,11 @@ class VerifierReplica:
         gauges = {
             "plain_goodput": pricing.plain_goodput,
             "gain": pricing.meter.gain,
-            "synthetic": float(engine.synthetic_rate is not None),
+            "synthetic": float(engine.verification.synthetic_rate is not None),
             "controller_answers": float(self.heartbeat.answered is True),
         }
-        totals = engine.acceptance.totals() | {"paced_steps": 0.0, "paced_overruns": 0.0}
-        return Numbers(totals, gauges, {"queue_seconds": engine.times.queue_seconds})
+        totals = engine.meter.acceptance.totals() | {"paced_steps": 0.0, "paced_overruns": 0.0}
+        return Numbers(totals, gauges, {"queue_seconds": engine.meter.queue_seconds})
 
     def follow(self, directive: Directive) -> None:
         self.server.set_drafters(directive.drafters)

@@ -20,10 +20,12 @@ PROMPT_SHARE = 8
 
 @dataclass(slots=True)
 class StepPlan:
-    """`decoding` sequences bring their root (and maybe a tree), `prefilling` so many tokens each."""
+    """`decoding` sequences bring their root (and maybe a tree), `prefilling` this many tokens each; together they have `kv_tokens`
+    in the cache."""
 
     decoding: list[Sequence] = field(default_factory=list)
     prefilling: list[tuple[Sequence, int]] = field(default_factory=list)
+    kv_tokens: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -79,7 +81,9 @@ class Scheduler:
             self.running[sequence] = None
 
     def plan(self) -> StepPlan:
-        return self._plan_alone(_first(self.suspects)) if self.suspects else self._plan()
+        plan = self._plan_alone(_first(self.suspects)) if self.suspects else self._plan()
+        plan.kv_tokens = sum([len(sequence.kv) for sequence in plan.sequences])
+        return plan
 
     def _plan_alone(self, sequence: Sequence) -> StepPlan:
         count = min(sequence.pending, self.config.step_tokens)

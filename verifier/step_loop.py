@@ -15,6 +15,7 @@ from drafthouse.engine.engine_thread import engine_thread
 from drafthouse.wire.generation_messages import GenerateReply
 from drafthouse.wire.session_messages import ToDrafterMessage
 from verifier.engine import VerifierEngine
+from verifier.step import Step, Wait
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,20 @@ Deliver = Callable[[list[GenerateReply], dict[str, list[ToDrafterMessage]]], Non
 
 JOIN_S = 2.0
 """A step in progress is waited for so long; the thread does not outlive the process in any case."""
+
+
+def run_step(
+    engine: VerifierEngine, departures: Callable[[], None] = lambda: None, arrivals: Callable[[], None] = lambda: None
+) -> list[GenerateReply] | Wait | None:
+    """One step, if the engine has one to run: its replies, else what `begin_step` says. `departures` is called before the device
+    begins, to send what is in the outbox; `arrivals` when it is done, to take in what drafters have sent meanwhile."""
+    step = engine.begin_step()
+    if not isinstance(step, Step):
+        return step
+    departures()
+    result = engine.runner.run(step.segments)
+    arrivals()
+    return engine.finish_step(step, result)
 
 
 class StepLoop:
@@ -96,7 +111,7 @@ class StepLoop:
             self._flush([])
             self._step_began = time.monotonic()
             try:
-                outcome = self.engine.step(self._take_arrivals, lambda: self._flush([]))
+                outcome = run_step(self.engine, lambda: self._flush([]), self._take_arrivals)
             except Exception as error:
                 logger.exception("verification step failed; its requests are tried one by one")
                 self.faults += 1
@@ -104,11 +119,12 @@ class StepLoop:
                 self._flush(self.engine.recover(f"{type(error).__name__}: {error}"))
                 continue
             self._step_began = None
-            self._flush(outcome.replies)
-            if outcome.idle:
+            if outcome is None:
                 self._wake.wait()
-            elif outcome.wait_until is not None:
-                self._wake.wait(max(0.0, outcome.wait_until - self.engine.clock()))
+            elif isinstance(outcome, Wait):
+                self._wake.wait(max(0.0, outcome.until - self.engine.clock()))
+            else:
+                self._flush(outcome)
 
     def _flush(self, replies: list[GenerateReply]) -> None:
         messages = self.engine.draft_sessions.take_outbox()

@@ -26,7 +26,7 @@ from drafthouse.policy.latency import LatencyModel
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateRequest
-from simulator.virtual_pair import VirtualPair
+from simulator.virtual_pair import ModelPair
 
 PLAIN = "plain"
 WARM_UP_RUNS = 2
@@ -63,7 +63,7 @@ class Timed:
 
 def texts_of(bench: Bench, timed: Timed) -> tuple[Texts, list[Sample]]:
     """The target's own texts, and plain decoding in the time of its latency model."""
-    pair = VirtualPair(bench.target, timed.draft.model, timed.target_latency, timed.latency, bench.config)
+    pair = ModelPair(bench.target, timed.draft.model, timed.target_latency, timed.latency, bench.config)
     texts: Texts = {}
     samples = []
     for sampling, prompt in itertools.product(SAMPLINGS, range(len(bench.prompts))):
@@ -74,14 +74,14 @@ def texts_of(bench: Bench, timed: Timed) -> tuple[Texts, list[Sample]]:
 
 def run_draft(bench: Bench, timed: Timed) -> list[Generation]:
     """A warm-up in which calibration learns, then each prompt once with each sampling."""
-    pair = VirtualPair(bench.target, timed.draft.model, timed.target_latency, timed.latency, bench.config)
+    pair = ModelPair(bench.target, timed.draft.model, timed.target_latency, timed.latency, bench.config)
     for sampling, prompt in itertools.product(SAMPLINGS, range(min(WARM_UP_RUNS, len(bench.prompts)))):
         _generate(bench, pair, "warm-up", "auto", sampling, prompt)
     turns = itertools.product(SAMPLINGS, range(len(bench.prompts)))
     return [_generate(bench, pair, timed.draft.name, "auto", sampling, prompt)[1] for sampling, prompt in turns]
 
 
-def _generate(bench: Bench, pair: VirtualPair, name: str, mode: str, sampling: str, prompt: int) -> tuple[list[int], Generation]:
+def _generate(bench: Bench, pair: ModelPair, name: str, mode: str, sampling: str, prompt: int) -> tuple[list[int], Generation]:
     request = GenerateRequest(
         request_id=f"{name} {sampling} {prompt}", attempt=1, prompt=tuple(bench.prompts[prompt]), delivered=(),
         sampling=bench.samplings[sampling], seed=prompt, max_tokens=bench.tokens, stop_tokens=(), speculation=Speculation(mode),
@@ -92,8 +92,8 @@ def _generate(bench: Bench, pair: VirtualPair, name: str, mode: str, sampling: s
     return output, Generation(Sample(name, sampling, prompt, len(output), seconds, round(work.steps)), seconds, work)
 
 
-def _counted(pair: VirtualPair) -> Work:
-    verifier, drafter = pair.verifier.totals, pair.drafter.engine.totals
+def _counted(pair: ModelPair) -> Work:
+    verifier, drafter = pair.verifier.totals, pair.drafter.totals
     return Work(
         committed=verifier.committed, steps=verifier.steps, verified=verifier.verified, wait_seconds=verifier.wait_seconds,
         passes=drafter.passes, pass_seconds=drafter.pass_seconds, judged=drafter.judged, first=drafter.first,

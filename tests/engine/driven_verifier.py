@@ -9,6 +9,8 @@ from drafthouse.wire.session_messages import Grow, Open, ToDrafterMessage
 from tests.engine.pairs import FLAT
 from tests.engine.scripted import ScriptedRunner, target_logits
 from verifier.engine import VerifierEngine
+from verifier.step import Wait
+from verifier.step_loop import run_step
 
 
 class Setting:
@@ -31,12 +33,18 @@ class Setting:
         self.outputs[r.request_id] = list(r.delivered)
 
     def step(self) -> list[GenerateReply]:
-        outcome = self.engine.step()
-        assert outcome.wait_until is None
-        for reply in outcome.replies:
+        replies = run_step(self.engine) or []
+        assert not isinstance(replies, Wait)
+        for reply in replies:
             assert reply.first_token_index == len(self.outputs[reply.request_id])
             self.outputs[reply.request_id] += reply.tokens
-        return outcome.replies
+        return replies
+
+    def wait(self) -> float:
+        """Until when it waits instead of a step."""
+        outcome = self.engine.begin_step()
+        assert isinstance(outcome, Wait)
+        return outcome.until
 
     def finish(self) -> list[GenerateReply]:
         """Runs all requests to their ends; the last reply of each."""

@@ -36,6 +36,8 @@ from tests.engine.watched_drafter import WatchedDrafter
 from verifier.draft_session import DraftSession
 from verifier.engine import VerifierEngine
 from verifier.sequence import Sequence
+from verifier.step import Wait
+from verifier.step_loop import run_step
 
 TREE = TreeConfig(max_nodes=10, max_depth=4, width=2)
 KV_SLOTS = 72
@@ -89,14 +91,14 @@ class Interleaved:
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> float | None:
         """One step of the verifier, if it is willing; otherwise until when it waits. `meanwhile` is what happens during its run."""
         self.flush()
-        outcome = self.verifier.step(meanwhile, self.flush)
-        for reply in outcome.replies:
+        outcome = run_step(self.verifier, self.flush, meanwhile)
+        for reply in outcome if isinstance(outcome, list) else ():
             request, output = self.requests[reply.request_id], self.outputs[reply.request_id]
             assert (reply.attempt, reply.first_token_index) == (request.attempt, len(output))
             output += reply.tokens
             assert (reply.finish_reason == "length") == (len(output) == request.max_tokens)
         self.flush()
-        return outcome.wait_until
+        return outcome.until if isinstance(outcome, Wait) else None
 
     def flush(self) -> None:
         outbox = self.verifier.draft_sessions.take_outbox()

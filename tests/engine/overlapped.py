@@ -15,10 +15,12 @@ from drafthouse.stages.build import placed
 from drafthouse.wire.generation_messages import GenerateReply
 from drafthouse.wire.session_messages import Grow, ToVerifierMessage, from_verifier_proto, to_verifier_proto
 from simulator.one_process import OneProcess
-from simulator.virtual_pair import VirtualRunner, World
+from simulator.virtual_time import VirtualRunner, World
 from tests.engine.pairs import FAST
 from tests.engine.watched_drafter import WatchedDrafter
 from verifier.engine import VerifierEngine
+from verifier.step import Wait
+from verifier.step_loop import run_step
 
 DEAR = Curve("dear", "a test: a node costs so much that some are not worth it before the next commit", 5.0, 0.2, 0.0)
 PASS_S = 0.001
@@ -46,14 +48,14 @@ class Overlapped(OneProcess):
 
     def turn(self) -> list[GenerateReply]:
         self._deliver()
-        outcome = self.verifier.step(self._during, self._begin)
+        outcome = run_step(self.verifier, self._begin, self._during)
         self._hear("late")
         self._deliver()
-        if outcome.wait_until is not None:
-            self.world.advance(self.world.now + PASS_S if self.drafter.has_work() else outcome.wait_until)
+        if isinstance(outcome, Wait):
+            self.world.advance(self.world.now + PASS_S if self.drafter.has_work() else outcome.until)
             self._pass()
             self._hear("waited for")
-        return outcome.replies
+        return outcome if isinstance(outcome, list) else []
 
     def _begin(self) -> None:
         """A pass ends before the drafter hears that the step begins."""

@@ -28,7 +28,7 @@ def served() -> tuple[OneProcess, int]:
 
 def test_acceptance_by_depth_and_by_source_adds_up(served: tuple[OneProcess, int]) -> None:
     both, tokens = served
-    totals, found = both.verifier.totals, both.verifier.acceptance.totals()
+    totals, found = both.verifier.totals, both.verifier.meter.acceptance.totals()
 
     def of(key: str) -> list[float]:
         return [number for name, number in found.items() if name.startswith(key + ".")]
@@ -51,7 +51,7 @@ def test_a_steps_time_is_select_run_and_choose(served: tuple[OneProcess, int]) -
 
 
 def test_each_request_queues_once(served: tuple[OneProcess, int]) -> None:
-    seconds = served[0].verifier.times.queue_seconds
+    seconds = served[0].verifier.meter.queue_seconds
     assert len(seconds) == REQUESTS
     assert min(seconds) > 0
 

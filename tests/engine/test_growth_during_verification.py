@@ -5,7 +5,7 @@ import pytest
 from drafthouse.config.serving import ServingConfig, TreeConfig
 from drafthouse.policy.latency import Curve
 from drafthouse.sampling import SamplingParams
-from simulator.virtual_pair import TRIP_S, VirtualPair
+from simulator.virtual_pair import TRIP_S, ModelPair
 from tests.engine.oracle import sampled
 from tests.engine.pairs import loaded, noisy_copy, request
 from tests.engine.tiny_models import tiny
@@ -15,7 +15,7 @@ PROMPT, TOKENS, SEED = [5, 9, 200, 31], 60, 3
 TARGET, DRAFT = Curve("target", "a test", 20.0, 0.05, 0.0), Curve("draft", "a test", 1.0, 0.01, 0.0)
 
 
-class Watched(VirtualPair):
+class Watched(ModelPair):
     """Counts the draft passes that begin while a step runs, once its drafter can know of it."""
 
     def __init__(self, meanwhile: bool):
@@ -23,7 +23,7 @@ class Watched(VirtualPair):
         super().__init__(loaded(tiny("llama")), loaded(noisy_copy("llama", 0, 0.01)), TARGET, DRAFT, config)
         self.during = self.between = 0
         self._step_began: float | None = None
-        runner, engine = self.verifier.runner, self.drafter.engine
+        runner, engine = self.verifier.runner, self.drafter
         run_step, run_pass = runner.run, engine.run_pass
 
         def step(segments):  # type: ignore[no-untyped-def]

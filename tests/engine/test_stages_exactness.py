@@ -182,7 +182,7 @@ def test_stages_in_the_verifier(
     assert verifier.local.totals.stage_nodes > 10
     assert verifier.totals.accepted > 10
     assert (verifier.local.totals.stage_faults >= FAULTS_IN_A_ROW) == ("Crashing" in local[1]["kind"])
-    assert bool(verifier.draft_sessions.messages) == drafter
+    assert bool(verifier.totals.draft_messages) == drafter
 
 
 def test_what_is_left_when_no_drafter_is(target: LoadedModel, truths: dict[str, list[int]], table: str) -> None:

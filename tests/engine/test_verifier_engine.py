@@ -110,7 +110,7 @@ def test_a_late_tree_is_verified_below_what_was_committed_meanwhile() -> None:
     assert (reply.tokens, reply.usage.verified, reply.usage.accepted) == (TEXT[1:5], 3, 3)
     other = (TEXT[4] + 1) % VOCAB_SIZE
     it.grow("a", [other, *TEXT[5:8]], late=1)
-    assert it.engine.step().wait_until is not None, "it left the committed path: there is nothing to verify"
+    assert it.wait(), "it left the committed path: there is nothing to verify"
 
 
 def test_a_drafter_that_promises_too_much_is_asked_for_more() -> None:
@@ -135,7 +135,7 @@ def test_a_fixed_request_waits_for_its_tree_until_one_deadline_a_step() -> None:
         deadline = it.now + FIXED_WAIT_S
         for share in (0.0, 0.5, 0.4):
             it.now += share * FIXED_WAIT_S
-            assert it.engine.step().wait_until == pytest.approx(deadline)
+            assert it.wait() == pytest.approx(deadline)
         it.now = deadline
         [reply] = it.step()
         assert len(reply.tokens) == 1
@@ -146,7 +146,7 @@ def test_a_fixed_request_does_not_wait_when_no_more_is_to_come() -> None:
     it.open(request("a", PROMPT, 20, mode="fixed", nodes=3, depth=3))
     it.step()
     it.grow("a", TEXT[1:2])
-    assert it.engine.step().wait_until is not None
+    assert it.wait()
     it.grow("a", TEXT[1:2], next_pass_eta_us=0)
     [reply] = it.step()
     assert reply.tokens == TEXT[1:3]
@@ -156,7 +156,7 @@ def test_prompt_chunks_do_not_wait_for_others_drafts() -> None:
     it = Setting()
     it.open(request("a", PROMPT, 20, mode="fixed"))
     it.step()
-    assert it.engine.step().wait_until is not None
+    assert it.wait()
     it.submit(request("b", PROMPT, 20, mode="off"))
     assert [reply.request_id for reply in it.step()] == ["a", "b"]
 

@@ -9,7 +9,7 @@ import pytest
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import GrowthThreshold
 from drafthouse.token_tree import ROOT, TokenTree
-from verifier.candidates import Candidates, candidates_of
+from verifier.node_selection import Candidates, candidates_of
 
 ANY = GrowthThreshold(0.0, ahead=False)
 

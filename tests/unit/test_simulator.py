@@ -79,7 +79,7 @@ def test_every_request_ends_once_and_frees_what_it_held(speculation: Speculation
     outcome = cluster.run()
     assert outcome.served == outcome.requests == 60
     assert outcome.goodput_tokens_per_s * outcome.span_s == pytest.approx(60 * 24)
-    assert all(v.engine.slots.free_count == v.engine.slots.count and not v.engine.sequences for v in cluster.verifiers)
+    assert all(v.slots.free_count == v.slots.count and not v.engine.sequences for v in cluster.verifiers)
     cluster.env.run(until=cluster.env.now + 0.05)  # the last Close is under way
     assert not any(d.sessions for d in cluster.drafters)
 

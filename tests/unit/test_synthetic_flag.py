@@ -7,7 +7,7 @@ from deployments.cli.main import build_cli
 from deployments.preflight import ALLOW_SYNTHETIC, check_synthetic
 from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
-from verifier.synthetic import uniform
+from verifier.verification import uniform
 
 SYNTHETIC = ServingConfig.model_validate({"verifier": {"synthetic_acceptance": {"rate": 0.7}}})
 

@@ -1,0 +1,178 @@
+"""What steps did and what their time went into: for metrics, and for what learns from it.
+
+Promises: a step reads the time here and nowhere else; counters only grow. `Acceptance.totals` may be called from any thread.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from drafthouse.stages.build import by_name
+from drafthouse.telemetry.metrics import DEPTHS
+from drafthouse.token_tree import ROOT
+from verifier.step import Step, Walked
+
+KEPT = 10_000
+"""Samples that wait for an exporter; where there is none, the oldest go."""
+
+LAST = len(DEPTHS)
+"""This depth and what lies deeper count together."""
+
+
+@dataclass
+class VerifyTotals:
+    """What a verifier has done since it started.
+
+    `step_seconds` are from the plan to the choice of tokens, of which `select_seconds` until the batch is ready, `run_seconds` on the
+    device and `choose_seconds` the rest; `wait_seconds` between steps while there was work, of which `gather_seconds` for drafts that
+    were announced.
+
+    `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
+    `run_seconds`; `offered` are the nodes that it had to choose from. `trees` were made here: one for each session, commit and Grow,
+    and one for each sequence that verifies nodes in a step. A request is `refused` for a full queue or `admitted`, and then it is
+    `finished`, `cancelled` (some while they waited or before all of their prompt had run), `superseded` by a later attempt, or
+    `failed` with its step; until then it is running or waiting.
+    """
+
+    steps: int = 0
+    committed: int = 0
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+    prompt_tokens: int = 0
+    admitted: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    cancelled_waiting: int = 0
+    cancelled_in_prefill: int = 0
+    superseded: int = 0
+    failed: int = 0
+    refused: int = 0
+    draft_messages: int = 0
+    trees: int = 0
+    offered: int = 0
+    predicted_tokens: float = 0.0
+    predicted_seconds: float = 0.0
+    step_seconds: float = 0.0
+    select_seconds: float = 0.0
+    run_seconds: float = 0.0
+    choose_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    gather_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepFacts:
+    """One step in numbers: its sequences that decode, its new and its cached tokens; seconds of the run, as expected and as it was, of
+    the whole step, and since the step before it ended."""
+
+    sequences: int
+    prompt_tokens: int
+    nodes: int
+    kv_tokens: int
+    committed: int
+    expected_s: float
+    run_s: float
+    step_s: float
+    busy_s: float
+
+    @property
+    def tokens(self) -> int:
+        return self.sequences + self.prompt_tokens + self.nodes
+
+
+class StepMeter:
+    """`queue_seconds`: of each request, until its first step began."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self.totals, self.acceptance = VerifyTotals(), Acceptance()
+        self.queue_seconds: deque[float] = deque(maxlen=KEPT)
+        self._clock = clock
+        self._started = self._ready = self._chosen = 0.0  # of the step in progress
+        self._last_end: float | None = None  # of a step, unless there was nothing to do since
+        self._gathering_since: float | None = None
+
+    def start(self) -> float:
+        """A step is planned; returns the time."""
+        self._started = self._clock()
+        return self._started
+
+    def idle(self) -> None:
+        """There is nothing to do."""
+        self._last_end = self._gathering_since = None
+
+    def wait(self) -> None:
+        """The step waits for drafts."""
+        if self._gathering_since is None:
+            self._gathering_since = self._started
+
+    def ready(self, step: Step) -> None:
+        """The device may begin."""
+        self._ready = self._clock()
+        if self._gathering_since is not None:
+            self.totals.gather_seconds += self._started - self._gathering_since
+            self._gathering_since = None
+        for s in step.plan.sequences:
+            if s.arrived is not None:
+                self.queue_seconds.append(self._started - s.arrived)
+                s.arrived = None
+
+    def chose(self) -> float:
+        """Tokens are chosen; returns the time."""
+        self._chosen = self._clock()
+        return self._chosen
+
+    def finish(self, step: Step, walked: Sequence[Walked], committed: int, run_s: float) -> StepFacts:
+        """All that is chosen is committed."""
+        plan, selected, now = step.plan, step.selected, self._chosen
+        step_s, busy_s = now - self._started, now - (self._last_end if self._last_end is not None else self._started)
+        self._last_end = now
+        t = self.totals
+        t.steps += 1
+        t.committed += committed
+        t.verified += selected.nodes
+        t.accepted += sum(len(w.path) for w in walked)
+        t.offered += selected.offered
+        t.trees += len(selected.trees)
+        t.prompt_tokens += plan.prompt_tokens
+        t.predicted_tokens += len(walked) + selected.expected_tokens
+        t.predicted_seconds += step.expected_s
+        t.step_seconds += step_s
+        t.select_seconds += self._ready - self._started
+        t.run_seconds += run_s
+        t.choose_seconds += now - self._ready - run_s
+        t.wait_seconds += max(0.0, busy_s - step_s)
+        self.acceptance.observe(walked)
+        return StepFacts(
+            len(plan.decoding), plan.prompt_tokens, selected.nodes, plan.kv_tokens, committed, step.expected_s, run_s, step_s, busy_s
+        )
+
+
+class Acceptance:
+    """Where in the trees the target agreed with the drafts, and with whose. Depth 1 lies below the root."""
+
+    def __init__(self) -> None:
+        self._ended: Counter[tuple[int, bool]] = Counter()  # accepted nodes of a walk, and whether it ended above further nodes
+        self._verified: Counter[int] = Counter()
+        self._accepted: Counter[int] = Counter()
+
+    def observe(self, walked: Sequence[Walked]) -> None:
+        """One step: a few updates for each tree that was verified, nothing for the other sequences."""
+        for w in walked:
+            if len(w.tree):
+                end = w.path[-1] if w.path else ROOT
+                self._ended[len(w.path), end in w.tree.parents] += 1
+                self._verified.update(w.tree.sources)
+                self._accepted.update([w.tree.sources[node] for node in w.path])
+
+    def totals(self) -> dict[str, float]:
+        """By metric key. A depth is reached where a node of it was verified whose parent was accepted."""
+        reached, accepted = dict.fromkeys(DEPTHS, 0.0), dict.fromkeys(DEPTHS, 0.0)
+        for (depth, more), count in list(self._ended.items()):
+            for each in range(1, depth + 1 + more):
+                name = DEPTHS[min(each, LAST) - 1]
+                reached[name] += count
+                accepted[name] += count * (each <= depth)
+        named = {"reached_depth": reached, "accepted_depth": accepted}
+        named |= {"verified_source": by_name(self._verified), "accepted_source": by_name(self._accepted)}
+        return {f"{key}.{value}": number for key, numbers in named.items() for value, number in numbers.items()}
