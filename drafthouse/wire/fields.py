@@ -1,4 +1,6 @@
-"""Limits of single fields on the data plane. Promises: a function returns the field's value or raises WireError naming it."""
+"""Single fields of the data plane, with their limits. Promises: a function returns the field's value or raises WireError naming it."""
+
+from dataclasses import asdict
 
 from drafthouse.errors import RequestError, WireError
 from drafthouse.sampling import MAX_SEED, SamplingParams
@@ -18,6 +20,10 @@ def cache_key(value: str) -> str:
     if len(value) > 256:
         raise WireError("a cache key has at most 256 characters")
     return value
+
+
+def sampling_proto(sampling: SamplingParams) -> pb.Sampling:
+    return pb.Sampling(**asdict(sampling))
 
 
 def sampling_of(m: pb.Sampling) -> SamplingParams:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from drafthouse.errors import RequestError, WireError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
-from drafthouse.wire.fields import cache_key, check_length, identifier, sampling_of, seed_of
+from drafthouse.wire.fields import cache_key, check_length, identifier, sampling_of, sampling_proto, seed_of
 from protos import dataplane_pb2 as pb
 
 
@@ -64,7 +64,7 @@ class GenerateReply:
 def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
     return pb.GenerateRequest(
         request_id=request.request_id, attempt=request.attempt, prompt=request.prompt, delivered=request.delivered,
-        sampling=pb.Sampling(**asdict(request.sampling)), seed=request.seed, max_tokens=request.max_tokens,
+        sampling=sampling_proto(request.sampling), seed=request.seed, max_tokens=request.max_tokens,
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
         cache_key=request.cache_key, resumed=request.resumed,
     )  # fmt: skip

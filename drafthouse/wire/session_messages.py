@@ -5,12 +5,12 @@ kinds), naming the field; what passes has the types and limits stated here. Ever
 what the receiver needs to see that it is stale: (session_id, epoch, base_len).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from drafthouse.errors import WireError
 from drafthouse.sampling import SamplingParams
 from drafthouse.token_tree import TokenTree
-from drafthouse.wire.fields import cache_key, check_length, identifier, min_confidence_of, sampling_of, seed_of
+from drafthouse.wire.fields import cache_key, check_length, identifier, min_confidence_of, sampling_of, sampling_proto, seed_of
 from protos import dataplane_pb2 as pb
 
 MAX_WIDTH = 64
@@ -111,7 +111,7 @@ def to_drafter_proto(message: ToDrafterMessage) -> pb.DrafterMessage:
     match message:
         case Open():
             fields = {name: getattr(message, name) for name in Open.__slots__}
-            fields["sampling"] = pb.Sampling(**asdict(message.sampling))
+            fields["sampling"] = sampling_proto(message.sampling)
             return pb.DrafterMessage(open=pb.Open(**fields))
         case Commit(session_id, epoch, base_len, tokens, min_confidence):
             return pb.DrafterMessage(
