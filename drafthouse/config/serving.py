@@ -85,11 +85,15 @@ class VerifierConfig(PoolConfig):
         return self
 
 
+STAGE_KINDS = ("model", "trigram", "lookup", "suffix")
+"""The built-in stages. A kind's place in this list is its number on the wire and in stored calibrations, so new ones go to the end."""
+
+
 class StageConfig(_Section):
     """One source of drafted nodes; several are merged into one tree. `module:Class` is an own stage: a subclass of
     `drafthouse.stages.stage.Stage`."""
 
-    kind: str = Field(pattern=r"^(model|trigram|lookup|suffix|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$", description="or module:Class")
+    kind: str = Field(pattern=rf"^({'|'.join(STAGE_KINDS)}|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$", description="or module:Class")
     inner: "StageConfig | None" = Field(None, description="kind model only: the stage whose tree the draft model runs on in one pass")
     placement: Literal["drafter", "verifier"] = Field("drafter", description="verifier: in its process, for a stage without a model")
     nodes: int = Field(16, ge=1, le=256, description="most nodes it adds at once")

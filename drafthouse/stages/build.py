@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from drafthouse.config.serving import ModelConfig, StageConfig, model_path
+from drafthouse.config.serving import STAGE_KINDS, ModelConfig, StageConfig, model_path
 from drafthouse.errors import ConfigError
 from drafthouse.policy.stage_breaker import StageBreaker
 from drafthouse.stages import trigram_table
@@ -18,10 +18,10 @@ from drafthouse.stages.stage_sandbox import SandboxedStage, Worker
 from drafthouse.stages.suffix import SuffixStage, Traffic
 from drafthouse.stages.trigram import TrigramStage
 
-MODEL, TRIGRAM, LOOKUP, SUFFIX, FIRST_OWN = 0, 1, 2, 3, 16
-"""Sources of nodes, by which they are calibrated."""
+SOURCE_OF = {kind: number for number, kind in enumerate(STAGE_KINDS)}
+"""The number of each built-in source of nodes: nodes are calibrated by it."""
 
-_SOURCES = {"model": MODEL, "trigram": TRIGRAM, "lookup": LOOKUP, "suffix": SUFFIX}
+MODEL, FIRST_OWN = SOURCE_OF["model"], 16
 
 TABLE_FILE = "trigram.npz"
 """In the draft's folder."""
@@ -29,7 +29,7 @@ TABLE_FILE = "trigram.npz"
 
 def by_name(counts: Mapping[int, int]) -> dict[str, float]:
     """Numbers of nodes by the names of their sources; own stages are all `own`."""
-    names = {number: name for name, number in _SOURCES.items()}
+    names = {number: name for name, number in SOURCE_OF.items()}
     named: dict[str, float] = {}
     for source, count in list(counts.items()):
         name = names.get(source, "own")
@@ -72,12 +72,12 @@ def inner_of(stages: Sequence[StageConfig], draft: ModelConfig | None, vocab_siz
 
 def source_of(stages: Sequence[StageConfig], config: StageConfig) -> int:
     """Own stages are numbered as they first come in the configuration, inner ones included."""
-    own = [each.kind for stage in stages for each in (stage, stage.inner) if each is not None and each.kind not in _SOURCES]
-    return _SOURCES[config.kind] if config.kind in _SOURCES else FIRST_OWN + list(dict.fromkeys(own)).index(config.kind)
+    own = [each.kind for stage in stages for each in (stage, stage.inner) if each is not None and each.kind not in SOURCE_OF]
+    return SOURCE_OF[config.kind] if config.kind in SOURCE_OF else FIRST_OWN + list(dict.fromkeys(own)).index(config.kind)
 
 
 def _maker(key: str, config: StageConfig, source: int, draft: ModelConfig | None, vocab_size: int, shared_noise: bool) -> StageMaker:
-    if config.kind in _SOURCES:
+    if config.kind in SOURCE_OF:
         return StageMaker(config.kind, source, config.nodes, _built_in(key, config, draft, vocab_size, shared_noise))
     own, worker = _own(key, config.kind), Worker()
     return StageMaker(config.kind, source, config.nodes, lambda facts: SandboxedStage(facts, own, worker), worker)
@@ -92,8 +92,10 @@ def _built_in(
         case "suffix":
             traffic = Traffic(config.traffic_tokens)
             return lambda facts: SuffixStage(facts, traffic)
-    table = _table(key, config.table, draft, vocab_size)
-    return lambda facts: TrigramStage(facts, table, shared_noise)
+        case "trigram":
+            table = _table(key, config.table, draft, vocab_size)
+            return lambda facts: TrigramStage(facts, table, shared_noise)
+    raise AssertionError(f"{config.kind} is one of STAGE_KINDS, but nothing here makes it")
 
 
 def table_path(key: str, table: pathlib.Path | None, draft: ModelConfig | None) -> pathlib.Path:

@@ -10,13 +10,14 @@ Promises: knows no Ray. Names say what is counted and in what unit; shares lie b
 
 from typing import Any
 
+from drafthouse.config.serving import STAGE_KINDS
 from drafthouse.telemetry.metric import Kind, Metric, Owner
 from drafthouse.wire.membership import Role
 
 DEPTHS = (*(str(depth) for depth in range(1, 16)), "16+")
 """By depth in the tree; what lies deeper than 15 counts together."""
 
-SOURCES = ("model", "trigram", "lookup", "suffix", "own")
+SOURCES = (*STAGE_KINDS, "own")
 """What drafted a node; stages of the user's own count together."""
 
 DRAINING: tuple[Role, ...] = ("verifier", "drafter")

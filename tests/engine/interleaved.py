@@ -16,7 +16,7 @@ import pytest
 from drafter.engine import UNKNOWN, Outgoing
 from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.policy.latency import Curve
-from drafthouse.stages.build import LOOKUP, MODEL, SUFFIX, placed
+from drafthouse.stages.build import MODEL, SOURCE_OF, placed
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.generation_messages import GenerateRequest
 from drafthouse.wire.session_messages import (
@@ -196,7 +196,7 @@ class Interleaved:
         """The tokens that a source may put below `context`, whose committed part is all of `s.tokens`."""
         if source == MODEL:
             return draftable(context, s.request.sampling, s.request.seed, TREE.width, self.logits)
-        if source in (LOOKUP, SUFFIX):
+        if source in (SOURCE_OF["lookup"], SOURCE_OF["suffix"]):
             return {after for before, after in pairwise(s.tokens) if before == context[-1]}
         return {(context[-1] + 1) % VOCAB_SIZE}  # own_stages.Counting
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from drafthouse.config.serving import DrafterConfig
-from drafthouse.stages.build import LOOKUP
+from drafthouse.stages.build import SOURCE_OF
 from drafthouse.token_tree import ROOT, TokenTree
 from drafthouse.wire.session_messages import Commit
 from simulator.one_process import OneProcess
@@ -60,8 +60,8 @@ def test_the_drafter_counts_commits_and_sources(served: tuple[OneProcess, int]) 
     both, _ = served
     (drafter,) = both.drafters.values()
     assert 0 < drafter.totals.commits <= both.verifier.totals.steps * REQUESTS
-    assert set(drafter.stage_totals.by_source) == {LOOKUP}
-    assert drafter.stage_totals.by_source[LOOKUP] == drafter.stage_totals.stage_nodes
+    assert set(drafter.stage_totals.by_source) == {SOURCE_OF["lookup"]}
+    assert drafter.stage_totals.by_source[SOURCE_OF["lookup"]] == drafter.stage_totals.stage_nodes
     assert drafter.stage_totals.numbers().keys() == {"stage_nodes", "stage_seconds", "stage_faults", "stage_rests"}
     assert drafter.totals.drafted > 0
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from drafthouse.config.serving import DrafterConfig, TreeConfig
 from drafthouse.sampling import SamplingParams
-from drafthouse.stages.build import FIRST_OWN, LOOKUP, MODEL, SUFFIX
+from drafthouse.stages.build import FIRST_OWN, MODEL, SOURCE_OF
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.session_messages import Grow, from_verifier_proto
 from tests.engine.interleaved import DRAFTERS, LIMITS, MODEL_ALONE, TREE, Interleaved, Stream
@@ -223,6 +223,6 @@ def test_interleavings() -> None:
 
 
 def test_interleavings_of_staged_and_merged_drafters() -> None:
-    sources = [f"source {source}" for source in (MODEL, LOOKUP, SUFFIX, FIRST_OWN)]
+    sources = [f"source {source}" for source in (MODEL, SOURCE_OF["lookup"], SOURCE_OF["suffix"], FIRST_OWN)]
     events = ("came true", "grown ahead", "survived", "skipped", "of the verifier", *sources)
     explored(StagedInterleavings, STAGED_EXAMPLES, (*EVENTS, *events))

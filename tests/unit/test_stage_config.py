@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from drafthouse.config.serving import ModelConfig, ServingConfig, StageConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.stage_worth import FIRST_REST_COMMITS, TRIAL_COMMITS, CommitRate, StageWorth
-from drafthouse.stages.build import FIRST_OWN, LOOKUP, TRIGRAM, check_stages, inner_of, placed
+from drafthouse.stages.build import FIRST_OWN, SOURCE_OF, check_stages, inner_of, placed
 from drafthouse.stages.trigram_table import counted, packed
 
 OWN = "tests.engine.own_stages:"
@@ -53,6 +53,15 @@ def test_no_drafter_is_needed_where_all_stages_are_in_the_verifier() -> None:
     assert placed(got.drafter.stages, "drafter", None, 50) == []
 
 
+def test_the_numbers_of_kinds_stay_since_stored_calibrations_have_them() -> None:
+    assert {kind: SOURCE_OF[kind] for kind in ("model", "trigram", "lookup", "suffix")} == {
+        "model": 0,
+        "trigram": 1,
+        "lookup": 2,
+        "suffix": 3,
+    }
+
+
 def test_sources_tell_stages_apart(tmp_path: pathlib.Path) -> None:
     table = tmp_path / "t.npz"
     table.write_bytes(packed(counted(np.array([[1, 2, 3]]), 1)))
@@ -62,8 +71,8 @@ def test_sources_tell_stages_apart(tmp_path: pathlib.Path) -> None:
         StageConfig(kind="trigram", table=table, nodes=5),
         StageConfig(kind="lookup", placement="verifier"),
     ]
-    assert [(m.source, m.nodes) for m in placed(stages, "drafter", None, 50)] == [(FIRST_OWN, 16), (TRIGRAM, 5)]
-    assert [m.source for m in placed(stages, "verifier", None, 50)] == [LOOKUP]
+    assert [(m.source, m.nodes) for m in placed(stages, "drafter", None, 50)] == [(FIRST_OWN, 16), (SOURCE_OF["trigram"], 5)]
+    assert [m.source for m in placed(stages, "verifier", None, 50)] == [SOURCE_OF["lookup"]]
     inner = inner_of(stages, None, 50)
     assert inner is not None
     assert inner.source == FIRST_OWN + 1

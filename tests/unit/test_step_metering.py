@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from drafthouse.stages.build import FIRST_OWN, LOOKUP, MODEL
+from drafthouse.stages.build import FIRST_OWN, MODEL, SOURCE_OF
 from drafthouse.telemetry.metrics import DEPTHS
 from drafthouse.token_tree import TokenTree
 from verifier.node_selection import Selected
@@ -94,7 +94,7 @@ def _nonzero(acceptance: Acceptance, key: str) -> dict[str, float]:
 
 def test_depths_are_conditional_on_the_parent() -> None:
     """Two children of the root, one grandchild. One walk stops at the first child, above the grandchild; one takes the second child."""
-    tree = TokenTree([5, 6, 7], [-1, -1, 0], [0.5, 0.3, 0.5], [MODEL, LOOKUP, FIRST_OWN + 3])
+    tree = TokenTree([5, 6, 7], [-1, -1, 0], [0.5, 0.3, 0.5], [MODEL, SOURCE_OF["lookup"], FIRST_OWN + 3])
     acceptance = Acceptance()
     acceptance.observe([*(_walked(tree, path) for path in ([0], [1], [0, 2], [])), _walked(TokenTree(), [])])
     assert _nonzero(acceptance, "reached_depth") == {"1": 4, "2": 2}, "the second child has none below it"
