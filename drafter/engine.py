@@ -245,7 +245,7 @@ class DrafterEngine:
                 check_device(self.draft.runner)
             return [(ran[0].key[0], dropped)]
         for session in ran:
-            session.start_anew()
+            session.restart()
             self._fault_isolation.add(session)
         return []
 

@@ -227,7 +227,7 @@ class Session:
     def may_have_children(self, node: int) -> bool:
         return node == ROOT or self.growing.depths[node] < self.limits.depth
 
-    def start_anew(self) -> None:
+    def restart(self) -> None:
         """As just opened with all that is committed: after a pass that failed neither KV nor tree can be relied on."""
         self.kv.release()
         self.cached = self.skipped = self.sent = self.kept = 0
