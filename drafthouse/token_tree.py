@@ -17,6 +17,8 @@ ROOT = -1
 
 @dataclass(slots=True)
 class TokenTree:
+    """One entry for each node in each list. `sources` say what drafted a node (`drafthouse.stages.build.SOURCE_OF`)."""
+
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     edges: list[float] = field(default_factory=list)
@@ -90,7 +92,11 @@ class TokenTree:
 
     def subtree(self, nodes: Sequence[int]) -> "TokenTree":
         """The tree of `nodes`, which ascend and are closed under parents."""
-        index = {ROOT: ROOT} | {old: new for new, old in enumerate(nodes)}
+        return self._below(ROOT, nodes)
+
+    def _below(self, root: int, nodes: Sequence[int]) -> "TokenTree":
+        """The tree of `nodes`, ascending, with `root` as its root; the parent of each is `root` or one of them."""
+        index = {root: ROOT} | {old: new for new, old in enumerate(nodes)}
         return TokenTree(
             [self.tokens[i] for i in nodes],
             [index[self.parents[i]] for i in nodes],
@@ -115,17 +121,8 @@ class TokenTree:
         """What is left of the tree when `tokens` have been committed: the last of them is the new root."""
         if not tokens:
             return self
-        kept = self.survivors(tokens)
-        if not kept:
-            return TokenTree()
         new_root = self.find(tokens)
-        index = {new_root: ROOT} | {old: new for new, old in enumerate(kept)}
-        return TokenTree(
-            [self.tokens[i] for i in kept],
-            [index[self.parents[i]] for i in kept],
-            [self.edges[i] for i in kept],
-            [self.sources[i] for i in kept],
-        )
+        return TokenTree() if new_root is None else self._below(new_root, self.survivors(tokens))
 
     def walk(self, root_choice: int, choices: Sequence[int]) -> tuple[list[int], int]:
         """Follows what the target chose: `root_choice` after the root, `choices[i]` after node `i`.

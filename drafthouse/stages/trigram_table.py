@@ -1,8 +1,9 @@
 """Katz-backoff trigram over token ids: counts in a compact file, probabilities from them.
 
 Promises: `log_probabilities` of one context sum to 1 over all tokens of the table. Discounting is
-absolute: what a kept continuation has below its share goes to the shorter context's distribution, over
-the tokens that are not kept (Katz 1987; Jurafsky and Martin, Speech and Language Processing, 3.6).
+absolute: each kept continuation of a context has DISCOUNT taken off its count. The tokens that are not kept
+share the probability that is left, in the proportions of the shorter context
+(Katz 1987; Jurafsky and Martin, Speech and Language Processing, 3.6).
 """
 
 import io
@@ -22,14 +23,14 @@ DISCOUNT = 0.5
 FORMAT = 1
 
 CACHED_CONTEXTS = 256
-"""Distributions after one token that are kept; text comes back to the same few hundred tokens."""
+"""Distributions after one token that stay in memory; text comes back to the same few hundred tokens."""
 
 CACHED_BEST, FEW = 4096, 256
-"""Contexts of which the likeliest tokens are kept, where they are so few."""
+"""Results of `TrigramTable.best` that stay in memory, and the most tokens that one of them may have."""
 
 
 class Rows(NamedTuple):
-    """Contexts ascending; continuations `tokens[starts[i] : starts[i + 1]]` of `contexts[i]`, with their probabilities."""
+    """Contexts, ascending. Those kept after `contexts[i]` are `tokens[starts[i] : starts[i + 1]]`, with their probabilities."""
 
     contexts: np.ndarray
     starts: np.ndarray
@@ -37,6 +38,7 @@ class Rows(NamedTuple):
     probabilities: np.ndarray
 
     def of(self, context: int) -> tuple[np.ndarray, np.ndarray]:
+        """The kept continuations of a context and their probabilities; both empty if there are none."""
         at = int(np.searchsorted(self.contexts, context))
         if at == len(self.contexts) or self.contexts[at] != context:
             return self.tokens[:0], self.probabilities[:0]
@@ -45,7 +47,7 @@ class Rows(NamedTuple):
 
 
 class TrigramTable:
-    """`tokens` ascend; everywhere inside, a token is its index among them."""
+    """`tokens` are the token ids, ascending. Inside this class a token is its index among them; contexts come in as ids."""
 
     def __init__(self, counts: "Counts"):
         self.tokens = counts.tokens.astype(np.int64)
@@ -56,13 +58,13 @@ class TrigramTable:
         self._pairs = _rows(counts.pairs[0], counts.pairs[1], counts.pair_counts, lambda context: singles[context])
         codes = counts.pairs[0].astype(np.int64) * size + counts.pairs[1]
 
-        def seen(context: np.ndarray) -> np.ndarray:
+        def pair_count(context: np.ndarray) -> np.ndarray:
             return counts.pair_counts[np.searchsorted(codes, context)].astype(np.int64)
 
         first = counts.triples[0].astype(np.int64) * size + counts.triples[1]
-        self._triples = _rows(first, counts.triples[2], counts.triple_counts, seen)
+        self._triples = _rows(first, counts.triples[2], counts.triple_counts, pair_count)
         self._after = lru_cache(maxsize=CACHED_CONTEXTS)(self._after_one)
-        self._few = lru_cache(maxsize=CACHED_BEST)(self._best)
+        self._cached_best = lru_cache(maxsize=CACHED_BEST)(self._best)
 
     def log_probabilities(self, context: Sequence[int]) -> np.ndarray:
         """float32 `[len(tokens)]`, of what follows the last two token ids of `context`."""
@@ -76,12 +78,12 @@ class TrigramTable:
         return _backed_off(shorter, *self._triples.of(before * len(self.tokens) + last))
 
     def best(self, context: Sequence[int], count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of the `count` likeliest tokens (0: all): their indices among `tokens`, and their log-probabilities; where they are few, the
-        likeliest first. Not to be changed."""
+        """Indices among `tokens` of the `count` likeliest ones, the likeliest first, and their log-probabilities. With `count` 0, or as
+        many as there are: all tokens, in the order of `tokens`. Callers must not write to the arrays."""
         if not 0 < count < len(self.tokens):
             return np.arange(len(self.tokens)), self.log_probabilities(context)
         last_two = tuple(context[-2:])
-        return self._few(last_two, count) if count <= FEW else self._best(last_two, count)
+        return self._cached_best(last_two, count) if count <= FEW else self._best(last_two, count)
 
     def _best(self, context: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
         scores = self.log_probabilities(context)
@@ -113,7 +115,7 @@ def _backed_off(shorter: np.ndarray, tokens: np.ndarray, probabilities: np.ndarr
 
 
 def _rows(contexts: np.ndarray, tokens: np.ndarray, counts: np.ndarray, seen: Callable[[np.ndarray], np.ndarray]) -> Rows:
-    """`seen` says how often each context came."""
+    """Columns of equal length, sorted by context, to rows. `seen` says how often each context came."""
     distinct, starts = np.unique(contexts.astype(np.int64), return_index=True)
     lengths = np.diff([*starts, len(contexts)])
     totals = np.repeat(seen(distinct), lengths)
@@ -161,7 +163,7 @@ def packed(counts: Counts) -> bytes:
 
 
 def load(path: pathlib.Path, vocab_size: int) -> TrigramTable:
-    """Raises ConfigError that names the file, also when it holds tokens that a vocabulary of `vocab_size` has not."""
+    """Raises ConfigError that names the file, also when it holds a token outside a vocabulary of `vocab_size`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if int(file["format"]) != FORMAT:
