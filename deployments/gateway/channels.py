@@ -2,7 +2,7 @@
 
 Promises: messages as long as the longest context pass; a peer that comes back at its old address is
 found within a second; what a machine that is gone leaves behind is closed by keepalive; channels of addresses no
-longer in use are closed. After a change of certificates, calls go over new channels; the streams of the old ones end in peace.
+longer in use are closed. After a change of certificates, new calls go over new channels; open streams may end on the old ones.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from drafthouse.wire.settings import CHANNEL_OPTIONS
 from drafthouse.wire.transport import Transport
 
 CONNECT_S = 2.0
-"""An address that swallows packets is given up after so long; one that refuses, at once."""
+"""An address that swallows packets is given up after this long; one that refuses, at once."""
 
 LAST_STREAMS_S = 3600.0
 """Streams on a channel whose certificate has been replaced are given this long."""
@@ -30,7 +30,7 @@ OPTIONS = [
 
 
 class Channels:
-    """Connects on first use."""
+    """Connects to an address on first use."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -39,7 +39,7 @@ class Channels:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def connected(self, address: str) -> grpc.aio.Channel:
-        """Raises ConnectionError when nobody answers there."""
+        """A channel that is ready for calls. Raises ConnectionError when there is no answer at the address."""
         self._replace_old()
         channel = self._open.get(address)
         if channel is None:

@@ -27,13 +27,13 @@ OUTCOMES = ("served", "cancelled", "refused", "unavailable", "rejected", "failed
 """How a request may end, as `drafthouse/telemetry/metrics.py` explains."""
 
 KEPT_SAMPLES = 10_000
-"""Latencies of a kind that wait to be exported; where no one exports them, the oldest go."""
+"""Latencies of one kind that wait for the exporter; where there is none, the oldest go."""
 
 
 class Capacity:
     """Limits the choices that one gateway has in progress, and says when a client that finds no place may come again.
 
-    Promises: never more than `count` places are taken; a plan in the making holds one, since it will need at least that.
+    Promises: never more than `count` places are taken. While a plan is made it holds one place, since it will need at least one.
     """
 
     def __init__(self, count: int) -> None:
@@ -44,7 +44,7 @@ class Capacity:
 
     @contextmanager
     def planning(self) -> Iterator[None]:
-        """Raises OverloadError."""
+        """Holds one place while a plan is made. Raises OverloadError."""
         self._check(1)
         self._planning += 1
         try:
@@ -114,8 +114,8 @@ class InferenceService:
         self.planner, self.link = planner, link
         self.places = Capacity(places)
         self.latencies = Latencies()
-        counted = ("requests", "prompt_tokens", "completion_tokens", *(f"outcome.{outcome}" for outcome in OUTCOMES))
-        self._totals = Counter(dict.fromkeys(counted, 0))  # zeros are told, too: a rate needs a first value
+        names = ("requests", "prompt_tokens", "completion_tokens", *(f"outcome.{outcome}" for outcome in OUTCOMES))
+        self._totals = Counter(dict.fromkeys(names, 0))  # zeros are reported, too: a rate needs a first value
 
     @property
     def running(self) -> int:
@@ -128,7 +128,7 @@ class InferenceService:
 
     async def plan(self, make: Callable[[Body], RequestPlan], body: Body, cache_key: str) -> RequestPlan:
         """Runs `make` in a thread: tokenizing a long prompt takes long, and streams must go on meanwhile. `cache_key` names whose
-        traffic the requests are; empty: nobody's. Raises OverloadError, and RequestError for what could never be served."""
+        traffic the requests are; empty: it is not known. Raises OverloadError, and RequestError for what could never be served."""
         try:
             with self.places.planning():
                 plan = await asyncio.to_thread(make, body)
@@ -139,12 +139,12 @@ class InferenceService:
         return replace(plan, requests=tuple(replace(request, cache_key=cache_key) for request in plan.requests))
 
     def _check_choices(self, choices: int) -> None:
-        """Raises RequestError for more than could run at once, however idle all are: one that is refused ends the others."""
+        """Raises RequestError for more choices than could run at once even if all were idle: the refusal of one would end the others."""
         if choices > self.places.count:
             raise RequestError(f"{choices} choices in all, but a gateway here serves {self.places.count} at once", "n")
-        room = self.link.routes.capacity
-        if 0 < room < choices:
-            raise RequestError(f"{choices} choices in all, but the verifiers that run have places and queues for {room}", "n")
+        capacity = self.link.routes.capacity
+        if 0 < capacity < choices:
+            raise RequestError(f"{choices} choices in all, but the verifiers that run have places and queues for {capacity}", "n")
 
     async def stream(self, plan: RequestPlan) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. Raises OverloadError."""

@@ -1,4 +1,4 @@
-"""A user's validated request to the requests that verifiers take: the one place that checks it against the model.
+"""From a user's validated request to the requests that verifiers take: the one place that checks it against the model.
 
 Promises: what comes out has a known model, a prompt of at least one token inside the vocabulary,
 prompt and output within the context, sampling in range and a seed; anything else is a RequestError
@@ -100,18 +100,19 @@ class RequestPlanner:
         ids = tuple(self.codec.encode(text)) if isinstance(text, str) else tuple(text)
         if not ids:
             raise RequestError(f"{field} is empty: there must be at least one token to go on from", field)
-        bad = min(ids) if min(ids) < 0 else max(ids)
-        if not 0 <= bad < self.limits.vocab_size:
-            raise RequestError(f"{field} has token id {bad}, outside the vocabulary of {self.limits.vocab_size}", field)
+        suspect = min(ids) if min(ids) < 0 else max(ids)
+        if not 0 <= suspect < self.limits.vocab_size:
+            raise RequestError(f"{field} has token id {suspect}, outside the vocabulary of {self.limits.vocab_size}", field)
         return ids
 
     def _max_tokens(self, prompt_tokens: int, wanted: int | None) -> int:
-        room = self.limits.context_tokens - prompt_tokens
-        if room < 1 or (wanted or 1) > room:
+        """The output tokens wanted, or all that the context has left. Raises RequestError."""
+        left = self.limits.context_tokens - prompt_tokens
+        if left < 1 or (wanted or 1) > left:
             asked = f"{prompt_tokens} in the prompt and {wanted or 1} to generate"
             message = f"The context holds {self.limits.context_tokens} tokens, but {prompt_tokens + (wanted or 1)} are asked for: {asked}"
-            raise RequestError(message, "max_tokens" if room >= 1 else "prompt", code="context_length_exceeded")
-        return wanted or room
+            raise RequestError(message, "max_tokens" if left >= 1 else "prompt", code="context_length_exceeded")
+        return wanted or left
 
     def _request(self, request: str, prompt: tuple[int, ...], seed: int, max_tokens: int, settings: Settings) -> GenerateRequest:
         return GenerateRequest(

@@ -14,8 +14,7 @@ from drafthouse.wire.settings import retry_after_s
 BAD_REQUEST = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.FAILED_PRECONDITION)
 
 NOT_TAKEN = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.ABORTED)
-"""The second is what a draining verifier answers to what is new."""
-
+"""The verifier has not begun: it does not know this gateway, or (ABORTED) it drains."""
 
 UNTOLD_S = 1.0
 """When to come again where a refusal does not say."""
@@ -65,7 +64,8 @@ class RequestProgress:
         self.request = replace(self.request, attempt=self.request.attempt + 1)
 
     def take(self, reply: GenerateReply, fingerprint: str) -> GenerateReply | None:
-        """What of this reply is new, as the caller is to see it. Raises WireError when tokens before it are missing, Moved."""
+        """The new part of a reply, for the caller; None if nothing is new. Raises WireError when tokens before it are missing, and Moved
+        when this verifier hands the request over."""
         if (reply.request_id, reply.attempt) != (self.request.request_id, self.request.attempt):
             return None
         done = len(self.delivered)
@@ -85,6 +85,7 @@ class RequestProgress:
         return replace(reply, first_token_index=done, tokens=tokens, usage=self.usage)
 
     def failed(self, replica: str, error: Broken) -> None:
+        """Notes why the attempt on this replica ended, so that the next one goes elsewhere."""
         self.avoid.add(replica)
         self.last_failure = f"{replica}: {error}"
         if isinstance(error, Refused):
@@ -111,6 +112,7 @@ def total(a: SpeculationUsage, b: SpeculationUsage) -> SpeculationUsage:
 
 
 def translated(error: grpc.aio.AioRpcError) -> Exception:
+    """The same as one of our errors: RequestError if the request is wrong, else a Broken."""
     details = error.details() or error.code().name
     if error.code() in BAD_REQUEST:
         return RequestError(details)

@@ -34,7 +34,7 @@ MAX_FRUITLESS_ATTEMPTS = 4
 """Streams in a row that broke without a token: beyond that, it is the request that breaks verifiers."""
 
 MAX_REFUSALS = 4
-"""Verifiers that a new request asks for a place, those with most room first: to ask all of a large pool costs more than it finds."""
+"""Verifiers that a new request asks for a place, the emptiest first. To ask all of a large pool would cost more than it finds."""
 
 RETRY_S = 0.2
 """Between rounds in which every verifier refused or failed."""
@@ -46,7 +46,7 @@ class NoVerifierError(DrafthouseError):
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One open stream. `listening`: somebody waits for its next reply, so that silence is the verifier's own."""
+    """One open stream. `listening`: its reader waits for the next reply, so that silence is the verifier's own."""
 
     route: Route
     stream: Any
@@ -123,19 +123,20 @@ class VerifierLink:
                 raise NoVerifierError(f"{progress.fruitless} attempts in a row broke off; the last: {progress.last_failure}")
             route = self.routes.pick(progress.fingerprint, progress.avoid, time.monotonic())
             if progress.refusals and not progress.resumed and (route is None or len(progress.refusals) >= MAX_REFUSALS):
-                raise self._gone(progress)
+                raise self._none_found(progress)
             if route is not None:
                 return route
             if time.monotonic() > progress.deadline:
-                raise self._gone(progress)
+                raise self._none_found(progress)
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), RETRY_S)
             progress.avoid.clear()
 
-    def _gone(self, progress: RequestProgress) -> DrafthouseError:
+    def _none_found(self, progress: RequestProgress) -> DrafthouseError:
+        """The error for a request that found no verifier: all refused it, or none was there in time."""
         if progress.refusals and not progress.resumed:
-            # It stands in the line of each that refused it, and will leave them all for one place: their rates add up.
+            # The request waits at all that refused it, and one free place at any of them is enough: their rates add up.
             retry_after_s = 1.0 / sum(1.0 / seconds for seconds in progress.refusals.values())
             return OverloadError(f"all verifiers are full; the last: {progress.last_failure}", retry_after_s)
         known = f"{len(self.routes)} are known"
