@@ -28,14 +28,14 @@ REPLICATIONS = 3
 """Simulations of each point with other texts: their mean is the forecast."""
 
 FIT_STEPS, FIT_MOST_S = 8, 0.02
-"""Bisections of an overhead, between nothing and so many seconds: to a tenth of a millisecond."""
+"""Bisections of an overhead, and the seconds that it may be at most: halved eight times, that is a tenth of a millisecond."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """`error` is (simulated - live) / live of the mean latency; `fitted` points are not forecasts."""
+    """One point: mean latency live and simulated. `error` is (simulated - live) / live; a `fitted` point is no forecast."""
 
     workload: str
     rate: float
@@ -50,9 +50,10 @@ class Checked:
 
 
 class Bench:
-    """A report of `bench load`. Raises ConfigError naming the file and the key that is missing or wrong."""
+    """A report of `bench load`, whose points can be simulated again."""
 
     def __init__(self, path: pathlib.Path, trace: Sequence[TraceRequest], options: Options):
+        """Raises ConfigError naming the file and the key that is missing or wrong."""
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
             self.points: list[Json] = [p for p in report["points"] if p["policy"] in POLICIES]
@@ -81,7 +82,8 @@ class Bench:
         self._trace = trace
 
     def latency(self, point: Json, step_s: float, pass_s: float) -> float:
-        """Simulated mean latency in seconds of the point's requests, segment by segment."""
+        """Simulated mean latency of the point's requests, in seconds. Segments are simulated one by one, as the bench measured them;
+        `step_s` and `pass_s` are the overheads of a step and of a pass."""
         overheads = replace(self._options.overheads, step_s=step_s, pass_s=pass_s)
         s, total, count = self._settings, 0.0, 0
         place = self._places.index((point["workload"], point["load"]))
@@ -103,7 +105,7 @@ class Bench:
 
 
 def check(bench: Bench, advance: Callable[[str], None] = lambda _: None) -> list[Checked]:
-    """All points; the two fitted ones first."""
+    """All points, the two fitted ones first. `advance` hears what comes next. Raises ConfigError if a policy has no point."""
     off = _lowest(bench.points, "off")
     auto = _lowest(bench.points, "auto")
     advance("fitting the overhead of a step")
@@ -120,6 +122,7 @@ def check(bench: Bench, advance: Callable[[str], None] = lambda _: None) -> list
 
 
 def _lowest(points: Sequence[Json], policy: str) -> Json:
+    """The policy's point of the lowest rate, of the first workload. Raises ConfigError."""
     mine = [p for p in points if p["policy"] == policy]
     if not mine:
         raise ConfigError(f"--check: the report has no point of policy {policy!r}, which an overhead is fitted on")
@@ -127,7 +130,7 @@ def _lowest(points: Sequence[Json], policy: str) -> Json:
 
 
 def _bisect(excess: Callable[[float], float]) -> float:
-    """The overhead at which simulated latency is the live one, as near as it can be."""
+    """The overhead in seconds at which simulated latency comes nearest to the live one; `excess` is the first minus the second."""
     low, high = 0.0, FIT_MOST_S
     for _ in range(FIT_STEPS):
         middle = (low + high) / 2

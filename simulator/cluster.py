@@ -20,10 +20,10 @@ from simulator.verifier import SimVerifier
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Latencies in seconds over requests served; rates and shares over the `span_s` simulated seconds.
+    """Latencies are seconds, over requests served; rates and shares are over the `span_s` simulated seconds.
 
-    `utilisation` are busy seconds per replica second; `between_steps_share` is the verifiers' time between
-    steps while there was work, of their busy time; `price` is in tokens per node.
+    A utilisation is busy seconds per replica second. `between_steps_share` is the share of the verifiers' busy time that lay
+    between steps. `price` is tokens per node, weighted by the time of the steps.
     """
 
     span_s: float
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class Cluster:
-    """Runs once."""
+    """One simulation; `run` may be called once."""
 
     def __init__(self, options: Options, arrivals: Sequence[Request], rng: random.Random):
         self.options, self.arrivals = options, arrivals
@@ -76,25 +76,25 @@ class Cluster:
             raise ConfigError(f"--seconds: no request was served in the {self.env.now:.3g} s simulated; make it longer")
         overhead = self.options.overheads.gateway_s + self.options.round_trip_s / 2
         latencies = np.array([r.finished_s - r.arrival_s + overhead for r in served if r.finished_s is not None])
-        first = np.array([r.first_token_s - r.arrival_s + overhead for r in served])
+        first_token = np.array([r.first_token_s - r.arrival_s + overhead for r in served])
         engines = [v.engine for v in self.verifiers]
-        t = {name: sum(asdict(e.totals)[name] for e in engines) for name in asdict(engines[0].totals)}
+        totals = {name: sum(asdict(e.totals)[name] for e in engines) for name in asdict(engines[0].totals)}
         sequence_steps = sum(v.sequence_steps for v in self.verifiers)
-        d = {name: sum(asdict(x.totals)[name] for x in self.drafters) for name in ("passes", "pass_seconds", "nodes")}
+        passes = {name: sum(asdict(x.totals)[name] for x in self.drafters) for name in ("passes", "pass_seconds", "nodes")}
         span, verifiers, drafters = self.env.now, len(self.verifiers), len(self.drafters)
-        busy = t["step_seconds"] + t["wait_seconds"]
+        busy = totals["step_seconds"] + totals["wait_seconds"]
         return Outcome(
             span_s=span, requests=len(self.arrivals), served=len(served), refused=sum(v.refused for v in self.verifiers),
-            mean_latency_s=float(latencies.mean()), p99_latency_s=float(np.quantile(latencies, 0.99)), ttft_s=float(first.mean()),
-            goodput_tokens_per_s=t["committed"] / span, goodput_per_verifier=t["committed"] / span / verifiers,
-            tokens_per_step=t["committed"] / max(1, sequence_steps), nodes_per_step=t["verified"] / max(1, sequence_steps),
-            sequences_per_step=sequence_steps / max(1, t["steps"]), accepted_share=t["accepted"] / max(1, t["verified"]),
-            verifier_utilisation=t["step_seconds"] / span / verifiers,
-            drafter_utilisation=d["pass_seconds"] / span / drafters if drafters else 0.0,
-            controller_utilisation=self.control.busy_seconds / span, between_steps_share=t["wait_seconds"] / busy,
-            price=sum(v.price_seconds for v in self.verifiers) / t["step_seconds"],
+            mean_latency_s=float(latencies.mean()), p99_latency_s=float(np.quantile(latencies, 0.99)), ttft_s=float(first_token.mean()),
+            goodput_tokens_per_s=totals["committed"] / span, goodput_per_verifier=totals["committed"] / span / verifiers,
+            tokens_per_step=totals["committed"] / max(1, sequence_steps), nodes_per_step=totals["verified"] / max(1, sequence_steps),
+            sequences_per_step=sequence_steps / max(1, totals["steps"]), accepted_share=totals["accepted"] / max(1, totals["verified"]),
+            verifier_utilisation=totals["step_seconds"] / span / verifiers,
+            drafter_utilisation=passes["pass_seconds"] / span / drafters if drafters else 0.0,
+            controller_utilisation=self.control.busy_seconds / span, between_steps_share=totals["wait_seconds"] / busy,
+            price=sum(v.price_seconds for v in self.verifiers) / totals["step_seconds"],
             price_floor=sum(e.pricing.price_floor for e in engines) / verifiers,
-            heartbeats_per_s=self.control.heartbeats / span, nodes_per_pass=d["nodes"] / max(1, d["passes"]),
+            heartbeats_per_s=self.control.heartbeats / span, nodes_per_pass=passes["nodes"] / max(1, passes["passes"]),
         )  # fmt: skip
 
 

@@ -9,11 +9,13 @@ from simulator.options import Options
 from simulator.trace import TraceRequest
 
 MOST_REPLICAS = 5000
-"""Of both pools in one simulation: more would take hours."""
+"""In each pool of one simulation: more would take hours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
+    """One simulation: its pool sizes, requests per second (None: as recorded in the trace), and what came of it."""
+
     verifiers: int
     drafters: int
     rate: float | None
@@ -33,7 +35,8 @@ def pool_sizes(option: str, text: str, least: int) -> list[int]:
 
 
 def planned(options: Options, verifiers: Sequence[int], drafters: Sequence[int], per_verifier: bool) -> list[Options]:
-    """Every pair of sizes; `per_verifier`: the rate is each verifier's. All are checked here, before the first one runs."""
+    """The options of every pair of sizes; `per_verifier`: `options.rate` is the rate of each verifier. Raises ConfigError for a plan that
+    cannot run, before the first one does."""
     if per_verifier and options.rate is not None and options.rate <= 0:
         raise ConfigError(f"--rate-per-verifier must be a positive number of requests per second, not {options.rate}")
     plans = [
