@@ -14,7 +14,8 @@ NO_GUESSES = TokenTree()
 
 
 def catch_up(session: Session, limit: int, guesses: TokenTree) -> Segment:
-    """The next committed tokens without KV, at most `limit`; logits of the last one if it is the root, and of the guesses below it."""
+    """The next committed tokens without KV, at most `limit`, and the guesses below the root. Logits: of the last committed token if it
+    is the root, and of all guesses."""
     first = session.cached
     tokens = session.tokens[first : first + limit]
     count, positions = len(tokens), list(range(first, first + len(tokens)))
@@ -24,7 +25,7 @@ def catch_up(session: Session, limit: int, guesses: TokenTree) -> Segment:
     sinks, skipped = session.sinks, session.skipped
     if not len(guesses):
         return Segment(session.kv, tokens, positions, outputs, causal(before, count), sinks=sinks, skipped=skipped)
-    run = _numbers(session, guesses)
+    run = _guess_numbers(session, guesses)
     paths = [path_to(session.growing, guesses, node) for node in run]
     lines: list[list[int]] = [[]] * count + _lines(paths, run, before + count)
     prefix = [*causal(before, count), *[before + count] * len(run)]
@@ -35,7 +36,7 @@ def catch_up(session: Session, limit: int, guesses: TokenTree) -> Segment:
 
 def tree_nodes(session: Session, nodes: list[int], guesses: TokenTree) -> Segment:
     """A pass over frontier nodes and the guesses below them; logits of all of them."""
-    run = nodes + _numbers(session, guesses)
+    run = nodes + _guess_numbers(session, guesses)
     committed = len(session.kv) - len(session.expanded)
     session.kv.extend(len(run))
     paths = [path_to(session.growing, guesses, node) for node in run]
@@ -48,11 +49,11 @@ def tree_nodes(session: Session, nodes: list[int], guesses: TokenTree) -> Segmen
 
 
 def _lines(paths: Sequence[Sequence[int]], nodes: Sequence[int], first: int) -> list[list[int]]:
-    """Of each path, the entries of its nodes, all of which are among `nodes`, whose entries begin at `first`."""
+    """The KV entries of each path. `nodes` holds all nodes of all paths; their entries follow one another from `first` on."""
     entry = {node: first + i for i, node in enumerate(nodes)}
     return [[entry[node] for node in path] for path in paths]
 
 
-def _numbers(session: Session, guesses: TokenTree) -> list[int]:
-    """Guesses are numbered on from the tree's nodes."""
+def _guess_numbers(session: Session, guesses: TokenTree) -> list[int]:
+    """The guesses as node numbers: they go on where the numbers of the tree's nodes end."""
     return list(range(len(session.tree), len(session.tree) + len(guesses)))

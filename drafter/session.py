@@ -1,7 +1,7 @@
 """One session of the drafter: the committed tokens, the tree below them, and the draft's KV of both.
 
-Promises: `kv` holds entries for the committed tokens that the draft has seen, `cached` of them less those
-that its window has left behind, then one for each node of `expanded`, in that order. A node is expanded (the
+Promises: the draft has seen the first `cached` committed tokens. `kv` holds an entry for each of these, without the `skipped`
+ones that have left the draft's window, then one for each node of `expanded`, in that order. A node is expanded (the
 draft has run on it) only after its parent, so the expanded nodes of any path are a prefix of it. The draft
 runs on nodes only while every committed token is cached: it never drafts from a stale cache.
 """
@@ -51,7 +51,7 @@ class Session:
     def __init__(
         self, peer: str, opened: Open, kv: KvSequence, rules: SessionRules, calibration: Calibration, stages: SessionStages, now: float
     ):
-        """`peer` is whoever opened it. `lookahead`, `seen` and `reserved_slots` are for the engine to set."""
+        """`peer` is the verifier's stream that opened it. The engine sets `lookahead`, `seen` and `reserved_slots`."""
         self.key = peer, opened.session_id
         self.id, self.epoch = opened.session_id, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
@@ -121,9 +121,9 @@ class Session:
         return self.calibration.expected_children(MODEL, self.width, self.sampling.temperature)
 
     def commit(self, base_len: int, tokens: tuple[int, ...], min_confidence: float, now: float) -> list[Label]:
-        """Re-roots along the committed tokens; returns what they say of the drafted ones.
+        """Re-roots along the committed tokens. Returns a label for each ranking that was made where one of them was committed.
 
-        Raises WireError when they do not follow what is known.
+        Raises WireError when the tokens do not follow those that the session has.
         """
         if base_len != len(self.tokens):
             raise WireError(f"commit at {base_len}, but the session has {len(self.tokens)} tokens")
@@ -153,8 +153,8 @@ class Session:
         return labels
 
     def _judge(self, labels: Sequence[Label], end: int, count: int, now: float) -> None:
-        """Which stages have paid: a token that was drafted, before position `end`, is to the credit of the first that had it,
-        the draft model last, since it costs most."""
+        """Tells each stage how many committed tokens it gained. A token before position `end` was drafted; the credit goes to the first
+        source that had it, the draft model last, since it costs most. `count` tokens were committed."""
         if not self.stages.sources:
             return
         order = [*self.stages.sources, MODEL]
@@ -200,12 +200,12 @@ class Session:
         return self.growing.add_children(parent, Ranking(MODEL, tokens, margins, edges), self.threshold, self.limits)
 
     def row(self, node: int, guesses: TokenTree, position: int) -> Row:
-        """For ranking the children, at `position`, of a node, of a guess or of the root."""
+        """What `choose.rank` needs for the children, at `position`, of a node, of a guess or of the root."""
         path = path_to(self.growing, guesses, node) if self.sampling.penalises else ()
         return Row(self.sampling, self.seed, position, [self.token(each, guesses) for each in path], self.seen)
 
     def token(self, node: int, guesses: TokenTree) -> int:
-        """Of a node or a guess."""
+        """The token of a node or a guess; guesses are numbered on from the tree's nodes."""
         return self.tree.tokens[node] if node < len(self.tree) else guesses.tokens[node - len(self.tree)]
 
     @property
@@ -213,8 +213,8 @@ class Session:
         return self.rules.window.sinks if self.rules.window is not None else 0
 
     def was_run(self, chunk: int, came_true: Sequence[int]) -> None:
-        """After a pass over `chunk` committed tokens or over nodes, and over guesses. All nodes that were run are `expanded` by
-        now, the guesses that `came_true`, ascending, last; the entries of the others go."""
+        """After a pass over `chunk` committed tokens or over nodes, and over guesses. All nodes that were run must be in `expanded` by
+        now, last of all the guesses that `came_true`, ascending. The KV entries of the other guesses are freed."""
         self.cached += chunk
         kept = self.held + len(self.expanded) - len(came_true)
         self.kv.keep(kept, [kept + guess for guess in came_true])
@@ -228,7 +228,8 @@ class Session:
         return node == ROOT or self.growing.depths[node] < self.limits.depth
 
     def restart(self) -> None:
-        """As just opened with all that is committed: after a pass that failed neither KV nor tree can be relied on."""
+        """Puts the session back to how it was when opened, but with all committed tokens: after a pass that failed neither its KV nor its
+        tree can be relied on."""
         self.kv.release()
         self.cached = self.skipped = self.sent = self.kept = 0
         self.growing, self._sent_edges = GrowingTree(), []
