@@ -23,11 +23,11 @@ NOT_WANTED = 1.0
 """A `min_confidence` that no node is worth: the drafter only keeps its KV in step."""
 
 RETRY_S = 1.0
-"""A drafter that refused or dropped a sequence's session is not asked again for so long; others are, at once."""
-
+"""A drafter that refused or dropped a sequence's session is not asked again for this long; others are, at once."""
 
 REMEMBERED = 64
-"""Drafters that are gone and may come back; names are never used again, so in a pool that scales they would gather for ever."""
+"""Records kept of drafters without a stream, which may come back. A replica's name is never used twice, so in a pool that scales
+records would gather for ever."""
 
 
 class DraftSessions:
@@ -58,7 +58,7 @@ class DraftSessions:
         self._totals.draft_messages += 1
 
     def open(self, sequence: Sequence, price: float, now: float, probe: bool = False) -> bool:
-        """Pairs the sequence with the drafter that has fewest of our sessions, if there is one; whether it did."""
+        """Pairs the sequence with the drafter that has fewest of our sessions. Returns False when none may be asked now."""
         retry_at = self._retry_at[sequence.id]
         trusted = [d for d in self.drafters if retry_at.get(d, now) <= now and self.records[d].usable(now)]
         if not trusted:
@@ -73,11 +73,11 @@ class DraftSessions:
         return True
 
     def session(self, sequence: Sequence, drafter: str, epoch: int, price: float, probe: bool) -> DraftSession:
-        """A new one, as it is before anything was heard of it."""
+        """A new session, of which nothing has been heard yet."""
         return DraftSession(drafter, epoch, len(sequence.tokens), TokenTree(), self.records[drafter], price, probe)
 
     def opening(self, sequence: Sequence, session: DraftSession, price: float) -> Open:
-        """What its drafter hears first."""
+        """The message that opens the session at its drafter."""
         r = sequence.request
         max_nodes, max_depth, width = self._limits(r.speculation)
         return Open(
@@ -88,17 +88,17 @@ class DraftSessions:
 
     def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:
         """Tells the drafter what the last step committed; `sequence.tokens` holds them already."""
-        link = sequence.draft_session
-        if link is None:
+        session = sequence.draft_session
+        if session is None:
             return
-        base_len = link.base_len
-        link.commit(tokens, price, now)
+        base_len = session.base_len
+        session.commit(tokens, price, now)
         self._totals.trees += 1
-        self.records[link.drafter].responsiveness.sent()
-        self._send(link.drafter, Commit(sequence.id, link.epoch, base_len, tuple(tokens), self._min_confidence(sequence, price)))
+        self.records[session.drafter].responsiveness.sent()
+        self._send(session.drafter, Commit(sequence.id, session.epoch, base_len, tuple(tokens), self._min_confidence(sequence, price)))
 
     def hold(self, sequences: Iterable[Sequence]) -> None:
-        """A step with these begins: where trees do not grow meanwhile, their drafters are told."""
+        """A step with these sequences begins: tells their drafters, if trees are not to grow during verification."""
         for sequence in sequences if not self.tree.grow_during_verification else ():
             if sequence.draft_session is not None:
                 self._send(sequence.draft_session.drafter, Hold(sequence.id, sequence.draft_session.epoch))
@@ -142,9 +142,10 @@ class DraftSessions:
 
     def receive(self, drafter: str, sequence: Sequence | None, message: ToVerifierMessage, now: float) -> None:
         self.records[drafter].responsiveness.heard()
-        link = sequence.draft_session if sequence is not None else None
-        if sequence is None or link is None or link.drafter != drafter or link.epoch != message.epoch:
-            self.events["stale"] += not isinstance(message, Dropped)  # a commit that crosses a session's end is answered so
+        session = sequence.draft_session if sequence is not None else None
+        if sequence is None or session is None or session.drafter != drafter or session.epoch != message.epoch:
+            # A drafter that has ended a session answers a commit still on its way with `Dropped`: that one is no surprise.
+            self.events["stale"] += not isinstance(message, Dropped)
             return
         match message:
             case Opened():
@@ -154,13 +155,13 @@ class DraftSessions:
                 self._retry_at[sequence.id][drafter] = now + RETRY_S
                 self._unlink(sequence)
             case Grow():
-                self._grow(sequence, link, message, now)
+                self._grow(sequence, session, message, now)
 
-    def _grow(self, sequence: Sequence, link: DraftSession, message: Grow, now: float) -> None:
+    def _grow(self, sequence: Sequence, session: DraftSession, message: Grow, now: float) -> None:
         limit = max(4 * self.tree.max_nodes, sequence.request.speculation.nodes)
         self._totals.trees += 1
         try:
-            new = link.graft(message, sequence.tokens, self.vocab_size, limit, now)
+            new = session.graft(message, sequence.tokens, self.vocab_size, limit, now)
         except (ValueError, WireError) as error:
             self.fail(sequence, str(error), now)
             return
@@ -185,7 +186,7 @@ class DraftSessions:
                 self.park(sequence)
 
     def lost(self, drafter: str, sequences: Iterable[Sequence]) -> None:
-        """The drafter's stream is gone: its sequences go on at N = 0 and are paired anew."""
+        """The drafter's stream is gone: its sequences go on at N = 0 and are paired again."""
         self._outbox.pop(drafter, None)
         if drafter in self.drafters:
             self.drafters.remove(drafter)

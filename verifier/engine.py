@@ -59,7 +59,7 @@ class VerifierEngine:
         self.sequences: dict[str, Sequence] = {}
         self.admission = Admission(self.scheduler, self.totals)
         self._gain_share = GAIN_SHARE if tree.grow_during_verification else WHOLE_GAIN
-        self._stepping: list[Sequence] = []
+        self._stepping: list[Sequence] = []  # sequences of the step in progress
         self._replies: list[GenerateReply] = []  # of the step in progress: said even if the rest of it fails
 
     def submit(self, request: GenerateRequest) -> None:
@@ -78,7 +78,7 @@ class VerifierEngine:
         self.enter(sequence)
 
     def enter(self, sequence: Sequence) -> None:
-        """Queues what has got a place."""
+        """Queues a sequence that has been admitted."""
         self.scheduler.add(sequence)
         self.sequences[sequence.id] = sequence
         self.session_policy.arrived(sequence, self.clock())
@@ -99,23 +99,25 @@ class VerifierEngine:
         self.scheduler.remove(sequence)
 
     def receive(self, drafter: str, message: ToVerifierMessage, arrived: float | None = None) -> None:
-        """`arrived`: when, on the engine's clock, if not now; what comes during a run is taken in after it."""
+        """A drafter's message. `arrived`: when it came, on the engine's clock, if that was not now: what comes during a run is taken in
+        after it."""
         self.draft_sessions.receive(drafter, self.sequences.get(message.session_id), message, self.clock() if arrived is None else arrived)
 
     def fail_session(self, session: str, epoch: int, reason: str) -> None:
-        """A message of this session could not be read."""
+        """A message of this session could not be read: the session ends, unless it has ended already."""
         sequence = self.sequences.get(session)
         if sequence is not None and sequence.draft_session is not None and sequence.draft_session.epoch == epoch:
             self.draft_sessions.fail(sequence, reason, self.clock())
 
     def lose_drafter(self, drafter: str) -> None:
+        """Its stream is gone."""
         self.draft_sessions.lost(drafter, self.sequences.values())
 
     def recover(self, reason: str) -> list[GenerateReply]:
-        """After a step that raised: what ran together is tried one by one, and what fails alone ends with an error reply.
-        First comes what was committed before it raised.
+        """After a step that raised: sequences that ran together are tried one by one, and one that fails alone ends with an error reply.
+        The replies begin with those of tokens that were committed before the step raised.
 
-        Raises what the device raises when it fails without any request of theirs, too.
+        Raises what the device raises if it fails without a request, too (`check_device`).
         """
         replies, self._replies = self._replies, []
         if not self.scheduler.suspects:
@@ -143,8 +145,8 @@ class VerifierEngine:
         return step
 
     def finish_step(self, step: Step, result: RunResult) -> list[GenerateReply]:
-        """What the gateways should hear once the device has run `step.segments`. What drafters have sent meanwhile is to be received
-        before: it is numbered below the old roots and re-roots with them."""
+        """After the device has run `step.segments`: the replies to gateways. First call `receive` with all that drafters have sent during
+        the run: their nodes lie below the old roots, and the commit re-roots them."""
         choices = self.verification.choose(step, result.logits)
         walked = self.verification.walk(step, choices)
         now = self.meter.chose()
@@ -158,7 +160,7 @@ class VerifierEngine:
         plan = self.scheduler.plan()
         self.admission.begin_step(now)
         if not plan.sequences:
-            self.pricing.quote(1, 0, 0)
+            self.pricing.quote(1, 0, 0)  # as if one sequence decoded: the next request opens its session at this price
             return plan
         self._stepping, self._replies = plan.sequences, []
         self.draft_sessions.decoding = len(plan.decoding)
@@ -202,6 +204,7 @@ class VerifierEngine:
                 s.count(drafted=s.local.grow(self.pricing.price, s.max_draft_depth))
 
     def _commit(self, step: Step, walked: list[Walked], now: float) -> None:
+        """Tokens to the gateways' replies, and to what drafts: drafters, the session policy, and stages in this process."""
         for w in walked:
             s = w.sequence
             if s.draft_session is not None:

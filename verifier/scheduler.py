@@ -4,7 +4,7 @@ Promises: sequences that decode come first and always get their pending token; w
 token budget, and never less than a share of it, goes to prompt chunks, oldest request first. When KV slots run out the youngest
 sequence is preempted: its KV is freed and computed again later, its tokens are kept. After a step that failed its
 sequences step one by one, until each has got a token alone or is known as the cause. A plan takes time linear in the running
-sequences, and so much for each that is admitted or preempted; adding and removing one takes constant time.
+sequences, those it admits and preempts included; adding and removing one takes constant time.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from drafthouse.engine.kv_cache import SlotAllocator
 from verifier.sequence import Sequence
 
 PROMPT_SHARE = 8
-"""One part in so many of a step's tokens is for prompt chunks, however many sequences decode: they are what ends the crowd."""
+"""An eighth of a step's tokens is for prompt chunks, however many sequences decode: requests must get through their prompts to end."""
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Scheduler:
 
     @property
     def full(self) -> bool:
-        """Whether as many wait as may, beside those who find a place in the next step."""
+        """Whether no more requests may wait: the queue holds `max_queue`, and those that will be admitted to the next step."""
         return len(self.waiting) >= self.config.max_queue + max(0, self.config.max_sequences - self.in_service)
 
     def add(self, sequence: Sequence) -> None:
@@ -75,12 +75,13 @@ class Scheduler:
         self.running.clear()
 
     def clear(self, sequence: Sequence) -> None:
-        """It has got a token."""
+        """The sequence has got a token, so it is not what made a step fail: it runs with the others again."""
         if self.suspects and _first(self.suspects) is sequence:
             del self.suspects[sequence]
             self.running[sequence] = None
 
     def plan(self) -> StepPlan:
+        """The next step. Admits waiting sequences and preempts running ones as KV slots allow."""
         plan = self._plan_alone(_first(self.suspects)) if self.suspects else self._plan()
         plan.kv_tokens = sum([len(sequence.kv) for sequence in plan.sequences])
         return plan
@@ -94,7 +95,7 @@ class Scheduler:
         self._admit()
         plan = StepPlan()
         for sequence in list(self.running):
-            if sequence in self.running and sequence.pending == 1:  # who gives way is the youngest, so nobody planned for is lost
+            if sequence in self.running and sequence.pending == 1:  # the youngest gives way: never one that is planned already
                 self._make_room(1 + len(plan.decoding), sequence)
                 if sequence in self.running:
                     plan.decoding.append(sequence)

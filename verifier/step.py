@@ -19,7 +19,8 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One sequence's part of a step; `tree` holds the nodes that are verified, `choosing` is whether it gets a token."""
+    """One sequence's part of a step. `tree` holds the nodes to verify. `choosing`: the target chooses a token for it; a prompt chunk that
+    does not reach the end of the prompt gets none."""
 
     sequence: Sequence
     segment: Segment
@@ -29,7 +30,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step that may run: `expected_s` is how long the latency model takes the run to be."""
+    """A step that is ready for the device. `expected_s` is the time of the run by the latency model."""
 
     plan: StepPlan
     selected: Selected
@@ -48,7 +49,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """Accepted draft tokens and the bonus token; the tree that was verified, and which of its nodes were accepted."""
+    """Where one sequence's walk ended. `tokens` are the accepted draft tokens and the bonus token, `tree` was verified, and `path` are its
+    accepted nodes."""
 
     sequence: Sequence
     tokens: list[int]

@@ -1,8 +1,8 @@
 """The verifier's thread: takes commands, steps, hands replies and drafter messages to the event loop.
 
-Promises: the engine is touched by this thread alone. An exception in a step fails the request that is its cause, with one
-error reply, and one in a command ends that command, not the thread: these are the fault boundaries here. The thread ends
-only with a device that works no longer; a device that does not come back from a step is noticed by its time.
+Promises: only this thread touches the engine. It has two fault boundaries: an exception in a step fails the request that is its
+cause, with one error reply; an exception in a command ends that command, not the thread. The thread ends only when the device
+no longer works. A device that does not come back from a step is noticed by the time it takes (`trouble`).
 """
 
 import logging
@@ -23,7 +23,7 @@ Command = Callable[[VerifierEngine], None]
 Deliver = Callable[[list[GenerateReply], dict[str, list[ToDrafterMessage]]], None]
 
 JOIN_S = 2.0
-"""A step in progress is waited for so long; the thread does not outlive the process in any case."""
+"""`stop` waits this long for a step in progress; the thread does not outlive the process in any case."""
 
 
 def run_step(
@@ -85,7 +85,7 @@ class StepLoop:
         self._wake.set()
 
     def post_arrival(self, command: Command) -> None:
-        """As `post`, for what drafters say and what becomes of their streams, in order; it may also be taken in between a step's
+        """As `post`, for messages of drafters and news of their streams, which stay in order. They may also be taken between a step's
         run and its commit."""
         self._arrivals.append(command)
         self._wake.set()
