@@ -27,8 +27,8 @@ class SpeculationUsage:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One attempt at one request. `delivered` are output tokens that earlier attempts delivered; `resumed`: a verifier that is
-    gone had admitted an earlier attempt, so that a full queue does not refuse this one."""
+    """One attempt at one request. `delivered` are output tokens that earlier attempts delivered. `resumed`: an earlier attempt was
+    admitted by a verifier that is gone now, so a full queue does not refuse this one."""
 
     request_id: str
     attempt: int
@@ -47,8 +47,8 @@ class GenerateRequest:
 class GenerateReply:
     """Output tokens `first_token_index ...`; `finish_reason` (stop, length, error, moved) is empty while it goes on.
 
-    Without tokens it says that the verifier lives. `draining`: another verifier should take over at once, if there is one;
-    `moved`: this one goes on no longer.
+    A reply without tokens says that the verifier lives. `draining`: another verifier should take over at once, if there is one;
+    finish_reason `moved`: this verifier has stopped working on the request, and another one should take over.
     """
 
     request_id: str

@@ -20,7 +20,7 @@ MAX_WIDTH = 64
 @dataclass(frozen=True, slots=True)
 class Open:
     """A new session. `tokens` are the prompt and all committed tokens; the last is the root. `width` 0: the drafter's own.
-    `cache_key` names whose traffic may be remembered together; empty: nobody's."""
+    `cache_key` names whose traffic may be remembered together; empty: nothing is remembered."""
 
     session_id: str
     epoch: int
@@ -39,8 +39,8 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """`tokens` follow the first `base_len` committed tokens; a node is to be grown from a path confidence of
-    `min_confidence`, by the drafter's own edges, upwards."""
+    """`tokens` follow the first `base_len` committed tokens. A node is worth growing if its path confidence, by the drafter's own
+    edges, is at least `min_confidence`."""
 
     session_id: str
     epoch: int
@@ -51,7 +51,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """`finished`: the request has come to its own end, a stop token or its length, and not its session alone."""
+    """The session is over. `finished`: so is the request, by a stop token or by its length."""
 
     session_id: str
     epoch: int
@@ -68,12 +68,16 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
+    """The session is open."""
+
     session_id: str
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
+    """The session was not opened; the verifier may ask another drafter."""
+
     session_id: str
     epoch: int
     reason: str
@@ -83,7 +87,7 @@ class Refused:
 class Grow:
     """Nodes `first_node ...` of the tree below the first `base_len` committed tokens.
 
-    `first_node` 0 carries the whole tree. `next_pass_eta_us` (0: none planned) and `next_pass_expected_tokens`
+    With `first_node` 0 these are all nodes of the tree. `next_pass_eta_us` (0: none planned) and `next_pass_expected_tokens`
     announce the next pass: when its nodes should arrive and how many accepted tokens they promise.
     """
 
@@ -98,6 +102,8 @@ class Grow:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
+    """The drafter has given an open session up, or does not know the session of a commit."""
+
     session_id: str
     epoch: int
     reason: str
