@@ -1,44 +1,27 @@
 """A verifier and its drafters in one process, taking turns: no network, no threads, no overlap.
 
 The engines are those that the replicas run, and every message takes the way through protobuf;
-only the transport is a function call.
+only the transport is a function call. `simulator.virtual_pair` has the same with overlap.
 """
 
-from collections.abc import Iterable
-
 from drafter.engine import DrafterEngine
-from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
+from drafthouse.wire.generation_messages import GenerateReply
 from drafthouse.wire.session_messages import from_drafter_proto, from_verifier_proto, to_drafter_proto, to_verifier_proto
+from simulator.pair import Pair
 from verifier.engine import VerifierEngine
 from verifier.step_loop import run_step
 
 PEER = "verifier"
 
 
-class OneProcess:
+class OneProcess(Pair):
     def __init__(self, verifier: VerifierEngine, drafters: list[DrafterEngine]):
-        self.verifier = verifier
         self.drafters = {f"drafter-{i}": drafter for i, drafter in enumerate(drafters)}
-        verifier.draft_sessions.set_drafters(self.drafters)
-
-    def generate(self, requests: Iterable[GenerateRequest]) -> dict[str, list[int]]:
-        """Runs the requests together to their ends; output tokens by request id."""
-        outputs: dict[str, list[int]] = {}
-        for request in requests:
-            outputs[request.request_id] = list(request.delivered)
-            self.verifier.submit(request)
-        open_requests = set(outputs)
-        while open_requests:
-            for reply in self.turn():
-                assert reply.first_token_index == len(outputs[reply.request_id]), "replies come in order"
-                outputs[reply.request_id] += reply.tokens
-                if reply.finish_reason:
-                    open_requests.discard(reply.request_id)
-        return outputs
+        super().__init__(verifier, self.drafters)
 
     def turn(self) -> list[GenerateReply]:
-        """One verifier step if it is willing, and one pass of each drafter: they never starve, as nobody does who has a device of
-        his own, and a verifier that wants more waits for more."""
+        """One verifier step if it is willing, and one pass of each drafter: none of them starves, as each has a device of its own when
+        it serves, and a verifier that wants more waits for more."""
         self._deliver()
         outcome = run_step(self.verifier)
         self._deliver()

@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from drafthouse.config.serving import describe
 from drafthouse.errors import ConfigError
 
+DEMO = pathlib.Path(__file__).parent / "demo.jsonl.gz"
+"""Recorded from the demo pair, both workloads of `bench load`: comes with the package."""
+
 HEADER = {"format": "drafthouse acceptance trace", "version": 1}
 
 SUM_SLACK = 1e-3

@@ -1,21 +1,29 @@
 """A verifier and its drafter as they serve, in virtual time: a run takes what a latency model says.
 
 Promises: deterministic, and overlapped as on two devices: while a step runs, draft passes end and messages
-travel. Tokens, trees, calibration and policy are the engines' own. What the CPU itself needs counts
-nowhere; so stages without a model are free here.
+travel, each through protobuf. Tokens, trees, calibration and policy are the engines' own. What the CPU itself
+needs counts nowhere; so stages without a model are free here.
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from drafter.engine import DrafterEngine, Outgoing
 from drafthouse.config.serving import ServingConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
-from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage
+from drafthouse.wire.generation_messages import GenerateReply
+from drafthouse.wire.session_messages import (
+    ToDrafterMessage,
+    ToVerifierMessage,
+    from_drafter_proto,
+    from_verifier_proto,
+    to_drafter_proto,
+    to_verifier_proto,
+)
+from simulator.pair import Pair
 from simulator.virtual_time import Device, VirtualRunner, World
 from verifier.engine import VerifierEngine
 from verifier.step import Wait
@@ -40,9 +48,9 @@ class Drafting(Protocol):
 class VirtualDrafter:
     """The drafter's thread: takes messages between passes, never during one. What it says has `arrived` a trip later."""
 
-    def __init__(self, engine: Drafting, device: Device, trip_s: float):
+    def __init__(self, engine: Drafting, device: Device):
         self.arrived: list[tuple[float, ToVerifierMessage]] = []
-        self._engine, self._device, self._world, self._trip_s = engine, device, device.world, trip_s
+        self._engine, self._device, self._world = engine, device, device.world
         self._inbox: list[ToDrafterMessage] = []
         self._busy = False
 
@@ -54,7 +62,7 @@ class VirtualDrafter:
     def _go(self) -> None:
         messages, self._inbox = self._inbox, []
         for message in messages:
-            self._say(self._engine.handle(PEER, message))
+            self._say(self._engine.handle(PEER, from_drafter_proto(to_drafter_proto(message))))
         if self._engine.has_work():
             self._busy = True
             out = self._engine.run_pass()
@@ -67,37 +75,25 @@ class VirtualDrafter:
 
     def _say(self, out: list[Outgoing]) -> None:
         for _, message in out:
-            self._world.after(self._trip_s, lambda message=message: self.arrived.append((self._world.now, message)))  # type: ignore[misc]
+            self._world.after(TRIP_S, partial(self._arrive, from_verifier_proto(to_verifier_proto(message))))
+
+    def _arrive(self, message: ToVerifierMessage) -> None:
+        self.arrived.append((self._world.now, message))
 
 
-class VirtualPair:
-    """The verifier's thread, and a drafter `trip_s` away from it. `verifier` lives on the world's own clock, since nothing else happens
+class VirtualPair(Pair):
+    """The verifier's thread, and a drafter TRIP_S away from it. `verifier` lives on the world's own clock, since nothing else happens
     to it while its device runs; `drafting` on that of its device."""
 
-    def __init__(self, verifier: VerifierEngine, drafting: Drafting, device: Device, trip_s: float = TRIP_S):
-        self.world, self.verifier = device.world, verifier
-        self._drafter, self._trip_s = VirtualDrafter(drafting, device, trip_s), trip_s
-        verifier.draft_sessions.set_drafters([DRAFTER])
+    def __init__(self, verifier: VerifierEngine, drafting: Drafting, device: Device):
+        super().__init__(verifier, [DRAFTER])
+        self.world = device.world
+        self._drafter = VirtualDrafter(drafting, device)
 
-    def generate(self, request: GenerateRequest) -> tuple[list[int], float]:
-        """Output tokens, and virtual seconds from the request to the last of them."""
-        started, output = self.world.now, list[int]()
-        self.verifier.submit(request)
-        while request.request_id in self.verifier.sequences:
-            output += [token for reply in self.turn() for token in reply.tokens]
-        seconds = self.world.now - started
+    def settle(self) -> None:
+        """Until the drafter has heard all that is said, and is at rest if nothing is asked of it."""
         self._send()
-        self.world.spend(1.0)  # the drafter hears that the session has ended
-        return output, seconds
-
-    def run(self, requests: Sequence[GenerateRequest]) -> float:
-        """Virtual seconds until all are done."""
-        started = self.world.now
-        for request in requests:
-            self.verifier.submit(request)
-        while self.verifier.sequences:
-            self.turn()
-        return self.world.now - started
+        self.world.spend(1.0)
 
     def turn(self) -> list[GenerateReply]:
         """One step, or one wait for it."""
@@ -110,7 +106,7 @@ class VirtualPair:
 
     def _send(self) -> None:
         for messages in self.verifier.draft_sessions.take_outbox().values():
-            self.world.after(self._trip_s, lambda messages=messages: self._drafter.hear(messages))  # type: ignore[misc]
+            self.world.after(TRIP_S, partial(self._drafter.hear, messages))
 
     def _receive(self) -> None:
         arrived, self._drafter.arrived = self._drafter.arrived, []

@@ -86,8 +86,10 @@ def _generate(bench: Bench, pair: ModelPair, name: str, mode: str, sampling: str
         request_id=f"{name} {sampling} {prompt}", attempt=1, prompt=tuple(bench.prompts[prompt]), delivered=(),
         sampling=bench.samplings[sampling], seed=prompt, max_tokens=bench.tokens, stop_tokens=(), speculation=Speculation(mode),
     )  # fmt: skip
-    before = _counted(pair)
-    output, seconds = pair.generate(request)
+    before, started = _counted(pair), pair.world.now
+    [output] = pair.generate([request]).values()
+    seconds = pair.world.now - started
+    pair.settle()
     work = _counted(pair) - before
     return output, Generation(Sample(name, sampling, prompt, len(output), seconds, round(work.steps)), seconds, work)
 

@@ -116,8 +116,7 @@ def _sweep(
     from simulator.limits import beyond
     from simulator.report import build_report, print_limits, print_point, print_sweep
     from simulator.sweep import planned, pool_sizes, run
-    from simulator.trace import read
-    from simulator.traces import DEMO
+    from simulator.trace import DEMO, read
 
     console = Console()
     plans = planned(options, pool_sizes("--verifiers", verifiers, 1), pool_sizes("--drafters", drafters, 0), per_verifier)
@@ -139,8 +138,7 @@ def _sweep(
 def _check(options: "Options", trace: pathlib.Path | None, path: pathlib.Path, json_file: pathlib.Path | None) -> None:
     from simulator.check import Bench, check
     from simulator.report import check_report, print_check
-    from simulator.trace import read
-    from simulator.traces import DEMO
+    from simulator.trace import DEMO, read
 
     console = Console()
     bench = Bench(path, read(trace or DEMO), options)

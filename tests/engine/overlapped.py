@@ -1,6 +1,6 @@
-"""A verifier and its drafter in virtual time, overlapped as on two devices: drafts arrive while a step runs, and after its commit.
+"""A verifier and its drafter whose overlap is set, not timed: drafts arrive while a step runs, and after its commit, in every run.
 
-Promises: deterministic; the models are real ones, and every message takes the way through protobuf. While a step runs the drafter
+Promises: what `simulator.one_process` does; deterministic; the models are real ones. While a step runs the drafter
 makes `passes`, the first before it hears of the step. What they bring is taken in between the step's run and its commit, or comes
 after that, still below the old root.
 """
@@ -35,16 +35,13 @@ class Overlapped(OneProcess):
         self, target: LoadedModel, draft: LoadedModel, config: DrafterConfig, tree: TreeConfig, curve: Curve = DEAR, passes: int = 3
     ):
         self.world, self.passes = World(), passes
-        self.drafter = WatchedDrafter(draft, FAST, config, tree, self._clock)
+        self.drafter = WatchedDrafter(draft, FAST, config, tree, self.world.clock)
         stages = placed(config.stages, "verifier", None, target.runner.vocab_size)
-        timed = replace(target, runner=VirtualRunner(target.runner, curve, lambda seconds: self.world.advance(self._clock() + seconds)))
-        super().__init__(VerifierEngine(timed, curve, VerifierConfig(), tree, self._clock, stages), [self.drafter])
+        timed = replace(target, runner=VirtualRunner(target.runner, curve, self.world.spend))
+        super().__init__(VerifierEngine(timed, curve, VerifierConfig(), tree, self.world.clock, stages), [self.drafter])
         self.arrived: Counter[str] = Counter()
         self.expanded_during = 0
         self._under_way: list[ToVerifierMessage] = []
-
-    def _clock(self) -> float:
-        return self.world.now
 
     def turn(self) -> list[GenerateReply]:
         self._deliver()

@@ -39,7 +39,7 @@ def test_auto_is_no_worse_than_off_or_the_best_fixed_policy(
     curve: LatencyModel, count: int, tokens: int, rate: float, claim: float
 ) -> None:
     def seconds(mode: str, nodes: int = 1) -> float:
-        return ToldPair(curve, rate, lambda _: claim).run(requests(count, tokens, mode, nodes))
+        return ToldPair(curve, rate, lambda _: claim).seconds(requests(count, tokens, mode, nodes))
 
     auto, off = seconds("auto"), seconds("off")
     best = min([off, *(seconds("fixed", nodes) for nodes in CHAINS)])
@@ -48,8 +48,8 @@ def test_auto_is_no_worse_than_off_or_the_best_fixed_policy(
 
 
 def test_good_drafts_are_used_and_waited_for() -> None:
-    plain = ToldPair(GPU, 0.8, lambda _: 0.8).run(requests(1, 400, "off"))
-    assert ToldPair(GPU, 0.8, lambda _: 0.8).run(requests(1, 400, "auto")) < 0.7 * plain
+    plain = ToldPair(GPU, 0.8, lambda _: 0.8).seconds(requests(1, 400, "off"))
+    assert ToldPair(GPU, 0.8, lambda _: 0.8).seconds(requests(1, 400, "auto")) < 0.7 * plain
 
 
 def test_of_two_texts_only_the_one_that_pays_keeps_its_session() -> None:
@@ -161,7 +161,7 @@ def test_a_verifier_whose_drafters_went_asks_for_one_again_in_time() -> None:
     """Controllers count on `best_edge`: nothing is offered where there is no drafter, so it has to be forgotten."""
     pair = ToldPair(SLOW, 0.2, lambda _: 0.2)
     engine = pair.verifier
-    pair.run(requests(1, 200, "auto"))
+    pair.seconds(requests(1, 200, "auto"))
     sunk = engine.session_policy.gate.best_edge
     assert sunk < 0.3
     engine.lose_drafter(DRAFTER)
@@ -194,18 +194,18 @@ def test_off_sends_nothing_and_makes_no_tree(monkeypatch: pytest.MonkeyPatch) ->
         init(self, *args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TokenTree, "__init__", counting)
-    pair.run(requests(4, 50, "off"))
+    pair.seconds(requests(4, 50, "off"))
     totals = pair.verifier.totals
     assert totals.steps >= 50
     assert (totals.draft_messages, totals.trees, made[0]) == (0, 0, 0)
-    pair.run([request("x", [1] * 8, 50)])
+    pair.seconds([request("x", [1] * 8, 50)])
     assert totals.draft_messages > 0
     assert 0 < totals.trees <= made[0], "every tree that is counted was made"
 
 
 def test_predictions_come_true_where_drafters_do_not_lie() -> None:
     pair = ToldPair(GPU, 0.8, lambda _: 0.8)
-    pair.run(requests(2, 600, "auto"))
+    pair.seconds(requests(2, 600, "auto"))
     totals = pair.verifier.totals
     assert totals.predicted_tokens == pytest.approx(totals.committed, rel=0.06)
     assert totals.predicted_seconds == pytest.approx(totals.run_seconds, rel=1e-6)
@@ -217,7 +217,7 @@ def test_a_price_floor_is_asked_of_drafters_and_keeps_the_verifiers_own_price() 
     for floor in (0.0, 0.5):
         pair = ToldPair(GPU, 0.8, lambda _: 0.8)
         pair.verifier.pricing.set_price_floor(floor)
-        pair.run(requests(1, 100, "auto"))
+        pair.seconds(requests(1, 100, "auto"))
         asked.append(pair.verifier.totals.drafted / pair.verifier.totals.steps)
         assert pair.verifier.pricing.price < 0.1
     assert asked[1] < 0.5 * asked[0], "a higher floor, fewer nodes drafted"

@@ -45,7 +45,7 @@ class Watched(ModelPair):
 @pytest.mark.parametrize("meanwhile", [True, False])
 def test_passes_run_during_verification_only_where_that_is_on(meanwhile: bool) -> None:
     pair = Watched(meanwhile)
-    output, _ = pair.generate(request("r", PROMPT, TOKENS, SAMPLING, SEED))
+    [output] = pair.generate([request("r", PROMPT, TOKENS, SAMPLING, SEED)]).values()
     assert output == sampled(tiny("llama"), PROMPT, SAMPLING, SEED, TOKENS)
     assert pair.verifier.totals.accepted > 10
     assert pair.between > 10

@@ -4,7 +4,7 @@ Promises: what `simulator.virtual_pair` does. Acceptance is synthetic, at a set 
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -16,6 +16,7 @@ from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.token_tree import ROOT, TokenTree
+from drafthouse.wire.generation_messages import GenerateRequest
 from drafthouse.wire.session_messages import Close, Commit, Grow, Open, ToDrafterMessage
 from simulator.virtual_pair import VirtualPair
 from simulator.virtual_time import Device, World
@@ -123,3 +124,9 @@ class ToldPair(VirtualPair):
         model = LoadedModel(TimedRunner(world, latency, slots=64 * 4096), 1 << 20, "timed")  # type: ignore[arg-type]
         config = VerifierConfig(max_sequences=64, synthetic_acceptance=SyntheticAcceptance(rate=rate))
         super().__init__(VerifierEngine(model, latency, config, TreeConfig(), world.clock), ToldDrafter(device, claim), device)
+
+    def seconds(self, requests: Iterable[GenerateRequest]) -> float:
+        """Virtual seconds until all are done."""
+        started = self.world.now
+        self.generate(requests)
+        return self.world.now - started
