@@ -20,6 +20,7 @@ from rich.table import Table
 
 from benchmarks.harness.http_stream import connect
 from benchmarks.harness.interleave import SAMPLINGS, Turn
+from benchmarks.harness.overruns import is_void, print_overruns
 from benchmarks.harness.paced_server import PacedPair, PacedServer, Totals, difference
 from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from benchmarks.harness.report import Report
@@ -28,8 +29,6 @@ from deployments.cli.options import machine
 from drafthouse.config.serving import model_path
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.policy.latency import Curve
-
-OVERRUN_LIMIT = 0.01
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def paced_report(arms: dict[tuple[str, str], dict[str, Totals]], timed: Sequence
         "runner_beyond_curve_ms": {arm: by(arm, lambda t: _beyond_curve_ms(t["verifier"], curve, time_scale)) for arm in (AUTO, OFF)},
         "verified_per_step": {arm: by(arm, lambda t: t["verifier"]["verified"] / t["verifier"]["steps"]) for arm in (AUTO, OFF)},
         "overruns": overruns,
-        "void": max(overruns.values()) > OVERRUN_LIMIT,
+        "void": is_void(overruns),
     }
 
 
@@ -164,10 +163,4 @@ def print_paced(console: Console, report: Report) -> None:
     for name, values, form in rows:
         table.add_row(name, *(form.format(values[s]) for s in SAMPLINGS))
     console.print(table)
-    overruns = ", ".join(f"{role} {share:.2%}" for role, share in report["overruns"].items())
-    console.print(f"passes that the CPU could not compute in the curve's time: {overruns}", highlight=False)
-    if report["void"]:
-        console.print(
-            f"[bold red]void[/]: more than {OVERRUN_LIMIT:.0%}; use a larger --time-scale, --threads or fewer --step-tokens",
-            highlight=False,
-        )
+    print_overruns(console, report)

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from benchmarks.ablation.configurations import CONTROL, PLAIN, TREE
 from benchmarks.harness.interleave import SAMPLINGS
+from benchmarks.harness.overruns import print_overruns
 from benchmarks.harness.plots import new_figure, save
 from benchmarks.harness.report import Report
-from benchmarks.paced import OVERRUN_LIMIT
 
 COLOURS = {"greedy": "#0b62a4", "sampled": "#d1751f"}
 HEADINGS = ("tok/s", "x\nplain", "95 %", "tok\n/step", "draft", "wait", "hid-\nden", "pass\n/tok")
@@ -44,13 +44,7 @@ def print_ablation(console: Console, report: Report) -> None:
     control = ", ".join(f"{s} {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for s, c in report["control"].items())
     console.print(f"control (tree again to tree): {control}", highlight=False)
     if "overruns" in report:
-        overruns = ", ".join(f"{role} {share:.2%}" for role, share in report["overruns"].items())
-        console.print(f"passes that the CPU could not compute in the curve's time: {overruns}", highlight=False)
-    if report["void"]:
-        console.print(
-            f"[bold red]void[/]: more than {OVERRUN_LIMIT:.0%}; use a larger --time-scale, --threads or fewer --step-tokens",
-            highlight=False,
-        )
+        print_overruns(console, report)
 
 
 def _print_table(console: Console, report: Report, sampling: str) -> None:

@@ -20,10 +20,10 @@ from benchmarks.ablation.figures import Generation, Work
 from benchmarks.ablation.schedule import Schedule
 from benchmarks.harness.http_stream import Completion, complete, connect
 from benchmarks.harness.interleave import SAMPLINGS, Turn
+from benchmarks.harness.overruns import is_void
 from benchmarks.harness.paced_server import SETTLED_HEARTBEATS, PacedPair, Totals, difference, settled_totals
 from benchmarks.harness.report import Report
 from benchmarks.harness.samples import Sample
-from benchmarks.paced import OVERRUN_LIMIT
 from drafthouse.sampling import SamplingParams
 
 WARM_UP_RUNS, WARM_UP_TOKENS = 1, 32
@@ -109,7 +109,7 @@ def measure(
         meters.append(meter)
     shares = overruns(meters, pools(names))
     by_pools = [{pool: overruns([meter], [pool]) for pool in meter.first} for meter in meters]
-    return generations, {"overruns": shares, "overruns_by_group": by_pools, "void": max(shares.values()) > OVERRUN_LIMIT}
+    return generations, {"overruns": shares, "overruns_by_group": by_pools, "void": is_void(shares)}
 
 
 def _measure(

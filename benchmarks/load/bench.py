@@ -20,12 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.harness.http_stream import connect, only_model
 from benchmarks.harness.interleave import order
+from benchmarks.harness.overruns import is_void, overruns
 from benchmarks.harness.prompts import load_texts
 from benchmarks.harness.report import Report
 from benchmarks.load.blocks import Block, Place
 from benchmarks.load.client import LoadClient, Prompt, connect_async
 from benchmarks.load.comparison import point, ratios
-from benchmarks.load.server import PacedSetup, is_void, overruns
+from benchmarks.load.server import PacedSetup
 from deployments.cli.options import machine
 from simulator.arrivals import Arrival, affordable_seconds, poisson, requests_in
 from simulator.policies import OFF, POLICIES, WORKLOADS

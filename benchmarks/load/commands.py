@@ -127,7 +127,7 @@ def load_steps(
     plots: Plots = None,
 ) -> None:
     """The load steps up and down during one run of policy auto, on a paced server: how fast depth follows, and whether it stays."""
-    from benchmarks.load.display import print_overruns
+    from benchmarks.harness.overruns import print_overruns
     from benchmarks.load.steps import StepsOptions, print_steps, run_steps
     from deployments.cli.options import check_writable, write_json
     from simulator.policies import WORKLOADS, chosen, counts, lengths, positive
@@ -171,7 +171,7 @@ def off_cost(
     json_file: Json = None,
 ) -> None:
     """Speculation off in the full system beside the same verifier with no drafter deployed, both paced."""
-    from benchmarks.load.display import print_overruns
+    from benchmarks.harness.overruns import print_overruns
     from benchmarks.load.off_cost import OffCostOptions, print_off_cost, run_off_cost
     from deployments.cli.options import check_writable, write_json
     from simulator.policies import lengths

@@ -7,8 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.overruns import print_overruns
 from benchmarks.harness.report import Report
-from benchmarks.load.server import OVERRUN_LIMIT
 
 
 def print_load(console: Console, report: Report) -> None:
@@ -63,14 +63,3 @@ def _print_ratios(console: Console, ratios: Mapping[str, Any]) -> None:
 
 def _cell(estimate: Mapping[str, float]) -> str:
     return f"{estimate['value']:.3f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
-
-
-def print_overruns(console: Console, report: Report) -> None:
-    """Nothing for a server that is not paced."""
-    shares = ", ".join(f"{role} {share:.2%}" for role, share in report["overruns"].items())
-    if shares:
-        console.print(f"passes that the CPU could not compute in the curve's time: {shares}", highlight=False)
-    if report["void"]:
-        console.print(
-            f"[bold red]void[/]: more than {OVERRUN_LIMIT:.0%}; use a larger --time-scale or fewer --step-tokens", highlight=False
-        )

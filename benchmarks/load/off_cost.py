@@ -20,9 +20,10 @@ from rich.table import Table
 
 from benchmarks.harness.http_stream import BenchError
 from benchmarks.harness.interleave import order
+from benchmarks.harness.overruns import Totals, is_void, overruns
 from benchmarks.harness.report import Report
 from benchmarks.load.client import LoadClient, Prompt, Served, connect_async
-from benchmarks.load.server import PacedSetup, Totals, is_void, overruns
+from benchmarks.load.server import PacedSetup
 from benchmarks.load.statistics import drawn, estimate
 from deployments.cli.options import machine
 from simulator.arrivals import Arrival, poisson

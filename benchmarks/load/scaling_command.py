@@ -36,7 +36,7 @@ def scaling(
     plots: Plots = None,
 ) -> None:
     """The load steps up and down on a paced server whose pools scale by themselves: both ways, without a failed request."""
-    from benchmarks.load.display import print_overruns
+    from benchmarks.harness.overruns import print_overruns
     from benchmarks.load.scaling import ScalingOptions, print_scaling, run_scaling, scaled_both_ways
     from deployments.cli.options import check_writable, write_json
     from simulator.policies import WORKLOADS, chosen, counts, lengths, positive

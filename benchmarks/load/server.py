@@ -1,8 +1,4 @@
-"""The server that a load bench runs against, and the check that it kept the curves' time.
-
-Promises: a run in which more than 1 % of a pool's passes took the CPU longer than the curve allows
-is void, whoever started the server.
-"""
+"""The paced server that a load bench starts, unless it is given a running one."""
 
 import json
 import pathlib
@@ -17,11 +13,8 @@ from drafthouse.config.serving import model_path
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.policy.latency import Curve
 
-OVERRUN_LIMIT = 0.01
 QUEUE = 4096
 """Requests that may wait: beyond saturation the queue grows, and none is to be refused."""
-
-Totals = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -68,17 +61,3 @@ def _write_curve(folder: pathlib.Path, name: str, curve: Curve) -> str:
     path = folder / f"{name}-curve.json"
     path.write_text(json.dumps(asdict(curve)), encoding="utf-8")
     return str(path)
-
-
-def overruns(after: Totals, before: Totals) -> dict[str, float]:
-    """Share of each paced pool's passes that the CPU could not compute in the curve's time; no entry for a pool that is not paced."""
-    shares = {}
-    for role in ("verifier", "drafter"):
-        steps, late = (after[role].get(name, 0.0) - before[role].get(name, 0.0) for name in ("paced_steps", "paced_overruns"))
-        if steps:
-            shares[role] = late / steps
-    return shares
-
-
-def is_void(shares: Mapping[str, float]) -> bool:
-    return max(shares.values(), default=0.0) > OVERRUN_LIMIT

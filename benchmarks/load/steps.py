@@ -15,10 +15,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.overruns import is_void, overruns
 from benchmarks.harness.report import Report
 from benchmarks.load.client import LoadClient, Prompt, connect_async
 from benchmarks.load.response import Phase, Sample, changes, depths
-from benchmarks.load.server import PacedSetup, is_void, overruns
+from benchmarks.load.server import PacedSetup
 from benchmarks.load.stepped import SteppedClients, Work
 from deployments.cli.options import machine
 from simulator.policies import WORKLOADS

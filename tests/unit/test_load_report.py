@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import pytest
 
 from benchmarks.harness.http_stream import BenchError, Completion
+from benchmarks.harness.overruns import is_void, overruns
 from benchmarks.load.blocks import Block, Place
 from benchmarks.load.client import Served
 from benchmarks.load.comparison import best, point, ratios
 from benchmarks.load.off_cost import ALONE, FULL, FULL_AGAIN, Rate, off_cost_report, per_step
 from benchmarks.load.recording import recorded
-from benchmarks.load.server import is_void, overruns
 from drafthouse.errors import ConfigError
 from simulator.policies import POLICIES, chosen, counts, lengths, numbers, positive
 
