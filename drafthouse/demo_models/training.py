@@ -6,7 +6,7 @@ matrices are trained by Muon, the embedding and norms by AdamW.
 """
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ MUON_RATE, ADAM_RATE = 0.012, 0.004
 ROWS_PER_STEP = 8
 CHECKPOINT_STEPS = 200
 SHORT_SHARE = 0.67
-"""So much of the target's training sees half the context: attention is half the cost there."""
+"""This share of the target's training, from its start, sees half the context, where attention costs half."""
 
 TARGET_SHAPE = dict(hidden_size=256, intermediate_size=896, num_hidden_layers=10, num_attention_heads=4, num_key_value_heads=2)
 DRAFT_SHAPE = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=1)
@@ -88,14 +88,26 @@ def halve(batch: torch.Tensor) -> torch.Tensor:
 def train_target(rows: np.ndarray, steps: int, folder: pathlib.Path, progress: Progress) -> LlamaForCausalLM:
     """Trains on the last `steps x ROWS_PER_STEP` rows, so that a short run still ends on the standard library."""
     model = build(TARGET_SHAPE)
-    optimiser = Optimiser(model, steps)
-    rows = rows[-steps * ROWS_PER_STEP :]
-    task = progress.add_task("target", total=steps)
-    for step, batch in enumerate(batches(rows, steps)):
+    rows_in_order = batches(rows[-steps * ROWS_PER_STEP :], steps)
+
+    def loss_of(step: int) -> torch.Tensor:
+        batch = next(rows_in_order)
         batch = batch if step >= SHORT_SHARE * steps else halve(batch)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+        return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+
+    return _train("target", model, steps, loss_of, folder, progress)
+
+
+def _train(
+    name: str, model: LlamaForCausalLM, steps: int, loss_of: Callable[[int], torch.Tensor], folder: pathlib.Path, progress: Progress
+) -> LlamaForCausalLM:
+    """Takes one optimiser step on the loss of each step, and saves the model to `folder` now and then, and at the end."""
+    optimiser = Optimiser(model, steps)
+    task = progress.add_task(name, total=steps)
+    for step in range(steps):
+        loss = loss_of(step)
         loss.backward()
         optimiser.step(step)
         _report(progress, task, Loss(step, loss.item()))
@@ -143,23 +155,17 @@ def distil_draft(
     """Minimises KL(target || draft) at every position: one step in four on corpus rows (which
     teach long contexts), the rest on the target's own text `own`. arXiv 2310.08461 on why."""
     model = build(DRAFT_SHAPE, seed=1)
-    optimiser = Optimiser(model, steps)
     corpus_batches = batches(rows[-steps:], steps, ROWS_PER_STEP)
     order = np.random.default_rng(3).permutation(len(own))
     own_batches = batches(own[order], steps, ROWS_PER_STEP * 4)
-    task = progress.add_task("draft", total=steps)
-    for step in range(steps):
+
+    def loss_of(step: int) -> torch.Tensor:
         batch = next(corpus_batches if step % 4 == 0 else own_batches)[:, :-1]
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             teacher = target(input_ids=batch, use_cache=False).logits.float().log_softmax(-1)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=batch, use_cache=False).logits
         student = logits.float().log_softmax(-1)
-        loss = torch.nn.functional.kl_div(student.flatten(0, 1), teacher.flatten(0, 1), log_target=True, reduction="batchmean")
-        loss.backward()
-        optimiser.step(step)
-        _report(progress, task, Loss(step, loss.item()))
-        if (step + 1) % CHECKPOINT_STEPS == 0:
-            model.save_pretrained(folder)
-    model.save_pretrained(folder)
-    return model.eval()
+        return torch.nn.functional.kl_div(student.flatten(0, 1), teacher.flatten(0, 1), log_target=True, reduction="batchmean")
+
+    return _train("draft", model, steps, loss_of, folder, progress)
