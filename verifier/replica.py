@@ -43,6 +43,15 @@ class VerifierReplica:
 
     def report(self) -> Report:
         engine, scheduler = self.engine, self.engine.scheduler
+        return Report(
+            role="verifier", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
+            fingerprint=self.fingerprint, load=scheduler.in_service + len(scheduler.waiting),
+            capacity=scheduler.config.max_sequences + scheduler.config.max_queue, totals=self._totals(), gauges=self._gauges(),
+            draining=not self.server.takes_requests, ranks=engine.runner.ranks,
+        )  # fmt: skip
+
+    def _gauges(self) -> dict[str, float]:
+        engine, scheduler = self.engine, self.engine.scheduler
         allocator = scheduler.allocator
         gauges = {
             "running": float(scheduler.in_service),
@@ -64,28 +73,31 @@ class VerifierReplica:
             "places_per_s": engine.admission.places_per_s,
             "most_steps_to_free": float(engine.admission.most_steps_to_free),
         }
+        if (synthetic_rate := engine.verification.synthetic_rate) is not None:
+            gauges[SYNTHETIC_GAUGE] = synthetic_rate
+        return gauges | self._gauges_by_drafter()
+
+    def _gauges_by_drafter(self) -> dict[str, float]:
+        engine, gauges = self.engine, dict[str, float]()
         now = engine.clock()
         for name in list(engine.draft_sessions.drafters):
             if (record := engine.draft_sessions.records.get(name)) is not None:
                 gauges[f"trust.{name}"] = record.standing.trust_record.ratio
                 gauges[f"banned.{name}"] = float(record.standing.banned(now))
-        if (synthetic_rate := engine.verification.synthetic_rate) is not None:
-            gauges[SYNTHETIC_GAUGE] = synthetic_rate
         for name, client in self.server.clients.items():
             if client.round_trip_s is not None:
                 gauges[f"round_trip_seconds.{name}"] = client.round_trip_s
+        return gauges
+
+    def _totals(self) -> dict[str, float]:
+        engine = self.engine
         totals = {name: float(value) for name, value in asdict(engine.totals).items()} | engine.local.totals.numbers()
         totals |= {f"sessions.{name}": float(count) for name, count in engine.draft_sessions.events.items()}
-        totals["preemptions"] = float(scheduler.preemptions)
+        totals["preemptions"] = float(engine.scheduler.preemptions)
         totals["step_faults"] = float(self.server.loop.faults)
         if isinstance(engine.runner, PacedRunner):
             totals |= {"paced_steps": float(engine.runner.steps), "paced_overruns": float(engine.runner.overruns)}
-        return Report(
-            role="verifier", replica=self.name, address=self.address, pid=os.getpid(), node=ray.util.get_node_ip_address(),
-            fingerprint=self.fingerprint, load=scheduler.in_service + len(scheduler.waiting),
-            capacity=scheduler.config.max_sequences + scheduler.config.max_queue, totals=totals, gauges=gauges,
-            draining=not self.server.takes_requests, ranks=engine.runner.ranks,
-        )  # fmt: skip
+        return totals
 
     def details(self) -> Numbers:
         """What metrics have beyond the report."""

@@ -86,8 +86,12 @@ def _gateway() -> list[Metric]:
 
 
 def _verifier() -> list[Metric]:
-    count, gauge, spread = (_maker("verifier", kind) for kind in ("counter", "gauge", "histogram"))
-    events = ("opened", "refused", "dropped", "lost", "stale", "malformed", "banned")
+    return [*_verifier_steps(), *_verifier_times(), *_verifier_requests(), *_verifier_sessions(), *_verifier_state()]
+
+
+def _verifier_steps() -> list[Metric]:
+    """What its steps have done."""
+    count = _maker("verifier", "counter")
     return [
         count("steps", "steps", "Verification steps."),
         count(
@@ -117,6 +121,13 @@ def _verifier() -> list[Metric]:
         ),
         count("verified_source", "tokens", "Verified tokens by what drafted them.", label="source", values=SOURCES),
         count("accepted_source", "tokens", "Accepted tokens by what drafted them.", label="source", values=SOURCES),
+    ]
+
+
+def _verifier_times() -> list[Metric]:
+    """Where the time of its steps went, and what was expected of them."""
+    count = _maker("verifier", "counter")
+    return [
         count("predicted_tokens", "tokens", "Tokens that selection expected the steps to commit."),
         count("predicted_seconds", "s", "Time that the latency model expected the target's runs to take."),
         count("step_seconds", "s", "Time in steps, all parts together."),
@@ -125,11 +136,26 @@ def _verifier() -> list[Metric]:
         count("choose_seconds", "s", "Of it, choosing tokens at every node and walking the trees."),
         count("wait_seconds", "s", "Time between steps while there was work, waiting for drafts included."),
         count("gather_seconds", "s", "Of it, waiting for drafts that were announced."),
+    ]
+
+
+def _verifier_requests() -> list[Metric]:
+    """What became of requests."""
+    count = _maker("verifier", "counter")
+    return [
         count("finished", "requests", "Requests that came to their end here.", name="finished_requests"),
         count("cancelled", "requests", "Requests whose client went away or whose deadline passed.", name="cancelled_requests"),
         count("refused", "requests", "Requests turned away for a full queue, to another verifier or for good.", name="refused_requests"),
         count("preemptions", "requests", "Sequences that gave their KV up for others, and compute it again."),
         count("step_faults", "faults", "Steps that raised: their sequences are tried one by one, and what fails alone ends with an error."),
+    ]
+
+
+def _verifier_sessions() -> list[Metric]:
+    """Draft sessions, stages in its own process, and the paced device."""
+    count, spread = _maker("verifier", "counter"), _maker("verifier", "histogram")
+    events = ("opened", "refused", "dropped", "lost", "stale", "malformed", "banned")
+    return [
         count(
             "sessions",
             "sessions",
@@ -147,6 +173,13 @@ def _verifier() -> list[Metric]:
         count("paced_steps", "steps", "Steps on a paced device."),
         count("paced_overruns", "steps", "Those that took longer than the curve: above 1 % the run is void."),
         spread("queue_seconds", "s", "From a request's arrival at the verifier to its admission into steps.", buckets=LATENCY_S),
+    ]
+
+
+def _verifier_state() -> list[Metric]:
+    """Gauges: how things stand now."""
+    gauge = _maker("verifier", "gauge")
+    return [
         gauge("running", "sequences", "Sequences admitted to steps."),
         gauge("waiting", "requests", "Requests in the queue."),
         gauge("places_per_s", "requests/s", "Places that become free, as measured: what refused clients are told follows from it."),
