@@ -1,20 +1,21 @@
 """From a verifier's tokens to the client's text: detokenized, cut at stop strings, counted.
 
 Promises: the text and the number of completion tokens depend on the tokens alone, not on how many
-arrive together: a token after the one that completes a stop string does not count. Exactly one
-delta, the last, has a finish reason. The first delta leaves as soon as the first tokens arrive.
+arrive together: a token after the one that completes a stop string does not count, and neither does a draft
+accepted there. Exactly one delta, the last, has a finish reason: `stop` if and only if a stop token or a
+stop string ended the text. The first delta leaves as soon as the first tokens arrive.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deployments.gateway.detokenizer import Detokenizer, TokenBytes
 from deployments.gateway.stop_matcher import StopMatcher
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.errors import DrafthouseError
 from drafthouse.stop_tokens import cut_at_stop
-from drafthouse.wire.generation_messages import GenerateRequest, SpeculationUsage
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 
 
 class GenerationError(DrafthouseError):
@@ -61,7 +62,10 @@ class _Text:
         if self._matcher.stopped:
             return ""
         last = self._matcher.feed(self._detokenizer.flush())
-        return last if self._matcher.stopped else last + self._matcher.flush()
+        if self._matcher.stopped:
+            self.stopped = True
+            return last
+        return last + self._matcher.flush()
 
 
 async def generate_text(
@@ -74,10 +78,22 @@ async def generate_text(
         async for reply in replies:
             if reply.finish_reason == "error":
                 raise GenerationError(reply.error or "the verifier gave no reason")
-            usage = reply.usage if reply.usage.steps else usage
             piece, tokens = text.add(reply.tokens)
+            usage = usage_up_to(len(tokens), usage, reply)
             if text.stopped or reply.finish_reason:
+                piece += text.flush()  # which may find the text stopped
                 reason = "stop" if text.stopped else reply.finish_reason
-                yield TextDelta(piece + text.flush(), tokens, reply.first_token_index, reply.attempt, reason, usage)
+                yield TextDelta(piece, tokens, reply.first_token_index, reply.attempt, reason, usage)
                 return
             yield TextDelta(piece, tokens, reply.first_token_index, reply.attempt, usage=usage)
+
+
+def usage_up_to(tokens: int, before: SpeculationUsage, reply: GenerateReply) -> SpeculationUsage:
+    """What the output has spent after the first `tokens` of this reply. `before` is that of the replies until now.
+
+    A step's accepted drafts come before its bonus token, so as many of the first tokens are drafts as there were any.
+    """
+    if not reply.usage.steps:
+        return before
+    accepted = reply.usage.accepted - before.accepted
+    return replace(reply.usage, accepted=before.accepted + min(accepted, tokens))

@@ -1,14 +1,16 @@
 """Text from tokens: the same however many tokens arrive together, and one finish reason, in the last delta."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from deployments.gateway.detokenizer import byte_level_alphabet
 from deployments.gateway.text_stream import GenerationError, TextDelta, generate_text
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
-from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 from tests.unit.byte_tokenizer import codec
 from tests.unit.verifier_double import USAGE, VerifierDouble, serving
 
@@ -17,9 +19,21 @@ IDS = tuple(codec().encode(TEXT))
 END = 0
 
 
-def deltas(tokens: tuple[int, ...], step: int, stops: tuple[str, ...] = (), stop_tokens: tuple[int, ...] = (END,)) -> list[TextDelta]:
+class Drafting(VerifierDouble):
+    """Each reply is one step's: all of its tokens but the last are accepted drafts."""
+
+    def reply(self, request: GenerateRequest, index: int, output: tuple[int, ...]) -> GenerateReply:
+        plain = super().reply(request, index, output)
+        steps = index // self.step + 1
+        done = index + len(plain.tokens)
+        return replace(plain, usage=SpeculationUsage(drafted=9 * steps, verified=8 * steps, accepted=done - steps, steps=steps))
+
+
+def deltas(
+    tokens: tuple[int, ...], step: int, stops: tuple[str, ...] = (), stop_tokens: tuple[int, ...] = (END,), double=VerifierDouble
+) -> list[TextDelta]:
     async def run() -> list[TextDelta]:
-        verifier = VerifierDouble("a", tokens=lambda request: tokens, step=step)
+        verifier = double("a", tokens=lambda request: tokens, step=step)
         async with serving(verifier) as routes:
             link = VerifierLink(5.0)
             link.update(routes)
@@ -63,6 +77,46 @@ def test_a_stop_token_ends_the_text_and_has_none(step):
 def test_what_was_held_back_comes_with_the_end():
     ids = tuple(codec().encode("end\n"))
     assert joined(deltas(ids, 1, stops=("\n\n",)))[0] == "end\n"
+
+
+def bytes_of(data: bytes) -> tuple[int, ...]:
+    """One token for each byte."""
+    chars = {byte: char for char, byte in byte_level_alphabet().items()}
+    return tuple(codec()._backend.token_to_id(chars[byte]) for byte in data)
+
+
+@pytest.mark.parametrize("step", [1, 2, 100])
+@pytest.mark.parametrize("stop_tokens", [(END,), ()])
+def test_a_character_cut_off_by_the_end_may_complete_a_stop_string(step, stop_tokens):
+    cut_off = (*bytes_of(b"ab" + "é".encode()[:1]), *stop_tokens)
+    assert joined(deltas(cut_off, step, ("\ufffd",), stop_tokens)) == ("ab", len(cut_off), "stop")
+    assert joined(deltas(cut_off, step, ("b\ufffd",), stop_tokens)) == ("a", len(cut_off), "stop")
+    assert joined(deltas(cut_off, step, ("x",), stop_tokens))[0] == "ab\ufffd"
+
+
+@pytest.mark.parametrize("step", [1, 100])
+def test_a_stop_string_within_the_last_token_that_is_allowed_is_a_stop(step):
+    ids = tuple(codec().encode("return"))
+    assert codec().token_bytes[ids[0]] == b"ret"
+    assert joined(deltas(ids[:1], step, ("e",))) == ("r", 1, "stop")
+    assert joined(deltas(ids[:1], step, ("ets",))) == ("ret", 1, "length")  # begun, but never complete
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 100])
+def test_drafts_accepted_behind_a_stop_string_do_not_count(step):
+    ids = bytes_of(b"abcdefghijkl")
+    found = deltas(ids, step, ("c",), double=Drafting)
+    completion_tokens, accepted = joined(found)[1], found[-1].usage.accepted
+    assert completion_tokens == 3
+    assert accepted == {1: 0, 3: 2}.get(step, 3)
+    assert found[-1].usage.steps == (3 if step == 1 else 1)
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_without_a_cut_all_accepted_drafts_count(step):
+    ids = bytes_of(b"abcdefghijkl")
+    steps = -(-len(ids) // step)
+    assert deltas(ids, step, double=Drafting)[-1].usage == SpeculationUsage(9 * steps, 8 * steps, len(ids) - steps, steps)
 
 
 def test_a_verifiers_error_is_raised():
