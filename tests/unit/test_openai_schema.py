@@ -1,5 +1,8 @@
 """The OpenAI bodies: what passes, what is refused, and which field the refusal names."""
 
+import json
+import sys
+
 import pytest
 
 from deployments.api.openai.schema import ChatRequest, CompletionRequest, parse_body
@@ -84,7 +87,7 @@ def test_a_missing_field_is_named():
         ("logprobs", False, 0),  # 0 asks for the chosen tokens' own
         ("echo", False, True),
         ("best_of", 1, 2),
-        ("suffix", None, "end"),
+        ("suffix", "", "end"),
     ],
 )
 def test_unsupported_completion_fields_pass_only_when_they_ask_for_nothing(field, neutral, other):
@@ -101,6 +104,11 @@ def test_unsupported_completion_fields_pass_only_when_they_ask_for_nothing(field
         ("tool_choice", "none", "required"),
         ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("logprobs", False, True),
+        ("top_logprobs", 0, 2),
+        ("top_logprobs", None, False),
+        ("reasoning_effort", "none", "low"),
+        ("verbosity", "medium", "high"),
+        ("functions", [], [{"name": "f"}]),
         ("modalities", ["text"], ["audio"]),
         ("store", False, True),
     ],
@@ -108,6 +116,60 @@ def test_unsupported_completion_fields_pass_only_when_they_ask_for_nothing(field
 def test_unsupported_chat_fields_pass_only_when_they_ask_for_nothing(field, neutral, other):
     chat(**{field: neutral})
     assert fault(ChatRequest, CHAT | {field: other}).param == field
+
+
+def test_no_logprobs_may_be_asked_for_in_full():
+    assert chat(logprobs=False, top_logprobs=0)
+
+
+def test_best_of_as_many_as_are_returned_asks_for_nothing():
+    assert completion(n=3, best_of=3).choices == 3
+    for n, best_of in ((None, 2), (3, 1), (3, 4)):
+        error = fault(CompletionRequest, COMPLETION | {"n": n, "best_of": best_of})
+        assert (error.param, error.code) == ("best_of", "unsupported_value")
+
+
+LONE = "a\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "param"),
+    [
+        (CompletionRequest, {"prompt": LONE}, "prompt"),
+        (CompletionRequest, {"prompt": ["a", LONE]}, "prompt"),
+        (CompletionRequest, {"stop": LONE}, "stop"),
+        (CompletionRequest, {"stop": ["a", LONE]}, "stop"),
+        (CompletionRequest, {"model": LONE}, "model"),
+        (CompletionRequest, {"user": LONE}, "user"),
+        (CompletionRequest, {"metadata": {"a": LONE}}, "metadata.a"),
+        (CompletionRequest, {"metadata": {LONE: "a"}}, f"metadata.{LONE}"),
+        (CompletionRequest, {"suffix": LONE}, "suffix"),
+        (ChatRequest, {"stop": [LONE]}, "stop"),
+        (ChatRequest, {"messages": [{"role": "user", "content": LONE}]}, "messages.0.content"),
+        (ChatRequest, {"messages": [{"role": "user", "content": "a", "name": LONE}]}, "messages.0.name"),
+        (ChatRequest, {"messages": [{"role": "user", "content": [{"type": "text", "text": LONE}]}]}, "messages.0.content.0.text"),
+        (ChatRequest, {"safety_identifier": LONE}, "safety_identifier"),
+        (ChatRequest, {"prompt_cache_key": LONE}, "prompt_cache_key"),
+        (ChatRequest, {"service_tier": LONE}, "service_tier"),
+        (ChatRequest, {LONE: 1}, LONE),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_wherever_it_stands(kind, change, param):
+    error = fault(kind, (COMPLETION if kind is CompletionRequest else CHAT) | change)
+    assert error.param == param
+    assert "Unicode" in str(error)
+
+
+def test_whole_surrogate_pairs_are_characters():
+    assert completion(stop=json.loads('"\\ud83d\\ude42"')).stops() == ("🙂",)
+
+
+def test_a_body_may_be_nested_deeper_than_python_recurses():
+    body: list = []
+    for _ in range(sys.getrecursionlimit() * 2):
+        body = [body]
+    with pytest.raises(RequestError, match="prompt"):
+        completion(prompt=body)
 
 
 def test_defaults_are_openais():
@@ -173,7 +235,7 @@ def test_messages_as_templates_take_them():
     ]
     assert [message.plain() for message in chat(messages=messages).messages] == [
         {"role": "system", "content": "rules"},
-        {"role": "user", "content": "ab"},
+        {"role": "user", "content": parts, "name": "eve"},
         {"role": "assistant", "content": ""},
     ]
 

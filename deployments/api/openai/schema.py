@@ -1,8 +1,8 @@
 """What a client may send to /v1/completions and /v1/chat/completions.
 
 Promises: unknown fields are refused, and so is a known field that this system does not serve,
-unless it has the value that asks for nothing; types are not coerced. `speculation` and the sampling
-fields top_k, min_p and repetition_penalty are extensions.
+unless it has the value that asks for nothing; types are not coerced; every string is valid Unicode.
+`speculation` and the sampling fields top_k, min_p and repetition_penalty are extensions.
 """
 
 from collections.abc import Callable, Sequence
@@ -145,8 +145,14 @@ class CompletionRequest(_GenerationBody):
 
     suffix: Annotated[object, only("")] = None
     echo: Annotated[object, only(False)] = None
-    best_of: Annotated[object, only(1)] = None
+    best_of: int | None = None  # with as many as `n` there is nothing to choose from
     logprobs: Annotated[object, only(False)] = None
+
+    @model_validator(mode="after")
+    def _best_of_chooses_nothing(self) -> Self:
+        if self.best_of not in (None, self.choices):
+            raise RequestError("best_of: not supported unless it equals n; leave it out", "best_of", "unsupported_value")
+        return self
 
 
 class TextPart(_Body):
@@ -169,10 +175,12 @@ class ChatMessage(_Body):
     annotations: Annotated[object, only([])] = None
     audio: Annotated[object, only()] = None
 
-    def plain(self) -> dict[str, str]:
-        """As chat templates take it: templates know no developer, which is OpenAI's newer name for system."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+    def plain(self) -> dict[str, Any]:
+        """As chat templates know messages: with a name only where there is one, and without the role developer, which is OpenAI's
+        newer name for system. The content keeps its form; no content is an empty one."""
+        content = [part.model_dump() for part in self.content] if isinstance(self.content, list) else self.content or ""
+        role = "system" if self.role == "developer" else self.role
+        return {"role": role, "content": content} | ({} if self.name is None else {"name": self.name})
 
 
 class ChatRequest(_GenerationBody):
@@ -184,7 +192,7 @@ class ChatRequest(_GenerationBody):
     prompt_cache_key: str | None = None
 
     logprobs: Annotated[object, only(False)] = None
-    top_logprobs: Annotated[object, only()] = None
+    top_logprobs: Annotated[object, only(0)] = None
     tools: Annotated[object, only([])] = None
     tool_choice: Annotated[object, only("none", "auto")] = None
     functions: Annotated[object, only([])] = None
@@ -193,8 +201,8 @@ class ChatRequest(_GenerationBody):
     modalities: Annotated[object, only(["text"])] = None
     audio: Annotated[object, only()] = None
     prediction: Annotated[object, only()] = None
-    reasoning_effort: Annotated[object, only()] = None
-    verbosity: Annotated[object, only()] = None
+    reasoning_effort: Annotated[object, only("none")] = None
+    verbosity: Annotated[object, only("medium")] = None
     web_search_options: Annotated[object, only()] = None
     store: Annotated[object, only(False)] = None
 
@@ -224,6 +232,7 @@ def parse_body(kind: type[Body], body: object) -> Body:
 
     Deepest, because each member of a union has its say, and the one that got furthest is what was meant.
     """
+    check_unicode(body)
     try:
         return kind.model_validate(body)
     except ValidationError as error:
@@ -232,6 +241,30 @@ def parse_body(kind: type[Body], body: object) -> Body:
         param = ".".join(path) or None
         code = "unsupported_value" if fault["type"] == "unsupported" else "invalid_value"
         raise RequestError(f"{param or 'body'}: {fault['msg']}", param, code) from error
+
+
+def check_unicode(body: object) -> None:
+    """Raises RequestError naming the field of a lone surrogate: JSON can spell one, but it is no character, and no text can hold it."""
+    left: list[tuple[tuple[str, ...], object]] = [((), body)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            left += [((*path, key), item) for key, inner in value.items() for item in (key, inner)]
+        elif isinstance(value, list):
+            left += [((*path, str(i)), item) for i, item in enumerate(value) if not isinstance(item, int)]
+        elif isinstance(value, str) and not is_unicode(value):
+            while path and path[-1].isdecimal():  # a list of strings is one field
+                path = path[:-1]
+            param = ".".join(path) or None
+            raise RequestError(f"{param or 'body'}: not valid Unicode: it has half of a surrogate pair; send whole characters", param)
+
+
+def is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def field_path(loc: Sequence[str | int], body: object, missing: bool) -> list[str]:
