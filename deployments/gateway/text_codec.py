@@ -4,18 +4,22 @@ Promises: no weights are read; what the model cannot do (no chat template, a tok
 be streamed) is a typed error that says so.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from deployments.gateway.chat_template import ChatTemplate, Message, load_chat_template
+from deployments.gateway.control_tokens import ControlTokens, load_control_tokens
 from deployments.gateway.detokenizer import TokenBytes
 from drafthouse.config.serving import ModelConfig, model_path
 from drafthouse.engine.model_limits import read_config, read_limits
-from drafthouse.errors import ModelError, RequestError
+from drafthouse.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,43 +34,45 @@ class RequestLimits:
 class TextCodec:
     """Text to token ids, for prompts and for chats. Thread-safe: encoding changes no state."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            raise ModelError("the target's tokenizer has no tokenizer.json form, which drafthouse needs")
-        backend.no_truncation()  # a prompt that is too long is refused, never cut
-        backend.no_padding()
-        self._tokenizer = tokenizer
-        self._backend = backend
-        self.token_bytes = TokenBytes(backend)
+    def __init__(self, backend: Tokenizer, token_bytes: TokenBytes, chat: ChatTemplate, control: ControlTokens) -> None:
+        self._backend, self._chat, self._control = backend, chat, control
+        self.token_bytes = token_bytes
 
     def encode(self, text: str) -> list[int]:
-        """The prompt's ids, with the special tokens the model expects around a prompt. Raises RequestError for what is not Unicode."""
-        return self._ids(text, "prompt", special_tokens=True)
+        """The prompt's ids, with the special tokens the model expects around a prompt. A prompt is in its writer's hands alone:
+        control tokens in it are tokens."""
+        return list(self._backend.encode(text, add_special_tokens=True).ids)
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """The chat's ids, ready for the assistant's turn. Raises RequestError when the template refuses the messages."""
-        if not self._tokenizer.chat_template:
-            raise RequestError("this model has no chat template; use /v1/completions", "messages", code="no_chat_template")
-        try:
-            text = self._tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise RequestError(f"the model's chat template refuses these messages: {error}", "messages") from error
-        return self._ids(str(text), "messages", special_tokens=False)
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """The chat's ids, ready for the assistant's turn; no string of a message becomes a control token.
 
-    def _ids(self, text: str, field: str, special_tokens: bool) -> list[int]:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # JSON can spell a lone surrogate
-            raise RequestError(f"{field} is not valid Unicode: {error.reason}", field) from error
-        return list(self._backend.encode(text, add_special_tokens=special_tokens).ids)
+        Raises RequestError where there is no usable chat template, or it refuses the messages or loses one.
+        """
+        messages = self._chat.fit(messages)
+        prompt = self._chat.render(messages)
+        self._chat.check_arrived(messages, prompt)
+        marked, marks = self._control.mark(messages)
+        return self._control.encode(prompt, prompt if marks is None else self._chat.render(marked), marks)
+
+
+def make_codec(tokenizer: PreTrainedTokenizerBase) -> TextCodec:
+    """Raises ModelError for a tokenizer that cannot be used."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise ModelError("the target's tokenizer has no tokenizer.json form, which drafthouse needs")
+    backend.no_truncation()  # a prompt that is too long is refused, never cut
+    backend.no_padding()
+    chat = load_chat_template(tokenizer)
+    if chat.refusal:
+        logger.warning("no chats: %s", chat.refusal)
+    return TextCodec(backend, TokenBytes(backend), chat, load_control_tokens(tokenizer, backend))
 
 
 def load_codec(model: ModelConfig) -> TextCodec:
     """Raises ConfigError or ModelError naming the model."""
     path = model_path(model.path)
     try:
-        return TextCodec(AutoTokenizer.from_pretrained(path))
+        return make_codec(AutoTokenizer.from_pretrained(path))
     except (OSError, ValueError) as error:
         raise ModelError(f"{model.path}: no usable tokenizer: {error}") from error
 

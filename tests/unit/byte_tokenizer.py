@@ -5,7 +5,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from deployments.gateway.text_codec import RequestLimits, TextCodec
+from deployments.gateway.text_codec import RequestLimits, TextCodec, make_codec
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}{{ raise_exception('system comes first') }}{% endif %}"
@@ -28,7 +28,7 @@ def byte_level_tokenizer() -> Tokenizer:
 
 @cache
 def codec(chat_template: str | None = CHAT_TEMPLATE) -> TextCodec:
-    return TextCodec(PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer(), eos_token=END, chat_template=chat_template))
+    return make_codec(PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer(), eos_token=END, chat_template=chat_template))
 
 
 def limits(context_tokens: int = 64) -> RequestLimits:

@@ -129,4 +129,4 @@ def test_what_the_template_refuses_is_the_clients_fault():
 
 def test_text_that_is_not_unicode_is_refused():
     assert refused(completion, prompt="a\ud800").param == "prompt"
-    assert refused(chat, messages=[{"role": "user", "content": "\udfff"}]).param == "messages"
+    assert refused(chat, messages=[{"role": "user", "content": "\udfff"}]).param == "messages.0.content"

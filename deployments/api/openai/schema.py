@@ -249,7 +249,8 @@ def check_unicode(body: object) -> None:
     while left:
         path, value = left.pop()
         if isinstance(value, dict):
-            left += [((*path, key), item) for key, inner in value.items() for item in (key, inner)]
+            left += [(path, key) for key in value]
+            left += [((*path, key), inner) for key, inner in value.items()]
         elif isinstance(value, list):
             left += [((*path, str(i)), item) for i, item in enumerate(value) if not isinstance(item, int)]
         elif isinstance(value, str) and not is_unicode(value):
