@@ -1,6 +1,6 @@
 """The gateway's Ray shell: one deployment for HTTP and gRPC in front of the verifiers.
 
-Promises: nothing but wiring. The constructor reads the tokenizer and limits; the heartbeat starts
+Promises: nothing but wiring. The constructor reads the tokenizer and the model's metadata; the heartbeat starts
 and stops with the ASGI application. Serve reads annotations here, so they must not be postponed. Without
 direct ingress (which HAProxy needs) Serve's proxies look at the context of a gRPC stream only when a
 chunk comes, so that a refusal has its hint in the details alone.
@@ -21,8 +21,9 @@ from ray.util import metrics as ray_metrics
 from deployments.api.grpc import inference as grpc_api
 from deployments.api.openai.routes import build_http_app
 from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.model_metadata import load_metadata
 from deployments.gateway.request_planner import RequestPlanner
-from deployments.gateway.text_codec import load_codec, load_limits
+from deployments.gateway.text_codec import load_codec
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.serving import ServingConfig
 from drafthouse.security.api_keys import load_api_keys
@@ -45,7 +46,9 @@ class Gateway:
         verifiers: DeploymentHandle | None = None,
         drafters: DeploymentHandle | None = None,
     ) -> None:
-        planner = RequestPlanner(config.model, load_codec(config.target), load_limits(config.target))
+        codec = load_codec(config.target)
+        metadata = load_metadata(config.target, codec.stop_token, config.gateway.sampling_defaults)
+        planner = RequestPlanner(config.model, codec, metadata)
         self._controller = controller
         self._keys = load_api_keys(config.security.api_keys)
         self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))

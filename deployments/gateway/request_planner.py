@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deployments.api.openai.schema import ChatRequest, CompletionRequest, is_ids
-from deployments.gateway.text_codec import RequestLimits, TextCodec
+from deployments.gateway.model_metadata import ModelMetadata
+from deployments.gateway.text_codec import TextCodec
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
@@ -55,16 +56,16 @@ class RequestPlan:
 
 
 class RequestPlanner:
-    def __init__(self, model: str, codec: TextCodec, limits: RequestLimits) -> None:
-        self.model, self.codec, self.limits = model, codec, limits
+    def __init__(self, model: str, codec: TextCodec, metadata: ModelMetadata) -> None:
+        self.model, self.codec, self.metadata = model, codec, metadata
 
     def completion(self, body: CompletionRequest) -> RequestPlan:
-        settings = _settings(body, body.max_tokens or DEFAULT_MAX_TOKENS)
+        settings = self._settings(body, body.max_tokens or DEFAULT_MAX_TOKENS)
         prompts = [body.prompt] if isinstance(body.prompt, str) or (body.prompt and is_ids(body.prompt)) else body.prompt
         return self.plan("cmpl", prompts, settings)  # type: ignore[arg-type]  # is_prompt has checked the forms
 
     def chat(self, body: ChatRequest) -> RequestPlan:
-        settings = _settings(body, body.token_limit)
+        settings = self._settings(body, body.token_limit)
         self._check_model(body.model)
         prompt = self.codec.encode_chat([message.plain() for message in body.messages])
         return self.plan("chatcmpl", [prompt], settings, field="messages")
@@ -84,12 +85,16 @@ class RequestPlanner:
         requests: list[GenerateRequest] = []
         for text in prompts:
             prompt = self._prompt(text, field)
-            max_tokens = self._max_tokens(len(prompt), settings.max_tokens)
+            max_tokens = self._max_tokens(len(prompt), settings.max_tokens, field)
             for _ in range(settings.choices):
                 i = len(requests)
                 own_seed = seed if total == 1 else derive_seed(seed, i)
                 requests.append(self._request(f"{plan_id}-{i}", prompt, own_seed, max_tokens, settings))
         return RequestPlan(plan_id, tuple(requests), settings.stops, seed, settings.choices)
+
+    def _settings(self, body: CompletionRequest | ChatRequest, max_tokens: int | None) -> Settings:
+        sampling = body.sampling(self.metadata.sampling_defaults)
+        return Settings(body.model, sampling, body.speculation_wish(), max_tokens, body.seed, body.stops(), body.choices)
 
     def _check_model(self, model: str) -> None:
         if model != self.model:
@@ -101,25 +106,21 @@ class RequestPlanner:
         if not ids:
             raise RequestError(f"{field} is empty: there must be at least one token to go on from", field)
         suspect = min(ids) if min(ids) < 0 else max(ids)
-        if not 0 <= suspect < self.limits.vocab_size:
-            raise RequestError(f"{field} has token id {suspect}, outside the vocabulary of {self.limits.vocab_size}", field)
+        if not 0 <= suspect < self.metadata.vocab_size:
+            raise RequestError(f"{field} has token id {suspect}, outside the vocabulary of {self.metadata.vocab_size}", field)
         return ids
 
-    def _max_tokens(self, prompt_tokens: int, wanted: int | None) -> int:
+    def _max_tokens(self, prompt_tokens: int, wanted: int | None, field: str) -> int:
         """The output tokens wanted, or all that the context has left. Raises RequestError."""
-        left = self.limits.context_tokens - prompt_tokens
+        left = self.metadata.context_tokens - prompt_tokens
         if left < 1 or (wanted or 1) > left:
             asked = f"{prompt_tokens} in the prompt and {wanted or 1} to generate"
-            message = f"The context holds {self.limits.context_tokens} tokens, but {prompt_tokens + (wanted or 1)} are asked for: {asked}"
-            raise RequestError(message, "max_tokens" if left >= 1 else "prompt", code="context_length_exceeded")
+            message = f"The context holds {self.metadata.context_tokens} tokens, but {prompt_tokens + (wanted or 1)} are asked for: {asked}"
+            raise RequestError(message, "max_tokens" if left >= 1 else field, code="context_length_exceeded")
         return wanted or left
 
     def _request(self, request: str, prompt: tuple[int, ...], seed: int, max_tokens: int, settings: Settings) -> GenerateRequest:
         return GenerateRequest(
             request_id=request, attempt=1, prompt=prompt, delivered=(), sampling=settings.sampling, seed=seed, max_tokens=max_tokens,
-            stop_tokens=self.limits.stop_tokens, speculation=settings.speculation,
+            stop_tokens=self.metadata.stop_tokens, speculation=settings.speculation,
         )  # fmt: skip
-
-
-def _settings(body: CompletionRequest | ChatRequest, max_tokens: int | None) -> Settings:
-    return Settings(body.model, body.sampling(), body.speculation_wish(), max_tokens, body.seed, body.stops(), body.choices)

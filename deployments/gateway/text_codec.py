@@ -1,42 +1,33 @@
-"""The target's tokenizer, chat template and limits: everything a gateway knows about the model.
+"""The target's tokenizer and chat template: from prompts and chats to token ids.
 
-Promises: no weights are read; what the model cannot do (no chat template, a tokenizer that cannot
-be streamed) is a typed error that says so.
+Promises: what the model cannot do (no chat template, a tokenizer that cannot be streamed) is a typed
+error that says so.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from deployments.gateway.chat_template import ChatTemplate, Message, load_chat_template
 from deployments.gateway.control_tokens import ControlTokens, load_control_tokens
 from deployments.gateway.detokenizer import TokenBytes
 from drafthouse.config.serving import ModelConfig, model_path
-from drafthouse.engine.model_limits import read_config, read_limits
 from drafthouse.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestLimits:
-    """`context_tokens`: prompt and output together; ids are below `vocab_size`; any of `stop_tokens` ends the text."""
-
-    context_tokens: int
-    vocab_size: int
-    stop_tokens: tuple[int, ...]
-
-
 class TextCodec:
     """Text to token ids, for prompts and for chats. Thread-safe: encoding changes no state."""
 
-    def __init__(self, backend: Tokenizer, token_bytes: TokenBytes, chat: ChatTemplate, control: ControlTokens) -> None:
+    def __init__(
+        self, backend: Tokenizer, token_bytes: TokenBytes, chat: ChatTemplate, control: ControlTokens, stop_token: int | None
+    ) -> None:
+        """`stop_token` is what the tokenizer takes for the end of a text."""
         self._backend, self._chat, self._control = backend, chat, control
-        self.token_bytes = token_bytes
+        self.token_bytes, self.stop_token = token_bytes, stop_token
 
     def encode(self, text: str) -> list[int]:
         """The prompt's ids, with the special tokens the model expects around a prompt. A prompt is in its writer's hands alone:
@@ -65,7 +56,7 @@ def make_codec(tokenizer: PreTrainedTokenizerBase) -> TextCodec:
     chat = load_chat_template(tokenizer)
     if chat.refusal:
         logger.warning("no chats: %s", chat.refusal)
-    return TextCodec(backend, TokenBytes(backend), chat, load_control_tokens(tokenizer, backend))
+    return TextCodec(backend, TokenBytes(backend), chat, load_control_tokens(tokenizer, backend), tokenizer.eos_token_id)
 
 
 def load_codec(model: ModelConfig) -> TextCodec:
@@ -75,19 +66,3 @@ def load_codec(model: ModelConfig) -> TextCodec:
         return make_codec(AutoTokenizer.from_pretrained(path))
     except (OSError, ValueError) as error:
         raise ModelError(f"{model.path}: no usable tokenizer: {error}") from error
-
-
-def load_limits(model: ModelConfig) -> RequestLimits:
-    """From config.json and generation_config.json. A sequence must also fit into the KV slots of one replica.
-
-    Raises ConfigError or ModelError naming the model.
-    """
-    limits = read_limits(model.path)
-    try:
-        eos: Any = GenerationConfig.from_pretrained(model_path(model.path)).eos_token_id
-    except OSError:  # the file is optional
-        eos = None
-    if eos is None:
-        eos = read_config(model.path).get_text_config().eos_token_id
-    stops = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-    return RequestLimits(min(limits.context_tokens, model.kv_tokens), limits.vocab_size, stops)

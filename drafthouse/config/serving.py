@@ -160,6 +160,9 @@ class GatewayConfig(_Section):
     num_cpus: float = Field(0.1, ge=0)
     max_ongoing_requests: int = Field(256, ge=1, description="of one gateway, each choice counted; more are refused with 429")
     patience_s: float = Field(30, gt=0, le=3600, description="a request whose verifier is gone waits so long for another")
+    sampling_defaults: Literal["generation_config", "none"] = Field(
+        "generation_config", description="for what a request leaves open; none: temperature 1 and no filters (docs/chat.md)"
+    )
     drain_s: float = Field(60, ge=0, le=3600, description="a replica that is to go finishes its requests for so long")
 
 

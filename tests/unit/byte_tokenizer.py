@@ -5,13 +5,16 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from deployments.gateway.text_codec import RequestLimits, TextCodec, make_codec
+from deployments.gateway.model_metadata import ModelMetadata
+from deployments.gateway.text_codec import TextCodec, make_codec
+from drafthouse.sampling import SamplingParams
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}{{ raise_exception('system comes first') }}{% endif %}"
     "{{ '# ' + m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '# assistant:\n' }}{% endif %}"
 )
 END = "<|end|>"
+OPENAI = SamplingParams()
 
 
 def byte_level_tokenizer() -> Tokenizer:
@@ -31,5 +34,5 @@ def codec(chat_template: str | None = CHAT_TEMPLATE) -> TextCodec:
     return make_codec(PreTrainedTokenizerFast(tokenizer_object=byte_level_tokenizer(), eos_token=END, chat_template=chat_template))
 
 
-def limits(context_tokens: int = 64) -> RequestLimits:
-    return RequestLimits(context_tokens, byte_level_tokenizer().get_vocab_size(), (0,))
+def metadata(context_tokens: int = 64, sampling_defaults: SamplingParams = OPENAI) -> ModelMetadata:
+    return ModelMetadata(context_tokens, byte_level_tokenizer().get_vocab_size(), (0,), sampling_defaults)

@@ -10,7 +10,7 @@ from deployments.api.openai.routes import build_http_app
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
-from tests.unit.byte_tokenizer import codec, limits
+from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.verifier_double import VerifierDouble, serving
 
 TEXT = "def add(a, b):\n    return 'é🙂'\n"
@@ -35,7 +35,7 @@ async def gateway(verifier: VerifierDouble | None = None, cluster=snapshot, capa
     async with serving(*verifiers) as routes:
         link = VerifierLink(patience_s=0.05)
         link.update(routes)
-        service = InferenceService(RequestPlanner("demo", codec(), limits()), link, capacity)
+        service = InferenceService(RequestPlanner("demo", codec(), metadata()), link, capacity)
         try:
             yield build_http_app(service, cluster, no_lifespan, keys=None), service
         finally:

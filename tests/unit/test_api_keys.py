@@ -24,7 +24,7 @@ from drafthouse.errors import ConfigError, RequestError
 from drafthouse.security import watched_files
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of, load_api_keys
 from drafthouse.wire.membership import Report
-from tests.unit.byte_tokenizer import codec, limits
+from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, no_lifespan
 from tests.unit.verifier_double import VerifierDouble, serving
 
@@ -40,7 +40,7 @@ def calls(keys: ApiKeys | None, *requests: httpx.Request) -> list[httpx.Response
         async with serving(VerifierDouble("a", tokens=lambda request: IDS)) as routes:
             link = VerifierLink(patience_s=0.05)
             link.update(routes)
-            service = InferenceService(RequestPlanner("demo", codec(), limits()), link, 16)
+            service = InferenceService(RequestPlanner("demo", codec(), metadata()), link, 16)
             registry = Registry(ControllerConfig())
 
             async def snapshot() -> dict:
@@ -107,7 +107,7 @@ def test_without_the_section_the_api_is_open():
 def test_a_refused_body_is_not_read():
     async def run():
         app = build_http_app(
-            InferenceService(RequestPlanner("demo", codec(), limits()), VerifierLink(5.0), 16), None, no_lifespan, ApiKeys(IN_CONFIG)
+            InferenceService(RequestPlanner("demo", codec(), metadata()), VerifierLink(5.0), 16), None, no_lifespan, ApiKeys(IN_CONFIG)
         )
         sent = []
 

@@ -13,7 +13,7 @@ from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.security import ApiKeysConfig
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of
 from drafthouse.wire.generation_messages import GenerateRequest
-from tests.unit.byte_tokenizer import codec, limits
+from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.openai_gateway import COMPLETION, no_lifespan
 from tests.unit.test_grpc_api import Context
 from tests.unit.test_grpc_api import request as grpc_request
@@ -31,7 +31,7 @@ def dispatched(call: Callable[[InferenceService], Awaitable[object]]) -> list[Ge
         async with serving(verifier) as routes:
             link = VerifierLink(patience_s=0.05)
             link.update(routes)
-            await call(InferenceService(RequestPlanner("demo", codec(), limits()), link, 16))
+            await call(InferenceService(RequestPlanner("demo", codec(), metadata()), link, 16))
             await link.close()
         return verifier.seen
 

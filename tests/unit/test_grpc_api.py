@@ -14,10 +14,10 @@ from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from protos import inference_pb2 as pb
-from tests.unit.byte_tokenizer import codec, limits
+from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.verifier_double import VerifierDouble, at, serving
 
-PLANNER = RequestPlanner("demo", codec(), limits())
+PLANNER = RequestPlanner("demo", codec(), metadata())
 TEXT = "def add(a, b):\n    return 'é🙂'\n"
 IDS = tuple(codec().encode(TEXT))
 
@@ -58,6 +58,13 @@ def test_absent_fields_have_the_defaults_and_zero_is_not_absent():
     bare.temperature, bare.seed = 0.0, 0
     plan = grpc_api.make_plan(PLANNER, bare)
     assert (plan.requests[0].sampling.temperature, plan.seed) == (0.0, 0)
+
+
+def test_what_is_left_open_is_sampled_as_the_model_advises():
+    advised = SamplingParams(temperature=0.6, top_k=20)
+    planner = RequestPlanner("demo", codec(), metadata(sampling_defaults=advised))
+    bare = pb.GenerateRequest(model="demo", prompt="hello", top_k=0)
+    assert grpc_api.make_plan(planner, bare).requests[0].sampling == SamplingParams(temperature=0.6)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deployments.gateway.text_codec import load_limits
+from deployments.gateway.model_metadata import load_metadata
 from drafter.without_model import without_model
 from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.model_limits import FALLBACK_CONTEXT_TOKENS, ModelLimits, limits_of, read_config, read_limits
@@ -58,21 +58,14 @@ def test_limits_of_a_family(tmp_path: pathlib.Path, family: str) -> None:
 def test_gateway_and_drafter_read_the_same_limits_as_the_verifier(tmp_path: pathlib.Path, family: str) -> None:
     path = _folder(tmp_path, FAMILIES[family][0])
     verifier = limits_of(read_config(path))
-    gateway = load_limits(ModelConfig(path=path, kv_tokens=100_000))
+    gateway = load_metadata(ModelConfig(path=path, kv_tokens=100_000), None)
     assert (gateway.context_tokens, gateway.vocab_size) == (verifier.context_tokens, verifier.vocab_size)
     drafter = without_model(ModelConfig(path=path), ())
     assert (drafter.context, drafter.vocab_size) == (verifier.context_tokens, verifier.vocab_size)
 
 
 def test_a_request_must_also_fit_into_the_kv_slots(tmp_path: pathlib.Path) -> None:
-    assert load_limits(ModelConfig(path=_folder(tmp_path, LLAMA), kv_tokens=100)).context_tokens == 100
-
-
-def test_end_tokens_come_from_the_generation_config_where_there_is_one(tmp_path: pathlib.Path) -> None:
-    model = ModelConfig(path=_folder(tmp_path, LLAMA | {"eos_token_id": 7}))
-    assert load_limits(model).stop_tokens == (7,)
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [8, 9]}', encoding="utf-8")
-    assert load_limits(model).stop_tokens == (8, 9)
+    assert load_metadata(ModelConfig(path=_folder(tmp_path, LLAMA), kv_tokens=100), None).context_tokens == 100
 
 
 @pytest.mark.parametrize(
@@ -95,7 +88,7 @@ def test_a_fault_names_the_file_and_the_field(tmp_path: pathlib.Path, config: st
     with pytest.raises(ModelError, match=rf"^target\.path: {path}: config\.json: .*{field}"):
         without_model(ModelConfig(path=path), ())
     with pytest.raises(ModelError, match=rf"^{path}: config\.json: .*{field}"):
-        load_limits(ModelConfig(path=path))
+        load_metadata(ModelConfig(path=path), None)
 
 
 def test_a_missing_folder_is_the_configs_fault() -> None:

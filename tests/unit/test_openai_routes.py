@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from tests.unit.byte_tokenizer import codec, limits
+from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, TEXT, error_of, events, gateway, request
 from tests.unit.verifier_double import VerifierDouble, forever
 
@@ -73,10 +73,23 @@ def test_stream_of_several_choices_opens_each():
         assert "".join(delta.get("content", "") for delta in deltas) == TEXT
 
 
+def test_usage_of_several_choices_cut_at_a_stop_string():
+    body = {"prompt": ["a", "b"], "n": 2, "stop": "(", "stream": True, "stream_options": {"include_usage": True}}
+    whole = request("/v1/completions", COMPLETION | body | {"stream": False, "stream_options": None}).json()["usage"]
+    streamed = events(request("/v1/completions", COMPLETION | body))[-1]["usage"]
+    assert whole == streamed
+    assert whole["prompt_tokens"] == 2
+    kept = next(i for i in range(len(IDS)) if "(" in codec()._backend.decode(IDS[:i]))
+    assert whole["completion_tokens"] == 4 * kept
+    assert 0 < whole["speculation"]["accepted"] <= whole["completion_tokens"]
+
+
 def test_models_health_and_cluster():
     models = request("/v1/models").json()
     assert [model["id"] for model in models["data"]] == ["demo"]
-    assert models["data"][0]["max_model_len"] == limits().context_tokens
+    assert models["data"][0]["max_model_len"] == metadata().context_tokens
+    none = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert models["data"][0]["sampling_defaults"] == none
     assert request("/v1/models/demo").json() == models["data"][0]
     assert error_of(request("/v1/models/other"))[0] == 404
     assert request("/health").json() == {"status": "ok", "verifiers": 1}

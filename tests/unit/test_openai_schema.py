@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -174,7 +175,7 @@ def test_a_body_may_be_nested_deeper_than_python_recurses():
 
 def test_defaults_are_openais():
     body = completion()
-    assert body.sampling() == SamplingParams(temperature=1.0)
+    assert body.sampling(SamplingParams()) == SamplingParams(temperature=1.0)
     assert body.speculation_wish() == Speculation("auto")
     assert (body.choices, body.stops(), body.seed, body.stream) == (1, (), None, None)
 
@@ -182,19 +183,27 @@ def test_defaults_are_openais():
 def test_null_is_the_default():
     fields = dict.fromkeys(["temperature", "top_p", "top_k", "min_p", "seed", "n", "stop", "stream", "speculation", "max_tokens", "user"])
     body = completion(**fields)
-    assert body.sampling() == SamplingParams()
+    assert body.sampling(SamplingParams()) == SamplingParams()
     assert body.choices == 1
 
 
 def test_sampling_takes_every_field():
     given = {"temperature": 0, "top_p": 0.9, "top_k": 4, "min_p": 0.1, "repetition_penalty": 1.2}
-    assert completion(**given).sampling() == SamplingParams(**given)
+    assert completion(**given).sampling(SamplingParams()) == SamplingParams(**given)
+
+
+def test_what_is_left_open_is_the_models():
+    defaults = SamplingParams(temperature=0.6, top_k=20, top_p=0.9, min_p=0.1, repetition_penalty=1.2)
+    assert completion().sampling(defaults) == defaults
+    assert completion(temperature=None, top_k=0).sampling(defaults) == replace(defaults, top_k=0)
+    given = {"temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1}
+    assert completion(**given).sampling(defaults) == SamplingParams(temperature=0)
 
 
 @pytest.mark.parametrize(("field", "value"), [("temperature", -1), ("temperature", float("nan")), ("top_p", 0), ("top_k", -1)])
 def test_sampling_out_of_range_names_the_field(field, value):
     with pytest.raises(RequestError) as caught:
-        completion(**{field: value}).sampling()
+        completion(**{field: value}).sampling(SamplingParams())
     assert caught.value.param == field
 
 

@@ -1,5 +1,7 @@
 """Requests as verifiers take them: checked against the model, and seeded before dispatch."""
 
+from dataclasses import replace
+
 import pytest
 
 from deployments.api.openai.schema import ChatRequest, CompletionRequest, parse_body
@@ -8,10 +10,10 @@ from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import Speculation
-from tests.unit.byte_tokenizer import codec, limits
+from tests.unit.byte_tokenizer import codec, metadata
 
 CONTEXT = 64
-PLANNER = RequestPlanner("demo", codec(), limits(CONTEXT))
+PLANNER = RequestPlanner("demo", codec(), metadata(CONTEXT))
 
 
 def completion(**fields):
@@ -51,6 +53,13 @@ def test_default_max_tokens_are_openais():
     assert request.max_tokens == CONTEXT - len(request.prompt)
 
 
+def test_what_is_left_open_is_sampled_as_the_model_advises():
+    advised = SamplingParams(temperature=0.6, top_k=20, top_p=0.9, min_p=0.05, repetition_penalty=1.1)
+    planner = RequestPlanner("demo", codec(), metadata(sampling_defaults=advised))
+    assert chat(planner).requests[0].sampling == advised
+    assert chat(planner, temperature=0, top_k=None).requests[0].sampling == replace(advised, temperature=0)
+
+
 def test_a_seed_is_drawn_when_none_is_given():
     seeds = {completion().seed for _ in range(4)}
     assert len(seeds) == 4
@@ -84,7 +93,8 @@ def test_the_context_is_filled_but_not_passed():
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "max_tokens")
     assert "60 in the prompt and 5 to generate" in str(error)
     assert refused(completion, prompt=[5] * 64, max_tokens=1).param == "prompt"
-    assert refused(chat, messages=[{"role": "user", "content": "zqj " * 40}]).code == "context_length_exceeded"
+    error = refused(chat, messages=[{"role": "user", "content": "zqj " * 40}])
+    assert (error.code, error.param) == ("context_length_exceeded", "messages")
 
 
 @pytest.mark.parametrize("prompt", ["", [], [""], [[]], ["a", ""]])
@@ -94,12 +104,12 @@ def test_an_empty_prompt_is_refused(prompt):
     assert "empty" in str(error)
 
 
-@pytest.mark.parametrize("token", [-1, limits().vocab_size, 1 << 40])
+@pytest.mark.parametrize("token", [-1, metadata().vocab_size, 1 << 40])
 def test_token_ids_outside_the_vocabulary_are_refused(token):
     error = refused(completion, prompt=[1, token, 2])
     assert error.param == "prompt"
     assert str(token) in str(error)
-    assert completion(prompt=[0, limits().vocab_size - 1])
+    assert completion(prompt=[0, metadata().vocab_size - 1])
 
 
 def test_choices_are_bounded_in_all():
@@ -116,7 +126,7 @@ def test_ranges_are_checked(fields, param):
 
 
 def test_a_model_without_a_chat_template_says_so():
-    error = refused(chat, planner=RequestPlanner("demo", codec(None), limits()))
+    error = refused(chat, planner=RequestPlanner("demo", codec(None), metadata()))
     assert (error.code, error.param) == ("no_chat_template", "messages")
 
 

@@ -7,6 +7,7 @@ with `grpc-retry-pushback-ms`, through the call's context: Serve drops the metad
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 
 import grpc
 from ray.serve.exceptions import gRPCStatusError
@@ -39,7 +40,7 @@ def make_plan(planner: RequestPlanner, request: pb.GenerateRequest) -> RequestPl
         raise RequestError("max_tokens must be at least 1", "max_tokens")
     settings = Settings(
         model=request.model,
-        sampling=_sampling(request),
+        sampling=_sampling(request, planner.metadata.sampling_defaults),
         speculation=_speculation(request.speculation),
         max_tokens=max_tokens,
         seed=request.seed if request.HasField("seed") else None,
@@ -128,8 +129,8 @@ def _chunk(plan: RequestPlan, delta: TextDelta, completion_tokens: int) -> pb.Ge
     return chunk
 
 
-def _sampling(request: pb.GenerateRequest) -> SamplingParams:
-    sampling = SamplingParams(**{name: getattr(request, name) for name in SAMPLING if request.HasField(name)})
+def _sampling(request: pb.GenerateRequest, defaults: SamplingParams) -> SamplingParams:
+    sampling = replace(defaults, **{name: getattr(request, name) for name in SAMPLING if request.HasField(name)})
     sampling.check()
     return sampling
 

@@ -9,6 +9,7 @@ the annotations of these routes, so they must not be postponed here.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -90,8 +91,10 @@ def _add_generation(app: FastAPI, service: InferenceService) -> None:
 
 def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> None:
     planner = service.planner
+    metadata = planner.metadata
     model = {
-        "id": planner.model, "object": "model", "created": 0, "owned_by": "drafthouse", "max_model_len": planner.limits.context_tokens
+        "id": planner.model, "object": "model", "created": 0, "owned_by": "drafthouse",
+        "max_model_len": metadata.context_tokens, "sampling_defaults": asdict(metadata.sampling_defaults),
     }  # fmt: skip
 
     @app.get("/v1/models")

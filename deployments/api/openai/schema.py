@@ -6,6 +6,7 @@ unless it has the value that asks for nothing; types are not coerced; every stri
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -124,11 +125,11 @@ class _GenerationBody(_Body):
         """Raises RequestError for a stop string that is empty or too long."""
         return checked_stops([self.stop] if isinstance(self.stop, str) else self.stop or [])
 
-    def sampling(self) -> SamplingParams:
-        """Raises RequestError naming the field out of range."""
+    def sampling(self, defaults: SamplingParams) -> SamplingParams:
+        """`defaults` is for fields that are left open. Raises RequestError naming the field out of range."""
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        sampling = SamplingParams(**given)
+        sampling = replace(defaults, **given)
         sampling.check()
         return sampling
 
