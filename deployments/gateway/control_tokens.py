@@ -21,6 +21,8 @@ from drafthouse.errors import ModelError, RequestError
 PRIVATE_USE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE), range(0xE000, 0xF900))
 """The last are the ones that texts use, for icons."""
 
+JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+
 NOT_TEXT = ("role", "type")
 """Keys of messages and parts whose values are not a client's own words: the schema lists what they may be."""
 
@@ -133,7 +135,7 @@ def renamed(backend: Tokenizer, names: dict[str, str]) -> Tokenizer:
     """A copy in which some tokens have other names, and so are not found in a text. Raises ModelError."""
     strings = {json.dumps(token, ensure_ascii=False): json.dumps(name) for token, name in names.items()}
     try:
-        copy = re.sub(r'"(?:[^"\\]|\\.)*"', lambda found: strings.get(found[0], found[0]), backend.to_str())
+        copy = re.sub(JSON_STRING, lambda found: strings.get(found[0], found[0]), backend.to_str())
         result = Tokenizer.from_str(copy)
     except Exception as error:  # fault boundary: tokenizers raises Exception itself, for parts written in Python among others
         raise ModelError(f"the target's tokenizer cannot be copied: {error}") from error

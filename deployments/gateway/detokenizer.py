@@ -30,12 +30,12 @@ class TokenBytes:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        added = tokenizer.get_added_tokens_decoder()
-        self._known: dict[int, bytes] = {i: b"" if token.special else token.content.encode() for i, token in added.items()}
         kinds = _decoder_kinds(tokenizer)
         if "ByteLevel" not in kinds and not {"ByteFallback", "Metaspace"} & kinds:
             raise ModelError(f"tokenizer decoder {sorted(kinds)} is neither byte-level nor SentencePiece: its text cannot be streamed")
         self._alphabet = byte_level_alphabet() if "ByteLevel" in kinds else None
+        added = tokenizer.get_added_tokens_decoder()
+        self._known = {i: b"" if token.special else self._of_piece(token.content) for i, token in added.items()}
         self._check()
 
     def __getitem__(self, token: int) -> bytes:

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from deployments.gateway.detokenizer import Detokenizer, TokenBytes, byte_level_alphabet
 from drafthouse.errors import ModelError
@@ -78,6 +78,14 @@ def test_sentencepiece_bytes_join_and_the_leading_space_stays():
     ids = [1, 0, *(tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in "é".encode()), 2]
     detokenizer = Detokenizer(TokenBytes(tokenizer))
     assert [detokenizer.add([token]) for token in ids] == [" naïve", " ", "", "é", "x"]
+
+
+def test_added_tokens_are_spelled_as_other_pieces_are():
+    """Gemma's runs of spaces are added tokens."""
+    tokenizer = sentencepiece_tokenizer()
+    tokenizer.add_tokens([AddedToken("▁▁", special=False, normalized=False)])
+    ids = [2, tokenizer.token_to_id("▁▁"), 2]
+    assert Detokenizer(TokenBytes(tokenizer)).add(ids) == tokenizer.decode(ids) == "x  x"
 
 
 @pytest.mark.parametrize("decoder", [None, decoders.WordPiece()])
