@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerBase
 PROMPTS = pathlib.Path(__file__).with_name("prompts_50.json")
 
 ENGLISH = (
-    ("The old harbour", "A careful gardener", "The committee", "Her second letter", "This measurement", "The night train", "Every apprentice"),
+    ("The old harbour", "A careful gardener", "A committee", "Her second letter", "This measurement", "A night train", "Every apprentice"),
     ("crosses", "describes", "has forgotten", "repairs", "will not replace", "depends on", "waits beside"),
-    ("the narrow bridge", "an unfinished map", "the price of salt", "three earlier drafts", "the lighthouse keeper's diary", "a broken pump"),
+    ("the narrow bridge", "an unfinished map", "the price of salt", "three earlier drafts", "the keeper's diary", "a broken pump"),
     ("before the winter", "in 1873", "without a word", "(as far as anyone knows)", "for 12.5% of the year", "although it rained"),
 )
 CHINESE = (
@@ -27,7 +27,7 @@ CHINESE = (
 CODE = (
     ("total", "index", "rows[i]", "self._cache", "x2", "name"),
     (" = ", " += ", " == ", " < ", " -> ", " // "),
-    ("len(items)", "parse(line, strict=True)", "{'key': [1, 2]}", "f\"{value:>8.2f}\"", "0x1F", "lambda a, b: a - b"),
+    ("len(items)", "parse(line, strict=True)", "{'key': [1, 2]}", 'f"{value:>8.2f}"', "0x1F", "lambda a, b: a - b"),
     ("  # keep", ";", " if ok else None", "\n", "\n\n    ", "  "),
 )
 KINDS = {"english": (ENGLISH, " ", ". "), "chinese": (CHINESE, "", "。"), "code": (CODE, "", "\n    ")}
