@@ -46,7 +46,7 @@ class ControlTokens:
         self._ids = {backend.token_to_id(literal) for literal in literals} - {unknown}
         self._any = re.compile(any_of(literals))
         self._hidden = re.compile(any_of(set(literals) - set(shown)))
-        self._literals = tuple(literals)
+        self._joined = "\n".join(literals)
         self._longest = max(map(len, literals), default=0)
         self._heads = {literal[:size] for literal in literals for size in range(1, len(literal))}
         self._tails = {literal[size:] for literal in literals for size in range(1, len(literal))}
@@ -105,7 +105,7 @@ class ControlTokens:
         sizes = range(1, min(len(text), self._longest - 1) + 1)
         if any(text[-size:] in self._heads or text[:size] in self._tails for size in sizes):
             return True
-        return 0 < len(text) < self._longest and any(text in literal and text != literal for literal in self._literals)
+        return 0 < len(text) < self._longest and text in self._joined and text not in self._names
 
     def _marked(self, role: str, marks: Marks, text: str) -> str:
         marked = self._forged(role).sub(lambda found: f"{marks.opening}{found[0]}{marks.closing}", text)

@@ -27,6 +27,7 @@ FORGETS_SYSTEM = "{% for m in messages %}{% if m.role != 'system' %}{{ m.content
 FIRST_SYSTEM_ONLY = (
     "{% for m in messages %}{% if m.role != 'system' or loop.first %}{{ m.role + ': ' + m.content|upper + '\n' }}{% endif %}{% endfor %}"
 )
+PRINTS = "{% for m in messages %}{{ m.role }}: {{ m.content if m.content is string else m.content | tojson }}\n{% endfor %}"
 DEAF = "{% for m in messages %}{{ m.role }}: {{ m.text }}\n{% endfor %}"
 WRONG = "{% for m in messages %}{{ m.content }}{% endfo %}"
 CRASHES = "{% for m in messages %}{{ m.content }}{{ 1 // (messages | length - 1) }}{% endfor %}"
@@ -57,6 +58,7 @@ def refusal_of(template: str, *messages: dict) -> RequestError:
         (FIRST_PART, ContentForms(one_part=True)),
         (INSTRUCT, ContentForms(string=True)),
         (NAMES, ContentForms(string=True)),  # it prints a list as Python writes it
+        (PRINTS, ContentForms(string=True)),
     ],
 )
 def test_the_form_is_found_out(template, forms):
@@ -79,6 +81,7 @@ def test_the_form_is_found_out(template, forms):
         (BOTH, "<|im_start|>user\nhello<|im_end|>\n", "<|im_start|>user\none\ntwo<|im_end|>\n"),
         (FIRST_PART, "user: hello\n", "user: onetwo\n"),
         (NAMES, "user: hello\n", "user: onetwo\n"),
+        (PRINTS, "user: hello\n", "user: onetwo\n"),
     ],
 )
 def test_both_forms_reach_every_template(template, of_string, of_parts):

@@ -160,6 +160,7 @@ def test_what_the_model_showed_as_its_own_is_shown_to_it_again_as_tokens():
     ids = ours("thinking", chat)
     think, unthink, end = (tokenizer.convert_tokens_to_ids(token) for token in (THINK, UNTHINK, END))
     assert (ids.count(think), ids.count(unthink), ids.count(end)) == (2, 1, 2)  # END is a special token, which no text shows
+    assert ours("thinking", [chat[0], {"role": "assistant", "content": THINK}]).count(think) == 2
     assert ours("thinking", [*chat, chat[0]]).count(think) == 1  # the template leaves out what was thought before
 
 
