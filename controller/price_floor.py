@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
-from controller.cluster_goodput import Member, PoolRates, ratio
+from controller.pool_rates import DrafterRates, Member, VerifierRates, finite, ratio
+from drafthouse.wire.reports import DrafterReport, VerifierReport
 
 BUSY, TARGET, SLACK = 0.95, 0.88, 0.8
 """Drafter utilisation above which the floor may rise, at which a fall aims, and below which it falls. A pass cannot be
@@ -59,25 +60,24 @@ class DraftSupply:
     worth: float
 
 
-def supply(verifiers: Sequence[Member], drafters: Sequence[Member]) -> DraftSupply | None:
+def supply(verifiers: Sequence[Member[VerifierReport]], drafters: Sequence[Member[DrafterReport]]) -> DraftSupply | None:
     """From rates between the last two reports; None before a drafter has made two.
 
     Where each session has a drafter of its own nothing is shared, so no floor is wanted.
     """
-    v, d = PoolRates(verifiers), PoolRates(drafters)
-    utilisation = d.share("busy_seconds")
+    v, d = VerifierRates(verifiers), DrafterRates(drafters)
+    utilisation = d.utilisation
     if utilisation is None:
         return None
-    contended = sum(m.load for m in drafters) > len(drafters)
-    waits = (ratio(v.of("wait_seconds"), v.busy) or 0.0) >= WAITING
+    waits = (v.between_steps_share or 0.0) >= WAITING
     bare = v.sequence_steps > 0.0 and v.nodes_per_sequence < BARE
-    best_edges = [m.gauge("best_edge") for m in verifiers if "best_edge" in m.gauges]
-    slopes = [m.gauge("seconds_per_node") for m in d.known]
+    best_edges = finite(r.best_edge for r in v.reports)
+    slopes = finite(m.report.seconds_per_node for m in d.known)
     return DraftSupply(
         utilisation=utilisation,
-        wanted=contended and (waits or bare or d.of("refused") > 0.0),
+        wanted=d.sessions > len(drafters) and (waits or bare or d.refused > 0.0),
         best_edge=median_low(best_edges) if best_edges else ASSUMED_BEST_EDGE,
-        worth=(ratio(v.of("accepted"), d.of("busy_seconds")) or 0.0) * median_low(slopes),
+        worth=(ratio(v.accepted, d.of(lambda r: r.totals.busy_seconds)) or 0.0) * median_low(slopes or [0.0]),
     )
 
 

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -25,7 +24,8 @@ from controller.registry import Registry
 from drafthouse.config.serving import ServingConfig
 from drafthouse.telemetry.metrics import DRAINING
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
-from drafthouse.wire.membership import Directive, Report, Role
+from drafthouse.wire.membership import Directive, Role
+from drafthouse.wire.reports import Report
 
 logger = logging.getLogger("ray.serve")  # the one that Serve writes to its files
 
@@ -95,15 +95,12 @@ class ControllerReplica:
 
 def cluster_numbers(registry: Registry, desired: Mapping[str, int], heartbeats: int) -> Numbers:
     """By metric key; `desired` replicas are by role. Figures that nothing is known about are left out."""
-    goodput, reports = registry.goodput(), registry.reports()
-    figures = {name: float(value) for name, value in goodput.as_json().items() if isinstance(value, int | float)}
-    replicas = Counter(report.role for report in reports)
-    draining = Counter(report.role for report in reports if report.draining)
-    for role in get_args(Role):
-        figures[f"replicas.{role}"] = float(replicas[role])
+    figures = {name: float(value) for name, value in registry.goodput().as_json().items() if isinstance(value, int | float)}
+    for role, pool in registry.pools.items():
+        figures[f"replicas.{role}"] = float(len(pool))
         figures[f"replicas_desired.{role}"] = float(desired[role])
-    for role in DRAINING:
-        figures[f"replicas_draining.{role}"] = float(draining[role])
-    figures["sessions"] = float(sum(report.load for report in reports if report.role == "drafter"))
+        if role in DRAINING:
+            figures[f"replicas_draining.{role}"] = float(len(pool) - pool.taking())
+    figures["sessions"] = float(registry.sessions)
     figures["heartbeat_interval_seconds"] = registry.interval_s
     return Numbers({"heartbeats": float(heartbeats)}, figures)

@@ -8,7 +8,8 @@ to drain: at once, or after `settle_s` since the last time, so that a large pool
 import math
 
 from controller.pairing import Peer, pair
-from drafthouse.wire.membership import Report, Role, Route
+from drafthouse.wire.membership import Role, Route
+from drafthouse.wire.reports import GatewayReport, Report
 
 
 class RoutingTable:
@@ -22,17 +23,18 @@ class RoutingTable:
 
     def put(self, report: Report) -> None:
         """A replica reports; gateways need no route. Draining verifiers keep their drafters, and nobody is sent to them."""
-        if report.role == "gateway":
+        if isinstance(report, GatewayReport):
             return
-        name, routes, peers = report.replica, self._routes[report.role], self._peers[report.role]
+        who, routes, peers = report.replica, self._routes[report.role], self._peers[report.role]
+        name = who.name
         if report.draining:
             self._remove(report.role, name)
         else:
             if report.role == "verifier" and name not in routes:
                 self._verifiers = None
-            routes[name] = Route(name, report.address, report.fingerprint, report.load, report.capacity)
+            routes[name] = Route(name, who.address, who.fingerprint, report.load, report.capacity)
         if report.role == "verifier" or not report.draining:
-            peer = Peer(name, int(report.gauges.get("vocab_size", 0)))
+            peer = Peer(name, report.vocab_size)
             self._stale |= peers.get(name) != peer
             peers[name] = peer
         elif peers.pop(name, None) is not None:

@@ -9,6 +9,7 @@ once for each target, and the last to write it wins, since all learn the same fr
 import hashlib
 import logging
 import pathlib
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -47,6 +48,14 @@ class _Entry(_Strict):
     draft: str
     target: str
     cells: tuple[_Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Brier:
+    """Faded Brier scores of a position's children, of the edges as learned and of the prior's."""
+
+    learned: float
+    prior: float
 
 
 class CalibrationStore:
@@ -114,13 +123,8 @@ class CalibrationStore:
         """Seen since the start."""
         return sum(c.labels for c in list(self.calibrations.values()))
 
-    def gauges(self) -> dict[str, float]:
-        """Faded Brier scores of a position's children, of the edges as learned and of the prior's; none before any label.
-
-        May be called from any thread.
-        """
+    def brier(self) -> Brier | None:
+        """None before any label. May be called from any thread."""
         scores = [c.score for c in list(self.calibrations.values())]
         weight = sum(score.labels for score in scores)
-        if not weight:
-            return {}
-        return {"brier": sum(s.learned for s in scores) / weight, "brier_prior": sum(s.prior for s in scores) / weight}
+        return Brier(sum(s.learned for s in scores) / weight, sum(s.prior for s in scores) / weight) if weight else None

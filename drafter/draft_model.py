@@ -24,31 +24,13 @@ from drafthouse.stages.build import StageMaker
 from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.token_tree import ROOT, TokenTree
+from drafthouse.wire.totals import DraftTotals
 
 STAGED_CHUNK = 32
 """A longer run of committed tokens takes no guesses along: the mask grows with the square, and prompts are no place to hurry."""
 
 LEAST_GUESS = 0.02
 """A guess that comes true less often costs more in lists and masks than it saves."""
-
-
-@dataclass
-class DraftTotals:
-    """`guessed` nodes of inner stages that passes took along, and how many `came_true`; commits, and those after which a part of the tree
-    was left (`predrafted`); committed tokens before which the draft had run (`judged`), and those of them that it had ranked `first`."""
-
-    sessions: int = 0
-    passes: int = 0
-    pass_seconds: float = 0.0
-    drafted: int = 0
-    guessed: int = 0
-    came_true: int = 0
-    commits: int = 0
-    predrafted: int = 0
-    judged: int = 0
-    first: int = 0
-    dropped: int = 0
-    refused: int = 0
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from drafter.calibration_store import CalibrationStore
-from drafter.draft_model import DraftModel, DraftTotals
+from drafter.draft_model import DraftModel
 from drafter.fault_isolation import FaultIsolation
 from drafter.session import Label, Session, SessionRules
 from drafter.trace import TraceWriter
@@ -28,6 +28,7 @@ from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.wire.session_messages import Close, Commit, Dropped, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
+from drafthouse.wire.totals import DraftTotals
 
 Outgoing = tuple[str, ToVerifierMessage]
 """(peer, message): `peer` is whoever opened the session."""

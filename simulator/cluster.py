@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 import simpy
 
 from drafthouse.errors import ConfigError
+from drafthouse.wire.totals import DraftTotals, VerifyTotals
 from simulator.acceptance import Acceptance
 from simulator.control import Control
 from simulator.drafter import SimDrafter
@@ -16,6 +18,8 @@ from simulator.options import Options
 from simulator.request import Request
 from simulator.trace import TraceRequest
 from simulator.verifier import SimVerifier
+
+Totals = TypeVar("Totals", VerifyTotals, DraftTotals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +82,29 @@ class Cluster:
         latencies = np.array([r.finished_s - r.arrival_s + overhead for r in served if r.finished_s is not None])
         first_token = np.array([r.first_token_s - r.arrival_s + overhead for r in served])
         engines = [v.engine for v in self.verifiers]
-        totals = {name: sum(asdict(e.totals)[name] for e in engines) for name in asdict(engines[0].totals)}
+        totals = summed([e.totals for e in engines])
         sequence_steps = sum(v.sequence_steps for v in self.verifiers)
-        passes = {name: sum(asdict(x.totals)[name] for x in self.drafters) for name in ("passes", "pass_seconds", "nodes")}
+        passes = summed([x.totals for x in self.drafters]) if self.drafters else DraftTotals()
         span, verifiers, drafters = self.env.now, len(self.verifiers), len(self.drafters)
-        busy = totals["step_seconds"] + totals["wait_seconds"]
+        busy = totals.step_seconds + totals.wait_seconds
         return Outcome(
             span_s=span, requests=len(self.arrivals), served=len(served), refused=sum(v.refused for v in self.verifiers),
             mean_latency_s=float(latencies.mean()), p99_latency_s=float(np.quantile(latencies, 0.99)), ttft_s=float(first_token.mean()),
-            goodput_tokens_per_s=totals["committed"] / span, goodput_per_verifier=totals["committed"] / span / verifiers,
-            tokens_per_step=totals["committed"] / max(1, sequence_steps), nodes_per_step=totals["verified"] / max(1, sequence_steps),
-            sequences_per_step=sequence_steps / max(1, totals["steps"]), accepted_share=totals["accepted"] / max(1, totals["verified"]),
-            verifier_utilisation=totals["step_seconds"] / span / verifiers,
-            drafter_utilisation=passes["pass_seconds"] / span / drafters if drafters else 0.0,
-            controller_utilisation=self.control.busy_seconds / span, between_steps_share=totals["wait_seconds"] / busy,
-            price=sum(v.price_seconds for v in self.verifiers) / totals["step_seconds"],
+            goodput_tokens_per_s=totals.committed / span, goodput_per_verifier=totals.committed / span / verifiers,
+            tokens_per_step=totals.committed / max(1, sequence_steps), nodes_per_step=totals.verified / max(1, sequence_steps),
+            sequences_per_step=sequence_steps / max(1, totals.steps), accepted_share=totals.accepted / max(1, totals.verified),
+            verifier_utilisation=totals.step_seconds / span / verifiers,
+            drafter_utilisation=passes.pass_seconds / span / drafters if drafters else 0.0,
+            controller_utilisation=self.control.busy_seconds / span, between_steps_share=totals.wait_seconds / busy,
+            price=sum(v.price_seconds for v in self.verifiers) / totals.step_seconds,
             price_floor=sum(e.pricing.price_floor for e in engines) / verifiers,
-            heartbeats_per_s=self.control.heartbeats / span, nodes_per_pass=passes["nodes"] / max(1, passes["passes"]),
+            heartbeats_per_s=self.control.heartbeats / span, nodes_per_pass=sum(x.pass_tokens for x in self.drafters) / max(1, passes.passes),
         )  # fmt: skip
+
+
+def summed(totals: Sequence[Totals]) -> Totals:
+    """Of one replica at least."""
+    return type(totals[0])(**{f.name: sum(getattr(t, f.name) for t in totals) for f in fields(totals[0])})
 
 
 def simulate(options: Options, trace: Sequence[TraceRequest]) -> Outcome:

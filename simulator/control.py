@@ -5,7 +5,7 @@ Promises: replicas report when their last directive told them to; pairs and rout
 
 import random
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,14 @@ import simpy
 from controller.registry import Registry
 from drafthouse.policy.selection import price
 from drafthouse.policy.verifier_routes import VerifierRoutes
-from drafthouse.wire.membership import Directive, Report, Role
+from drafthouse.wire.membership import Directive
+from drafthouse.wire.reports import DrafterReport, GatewayReport, Replica, Report, VerifierReport
+from drafthouse.wire.totals import DrafterTotals, GatewayTotals, StageCounts
 from simulator.drafter import SimDrafter
 from simulator.gateway import Gateways
 from simulator.options import Options
 from simulator.verifier import SimVerifier
+from verifier.report import report_of
 
 Follow = Callable[[Directive], None]
 
@@ -42,7 +45,8 @@ class Control:
         for d in drafters:
             members.append((partial(_drafter_report, d), lambda _: None))
         for i, routes in enumerate(gateways.routes):
-            report = _report("gateway", f"gateway-{i}", 0, self.options.config.gateway.max_ongoing_requests)
+            capacity = self.options.config.gateway.max_ongoing_requests
+            report = GatewayReport(replica=_replica(f"gateway-{i}"), load=0, capacity=capacity, totals=GatewayTotals())
             members.append((partial(replace, report), partial(_route, routes)))
         for make_report, _ in members:
             self.registry.observe(make_report(), self.env.now)
@@ -79,35 +83,21 @@ def _follow(verifier: SimVerifier, drafters: dict[str, SimDrafter], directive: D
     verifier.engine.pricing.set_price_floor(directive.price_floor)
 
 
-def _report(
-    role: Role, name: str, load: int, capacity: int, totals: dict[str, float] | None = None, gauges: dict[str, float] | None = None
-) -> Report:
-    return Report(
-        role=role, replica=name, address=name, pid=0, node="", fingerprint="simulated", load=load, capacity=capacity,
-        totals=totals or {}, gauges=gauges or {},
+def _replica(name: str) -> Replica:
+    return Replica(name, name, 0, "", "simulated")
+
+
+def _verifier_report(v: SimVerifier) -> VerifierReport:
+    round_trips = dict.fromkeys(v.engine.draft_sessions.drafters, v.options.round_trip_s)
+    return report_of(v.engine, _replica(v.name), draining=False, step_faults=0, round_trips=round_trips)
+
+
+def _drafter_report(d: SimDrafter) -> DrafterReport:
+    totals = DrafterTotals(
+        draft=replace(d.totals), stages=StageCounts(), calibration_labels=0, malformed=0, pass_faults=0,
+        busy_seconds=d.totals.pass_seconds, paced=None,
     )  # fmt: skip
-
-
-def _verifier_report(v: SimVerifier) -> Report:
-    engine, config = v.engine, v.engine.scheduler.config
-    gauges = {
-        "running": float(len(engine.scheduler.running)), "waiting": float(len(engine.scheduler.waiting)),
-        "max_sequences": float(config.max_sequences),
-        "decoding": float(engine.draft_sessions.decoding),
-        "goodput": engine.pricing.meter.rate, "price": engine.pricing.price, "price_floor": engine.pricing.price_floor,
-        "step_seconds_base": engine.pricing.plain_s, "step_seconds_least": engine.latency.seconds(1, 0),
-        "seconds_per_node": engine.pricing.seconds_per_node, "best_edge": engine.session_policy.gate.best_edge,
-        "gate_open": float(engine.session_policy.gate.open),
-        "drafters": float(len(engine.draft_sessions.drafters)),
-    }  # fmt: skip
-    gauges |= {f"trust.{name}": record.standing.trust_record.ratio for name, record in engine.draft_sessions.records.items()}
-    gauges |= {f"round_trip_seconds.{name}": v.options.round_trip_s for name in engine.draft_sessions.drafters}
-    totals = {name: float(value) for name, value in asdict(engine.totals).items()}
-    return _report("verifier", v.name, v.load, config.max_sequences + config.max_queue, totals, gauges)
-
-
-def _drafter_report(d: SimDrafter) -> Report:
-    totals = {name: float(value) for name, value in asdict(d.totals).items()}
-    totals["busy_seconds"] = d.totals.pass_seconds
-    gauges = {"pass_ms": 1e3 * d.latency.seconds(1, 0), "seconds_per_node": price(1, 0, 1.0, d.latency)}
-    return _report("drafter", d.name, len(d.sessions), d.options.config.drafter.max_sessions, totals, gauges)
+    return DrafterReport(
+        replica=_replica(d.name), load=len(d.sessions), capacity=d.options.config.drafter.max_sessions, totals=totals, vocab_size=0,
+        pass_ms=1e3 * d.latency.seconds(1, 0), seconds_per_node=price(1, 0, 1.0, d.latency), kv_slots_used=0, kv_slots=0,
+    )  # fmt: skip

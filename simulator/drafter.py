@@ -6,7 +6,6 @@ all sessions that the growth policy finds worth their price; catch-ups come firs
 
 import random
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +15,7 @@ from drafthouse.policy.growth import Frontier, GrowthThreshold, PassBudget, Scor
 from drafthouse.policy.latency import ScaledCurve
 from drafthouse.token_tree import ROOT
 from drafthouse.wire.session_messages import Close, Grow, Hold, Refused, ToVerifierMessage
+from drafthouse.wire.totals import DraftTotals
 from simulator.draft_session import Drafted
 from simulator.options import Options
 from simulator.verifier import SimVerifier
@@ -96,15 +96,6 @@ class Session:
         return added
 
 
-@dataclass
-class DraftTotals:
-    passes: int = 0
-    pass_seconds: float = 0.0
-    drafted: int = 0
-    refused: int = 0
-    nodes: int = 0
-
-
 class SimDrafter:
     def __init__(self, name: str, env: simpy.Environment, options: Options, rng: random.Random):
         self.name, self.env, self.options, self._rng = name, env, options, rng
@@ -112,6 +103,7 @@ class SimDrafter:
         self.sessions: dict[tuple[SimVerifier, str], Session] = {}
         self.budget = PassBudget(options.config.drafter.pass_nodes, options.config.drafter.prefill_tokens)
         self.totals = DraftTotals()
+        self.pass_tokens = 0  # of all passes
         self._inbox: list[tuple[SimVerifier, ToDrafter]] = []
         self._wake: simpy.Event | None = None
         self._half_trip_s = options.round_trip_s / 2
@@ -138,7 +130,7 @@ class SimDrafter:
             seconds = self.latency.seconds(tokens, kv_tokens) + self.options.overheads.pass_s
             yield self.env.timeout(seconds)
             self.totals.passes += 1
-            self.totals.nodes += tokens
+            self.pass_tokens += tokens
             self.totals.pass_seconds += seconds
             self._send([(s.verifier, self._announce(s)) for s in self._grow(works)])
 

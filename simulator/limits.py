@@ -15,8 +15,9 @@ from controller.pairing import MAX_DRAFTERS_PER_VERIFIER
 from controller.registry import Registry
 from drafthouse.config.serving import ServingConfig
 from drafthouse.policy.verifier_routes import VerifierRoutes
-from drafthouse.wire.membership import Report, Role
+from drafthouse.wire.reports import Report
 from simulator.options import Options
+from simulator.typical_reports import typical_report
 
 GROWTH = (1, 2, 5, 10)
 
@@ -46,8 +47,8 @@ class Limits:
 def limits(verifiers: int, drafters: int, config: ServingConfig, transport_s: float) -> Limits:
     """`transport_s`: the controller's time for a report beside the registry's."""
     registry = Registry(config.controller)
-    reports = [_report("verifier", i) for i in range(verifiers)] + [_report("drafter", i) for i in range(drafters)]
-    gateways = [_report("gateway", i) for i in range(config.gateway.replicas)]
+    reports = [typical_report("verifier", i) for i in range(verifiers)] + [typical_report("drafter", i) for i in range(drafters)]
+    gateways = [typical_report("gateway", i) for i in range(config.gateway.replicas)]
     for report in reports + gateways:
         registry.observe(report, 0.0)
     pairing_s = _cpu_seconds(lambda: registry.directive_for(reports[0], 0.0), 1)
@@ -89,11 +90,3 @@ def _cpu_seconds(work: Callable[[], object], times: int) -> float:
     for _ in range(times):
         work()
     return (time.process_time() - started) / times
-
-
-def _report(role: Role, number: int) -> Report:
-    name = f"{role}-{number:06d}"
-    return Report(
-        role=role, replica=name, address="10.100.100.100:10000", pid=number, node="10.100.100.100", fingerprint="f" * 32,
-        load=8, capacity=64, totals={f"total_{i}": 1e6 for i in range(16)}, gauges={f"gauge_{i}": 1.0 for i in range(16)},
-    )  # fmt: skip

@@ -7,9 +7,9 @@ once and is never refused: those are bounded by what the other verifiers had adm
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.policy.retry_line import RetryLine
 from drafthouse.wire.generation_messages import GenerateRequest
+from drafthouse.wire.totals import VerifyTotals
 from verifier.scheduler import Scheduler
 from verifier.sequence import Sequence
-from verifier.step_metering import VerifyTotals
 
 
 class Admission:

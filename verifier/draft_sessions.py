@@ -5,7 +5,7 @@ so an old drafter that wakes up does no harm. A message that breaks the protocol
 session; the sequence goes on without drafts and is paired again later. Without sessions nothing is sent.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 
 from drafthouse.config.serving import TreeConfig, VerifierConfig
@@ -15,9 +15,9 @@ from drafthouse.policy.batch_table import chain_length
 from drafthouse.speculation import Speculation
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.session_messages import Close, Commit, Dropped, Grow, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
+from drafthouse.wire.totals import SessionEvents, VerifyTotals
 from verifier.draft_session import DrafterRecord, DraftSession
 from verifier.sequence import Sequence
-from verifier.step_metering import VerifyTotals
 
 NOT_WANTED = 1.0
 """A `min_confidence` that no node is worth: the drafter only keeps its KV in step."""
@@ -36,7 +36,7 @@ class DraftSessions:
         self.vocab_size, self.fingerprint, self._totals = vocab_size, fingerprint, totals
         self.drafters: list[str] = []
         self.records: defaultdict[str, DrafterRecord] = defaultdict(DrafterRecord)
-        self.events: Counter[str] = Counter()
+        self.events = SessionEvents()
         self.decoding = 1  # sequences that decode in the current step
         self._epoch = 0  # one for all requests and never forgotten: an id that is used again must not meet its old messages
         self._retry_at: defaultdict[str, dict[str, float]] = defaultdict(dict)  # by sequence, by drafter
@@ -67,7 +67,7 @@ class DraftSessions:
         self._epoch += 1
         sequence.draft_session = session = self.session(sequence, drafter, self._epoch, price, probe)
         self.records[drafter].sessions += 1
-        self.events["opened"] += 1
+        self.events.opened += 1
         self._totals.trees += 1
         self._send(drafter, self.opening(sequence, session, price))
         return True
@@ -145,13 +145,14 @@ class DraftSessions:
         session = sequence.draft_session if sequence is not None else None
         if sequence is None or session is None or session.drafter != drafter or session.epoch != message.epoch:
             # A drafter that has ended a session answers a commit still on its way with `Dropped`: that one is no surprise.
-            self.events["stale"] += not isinstance(message, Dropped)
+            self.events.stale += not isinstance(message, Dropped)
             return
         match message:
             case Opened():
                 pass  # nothing hangs on it: the first Grow says the same and more
             case Refused() | Dropped():
-                self.events["refused" if isinstance(message, Refused) else "dropped"] += 1
+                self.events.refused += isinstance(message, Refused)
+                self.events.dropped += isinstance(message, Dropped)
                 self._retry_at[sequence.id][drafter] = now + RETRY_S
                 self._unlink(sequence)
             case Grow():
@@ -171,7 +172,7 @@ class DraftSessions:
     def fail(self, sequence: Sequence, reason: str, now: float) -> None:
         """A malformed message: its session ends, the sequence goes on."""
         if sequence.draft_session is not None:
-            self.events["malformed"] += 1
+            self.events.malformed += 1
             self._retry_at[sequence.id][sequence.draft_session.drafter] = now + RETRY_S
             self.park(sequence)
 
@@ -179,10 +180,10 @@ class DraftSessions:
         """Fades evidence that nothing was added to; takes the sessions from drafters that have lied for long or hang."""
         banned = {drafter for drafter, record in self.records.items() if record.standing.end_step(now)}
         hung = {drafter for drafter, record in self.records.items() if record.responsiveness.end_step(now)}
-        self.events["banned"] += len(banned)
+        self.events.banned += len(banned)
         for sequence in sequences if banned or hung else ():
             if sequence.draft_session is not None and sequence.draft_session.drafter in banned | hung:
-                self.events["lost"] += sequence.draft_session.drafter in hung
+                self.events.lost += sequence.draft_session.drafter in hung
                 self.park(sequence)
 
     def lost(self, drafter: str, sequences: Iterable[Sequence]) -> None:
@@ -193,6 +194,6 @@ class DraftSessions:
         for sequence in sequences:
             if sequence.draft_session is not None and sequence.draft_session.drafter == drafter:
                 self._unlink(sequence)
-                self.events["lost"] += 1
+                self.events.lost += 1
         for gone in [name for name in self.records if name not in self.drafters][:-REMEMBERED]:
             del self.records[gone]

@@ -19,16 +19,14 @@ from controller.registry import Registry, interval
 from deployments.cli.options import machine
 from drafthouse.config.serving import ControllerConfig
 from drafthouse.errors import ConfigError
-from drafthouse.wire.membership import Report, Role
+from drafthouse.wire.membership import Role
+from drafthouse.wire.reports import Report
+from simulator.typical_reports import typical_report
 
 REPLICAS_PER_GATEWAY = 50
 DRAFTERS_PER_VERIFIER = 2
 LONGEST_INTERVAL_S = 5.0
 """A pool is carried up to here: with the default of six missed heartbeats a dead replica is then noticed after half a minute."""
-
-TOTALS = {"verifier": 30, "drafter": 14, "gateway": 10}
-GAUGES = {"verifier": 15, "drafter": 6, "gateway": 0}
-"""Numbers in a replica's report, those for each of a verifier's drafters apart."""
 
 
 def pool_sizes(text: str) -> list[int]:
@@ -53,19 +51,8 @@ def pool(replicas: int) -> list[Report]:
 
 
 def _report(role: Role, number: int, drafters: int) -> Report:
-    gauges = {f"gauge_{i}": 0.5 + i for i in range(GAUGES[role])}
-    if role == "verifier":
-        names = [_name("drafter", (number + i) % drafters) for i in range(min(drafters, MAX_DRAFTERS_PER_VERIFIER))]
-        gauges |= {f"{gauge}.{name}": 0.9 for gauge in ("trust", "banned", "round_trip_seconds") for name in names}
-    return Report(
-        role=role, replica=_name(role, number), address=f"10.0.{number // 250}.{number % 250}:41234", pid=1000 + number,
-        node="10.0.0.1", fingerprint="f" * 32, load=8, capacity=288,
-        totals={f"total_{i}": 1e6 + i for i in range(TOTALS[role])}, gauges=gauges,
-    )  # fmt: skip
-
-
-def _name(role: Role, number: int) -> str:
-    return f"{role.capitalize()}Replica#{number:08x}"
+    mine = range(min(drafters, MAX_DRAFTERS_PER_VERIFIER)) if role == "verifier" else ()
+    return typical_report(role, number, tuple((number + i) % drafters for i in mine))
 
 
 def due(replicas: int, config: ControllerConfig) -> dict[str, float]:

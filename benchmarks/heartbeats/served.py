@@ -16,7 +16,7 @@ from benchmarks.heartbeats.bench import due, pool
 from deployments.cli.local_cluster import DeployError, LocalCluster, root_cause
 from deployments.cli.ray_environment import free_port
 from drafthouse.config.serving import ServerConfig, ServingConfig
-from drafthouse.wire.membership import Report
+from drafthouse.wire.reports import Report
 
 CALLERS = 2
 START_TIMEOUT_S = 120.0

@@ -2,17 +2,49 @@
 
 import json
 import sys
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
+import httpx
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from controller.cluster_goodput import ClusterGoodput
+from controller.pool_sizes import SizeShown
 from deployments.cli.http_client import DEFAULT_URL, Url, check, server
-from drafthouse.wire.membership import SYNTHETIC_GAUGE
+from deployments.cli.options import fail
+from drafthouse.config.serving import describe
 
-REPLICA_COLUMNS = ("replica", "pid", "address", "load", "capacity", "draining")
 ANSWER_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    synthetic_acceptance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownReplica:
+    replica: str
+    pid: int
+    address: str
+    load: int
+    capacity: int
+    draining: bool
+    gauges: Gauges
+
+
+@dataclass(frozen=True, slots=True)
+class ShownCluster:
+    """What of `/v1/cluster` is printed; totals are by role and counter."""
+
+    pools: dict[str, list[ShownReplica]]
+    totals: dict[str, dict[str, float]]
+    sessions: int
+    sizes: dict[str, SizeShown]
+    goodput: ClusterGoodput
 
 
 def status(
@@ -26,45 +58,56 @@ def status(
     if as_json:
         sys.stdout.write(json.dumps(answer.json(), indent=2) + "\n")
     else:
-        _print_cluster(answer.json())
+        _print_cluster(_cluster(answer))
 
 
-def _print_cluster(cluster: dict[str, Any]) -> None:
+def _cluster(answer: httpx.Response) -> ShownCluster:
+    """Ends the command where a server of another version says something else."""
+    try:
+        return TypeAdapter(ShownCluster).validate_json(answer.content)
+    except ValidationError as error:
+        fail(f"{answer.request.url}: {describe(error)[0]}; --json prints all that it says")
+
+
+def _print_cluster(cluster: ShownCluster) -> None:
     console = Console(highlight=False)
-    for pool, replicas in cluster["pools"].items():
+    for pool, replicas in cluster.pools.items():
         table = Table(title=f"{pool}: {len(replicas)}", title_justify="left", title_style="bold")
-        for column in REPLICA_COLUMNS:
+        for column in ("replica", "pid", "address", "load", "capacity", "draining"):
             table.add_column(column, overflow="fold")
-        for replica in replicas:
-            table.add_row(*(str(replica.get(column, "")) for column in REPLICA_COLUMNS))
+        for r in replicas:
+            table.add_row(r.replica, str(r.pid), r.address, str(r.load), str(r.capacity), str(r.draining))
         console.print(table)
-    rates = [r["gauges"][SYNTHETIC_GAUGE] for r in cluster["pools"].get("verifier", []) if SYNTHETIC_GAUGE in r.get("gauges", {})]
-    if rates:
-        console.print(f"SYNTHETIC ACCEPTANCE at rate {min(rates):g}: texts are not the target's", style="bold red")
-    for pool, totals in cluster.get("totals", {}).items():
+    rates = [r.gauges.synthetic_acceptance for replicas in cluster.pools.values() for r in replicas]
+    drawn = [rate for rate in rates if rate is not None]
+    if drawn:
+        console.print(f"SYNTHETIC ACCEPTANCE at rate {min(drawn):g}: texts are not the target's", style="bold red")
+    for pool, totals in cluster.totals.items():
         counters = (f"{name} {number:,.10g}" for name, number in totals.items())
         console.print(f"[bold]{pool}, all together[/]: {', '.join(counters)}")
-    console.print(f"[bold]sessions[/]: {cluster.get('sessions', 0)}")
-    for pool, size in cluster["sizes"].items():
-        bounds = "" if size["most"] is None else f", between {size['least']} and {size['most']}"
-        console.print(f"[bold]{pool} pool[/]: {size['actual']} of {size['desired']} desired{bounds}; {size['reason']}")
-    _print_goodput(console, cluster["goodput"])
+    console.print(f"[bold]sessions[/]: {cluster.sessions}")
+    for pool, size in cluster.sizes.items():
+        bounds = "" if size.most is None else f", between {size.least} and {size.most}"
+        console.print(f"[bold]{pool} pool[/]: {size.actual} of {size.desired} desired{bounds}; {size.reason}")
+    _print_goodput(console, cluster.goodput)
 
 
-def _print_goodput(console: Console, goodput: dict[str, Any]) -> None:
-    def number(name: str, form: str = ",.1f") -> str:
-        return "-" if goodput[name] is None else format(goodput[name], form)
+def _number(value: float | None, form: str = ",.1f") -> str:
+    return "-" if value is None else format(value, form)
 
+
+def _print_goodput(console: Console, g: ClusterGoodput) -> None:
     lines = {
-        "goodput": f"{number('committed_per_s')} tokens/s; one more verifier would add {number('one_more_verifier_per_s')}, "
-        f"one more drafter {number('one_more_drafter_per_s')}",
-        "drafts a second": f"{number('drafted_per_s')} drafted, {number('verified_per_s')} verified, {number('accepted_per_s')} accepted, "
-        f"{number('wasted_per_s')} wasted; {number('refused_sessions_per_s')} sessions refused",
-        "measured over predicted": f"tokens {number('tokens_over_predicted', '.2f')}, seconds {number('seconds_over_predicted', '.2f')}",
-        "price of a node": f"{number('price_median', '.3f')} tokens ({number('price_lowest', '.3f')} to {number('price_highest', '.3f')}), "
-        f"floor {number('price_floor', '.3f')}",
-        "in use": f"verifiers {number('verifier_utilisation', '.0%')} (between steps {number('between_steps_share', '.0%')}), "
-        f"drafters {number('drafter_utilisation', '.0%')}; {goodput['queue']} requests queue",
+        "goodput": f"{_number(g.committed_per_s)} tokens/s; one more verifier would add {_number(g.one_more_verifier_per_s)}, "
+        f"one more drafter {_number(g.one_more_drafter_per_s)}",
+        "drafts a second": f"{_number(g.drafted_per_s)} drafted, {_number(g.verified_per_s)} verified, "
+        f"{_number(g.accepted_per_s)} accepted, {_number(g.wasted_per_s)} wasted; "
+        f"{_number(g.refused_sessions_per_s)} sessions refused",
+        "measured over predicted": f"tokens {_number(g.tokens_over_predicted, '.2f')}, seconds {_number(g.seconds_over_predicted, '.2f')}",
+        "price of a node": f"{_number(g.price_median, '.3f')} tokens ({_number(g.price_lowest, '.3f')} to "
+        f"{_number(g.price_highest, '.3f')}), floor {_number(g.price_floor, '.3f')}",
+        "in use": f"verifiers {_number(g.verifier_utilisation, '.0%')} (between steps {_number(g.between_steps_share, '.0%')}), "
+        f"drafters {_number(g.drafter_utilisation, '.0%')}; {g.queue} requests queue",
     }
     for name, line in lines.items():
         console.print(f"[bold]{name}[/]: {line}")

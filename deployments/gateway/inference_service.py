@@ -7,7 +7,7 @@ requests that were refused or wrong from the start.
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -20,11 +20,9 @@ from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.policy.retry_line import RetryLine
 from drafthouse.wire.generation_messages import GenerateRequest
+from drafthouse.wire.totals import GatewayTotals, Outcome
 
 Body = TypeVar("Body")
-
-OUTCOMES = ("served", "cancelled", "refused", "unavailable", "rejected", "failed")
-"""How a request may end, as `drafthouse/telemetry/metrics.py` explains."""
 
 KEPT_SAMPLES = 10_000
 """Latencies of one kind that wait for the exporter; where there is none, the oldest go."""
@@ -114,17 +112,16 @@ class InferenceService:
         self.planner, self.link = planner, link
         self.places = Capacity(places)
         self.latencies = Latencies()
-        names = ("requests", "prompt_tokens", "completion_tokens", *(f"outcome.{outcome}" for outcome in OUTCOMES))
-        self._totals = Counter(dict.fromkeys(names, 0))  # zeros are reported, too: a rate needs a first value
+        self._totals = GatewayTotals()
 
     @property
     def running(self) -> int:
         """Choices in progress."""
         return self.places.taken
 
-    def totals(self) -> dict[str, float]:
-        """Only ever grow. `requests` counts choices, each of which a verifier serves by itself."""
-        return {**self._totals, "failovers": float(self.link.failovers), "moves": float(self.link.moves)}
+    def totals(self) -> GatewayTotals:
+        """A copy."""
+        return replace(self._totals, outcome=dict(self._totals.outcome), failovers=self.link.failovers, moves=self.link.moves)
 
     async def plan(self, make: Callable[[Body], RequestPlan], body: Body, cache_key: str) -> RequestPlan:
         """Runs `make` in a thread: tokenizing a long prompt takes long, and streams must go on meanwhile. `cache_key` names whose
@@ -165,11 +162,12 @@ class InferenceService:
             self.places.release(left)
 
     async def _choice(self, request: GenerateRequest, stops: tuple[str, ...]) -> AsyncGenerator[TextDelta, None]:
-        outcome, stopwatch = "cancelled", Stopwatch(self.latencies, time.monotonic())
+        outcome: Outcome = "cancelled"
+        stopwatch = Stopwatch(self.latencies, time.monotonic())
         try:
             async with aclosing(generate_text(self.link, self.planner.codec.token_bytes, request, stops)) as deltas:
                 async for delta in deltas:
-                    self._totals["completion_tokens"] += len(delta.tokens)
+                    self._totals.completion_tokens += len(delta.tokens)
                     stopwatch.tokens(len(delta.tokens), time.monotonic())
                     if delta.finish_reason:
                         outcome = "served"
@@ -179,15 +177,20 @@ class InferenceService:
             outcome = outcome_of(error)
             raise
         finally:
-            self._totals["prompt_tokens"] += len(request.prompt)
+            self._totals.prompt_tokens += len(request.prompt)
             self._ended(outcome)
 
-    def _ended(self, outcome: str, choices: int = 1) -> None:
-        self._totals["requests"] += choices
-        self._totals[f"outcome.{outcome}"] += choices
+    def _ended(self, outcome: Outcome, choices: int = 1) -> None:
+        self._totals.requests += choices
+        self._totals.outcome[outcome] += choices
 
 
-def outcome_of(error: Exception) -> str:
-    """One of OUTCOMES."""
-    kinds = ((OverloadError, "refused"), (NoVerifierError, "unavailable"), (RequestError, "rejected"))
-    return next((outcome for kind, outcome in kinds if isinstance(error, kind)), "failed")
+def outcome_of(error: Exception) -> Outcome:
+    match error:
+        case OverloadError():
+            return "refused"
+        case NoVerifierError():
+            return "unavailable"
+        case RequestError():
+            return "rejected"
+    return "failed"

@@ -29,7 +29,8 @@ from drafthouse.config.serving import ServingConfig
 from drafthouse.security.api_keys import load_api_keys
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.wire.heartbeat import Heartbeat
-from drafthouse.wire.membership import Directive, Report
+from drafthouse.wire.membership import Directive
+from drafthouse.wire.reports import GatewayReport, Replica
 from drafthouse.wire.transport import load_transport
 from protos import inference_pb2
 
@@ -53,12 +54,11 @@ class Gateway:
         self._keys = load_api_keys(config.security.api_keys)
         self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))
         self._service = InferenceService(planner, self._link, config.gateway.max_ongoing_requests)
-        self._replica = serve.get_replica_context().replica_id.unique_id
-        metrics = MetricsExporter("gateway", self._replica, ray_metrics)
+        name, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
+        self._replica = Replica(name, ray.util.get_node_ip_address(), os.getpid(), node, "")
+        metrics = MetricsExporter("gateway", name, ray_metrics)
         reporting = metrics.exporting(self._report, self._details)
         self._heartbeat = Heartbeat(controller, reporting, config.controller.heartbeat_s, self._directed)
-        self._node = ray.get_runtime_context().get_node_id()
-        self._address = ray.util.get_node_ip_address()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
@@ -99,8 +99,7 @@ class Gateway:
         gauges = {"verifiers": float(len(self._link.routes)), "controller_answers": float(self._heartbeat.answered is True)}
         return Numbers(gauges=gauges, samples=self._service.latencies.samples)
 
-    def _report(self) -> Report:
-        return Report(
-            role="gateway", replica=self._replica, address=self._address, pid=os.getpid(), node=self._node, fingerprint="",
-            load=self._service.running, capacity=self._service.places.count, totals=self._service.totals(),
-        )  # fmt: skip
+    def _report(self) -> GatewayReport:
+        return GatewayReport(
+            replica=self._replica, load=self._service.running, capacity=self._service.places.count, totals=self._service.totals()
+        )

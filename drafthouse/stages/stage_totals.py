@@ -1,20 +1,17 @@
 """What a process counts of its stages."""
 
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+
+from drafthouse.wire.totals import StageCounts
 
 
-@dataclass
-class StageTotals:
-    """Of all sessions: nodes that stages without a model added, seconds that they took, how many were dropped for a fault, and rests;
-    and the nodes by source. The stage inside the model stage counts too, but for its nodes, which are guesses."""
+@dataclass(slots=True)
+class StageTotals(StageCounts):
+    """Beside what is reported, the nodes by source, for metrics."""
 
-    stage_nodes: int = 0
-    stage_seconds: float = 0.0
-    stage_faults: int = 0
-    stage_rests: int = 0
     by_source: Counter[int] = field(default_factory=Counter)
 
-    def numbers(self) -> dict[str, float]:
-        """Without `by_source`."""
-        return {f.name: float(getattr(self, f.name)) for f in fields(self) if f.name != "by_source"}
+    def counts(self) -> StageCounts:
+        """A copy, without `by_source`."""
+        return StageCounts(self.stage_nodes, self.stage_seconds, self.stage_faults, self.stage_rests)

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from drafthouse.telemetry.metric import Metric, Owner
 from drafthouse.telemetry.metrics import METRICS
-from drafthouse.wire.membership import Report
+from drafthouse.telemetry.report_numbers import gauges_of, totals_of
+from drafthouse.wire.reports import AnyReport, Report
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +54,11 @@ class MetricsExporter:
         self._counted: dict[tuple[str, str], float] = {}
         self._failing = False
 
-    def exporting(self, make_report: Callable[[], Report], details: Callable[[], Numbers]) -> Callable[[], Report]:
+    def exporting(self, make_report: Callable[[], AnyReport], details: Callable[[], Numbers]) -> Callable[[], AnyReport]:
         """`make_report` for the heartbeat: what it makes is exported too. `details` are of no use to the controller, so heartbeats
         do not carry them; where both have a key, the report counts."""
 
-        def made() -> Report:
+        def made() -> AnyReport:
             report = make_report()
             self.export(lambda: _joined(report, details()))
             return report
@@ -100,7 +101,8 @@ class MetricsExporter:
 
 def _joined(report: Report, details: Numbers) -> Numbers:
     of_the_report = {"load": report.load, "capacity": report.capacity, "draining": float(report.draining)}
-    return Numbers({**details.totals, **report.totals}, {**details.gauges, **report.gauges, **of_the_report}, details.samples)
+    gauges = {**details.gauges, **gauges_of(report), **of_the_report}
+    return Numbers({**details.totals, **totals_of(report)}, gauges, details.samples)
 
 
 def _instrument(metric: Metric, instruments: Instruments) -> Any:

@@ -9,7 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from drafthouse.wire.membership import Directive, Report
+from drafthouse.wire.membership import Directive
+from drafthouse.wire.reports import Report
 
 logger = logging.getLogger(__name__)
 

@@ -1,39 +1,12 @@
-"""What replicas report to the controller and what it answers: the whole of the control plane.
+"""What the controller answers to a report: who else there is, and what is asked of drafts.
 
-Promises: reports and directives are complete each time, so that the controller's state can be
-rebuilt from one round of heartbeats, and everyone can go on with the last directive.
+Promises: a directive is complete each time or says that it is not, so that everyone can go on with the last one.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
-SYNTHETIC_GAUGE = "synthetic_acceptance"
-"""A verifier that draws acceptance instead of comparing tokens reports the rate under this name; others report none."""
-
 Role = Literal["gateway", "verifier", "drafter"]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One heartbeat. `fingerprint` is the target's for verifiers, the draft's for drafters and empty for gateways.
-
-    `load` counts requests (gateway, verifier: running and waiting) or sessions (drafter).
-    `ranks` are the pids of a tensor-parallel replica's other processes.
-    `totals` only ever grow while the process lives; `gauges` are of the moment.
-    """
-
-    role: Role
-    replica: str
-    address: str
-    pid: int
-    node: str
-    fingerprint: str
-    load: int
-    capacity: int
-    totals: dict[str, float] = field(default_factory=dict)
-    gauges: dict[str, float] = field(default_factory=dict)
-    draining: bool = False
-    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

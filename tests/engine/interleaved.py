@@ -162,7 +162,7 @@ class Interleaved:
         """All of the verifier's state that a message could change, but for the counter of stale ones."""
         d = self.verifier.draft_sessions
         sequences = [(s.id, s.tokens, s.draft_session, s.usage) for s in self.verifier.sequences.values()]
-        return repr((sequences, d.drafters, d.records, d._retry_at, d._outbox, d.events["malformed"], self.verifier.pricing.price))
+        return repr((sequences, d.drafters, d.records, d._retry_at, d._outbox, d.events.malformed, self.verifier.pricing.price))
 
     def links(self) -> Iterator[tuple[Sequence, DraftSession]]:
         yield from ((s, s.draft_session) for s in self.verifier.sequences.values() if s.draft_session is not None)
@@ -172,7 +172,7 @@ class Interleaved:
             r = self.requests[name]
             assert tuple(output) == truth(r.prompt, r.sampling, r.seed, r.max_tokens)[: len(output)]
         draft_sessions = self.verifier.draft_sessions
-        assert draft_sessions.events["malformed"] == self.damaged, "an undamaged message was taken for a malformed one"
+        assert draft_sessions.events.malformed == self.damaged, "an undamaged message was taken for a malformed one"
         linked = Counter(link.drafter for _, link in self.links())
         assert {d: record.sessions for d, record in draft_sessions.records.items() if record.sessions} == dict(linked)
         for s in self.verifier.sequences.values():

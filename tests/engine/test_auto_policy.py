@@ -104,13 +104,13 @@ def test_a_closed_gate_sends_nothing_but_probes() -> None:
         pair.turn()
     for _ in range(20):
         pair.turn()
-    steps, probing, epoch = engine.totals.steps, 0, engine.draft_sessions.events["opened"]
+    steps, probing, epoch = engine.totals.steps, 0, engine.draft_sessions.events.opened
     while engine.totals.steps < steps + 1000:
         pair.turn()
         linked = [s for s in engine.sequences.values() if s.draft_session is not None]
         assert len(linked) <= 1
         probing += len(linked)
-    assert engine.draft_sessions.events["opened"] > epoch, "a probe was made"
+    assert engine.draft_sessions.events.opened > epoch, "a probe was made"
     assert probing <= PROBE_SHARE * 1000 + PROBE_STEPS
     assert not engine.session_policy.gate.open
 
@@ -179,7 +179,7 @@ def test_a_drafter_that_lies_for_long_loses_its_sessions() -> None:
     pair = ToldPair(GPU, 0.0, lambda _: 0.9)
     engine = pair.verifier
     run(pair, requests(8, 1500, "fixed", 4), lambda: None)
-    assert engine.draft_sessions.events["banned"] >= 1
+    assert engine.draft_sessions.events.banned >= 1
     assert engine.draft_sessions.records[DRAFTER].standing.banned(pair.world.now)
     assert engine.totals.steps > engine.totals.verified / 32 + 500, "without its drafter it went on plain"
 

@@ -33,7 +33,7 @@ def test_two_drafters_serve_one_verifier_and_one_dies() -> None:
         oracle = tiny("llama")
         for i, task in enumerate(running):
             assert await task == greedy(oracle, texts[i], 120)
-        assert verifier.loop.engine.draft_sessions.events["lost"] > 0
+        assert verifier.loop.engine.draft_sessions.events.lost > 0
         await until(lambda: not second.loop.engine.sessions, "all sessions closed")
         await channel.close()
         await verifier.stop()

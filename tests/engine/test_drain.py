@@ -134,7 +134,7 @@ def test_a_draining_drafter_drops_its_sessions_and_another_takes_them_at_once() 
         epochs = {s.epoch for s in going.loop.engine.sessions.values()}
         await going.drain()
         assert not going.loop.engine.sessions
-        await until(lambda: engine.draft_sessions.events["dropped"] == 4, "each was told")
+        await until(lambda: engine.draft_sessions.events.dropped == 4, "each was told")
         await until(lambda: len(heir.loop.engine.sessions) == 4, "all on the other", 0.9 * RETRY_S)
         assert min(s.epoch for s in heir.loop.engine.sessions.values()) > max(epochs)
         oracle = tiny("llama")

@@ -115,7 +115,7 @@ def test_a_request_whose_session_was_dropped_so_gets_its_text() -> None:
         oracle = tiny("llama")
         for task, text in zip(running, texts, strict=True):
             assert await task == greedy(oracle, text, 120)
-        assert (draft_sessions.events["dropped"], draft_sessions.events["lost"], drafter.loop.faults) == (1, 0, 1)
+        assert (draft_sessions.events.dropped, draft_sessions.events.lost, drafter.loop.faults) == (1, 0, 1)
         await channel.close()
         await verifier.stop()
         await drafter.stop()
@@ -142,7 +142,7 @@ def test_streams_of_a_drafter_whose_thread_is_dead_end_at_once() -> None:
                 raise RuntimeError("device lost")
 
             drafter.loop.engine.run_pass = drafter.loop.engine.recover = broken  # type: ignore[method-assign]
-            await until(lambda: draft_sessions.events["lost"] == 1, "its verifier has given it up")
+            await until(lambda: draft_sessions.events.lost == 1, "its verifier has given it up")
             with pytest.raises(grpc.aio.AioRpcError):
                 await idle.task
             assert (await idle.call.code(), await idle.call.details()) == (grpc.StatusCode.UNAVAILABLE, "the drafting thread has died")

@@ -158,13 +158,13 @@ class Interleavings(RuleBasedStateMachine):
 
     def receive_damaged(self, stream: Stream, message: Grow, kind: str) -> None:
         events = self.it.verifier.draft_sessions.events
-        before = events["malformed"]
+        before = events.malformed
         if kind == "unreadable":
             self.it.verifier.fail_session(message.session_id, message.epoch, kind)
         else:
             self.it.receive(stream, damaged(message, kind))
-        self.it.damaged += events["malformed"] - before
-        self.it.reached[kind] += events["malformed"] - before
+        self.it.damaged += events.malformed - before
+        self.it.reached[kind] += events.malformed - before
 
     @invariant()
     def check(self) -> None:

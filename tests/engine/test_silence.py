@@ -44,7 +44,7 @@ def test_a_mute_drafter_is_left_and_another_takes_its_sessions() -> None:
         server.set_drafters([mute_route, good_route])
         await until(lambda: "good" in engine.draft_sessions.drafters, "another is there")
         mute.mute = True
-        await until(lambda: engine.draft_sessions.events["lost"] == 3, "its silence is noticed")
+        await until(lambda: engine.draft_sessions.events.lost == 3, "its silence is noticed")
         await until(lambda: len(good.loop.engine.sessions) == 3, "all on the other")
         assert min(s.epoch for s in good.loop.engine.sessions.values()) > max(m.epoch for m in mute.messages("open"))
         oracle = tiny("llama")

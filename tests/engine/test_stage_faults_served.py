@@ -36,7 +36,7 @@ def test_only_the_stage_is_dropped(bad: str, place: str, caplog: pytest.LogCaptu
         oracle = tiny("llama")
         assert got == [greedy(oracle, text, OUTPUT) for text in TEXTS]
         assert engine.stage_totals.stage_faults == engine.totals.sessions == len(TEXTS), "once in each session, and none was opened anew"
-        assert (engine.totals.dropped, draft_sessions.events["lost"], drafter.loop.faults) == (0, 0, 0)
+        assert (engine.totals.dropped, draft_sessions.events.lost, drafter.loop.faults) == (0, 0, 0)
         assert engine.stage_totals.stage_nodes > 0, "lookup goes on"
         assert verifier.loop.engine.totals.accepted > OUTPUT, "and so does the draft"
         await channel.close()

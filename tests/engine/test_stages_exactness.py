@@ -110,7 +110,7 @@ def test_with_a_draft_model(target: LoadedModel, truths: dict[str, list[int]], t
     assert texts(pair) == truths
     drafter, verifier = pair.drafter, pair.verifier
     assert verifier.totals.accepted > 10
-    assert verifier.draft_sessions.events["malformed"] == drafter.stage_totals.stage_faults == 0
+    assert verifier.draft_sessions.events.malformed == drafter.stage_totals.stage_faults == 0
     assert pair.arrived["late"] > 5
     assert pair.arrived["during"] > 50 and pair.expanded_during > 50 if ahead else pair.expanded_during == 0
     assert (drafter.ahead_passes > 10 and drafter.survived > 5) if ahead else drafter.ahead_passes == drafter.survived == 0

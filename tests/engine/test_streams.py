@@ -103,7 +103,7 @@ def test_an_unreadable_message_from_a_drafter_ends_its_session_only() -> None:
         bad = pb.VerifierMessage(grow=pb.Grow(session_id="a", epoch=epochs["a"], tokens=[1, 2]))  # without parents
         good = pb.VerifierMessage(dropped=pb.Dropped(session_id="b", epoch=epochs["b"], reason="a test"))
         await drafter.say.put(pb.ToVerifier(drafter="raw", messages=[bad, good]))
-        await until(lambda: (events["malformed"], events["dropped"]) == (1, 1), "both were taken in")
+        await until(lambda: (events.malformed, events.dropped) == (1, 1), "both were taken in")
         await until(lambda: "a" in {message.session_id for message in drafter.messages("close")}, "the broken session is closed")
         for call in calls:
             call.cancel()

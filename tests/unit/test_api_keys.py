@@ -23,9 +23,9 @@ from drafthouse.config.serving import ControllerConfig, ServingConfig
 from drafthouse.errors import ConfigError, RequestError
 from drafthouse.security import watched_files
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of, load_api_keys
-from drafthouse.wire.membership import Report
 from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, no_lifespan
+from tests.unit.reports import gateway_report
 from tests.unit.verifier_double import VerifierDouble, serving
 
 KEY, OTHER = generate_key(), generate_key()
@@ -44,7 +44,7 @@ def calls(keys: ApiKeys | None, *requests: httpx.Request) -> list[httpx.Response
             registry = Registry(ControllerConfig())
 
             async def snapshot() -> dict:
-                registry.observe(Report("gateway", "g", "h:1", 1, "n", "", service.running, 8, service.totals()), now=1.0)
+                registry.observe(gateway_report("g", service.running, service.totals()), now=1.0)
                 return registry.snapshot(now=1.0)
 
             transport = httpx.ASGITransport(app=build_http_app(service, snapshot, no_lifespan, keys))

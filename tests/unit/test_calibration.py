@@ -210,12 +210,12 @@ def test_it_is_written_at_intervals_and_only_when_there_is_something_new(tmp_pat
 
 def test_gauges_weigh_all_targets(tmp_path: pathlib.Path) -> None:
     store = CalibrationStore("draft", None)
-    assert store.gauges() == {}
+    assert store.brier() is None
     for _ in range(300):
         store.of("a").observe(0, [0.1], 0.0, 0)
     store.of("b")
     store.save()
-    assert store.gauges()["brier"] < store.gauges()["brier_prior"] < 1.0
+    assert store.brier().learned < store.brier().prior < 1.0
     assert not list(tmp_path.iterdir()), "without a folder nothing is written"
 
 

@@ -70,7 +70,7 @@ def test_a_full_gateway_refuses_and_those_in_progress_go_on():
             assert [choice["text"] for choice in (await first).json()["choices"]] == [TEXT, TEXT]
             assert (await client.post("/v1/completions", json=COMPLETION)).status_code == 200
             totals = service.totals()
-            assert (totals["outcome.refused"], totals["outcome.served"], totals["requests"], service.running) == (3, 3, 6, 0)
+            assert (totals.outcome["refused"], totals.outcome["served"], totals.requests, service.running) == (3, 3, 6, 0)
 
     asyncio.run(run())
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.cluster_goodput import Member, measure
+from controller.cluster_goodput import measure
 from controller.marginal_goodput import (
     first_drafter,
     one_drafter_fewer,
@@ -16,48 +16,55 @@ from controller.marginal_goodput import (
     one_more_verifier,
     one_verifier_fewer,
 )  # fmt: skip
-from controller.replica_rates import WINDOW_S, ReplicaRates
-from drafthouse.wire.membership import Report
+from controller.pool_rates import Member
+from controller.replica_rates import WINDOW_S, Rates, ReplicaRates
+from drafthouse.wire.reports import DrafterReport, VerifierReport
+from tests.unit.reports import drafter_report, drafter_totals, verifier_report, verifier_totals
 
 
-def rates_of(*samples: tuple[float, dict[str, float]]) -> ReplicaRates:
-    rates = ReplicaRates()
-    for now, totals in samples:
-        rates.observe(totals, now)
+def rates_of(*samples: tuple[float, float]) -> ReplicaRates[VerifierReport]:
+    """(time, committed tokens) of each report."""
+    rates = ReplicaRates[VerifierReport]()
+    for now, committed in samples:
+        rates.observe(verifier_report(totals=verifier_totals(committed=committed)), now)
     return rates
 
 
+def committed(rates: Rates[VerifierReport] | None) -> float | None:
+    return None if rates is None else rates.per_s(lambda r: r.totals.verify.committed)
+
+
 def test_one_report_has_no_rate():
-    assert rates_of((0.0, {"committed": 5.0})).over_window() == {}
+    assert rates_of((0.0, 5.0)).over_window() is None
 
 
 def test_rates_over_the_window_and_between_the_last_two_reports():
-    rates = rates_of((0.0, {"committed": 0.0}), (1.0, {"committed": 10.0}), (2.0, {"committed": 40.0}))
-    assert rates.over_window() == {"committed": 20.0}
-    assert rates.latest() == {"committed": 30.0}
+    rates = rates_of((0.0, 0.0), (1.0, 10.0), (2.0, 40.0))
+    assert committed(rates.over_window()) == 20.0
+    assert committed(rates.latest()) == 30.0
 
 
 def test_what_lies_before_the_window_is_forgotten():
-    rates = rates_of(*((float(i), {"committed": 100.0 if i else 0.0}) for i in range(int(2 * WINDOW_S))))
-    assert rates.over_window() == {"committed": 0.0}
+    rates = rates_of(*((float(i), 100.0 if i else 0.0) for i in range(int(2 * WINDOW_S))))
+    assert committed(rates.over_window()) == 0.0
     assert len(rates._samples) == WINDOW_S + 1
 
 
 def test_reports_rarer_than_the_window_still_have_a_rate():
-    rates = rates_of((0.0, {"committed": 0.0}), (50.0, {"committed": 100.0}), (100.0, {"committed": 300.0}))
-    assert rates.over_window() == {"committed": 4.0}
+    rates = rates_of((0.0, 0.0), (50.0, 100.0), (100.0, 300.0))
+    assert committed(rates.over_window()) == 4.0
 
 
 def test_a_counter_that_goes_back_starts_anew():
-    rates = rates_of((0.0, {"committed": 90.0}), (1.0, {"committed": 100.0}), (2.0, {"committed": 3.0}))
-    assert rates.over_window() == {}
-    rates.observe({"committed": 8.0}, 3.0)
-    assert rates.over_window() == {"committed": 5.0}
+    rates = rates_of((0.0, 90.0), (1.0, 100.0), (2.0, 3.0))
+    assert rates.over_window() is None
+    rates.observe(verifier_report(totals=verifier_totals(committed=8.0)), 3.0)
+    assert committed(rates.over_window()) == 5.0
 
 
 def test_a_second_report_of_the_same_moment_replaces_the_first():
-    rates = rates_of((0.0, {"committed": 1.0}), (1.0, {"committed": 2.0}), (1.0, {"committed": 5.0}))
-    assert rates.over_window() == {"committed": 4.0}
+    rates = rates_of((0.0, 1.0), (1.0, 2.0), (1.0, 5.0))
+    assert committed(rates.over_window()) == 4.0
 
 
 VERIFIER_RATES = {
@@ -65,17 +72,22 @@ VERIFIER_RATES = {
     "step_seconds": 0.8, "wait_seconds": 0.2, "steps": 50.0,
 }  # fmt: skip
 VERIFIER_GAUGES = {
-    "price": 0.2, "waiting": 3.0, "running": 2.0, "decoding": 2.0, "step_seconds_base": 0.012, "step_seconds_least": 0.01,
-    "seconds_per_node": 0.0005,
+    "price": 0.2, "waiting": 3, "running": 2, "decoding": 2, "step_seconds_base": 0.012, "step_seconds_least": 0.01,
+    "seconds_per_node": 0.0005, "max_sequences": 2, "load": 5,
 }  # fmt: skip
 
 
-def verifier(name: str = "v0", **gauges: float) -> Member:
-    return Member(name, 5, VERIFIER_GAUGES | gauges, VERIFIER_RATES)
+def verifier(name: str = "v0", rates: dict[str, float] | None = None, **gauges: float) -> Member[VerifierReport]:
+    """Two reports a second apart; `rates` are those that differ from VERIFIER_RATES."""
+    before = verifier_report(name, **VERIFIER_GAUGES | gauges)
+    after = replace(before, totals=verifier_totals(**VERIFIER_RATES | (rates or {})))
+    return Member(after, Rates(before, after, 1.0))
 
 
-def drafter(name: str = "d0", load: int = 2, **rates: float) -> Member:
-    return Member(name, load, {}, {"drafted": 500.0, "busy_seconds": 0.5, "refused": 0.0} | rates)
+def drafter(name: str = "d0", load: int = 2, **rates: float) -> Member[DrafterReport]:
+    before = drafter_report(name, load=load)
+    after = replace(before, totals=drafter_totals(**{"drafted": 500.0, "busy_seconds": 0.5, "refused": 0.0} | rates))
+    return Member(after, Rates(before, after, 1.0))
 
 
 def test_figures_of_the_pools():
@@ -92,13 +104,12 @@ def test_figures_of_the_pools():
 def test_what_is_not_known_is_none():
     found = measure([], [], 0.0)
     assert (found.price_median, found.drafter_utilisation, found.one_more_verifier_per_s, found.tokens_over_predicted) == (None,) * 4
-    fresh = measure([Member("v0", 0, {"price": 0.1}, {})], [Member("d0", 0, {}, {})], 0.0)
+    fresh = measure([Member(verifier_report(price=0.1), None)], [Member(drafter_report(), None)], 0.0)
     assert (fresh.verifier_utilisation, fresh.one_more_drafter_per_s, fresh.price_median) == (None, None, 0.1)
 
 
 def test_a_price_without_bound_is_left_out():
-    report = Report("verifier", "v0", "", 1, "", "", 0, 8, gauges={"price": math.inf})
-    assert measure([Member.of(report, {})], [], 0.0).price_median is None
+    assert measure([Member(verifier_report(price=math.inf), None)], [], 0.0).price_median is None
 
 
 def test_json_and_log_line():
@@ -153,11 +164,11 @@ def test_one_more_drafter_drafts_what_the_floor_refuses():
 
 def test_one_more_drafter_takes_sessions_that_are_refused():
     # 2 verifiers with 10 running each, 16 sessions on 2 drafters; 400 tokens/s accepted: 25 a session; room for 8, 4 lack one.
-    verifiers = [verifier(running=10.0), verifier("v1", running=10.0)]
+    verifiers = [verifier(running=10), verifier("v1", running=10)]
     full = [drafter(load=8, busy_seconds=1.0, refused=1.0), drafter("d1", 8, busy_seconds=1.0)]
     assert measure(verifiers, full, 0.0).one_more_drafter_per_s == pytest.approx(100.0)
     content = [drafter(load=8, busy_seconds=1.0), drafter("d1", 8, busy_seconds=1.0)]
-    content_verifiers = [replace(v, rates=VERIFIER_RATES | {"wait_seconds": 0.0}) for v in verifiers]
+    content_verifiers = [verifier(name, {"wait_seconds": 0.0}, running=10) for name in ("v0", "v1")]
     assert measure(content_verifiers, content, 0.0).one_more_drafter_per_s == 0.0
 
 
@@ -167,7 +178,7 @@ def test_one_more_drafter_takes_refused_sessions_however_little_the_others_draft
 
 def test_one_more_drafter_shortens_waits_for_drafts_that_are_shared():
     # Half of the verifier's time waits for one drafter with four sessions: of its 300 tokens/s, 0.5 x 3/4 / 2 come with another.
-    waits = Member("v0", 5, VERIFIER_GAUGES, VERIFIER_RATES | {"step_seconds": 0.5, "wait_seconds": 0.5})
+    waits = verifier(rates={"step_seconds": 0.5, "wait_seconds": 0.5})
     assert measure([waits], [drafter(load=4, busy_seconds=1.0)], 0.0).one_more_drafter_per_s == pytest.approx(300 * 0.5 * 0.75 / 2)
     assert measure([waits], [drafter(load=1, busy_seconds=1.0)], 0.0).one_more_drafter_per_s == 0.0
 
@@ -210,20 +221,21 @@ def test_one_drafter_fewer():
 
 
 def test_drafts_of_stages_in_the_verifier_are_not_the_drafters():
-    local = Member("v0", 5, VERIFIER_GAUGES, VERIFIER_RATES | {"stage_nodes": 1500.0})
+    local = verifier(rates={"stage_nodes": 1500.0})
     assert measure([local], [drafter()], 0.0).one_fewer_drafter_per_s == pytest.approx(200.0 * 500 / 2000)
 
 
 def test_fill_is_of_places_or_of_kv_slots():
-    found = measure([verifier(max_sequences=8.0, kv_slots=100.0, kv_slots_used=60.0), verifier("v1", max_sequences=4.0)], [drafter()], 0.0)
+    found = measure([verifier(max_sequences=8, kv_slots=100, kv_slots_used=60), verifier("v1", max_sequences=4)], [drafter()], 0.0)
     assert found.verifier_fill == pytest.approx((0.6 + 0.5) / 2)
-    assert found.drafter_fill is None
+    assert found.drafter_fill == pytest.approx(2 / 8)
+    assert measure([], [], 0.0).drafter_fill is None
 
 
 def test_only_those_queue_whom_the_next_step_cannot_admit():
     def queue(**gauges: float) -> int:
         return measure([verifier(**gauges)], [], 0.0).queue
 
-    assert queue(max_sequences=8.0, running=4.0, waiting=3.0) == 0
-    assert queue(max_sequences=8.0, running=7.0, waiting=3.0) == 2
-    assert queue(max_sequences=8.0, running=4.0, waiting=3.0, kv_slots=100.0, kv_slots_used=90.0) == 3
+    assert queue(max_sequences=8, running=4, waiting=3) == 0
+    assert queue(max_sequences=8, running=7, waiting=3) == 2
+    assert queue(max_sequences=8, running=4, waiting=3, kv_slots=100, kv_slots_used=90) == 3

@@ -6,7 +6,7 @@ from controller.registry import Registry
 from controller.replica import cluster_numbers
 from drafthouse.config.serving import ControllerConfig
 from drafthouse.telemetry.metrics import METRICS
-from drafthouse.wire.membership import Report
+from tests.unit.reports import drafter_report, drafter_totals, verifier_report, verifier_totals
 
 DESIRED = {"gateway": 1, "verifier": 3, "drafter": 1}
 
@@ -16,21 +16,14 @@ STEPS = {
 }
 
 
-def _report(role, replica, load=0, draining=False, **totals) -> Report:
-    gauges = {"price": 0.1, "price_floor": 0.0}
-    return Report(role=role, replica=replica, address="h:1", pid=1, node="n", fingerprint="f", load=load, capacity=8,
-                  totals=totals, gauges=gauges, draining=draining)  # fmt: skip
-
-
 @pytest.fixture
 def registry() -> Registry:
     registry = Registry(ControllerConfig())
     for now, committed in ((0.0, 0.0), (1.0, 120.0)):
-        registry.observe(
-            _report("verifier", "v0", committed=committed, predicted_tokens=committed / 1.5, steps=committed / 2, **STEPS[now]), now
-        )
-        registry.observe(_report("verifier", "v1", draining=True), now)
-        registry.observe(_report("drafter", "d0", load=5, drafted=3 * committed, busy_seconds=0.5 * now), now)
+        totals = verifier_totals(committed=committed, predicted_tokens=committed / 1.5, steps=committed / 2, **STEPS[now])
+        registry.observe(verifier_report("v0", totals, price=0.1), now)
+        registry.observe(verifier_report("v1", draining=True, price=0.1), now)
+        registry.observe(drafter_report("d0", drafter_totals(drafted=3 * committed, busy_seconds=0.5 * now), load=5), now)
     return registry
 
 

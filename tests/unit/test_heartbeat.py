@@ -8,9 +8,11 @@ import pytest
 
 from drafthouse.wire import heartbeat
 from drafthouse.wire.heartbeat import Heartbeat
-from drafthouse.wire.membership import Directive, Report, Route
+from drafthouse.wire.membership import Directive, Route
+from drafthouse.wire.reports import Report
+from tests.unit.reports import gateway_report
 
-REPORT = Report("gateway", "g0", "", 1, "n", "", 0, 8)
+REPORT = gateway_report()
 DIRECTIVE = Directive(0.001, verifiers=(Route("v", "v:1", "f", 0, 8),))
 
 

@@ -17,11 +17,11 @@ def test_a_pool_has_all_roles_and_as_many_as_asked():
     for size in (3, 10, 100, 601):
         roles = Counter(report.role for report in pool(size))
         assert roles.total() == size
-        assert len({(report.role, report.replica) for report in pool(size)}) == size
+        assert len({(report.role, report.replica.name) for report in pool(size)}) == size
         assert min(roles["gateway"], roles["verifier"], roles["drafter"]) >= 1
     assert roles["drafter"] == pytest.approx(2 * roles["verifier"], abs=2)
     verifier = next(report for report in pool(100) if report.role == "verifier")
-    assert len([name for name in verifier.gauges if name.startswith("trust.")]) == MAX_DRAFTERS_PER_VERIFIER
+    assert len(verifier.drafters) == MAX_DRAFTERS_PER_VERIFIER
 
 
 @pytest.mark.parametrize("text", ["", "0", "2", "ten", "5,-1", "1000000"])

@@ -2,14 +2,16 @@
 
 import logging
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
-from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.telemetry.metric import Metric
 from drafthouse.telemetry.metrics import METRICS
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
-from drafthouse.wire.membership import Report
+from drafthouse.wire.reports import DrafterView
+from drafthouse.wire.totals import SessionEvents
+from tests.unit.reports import verifier_report, verifier_totals
 
 
 class _Instrument:
@@ -45,9 +47,9 @@ class _Instruments:
         return self.made[name]
 
 
-REPORT = Report(
-    role="verifier", replica="v", address="h:1", pid=1, node="n", fingerprint="f", load=3, capacity=9,
-    totals={"steps": 5.0, "sessions.opened": 2.0}, gauges={"price": 0.25, "trust.d1": 0.5},
+REPORT = verifier_report(
+    "v", replace(verifier_totals(steps=5), sessions=SessionEvents(opened=2)), load=3, capacity=9, price=0.25,
+    drafters={"d1": DrafterView(trust=0.5, banned=False, round_trip_seconds=None)},
 )  # fmt: skip
 
 
@@ -88,6 +90,7 @@ def test_the_report_is_exported_with_its_details_and_handed_on(ray):
     assert _series(ray, "capacity") == {("v",): 9.0}
     assert _series(ray, "gain") == {("v",): 1.5}
     assert _series(ray, "trust") == {("v", "d1"): 0.5}
+    assert _series(ray, "round_trip_seconds") == {}, "there was none yet"
     assert _series(ray, "accepted_source")[("v", "lookup")] == 4.0
     assert _series(ray, "session_events")[("v", "opened")] == 2.0
     assert _series(ray, "session_events")[("v", "banned")] == pytest.approx(0.0)
@@ -150,8 +153,3 @@ def test_every_role_makes_all_of_its_metrics_with_ray_prefixed_names(ray):
     assert set(ray.made) == {metric.registered for metric in METRICS}
     metric = next(metric for metric in METRICS if metric.key == "steps")
     assert (metric.registered, metric.exported) == ("drafthouse_verifier_steps", "ray_drafthouse_verifier_steps_total")
-
-
-@pytest.mark.parametrize("role", ["verifier", "drafter"])
-def test_all_that_is_counted_of_stages_is_exported_wherever_they_are_placed(role: str) -> None:
-    assert StageTotals().numbers().keys() <= {metric.key for metric in METRICS if metric.owner == role}

@@ -128,7 +128,7 @@ def test_the_first_token_leaves_at_once_and_a_client_that_goes_away_cancels():
             await asyncio.gather(task, return_exceptions=True)
             await asyncio.wait_for(stalling.cancelled.wait(), 2.0)
             assert service.running == 0
-            assert service.totals()["outcome.cancelled"] == 1
+            assert service.totals().outcome["cancelled"] == 1
 
     asyncio.run(run())
 
@@ -144,6 +144,6 @@ def test_a_client_that_goes_away_before_the_first_token_cancels_all_choices():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             await asyncio.wait_for(stalling.cancelled.wait(), 2.0)
-            assert (service.running, service.totals()["outcome.cancelled"]) == (0, 3)
+            assert (service.running, service.totals().outcome["cancelled"]) == (0, 3)
 
     asyncio.run(run())

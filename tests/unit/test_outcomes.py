@@ -4,12 +4,15 @@ import asyncio
 
 import pytest
 
-from deployments.gateway.inference_service import OUTCOMES, outcome_of
+from deployments.gateway.inference_service import outcome_of
 from deployments.gateway.text_stream import GenerationError
 from deployments.gateway.verifier_link import NoVerifierError
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.telemetry.metrics import METRICS
+from drafthouse.telemetry.report_numbers import totals_of
+from drafthouse.wire.totals import OUTCOMES
 from tests.unit.openai_gateway import gateway
+from tests.unit.reports import gateway_report
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,7 @@ def test_a_service_that_has_done_nothing_says_so_for_every_outcome() -> None:
 
     async def totals() -> dict[str, float]:
         async with gateway() as (_, service):
-            return service.totals()
+            return totals_of(gateway_report(totals=service.totals()))
 
     assert asyncio.run(totals()) == {
         **dict.fromkeys(("requests", "prompt_tokens", "completion_tokens", "failovers", "moves"), 0),

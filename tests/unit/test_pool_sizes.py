@@ -1,7 +1,6 @@
 """Sizes of pools: bounds, hysteresis, delays, and the loop closed over a cluster whose queue and speed follow the sizes."""
 
 import random
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from controller.cluster_goodput import measure
 from controller.marginal_goodput import one_more_verifier, one_verifier_fewer
 from controller.pool_sizes import GROWN, KEEP_SHARE, RETRY_S, PoolSize, PoolSizes, Worth, worths
 from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
-from tests.unit.test_cluster_goodput import drafter, verifier
+from tests.unit.test_cluster_goodput import VERIFIER_RATES, drafter, verifier
 
 BOUNDS = PoolBounds(min=1, max=8, min_gain_share=0.3, up_delay_s=3.0, down_delay_s=10.0, cool_down_s=5.0)
 BUSY, IDLE, CONTENT = Worth(0.9, 0.9), Worth(0.0, 0.0), Worth(0.2, 0.2)
@@ -219,10 +218,9 @@ def test_worth_is_in_shares_of_a_verifier():
     unit = found.committed_per_s / 2
     assert worths(found)["verifier"].more == pytest.approx(found.one_more_verifier_per_s / unit)
     assert worths(found)["drafter"].fewer == pytest.approx(found.accepted_per_s / unit)
-    silent_rates = {"committed": 0.0, "steps": 0.0}
-    silent = measure([replace(verifier(), rates=silent_rates)], [], 0.0)
-    assert worths(silent)["verifier"] == Worth(0.0, 0.0)
-    assert worths(measure([replace(verifier(), rates=silent_rates)], [drafter()], 0.0))["drafter"] == Worth(0.0, 0.0)
+    silent = verifier(rates=dict.fromkeys(VERIFIER_RATES, 0.0))
+    assert worths(measure([silent], [], 0.0))["verifier"] == Worth(0.0, 0.0)
+    assert worths(measure([silent], [drafter()], 0.0))["drafter"] == Worth(0.0, 0.0)
     assert worths(measure([], [], 0.0))["verifier"] == Worth(None, None)
 
 

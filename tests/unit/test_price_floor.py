@@ -6,8 +6,11 @@ from collections import deque
 
 import pytest
 
-from controller.cluster_goodput import Member
+from controller.pool_rates import Member
 from controller.price_floor import BEST_EDGE_SHARE, BUSY, FIRST, SLACK, DraftSupply, PriceFloor, supply
+from controller.replica_rates import Rates
+from drafthouse.wire.reports import DrafterReport, VerifierReport
+from tests.unit.reports import drafter_report, drafter_totals, verifier_report, verifier_totals
 
 INTERVAL_S = 0.5
 BEST_EDGE = 0.95
@@ -78,22 +81,28 @@ def test_no_move_before_the_last_one_has_shown():
     assert floor.due(1.5)
 
 
-def verifier(**fields) -> Member:
-    rates = {"step_seconds": 0.9, "wait_seconds": 0.0, "committed": 100.0, "accepted": 50.0, "verified": 200.0} | fields.pop("rates", {})
-    return Member("v", 4, {"best_edge": BEST_EDGE} | fields, rates)
+def verifier(best_edge: float = BEST_EDGE, **rates: float) -> Member[VerifierReport]:
+    """Two reports a second apart."""
+    known = {"step_seconds": 0.9, "wait_seconds": 0.0, "committed": 100.0, "accepted": 50.0, "verified": 200.0}
+    before, after = (verifier_report(best_edge=best_edge, totals=verifier_totals(**t)) for t in ({}, known | rates))
+    return Member(after, Rates(before, after, 1.0))
 
 
-def drafter(load: int, **rates: float) -> Member:
-    return Member("d", load, {}, {"busy_seconds": 1.0} | rates)
+def drafter(load: int, busy_seconds: float = 1.0, refused: float = 0.0, **fields: float) -> Member[DrafterReport]:
+    before, after = (
+        drafter_report(load=load, totals=t, **fields)
+        for t in (drafter_totals(), drafter_totals(busy_seconds=busy_seconds, refused=refused))
+    )
+    return Member(after, Rates(before, after, 1.0))
 
 
 @pytest.mark.parametrize(
     ("verifiers", "drafters", "wanted"),
     [
         ([verifier()], [drafter(4)], False),
-        ([verifier(rates={"wait_seconds": 0.1})], [drafter(4)], True),
-        ([verifier(rates={"wait_seconds": 0.1})], [drafter(1)], False),  # nobody to share with
-        ([verifier(rates={"verified": 20.0})], [drafter(4)], True),
+        ([verifier(wait_seconds=0.1)], [drafter(4)], True),
+        ([verifier(wait_seconds=0.1)], [drafter(1)], False),  # nobody to share with
+        ([verifier(verified=20.0)], [drafter(4)], True),
         ([verifier()], [drafter(4), drafter(4, refused=0.2)], True),
         ([], [drafter(4)], False),
     ],
@@ -103,8 +112,7 @@ def test_who_lacks_drafts(verifiers, drafters, wanted):
 
 
 def test_supply_measures_the_pool():
-    costs = {"seconds_per_node": 0.002}
-    drafters = [Member("d0", 2, costs, {"busy_seconds": 1.0}), Member("d1", 2, costs, {"busy_seconds": 0.5}), Member("new", 0, {}, {})]
+    drafters = [drafter(2, seconds_per_node=0.002), drafter(2, 0.5, seconds_per_node=0.002), Member(drafter_report("new"), None)]
     found = supply([verifier(best_edge=0.4), verifier(best_edge=0.6), verifier(best_edge=0.9)], drafters)
     assert found is not None
     assert (found.utilisation, found.best_edge) == (0.75, 0.6)
@@ -165,7 +173,7 @@ def test_a_cliff_of_demand_is_met_with_ever_smaller_steps():
 
 
 def test_nothing_follows_from_drafters_that_have_not_told():
-    assert supply([verifier()], [Member("new", 3, {}, {})]) is None
+    assert supply([verifier()], [Member(drafter_report("new", load=3), None)]) is None
     floor = PriceFloor()
     floor.resume(0.3)
     floor.move(None, 0.0, INTERVAL_S)

@@ -6,12 +6,7 @@ from hypothesis import strategies as st
 
 from controller import routing_table
 from controller.routing_table import RoutingTable
-from drafthouse.wire.membership import Report
-
-
-def report(role, replica: str, load: int = 0, draining: bool = False) -> Report:
-    return Report(role, replica, f"{replica}:1", 1, "n", "f", load, 8, draining=draining)
-
+from tests.unit.reports import report
 
 ROLES, CHANGES = ("verifier", "drafter", "gateway"), ("put", "drain", "remove")
 events = st.lists(st.tuples(st.sampled_from(ROLES), st.integers(0, 3), st.sampled_from(CHANGES), st.integers(0, 9)), max_size=30)
@@ -26,17 +21,17 @@ def test_it_equals_a_table_made_anew(history):
             if alive.pop((role, name), None) is not None:
                 table.remove(role, name)
         else:
-            alive[role, name] = one = report(role, name, load, draining=event == "drain")
+            alive[role, name] = one = report(role, name, load=load, draining=event == "drain")
             table.put(one)
         fresh = RoutingTable()
         for one in alive.values():
             fresh.put(one)
         assert table.verifiers() == fresh.verifiers()
         assert [route.replica for route in table.verifiers()] == sorted(
-            one.replica for one in alive.values() if one.role == "verifier" and not one.draining
+            one.replica.name for one in alive.values() if one.role == "verifier" and not one.draining
         )
         for one in alive.values():
-            assert table.drafters_of(one.replica, 0.0, 0.0) == fresh.drafters_of(one.replica, 0.0, 0.0)
+            assert table.drafters_of(one.replica.name, 0.0, 0.0) == fresh.drafters_of(one.replica.name, 0.0, 0.0)
 
 
 @pytest.fixture
@@ -58,7 +53,7 @@ def test_pairs_are_renewed_only_when_somebody_came_or_went(pairings):
     table.put(report("verifier", "v"))
     table.put(report("drafter", "d"))
     for load in range(5):
-        table.put(report("drafter", "d", load))
+        table.put(report("drafter", "d", load=load))
         assert table.drafters_of("v", float(load), 0.0)[0].load == load
     assert pairings == [1]
 

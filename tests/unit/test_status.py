@@ -13,13 +13,9 @@ from controller.registry import Registry
 from deployments.cli.main import build_cli
 from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
 from drafthouse.config.serving import ControllerConfig
-from drafthouse.wire.membership import Report
+from tests.unit.reports import drafter_report, drafter_totals, verifier_report, verifier_totals
 
 SIZES = PoolSizes(AutoscalingConfig(drafter=PoolBounds(min=0, max=4)), {"verifier": 2, "drafter": 1})
-
-
-def _report(role, **fields) -> Report:
-    return Report(role=role, replica=f"{role}-0", address="h:1", pid=1, node="n", fingerprint="", capacity=8, **fields)
 
 
 @pytest.fixture
@@ -53,15 +49,10 @@ def status(url: str) -> str:
 
 def test_goodput_of_pools_at_work(registry, url):
     for now in (0.0, 1.0):
-        verifier = {
-            "committed": 1200 * now,
-            "accepted": 700 * now,
-            "step_seconds": 0.6 * now,
-            "wait_seconds": 0.2 * now,
-            "steps": 100 * now,
-        }
-        registry.observe(_report("verifier", load=3, totals=verifier, gauges={"price": 0.25, "waiting": 2.0}), now)
-        registry.observe(_report("drafter", load=3, totals={"drafted": 900 * now, "busy_seconds": 0.5 * now}), now)
+        steps = {"step_seconds": 0.6 * now, "wait_seconds": 0.2 * now, "steps": 100 * now}
+        totals = verifier_totals(committed=1200 * now, accepted=700 * now, **steps)
+        registry.observe(verifier_report(totals=totals, load=3, price=0.25, running=8, waiting=2), now)
+        registry.observe(drafter_report(totals=drafter_totals(drafted=900 * now, busy_seconds=0.5 * now), load=3), now)
     output = status(url)
     assert "goodput: 1,200.0 tokens/s" in output
     assert "900.0 drafted" in output
@@ -77,7 +68,7 @@ def test_what_is_not_known_is_a_dash(url):
 
 
 def test_sizes_of_pools_and_why(registry, url):
-    registry.observe(_report("verifier", load=0), 0.0)
+    registry.observe(verifier_report(), 0.0)
     output = status(url)
     assert "verifier pool: 1 of 2 desired; fixed by the configuration" in output
     assert "drafter pool: 0 of 1 desired, between 0 and 4; nothing is known yet" in output

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from deployments.api.grpc import inference as grpc_api
-from drafthouse.wire.membership import SYNTHETIC_GAUGE
 from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, request
+from tests.unit.reports import verifier_report
 from tests.unit.test_grpc_api import Context, serve
 from tests.unit.test_grpc_api import request as grpc_request
-from tests.unit.test_status import _report, registry, status, url
+from tests.unit.test_status import registry, status, url
 from tests.unit.verifier_double import USAGE, VerifierDouble
 
 __all__ = ["registry", "url"]  # fixtures
@@ -39,7 +39,7 @@ def test_over_grpc(synthetic):
     assert whole.usage.synthetic == chunks[-1].usage.synthetic == synthetic
 
 
-@pytest.mark.parametrize("gauges", [{SYNTHETIC_GAUGE: 0.7}, {}])
-def test_in_the_status(registry, url, gauges):
-    registry.observe(_report("verifier", load=0, gauges=gauges), 0.0)
-    assert ("SYNTHETIC ACCEPTANCE at rate 0.7" in status(url)) == bool(gauges)
+@pytest.mark.parametrize("rate", [0.7, None])
+def test_in_the_status(registry, url, rate):
+    registry.observe(verifier_report(synthetic_acceptance=rate), 0.0)
+    assert ("SYNTHETIC ACCEPTANCE at rate 0.7" in status(url)) == (rate is not None)

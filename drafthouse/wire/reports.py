@@ -1,0 +1,108 @@
+"""What replicas report to the controller with each heartbeat, by role.
+
+Promises: a report is complete each time, so that the controller's state can be rebuilt from one round of them. `totals` only ever
+grow while the process lives; everything else is of the moment.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from drafthouse.wire.membership import Role
+from drafthouse.wire.totals import DrafterTotals, GatewayTotals, VerifierTotals
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """Who reports: the same for as long as the process lives.
+
+    `address` is where its data plane listens (`host:port`). `fingerprint` is the target's for verifiers, the draft's for drafters
+    and empty for gateways. `ranks` are the pids of a tensor-parallel replica's other processes.
+    """
+
+    name: str
+    address: str
+    pid: int
+    node: str
+    fingerprint: str
+    ranks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReplicaReport:
+    """`load` counts requests (gateway, verifier: running and waiting) or sessions (drafter); `capacity` is how many it takes."""
+
+    replica: Replica
+    load: int
+    capacity: int
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayReport(_ReplicaReport):
+    role: ClassVar[Role] = "gateway"
+    totals: GatewayTotals
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterView:
+    """What a verifier thinks of one drafter: the share of its promises that came true, and whether it is left alone for a while.
+    `round_trip_seconds` is None before the first one."""
+
+    trust: float
+    banned: bool
+    round_trip_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierReport(_ReplicaReport):
+    """Counts of sequences and requests, of KV slots (tokens), `goodput` in tokens/s, prices in tokens per node, times in seconds.
+
+    `decoding` sequences are in the current step; `step_seconds_base` is what it takes without drafts, `step_seconds_least` what the
+    shortest step takes. `drafters` are those with a stream to this verifier, by name. `most_steps_to_free` lie between a cancellation
+    and the release of what it held. `synthetic_acceptance` is the rate at which acceptance is drawn; None: it is compared.
+    """
+
+    role: ClassVar[Role] = "verifier"
+    totals: VerifierTotals
+    running: int
+    waiting: int
+    max_sequences: int
+    kv_slots_used: int
+    kv_slots: int
+    decoding: int
+    goodput: float
+    price: float
+    price_floor: float
+    step_seconds_base: float
+    step_seconds_least: float
+    seconds_per_node: float
+    gate_open: bool
+    best_edge: float
+    vocab_size: int
+    drafters: Mapping[str, DrafterView]
+    places_per_s: float
+    most_steps_to_free: int
+    synthetic_acceptance: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterReport(_ReplicaReport):
+    """`pass_ms` is what a pass over one node takes, `seconds_per_node` what one more adds; both 0 without a draft model.
+    Brier scores, of edges as learned and of the prior's, are None before any label."""
+
+    role: ClassVar[Role] = "drafter"
+    totals: DrafterTotals
+    vocab_size: int
+    pass_ms: float
+    seconds_per_node: float
+    kv_slots_used: int
+    kv_slots: int
+    calibration_brier: float | None = None
+    calibration_brier_prior: float | None = None
+
+
+Report = GatewayReport | VerifierReport | DrafterReport
+
+AnyReport = TypeVar("AnyReport", GatewayReport, VerifierReport, DrafterReport)
+"""One role's reports, where all that is said of them holds for each role."""

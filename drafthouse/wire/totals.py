@@ -1,0 +1,146 @@
+"""What each role counts: numbers that only grow while its process lives, so that rates and sums can be made of them.
+
+Promises: no Ray, no threads. Roles count in these objects themselves; a report carries copies.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Outcome = Literal["served", "cancelled", "refused", "unavailable", "rejected", "failed"]
+"""How a request may end, as `drafthouse/telemetry/metrics.py` explains."""
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+
+@dataclass(slots=True)
+class GatewayTotals:
+    """`requests` counts choices, each of which a verifier serves by itself, and `outcome` how they ended.
+
+    `failovers` are streams that broke and went on at another verifier, `moves` those that a draining one handed over.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    outcome: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    failovers: int = 0
+    moves: int = 0
+
+
+@dataclass(slots=True)
+class VerifyTotals:
+    """A verifier's steps and requests.
+
+    `step_seconds` are from the plan to the choice of tokens, of which `select_seconds` until the batch is ready, `run_seconds` on the
+    device and `choose_seconds` the rest; `wait_seconds` between steps while there was work, of which `gather_seconds` for drafts that
+    were announced.
+
+    `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
+    `run_seconds`; `offered` are the nodes that it had to choose from. `trees` were made here: one for each session, commit and Grow,
+    and one for each sequence that verifies nodes in a step. A request is `refused` for a full queue or `admitted`, and then it is
+    `finished`, `cancelled` (some while they waited or before all of their prompt had run), `superseded` by a later attempt, or
+    `failed` with its step; until then it is running or waiting.
+    """
+
+    steps: int = 0
+    committed: int = 0
+    drafted: int = 0
+    verified: int = 0
+    accepted: int = 0
+    prompt_tokens: int = 0
+    admitted: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    cancelled_waiting: int = 0
+    cancelled_in_prefill: int = 0
+    superseded: int = 0
+    failed: int = 0
+    refused: int = 0
+    draft_messages: int = 0
+    trees: int = 0
+    offered: int = 0
+    predicted_tokens: float = 0.0
+    predicted_seconds: float = 0.0
+    step_seconds: float = 0.0
+    select_seconds: float = 0.0
+    run_seconds: float = 0.0
+    choose_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    gather_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class SessionEvents:
+    """A verifier's draft sessions: `opened`; `refused` or `dropped` by the drafter; `lost` with its stream or since it hangs; ended for a
+    `malformed` message. `stale` messages are of sessions that are no more; `banned` counts drafters."""
+
+    opened: int = 0
+    refused: int = 0
+    dropped: int = 0
+    lost: int = 0
+    stale: int = 0
+    malformed: int = 0
+    banned: int = 0
+
+
+@dataclass(slots=True)
+class DraftTotals:
+    """`guessed` nodes of inner stages that passes took along, and how many `came_true`; commits, and those after which a part of the tree
+    was left (`predrafted`); committed tokens before which the draft had run (`judged`), and those of them that it had ranked `first`."""
+
+    sessions: int = 0
+    passes: int = 0
+    pass_seconds: float = 0.0
+    drafted: int = 0
+    guessed: int = 0
+    came_true: int = 0
+    commits: int = 0
+    predrafted: int = 0
+    judged: int = 0
+    first: int = 0
+    dropped: int = 0
+    refused: int = 0
+
+
+@dataclass(slots=True)
+class StageCounts:
+    """Of all sessions: nodes that stages without a model added, seconds that they took, how many were dropped for a fault, and rests.
+    The stage inside the model stage counts too, but for its nodes, which are guesses."""
+
+    stage_nodes: int = 0
+    stage_seconds: float = 0.0
+    stage_faults: int = 0
+    stage_rests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PacedTotals:
+    """Steps or passes on a paced device, and those that took longer than its curve."""
+
+    paced_steps: int
+    paced_overruns: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierTotals:
+    """All that a verifier reports of what it counts. `stages` run in its own process; `paced` is None on another device."""
+
+    verify: VerifyTotals
+    sessions: SessionEvents
+    stages: StageCounts
+    preemptions: int
+    step_faults: int
+    paced: PacedTotals | None
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterTotals:
+    """All that a drafter reports of what it counts. `busy_seconds` are those not spent on waiting for messages."""
+
+    draft: DraftTotals
+    stages: StageCounts
+    calibration_labels: int
+    malformed: int
+    pass_faults: int
+    busy_seconds: float
+    paced: PacedTotals | None

@@ -1,0 +1,46 @@
+"""What a verifier reports, from its engine. Knows no Ray; may be called from any thread."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from drafthouse.engine.paced_runner import PacedRunner
+from drafthouse.wire.reports import DrafterView, Replica, VerifierReport
+from drafthouse.wire.totals import PacedTotals, VerifierTotals
+from verifier.engine import VerifierEngine
+
+
+def report_of(
+    engine: VerifierEngine, replica: Replica, draining: bool, step_faults: int, round_trips: Mapping[str, float | None]
+) -> VerifierReport:
+    """`round_trips` are in seconds, by drafter; None before the first."""
+    scheduler, pricing, allocator = engine.scheduler, engine.pricing, engine.scheduler.allocator
+    return VerifierReport(
+        replica=replica, draining=draining, totals=_totals(engine, step_faults),
+        load=scheduler.in_service + len(scheduler.waiting), capacity=scheduler.config.max_sequences + scheduler.config.max_queue,
+        running=scheduler.in_service, waiting=len(scheduler.waiting), max_sequences=scheduler.config.max_sequences,
+        kv_slots_used=allocator.count - allocator.free_count, kv_slots=allocator.count, decoding=engine.draft_sessions.decoding,
+        goodput=pricing.meter.rate, price=pricing.price, price_floor=pricing.price_floor, step_seconds_base=pricing.plain_s,
+        step_seconds_least=engine.latency.seconds(1, 0), seconds_per_node=pricing.seconds_per_node,
+        gate_open=engine.session_policy.gate.open, best_edge=engine.session_policy.gate.best_edge, vocab_size=engine.runner.vocab_size,
+        drafters=_drafters(engine, round_trips), places_per_s=engine.admission.places_per_s,
+        most_steps_to_free=engine.admission.most_steps_to_free, synthetic_acceptance=engine.verification.synthetic_rate,
+    )  # fmt: skip
+
+
+def _totals(engine: VerifierEngine, step_faults: int) -> VerifierTotals:
+    runner = engine.runner
+    return VerifierTotals(
+        verify=replace(engine.totals), sessions=replace(engine.draft_sessions.events), stages=engine.local.totals.counts(),
+        preemptions=engine.scheduler.preemptions, step_faults=step_faults,
+        paced=PacedTotals(runner.steps, runner.overruns) if isinstance(runner, PacedRunner) else None,
+    )  # fmt: skip
+
+
+def _drafters(engine: VerifierEngine, round_trips: Mapping[str, float | None]) -> dict[str, DrafterView]:
+    """A drafter of which nothing is known yet is trusted."""
+    now, views = engine.clock(), {}
+    for name in list(engine.draft_sessions.drafters):
+        record = engine.draft_sessions.records.get(name)
+        trust, banned = (record.standing.trust_record.ratio, record.standing.banned(now)) if record is not None else (1.0, False)
+        views[name] = DrafterView(trust, banned, round_trips.get(name))
+    return views
