@@ -98,7 +98,8 @@ class Cluster:
             controller_utilisation=self.control.busy_seconds / span, between_steps_share=totals.wait_seconds / busy,
             price=sum(v.price_seconds for v in self.verifiers) / totals.step_seconds,
             price_floor=sum(e.pricing.price_floor for e in engines) / verifiers,
-            heartbeats_per_s=self.control.heartbeats / span, nodes_per_pass=sum(x.pass_tokens for x in self.drafters) / max(1, passes.passes),
+            heartbeats_per_s=self.control.heartbeats / span,
+            nodes_per_pass=sum(x.pass_tokens for x in self.drafters) / max(1, passes.passes),
         )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """All metrics of Drafthouse, as data: names, help, units, labels, buckets.
 
-To add one: a line below, and its number under `key` in the totals (only ever growing) or gauges of the role's
-report (`verifier/replica.py`, `drafter/replica.py`, `deployments/gateway/inference_service.py`, `controller/replica.py`). Nothing else: the
-exporter, the tests and the table of docs/metrics.md (`python -m tests.manifests.embed`) follow. Numbers by a label stand under
+To add one: a line below, and its number under `key`: a field of the role's report (`drafthouse/wire/reports.py`, `totals.py`) with its
+key in `drafthouse/telemetry/report_numbers.py`, or one of the `details` in the role's `replica.py`, which heartbeats do not carry. Nothing
+else: the exporter, the tests and the table of docs/metrics.md (`python -m tests.manifests.embed`) follow. Numbers by a label stand under
 `key.VALUE`. Labels are few and bounded: never a request, a prompt or an address; of a drafter only its name, since pairs are bounded.
 
 Promises: knows no Ray. Names say what is counted and in what unit; shares lie between 0 and 1.

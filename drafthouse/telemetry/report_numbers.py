@@ -67,7 +67,8 @@ def _drafter_totals(t: DrafterTotals) -> dict[str, float | None]:
 def _verifier_gauges(r: VerifierReport) -> dict[str, float | None]:
     numbers: dict[str, float | None] = {
         "running": r.running, "waiting": r.waiting, "max_sequences": r.max_sequences,
-        "kv_slots_used": r.kv_slots_used, "kv_slots": r.kv_slots, "decoding": r.decoding, "goodput": r.goodput, "price": r.price, "price_floor": r.price_floor,
+        "kv_slots_used": r.kv_slots_used, "kv_slots": r.kv_slots, "decoding": r.decoding,
+        "goodput": r.goodput, "price": r.price, "price_floor": r.price_floor,
         "step_seconds_base": r.step_seconds_base, "step_seconds_least": r.step_seconds_least, "seconds_per_node": r.seconds_per_node,
         "gate_open": r.gate_open, "best_edge": r.best_edge, "vocab_size": r.vocab_size, "drafters": len(r.drafters),
         "places_per_s": r.places_per_s, "most_steps_to_free": r.most_steps_to_free, "synthetic_acceptance": r.synthetic_acceptance,
