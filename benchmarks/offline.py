@@ -28,7 +28,7 @@ from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from benchmarks.harness.report import Report, build_report
 from benchmarks.harness.samples import Sample
 from deployments.cli.options import machine
-from drafthouse.config.serving import model_path
+from drafthouse.checkpoints.model_path import model_path
 from drafthouse.demo_models.inflate import LABEL
 from drafthouse.engine.model_limits import read_limits
 from drafthouse.errors import ConfigError

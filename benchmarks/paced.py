@@ -26,7 +26,7 @@ from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from benchmarks.harness.report import Report
 from benchmarks.http import AUTO, CONTROL, OFF, Timed, http_report, measure, of_arm, warm_up
 from deployments.cli.options import machine
-from drafthouse.config.serving import model_path
+from drafthouse.checkpoints.model_path import model_path
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.policy.latency import Curve
 

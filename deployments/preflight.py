@@ -1,13 +1,14 @@
 """Cross-checks before anything is deployed: model folders, vocabularies, stages, ports.
 
 Promises: each check passes silently or raises a typed error whose message names the config key,
-the file or the port at fault. Nothing here loads weights or starts a process.
+the file or the port at fault. Nothing here starts a process, or loads weights but those of a GGUF file that is not converted yet.
 """
 
 import socket
 from collections.abc import Mapping
 
-from drafthouse.config.serving import ModelConfig, PoolConfig, ServerConfig, ServingConfig, model_path
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.config.serving import ModelConfig, PoolConfig, ServerConfig, ServingConfig
 from drafthouse.engine.model_limits import ModelLimits, read_limits
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 from drafthouse.stages.build import check_stages

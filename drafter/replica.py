@@ -11,18 +11,32 @@ from drafter.calibration_store import CalibrationStore
 from drafter.engine import DrafterEngine
 from drafter.report import report_of
 from drafter.server import DrafterServer
-from drafter.without_model import without_model
+from drafter.without_model import WithoutModel, without_model
 from drafthouse.config.cache_files import cache_folder
 from drafthouse.config.serving import ServingConfig
+from drafthouse.engine.load_stages import logged
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.parallel.invitation import Launcher
 from drafthouse.engine.parallel.replica import load_replica
 from drafthouse.engine.profiling import latency_of
+from drafthouse.policy.latency import LatencyModel
 from drafthouse.stages.build import MODEL, by_name
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.wire.heartbeat import Heartbeat
 from drafthouse.wire.reports import DrafterReport, Replica
 from drafthouse.wire.transport import load_transport
+
+
+def _load(config: ServingConfig, ranks: Launcher) -> tuple[LoadedModel | WithoutModel, LatencyModel | None]:
+    """Without a draft model there is no latency."""
+    if config.draft is None:
+        return without_model(config.target, config.drafter.stages), None
+    loading = logged("drafter")
+    model = load_replica(config.draft, ranks, stages=loading)
+    with loading.stage("latency profile"):
+        latency = latency_of(model, config.drafter.step_tokens)
+    loading.end()
+    return model, latency
 
 
 @serve.deployment
@@ -31,8 +45,7 @@ class DrafterReplica:
 
     async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle, ranks: Launcher):
         name = serve.get_replica_context().replica_id.unique_id
-        model = load_replica(config.draft, ranks) if config.draft is not None else without_model(config.target, config.drafter.stages)
-        latency = latency_of(model, config.drafter.step_tokens) if isinstance(model, LoadedModel) else None
+        model, latency = _load(config, ranks)
         # Margins with the target's noise and without it are not the same thing, so neither is what is learned of them.
         draft = model.fingerprint if config.drafter.shared_noise else f"{model.fingerprint} own noise"
         calibrations = CalibrationStore(draft, cache_folder("calibration"))

@@ -8,6 +8,7 @@ from ray import serve
 from ray.util import metrics as ray_metrics
 
 from drafthouse.config.serving import ServingConfig
+from drafthouse.engine.load_stages import logged
 from drafthouse.engine.parallel.invitation import Launcher
 from drafthouse.engine.parallel.replica import load_replica
 from drafthouse.engine.profiling import latency_of
@@ -29,9 +30,12 @@ class VerifierReplica:
     async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle, ranks: Launcher):
         name = serve.get_replica_context().replica_id.unique_id
         self.drain_s = config.verifier.drain_s
-        model = load_replica(config.target, ranks)
+        loading = logged("verifier")
+        model = load_replica(config.target, ranks, stages=loading)
         stages = placed(config.drafter.stages, "verifier", config.draft, model.runner.vocab_size, config.drafter.shared_noise)
-        latency = latency_of(model, config.verifier.step_tokens)
+        with loading.stage("latency profile"):
+            latency = latency_of(model, config.verifier.step_tokens)
+        loading.end()
         self.engine = VerifierEngine(model, latency, config.verifier, config.tree, stages=stages)
         self.server = VerifierServer(self.engine, name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.verifier.port)

@@ -21,7 +21,8 @@ from benchmarks.harness.paced_server import PacedPair
 from benchmarks.harness.prompts import load_texts, load_tokenizer
 from benchmarks.harness.report import Report
 from deployments.cli.options import machine
-from drafthouse.config.serving import ModelConfig, model_path
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.engine.model_limits import read_limits
 from drafthouse.errors import ConfigError

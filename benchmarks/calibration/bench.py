@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from benchmarks.harness.contestants import load_stock
 from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
+from drafthouse.checkpoints.model_path import model_path
 from drafthouse.choose import Row, rank
-from drafthouse.config.serving import TreeConfig, model_path
+from drafthouse.config.serving import TreeConfig
 from drafthouse.demo_models.evaluation import SEED, continue_text
 from drafthouse.errors import ConfigError
 from drafthouse.policy.calibration import Calibration, brier

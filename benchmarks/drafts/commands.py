@@ -152,7 +152,8 @@ def _load(inputs: Inputs, console: Console) -> "tuple[Bench, Sequence[LoadedDraf
     from benchmarks.drafts.bench import Bench
     from benchmarks.drafts.variants import load_draft
     from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
-    from drafthouse.config.serving import ModelConfig, ServingConfig, model_path
+    from drafthouse.checkpoints.model_path import model_path
+    from drafthouse.config.serving import ModelConfig, ServingConfig
     from drafthouse.engine.loader import load
     from drafthouse.errors import ConfigError
 

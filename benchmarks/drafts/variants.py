@@ -13,7 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.harness.contestants import load_stock
-from drafthouse.config.serving import ModelConfig, model_path
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.loader import LoadedModel, fingerprint, prepare
 from drafthouse.errors import ConfigError
 

@@ -25,7 +25,7 @@ from benchmarks.harness.prompts import encode, load_tokenizer
 from benchmarks.harness.report import Report, build_report
 from benchmarks.harness.samples import Sample, pick
 from deployments.cli.options import machine
-from drafthouse.config.serving import model_path
+from drafthouse.checkpoints.model_path import model_path
 from drafthouse.demo_models.inflate import inflate
 from drafthouse.demo_models.prompts import read_prompts
 from drafthouse.speculation import Speculation

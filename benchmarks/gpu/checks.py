@@ -13,7 +13,8 @@ from benchmarks.harness.contestants import SAMPLING, Pair, Transformers, load_pa
 from benchmarks.harness.divergence import explain, float64_twin
 from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from drafter.engine import DrafterEngine
-from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig, model_path
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.self_check import TOLERANCE, reference_of, self_check
 from drafthouse.noise import gumbel, position_key

@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from drafter.engine import DrafterEngine
-from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig, model_path
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel, load
 from drafthouse.engine.profiling import latency_of
 from drafthouse.errors import ConfigError, ModelError

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.harness.paced_server import PacedPair, PacedServer, Sections
 from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from benchmarks.load.client import Prompt
-from drafthouse.config.serving import model_path
+from drafthouse.checkpoints.model_path import model_path
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.policy.latency import Curve
 

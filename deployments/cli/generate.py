@@ -4,20 +4,14 @@ Promises: text goes to standard output as it comes, and nothing else does, so th
 notes and errors go to standard error.
 """
 
-import json
 import sys
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import httpx
 import typer
 from rich.console import Console
 
-from deployments.cli.http_client import DEFAULT_URL, Url, check, server
-from deployments.cli.options import fail
-
-TOKEN_TIMEOUT_S = 300.0
-"""Between two pieces of text: a full server lets a request queue."""
+from deployments.cli.http_client import DEFAULT_URL, TOKEN_TIMEOUT_S, Url, events, only_model, server
 
 
 def generate(
@@ -54,42 +48,22 @@ def generate(
     body |= {} if seed is None else {"seed": seed}
     body |= {"stop": stop} if stop else {}
     with server(url, TOKEN_TIMEOUT_S) as client:
-        body["model"] = model or _only_model(client)
+        body["model"] = model or only_model(client)
         usage = _stream(client, body)
     if usage:
         _print_usage(usage)
 
 
-def _only_model(client: httpx.Client) -> str:
-    answer = client.get("/v1/models")
-    check(answer)
-    return str(answer.json()["data"][0]["id"])
-
-
 def _stream(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
     """Writes the text as it comes; returns the usage of the last event."""
     usage: dict[str, Any] = {}
-    with client.stream("POST", "/v1/completions", json=body) as answer:
-        if answer.status_code != 200:
-            answer.read()
-        check(answer)
-        for event in _events(answer.iter_lines()):
-            if "error" in event:
-                fail(str(event["error"].get("message", event["error"])))
-            for choice in event.get("choices", []):
-                sys.stdout.write(choice["text"])
-                sys.stdout.flush()
-            usage = event.get("usage") or usage
+    for event in events(client, "/v1/completions", body):
+        for choice in event.get("choices", []):
+            sys.stdout.write(choice["text"])
+            sys.stdout.flush()
+        usage = event.get("usage") or usage
     sys.stdout.write("\n")
     return usage
-
-
-def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The JSON of each server-sent event, up to [DONE]."""
-    for line in lines:
-        data = line.removeprefix("data:").strip()
-        if line.startswith("data:") and data != "[DONE]":
-            yield json.loads(data)
 
 
 def _print_usage(usage: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ import psutil
 
 from deployments.cli import ray_environment
 from drafthouse.config.serving import PoolConfig, ServingConfig
+from drafthouse.engine.load_stages import LOG_MARK
 from drafthouse.errors import ConfigError, DrafthouseError
 
 APPLICATION = "drafthouse"
@@ -44,6 +45,15 @@ def root_cause(message: str) -> str:
     """The last exception of a traceback in `message` with its text; `message` itself where there is none."""
     starts = [match.start() for match in _EXCEPTION_LINE.finditer(message)]
     return message[starts[-1] :].strip() if starts else message.strip()
+
+
+def load_lines(logs: pathlib.Path) -> list[str]:
+    """What each replica with a model said last about its loading (`drafthouse.engine.load_stages`), from Ray's folder of logs."""
+    said = []
+    for file in sorted(logs.glob("worker-*.err")):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        said += [line.removeprefix(f"{LOG_MARK}: ") for line in lines if line.startswith(LOG_MARK)][-1:]
+    return said
 
 
 def needed_cpus(config: ServingConfig) -> float:
@@ -153,10 +163,13 @@ class LocalCluster:
                     failed = [f"{name}: {root_cause(d.message)}" for name, d in application.deployments.items() if "Error" in d.message]
                     raise DeployError("\n".join(failed) or root_cause(application.message))
                 counts = (f"{name} {d.replica_states.get('RUNNING', 0)}" for name, d in application.deployments.items())
-                progress("replicas running: " + ", ".join(counts))
+                progress("; ".join(["replicas running: " + ", ".join(counts), *self.load_lines()]))
             time.sleep(POLL_S)
         progress(f"waiting for {self.http_url}/health")
         self._wait_healthy()
+
+    def load_lines(self) -> list[str]:
+        return load_lines(self._session / "logs") if self._session is not None else []
 
     def _wait_healthy(self) -> None:
         deadline, seen = time.monotonic() + HEALTH_TIMEOUT_S, "no answer"

@@ -38,7 +38,7 @@ def inflate(
     layers: Annotated[int, typer.Option(help="Layers of the result.", min=1)],
 ) -> None:
     """Expand a checkpoint in width and depth without changing its logits, to make a small model cost what a large one does."""
-    from drafthouse.config.serving import model_path
+    from drafthouse.checkpoints.model_path import model_path
     from drafthouse.demo_models.inflate import inflate as expand
 
     with errors():
@@ -54,8 +54,11 @@ def build_trigram(
     """Build the table of the trigram stage from text that the draft samples."""
     from rich.progress import Progress
 
+    from drafthouse.checkpoints.model_path import model_path
     from drafthouse.stages.trigram_building import build
 
+    with errors():
+        model_path(draft)  # a GGUF file is converted here, under a progress bar of its own
     with errors(), Progress() as bar:
         task = bar.add_task("sampling", total=tokens)
         sampled, size = build(draft, output, tokens, lambda done: bar.update(task, completed=done))

@@ -54,12 +54,15 @@ def _one(role: Role, config: ModelConfig, largest: int, fresh: bool, console: Co
         return _given(role, config, console)
     import transformers
 
+    from drafthouse.checkpoints.model_path import model_path
     from drafthouse.engine.latency_cache import LatencyCache, key_of
+    from drafthouse.engine.load_stages import LoadStages
     from drafthouse.engine.parallel.replica import load_replica
 
     transformers.utils.logging.disable_progress_bar()
-    with notes.status(f"loading {config.path}"):
-        model = load_replica(config)
+    model_path(config.path)  # a GGUF file is converted here, under a progress bar of its own
+    with notes.status(f"loading {config.path}") as status:
+        model = load_replica(config, stages=LoadStages(lambda line: status.update(f"loading {config.path}: {line}")))
     cache, key = LatencyCache(), key_of(model, largest)
     found = None if fresh else cache.read(key)
     profile = found or _measure(role, model, key, cache, notes)

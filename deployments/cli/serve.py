@@ -17,13 +17,17 @@ from rich.console import Console
 
 from deployments.cli import pid_file
 from deployments.cli.options import fail
-from drafthouse.config.serving import ServingConfig, load_config
-from drafthouse.errors import DrafthouseError
+from drafthouse.config.serving import ModelConfig, ServingConfig, load_config
+from drafthouse.errors import ConfigError, DrafthouseError
 
 
 def serve(
     config: Annotated[
         pathlib.Path | None, typer.Option(help="YAML file: our keys alone, or a Ray Serve config whose one application has them as args.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Serve this model without a draft model: smollm2, a folder, a GGUF file or a hub id. In place of --config."),
     ] = None,
     allow_synthetic_acceptance: Annotated[
         bool, typer.Option("--allow-synthetic-acceptance", help="Serve a config with verifier.synthetic_acceptance; never in production.")
@@ -31,7 +35,7 @@ def serve(
 ) -> None:
     """Start Ray on this machine and serve the application until Ctrl-C.
 
-    Without --config it serves the demo pair that comes with the package. For a Ray cluster that already runs, use Ray's own
+    Without --config and --model it serves the demo pair that comes with the package. For a Ray cluster that already runs, use Ray's own
     `serve deploy deployments/serve_config.yaml`.
     """
     from deployments.preflight import ALLOW_SYNTHETIC, check_models, check_ports, check_synthetic
@@ -40,7 +44,7 @@ def serve(
 
     console = Console(stderr=True)
     try:
-        serving = load_config(config)
+        serving = load_config(config) if model is None else config_of(model, config)
         if allow_synthetic_acceptance:
             os.environ[ALLOW_SYNTHETIC] = "1"
         check_synthetic(serving, os.environ)
@@ -53,6 +57,16 @@ def serve(
     except DrafthouseError as error:
         fail(str(error))
     _run(serving, console)
+
+
+def config_of(model: str, config: pathlib.Path | None) -> ServingConfig:
+    """All defaults, with this target, no draft model, and the path's last component as the model's name. Raises ConfigError."""
+    if config is not None:
+        raise ConfigError("--model and --config: give one of them; in a file the same is `target: {path: ...}` and `draft: null`")
+    name = os.path.basename(os.path.abspath(model))
+    if not model or not name:
+        raise ConfigError(f"--model: {model!r} names no model")
+    return ServingConfig(model=name, target=ModelConfig(path=model), draft=None)
 
 
 def _run(config: ServingConfig, console: Console) -> None:
@@ -69,6 +83,8 @@ def _run(config: ServingConfig, console: Console) -> None:
             stop.install()
             show("deploying")
             cluster.deploy(show)
+        for line in cluster.load_lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         _print_ready(cluster.http_url, cluster.grpc_address, cluster.dashboard_url, config)
         stop.wait()
     except DrafthouseError as error:

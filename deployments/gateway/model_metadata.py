@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from transformers import GenerationConfig, PretrainedConfig
 
-from drafthouse.config.serving import ModelConfig, model_path
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.model_limits import read_config, read_limits
 from drafthouse.errors import ModelError, RequestError
 from drafthouse.sampling import SamplingParams

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from deployments.gateway.chat_template import ChatTemplate, Message, load_chat_template
 from deployments.gateway.control_tokens import ControlTokens, load_control_tokens
 from deployments.gateway.detokenizer import TokenBytes
-from drafthouse.config.serving import ModelConfig, model_path
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.config.serving import ModelConfig
 from drafthouse.errors import ModelError
 
 logger = logging.getLogger(__name__)

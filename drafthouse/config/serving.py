@@ -1,12 +1,11 @@
 """The one configuration of a Drafthouse: the same model checks a laptop's file and a cluster's.
 
-Promises: unknown keys and values out of range are refused with the path of the key; the file's
-model paths may be absolute, relative to the working directory, a hub id, or `demo:target` and
-`demo:draft` for the pair in the package.
+Promises: unknown keys and values out of range are refused with the path of the key; `draft: null` alone is a whole configuration
+without a draft model. What a model's path may be stands in `drafthouse.checkpoints.model_path`.
 """
 
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from drafthouse.config.autoscaling import AutoscalingConfig
 from drafthouse.config.security import SecurityConfig
 from drafthouse.errors import ConfigError
-
-DEMO_MODELS = pathlib.Path(__file__).parents[1] / "demo_models"
 
 
 class _Section(BaseModel):
@@ -31,7 +28,7 @@ class PacedConfig(_Section):
 
 
 class ModelConfig(_Section):
-    path: str = Field(description="folder, hub id, demo:target or demo:draft")
+    path: str = Field(min_length=1, description="folder, GGUF file, hub id, smollm2, demo:target or demo:draft")
     dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
     device: Literal["cpu", "cuda", "paced"] = "cpu"
     paced: PacedConfig | None = None
@@ -201,6 +198,21 @@ class ServingConfig(_Section):
     security: SecurityConfig = SecurityConfig()
     autoscaling: AutoscalingConfig = AutoscalingConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _draft_null_is_enough(cls, data: Any) -> Any:
+        """Without a draft model, what `drafter` does not say becomes what fits: the default stages that need no model, and no
+        drafters where all stages run in the verifier."""
+        if not isinstance(data, dict) or "draft" not in data or data["draft"] is not None:
+            return data
+        drafter = data.get("drafter", {})
+        said = drafter.model_dump(exclude_unset=True) if isinstance(drafter, DrafterConfig) else drafter
+        if not isinstance(said, dict):
+            return data
+        stages = said.get("stages", [stage.model_dump() for stage in DrafterConfig().stages if stage.kind != "model"])
+        in_verifier = isinstance(stages, list | tuple) and all(_placement(stage) == "verifier" for stage in stages)
+        return data | {"drafter": {"stages": stages} | ({"replicas": 0} if in_verifier else {}) | said}
+
     @model_validator(mode="after")
     def _stages_fit_the_pools(self) -> "ServingConfig":
         if self.drafter.uses_model != (self.draft is not None):
@@ -209,6 +221,11 @@ class ServingConfig(_Section):
             raise ValueError("drafter.replicas: every stage runs in the verifier, so it must be 0")
         self.autoscaling.check_start({"verifier": self.verifier.replicas, "drafter": self.drafter.replicas})
         return self
+
+
+def _placement(stage: Any) -> Any:
+    """Of a stage as a user wrote it, right or wrong."""
+    return stage.placement if isinstance(stage, StageConfig) else stage.get("placement") if isinstance(stage, dict) else None
 
 
 def load_config(path: pathlib.Path | None) -> ServingConfig:
@@ -240,19 +257,3 @@ def load_config(path: pathlib.Path | None) -> ServingConfig:
 def describe(error: ValidationError) -> list[str]:
     """One line for each fault: the key's path and what is wrong with it."""
     return [f"{'.'.join(str(part) for part in e['loc']) or 'config'}: {e['msg']}" for e in error.errors()]
-
-
-def model_path(path: str) -> str:
-    """The folder or hub id behind a config path. Raises ConfigError for a folder that is missing."""
-    if path.startswith("demo:"):
-        folder = DEMO_MODELS / path.removeprefix("demo:")
-        if not (folder / "config.json").exists():
-            raise ConfigError(f"{path}: no such demo model; there are demo:target and demo:draft")
-        return str(folder)
-    looks_local = path.startswith(("/", ".", "~")) or pathlib.Path(path).exists() or path.count("/") > 1
-    if looks_local:
-        folder = pathlib.Path(path).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"{path}: no model folder here (config.json is missing)")
-        return str(folder)
-    return path

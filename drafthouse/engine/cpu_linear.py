@@ -1,16 +1,13 @@
-"""Linears packed once for few rows: on CPUs, float32 `nn.Linear` re-orders its weight at every call.
+"""Linears packed once: on CPUs, float32 `nn.Linear` re-orders its weight at every call.
 
-Promises: same values as `nn.Linear` up to the order of summation. Packing is oneDNN's blocked
-layout for `PACKED_ROWS` rows. Times: docs/benchmarks.md.
+Promises: same values as `nn.Linear` up to the order of summation, for any number of rows; a weight is held once, in oneDNN's
+blocked layout for `PACKED_ROWS` rows. Times: docs/benchmarks.md and docs/models.md.
 """
 
 import torch
 
 PACKED_ROWS = 16
 """Rows that the packed layout is made for: a plain token up to a typical tree."""
-
-MAX_ROWS = 64
-"""Above it the stock kernel wins: prompt chunks go there."""
 
 
 @torch.library.custom_op("drafthouse::packed_linear", mutates_args=())
@@ -26,17 +23,15 @@ def _(x, packed, bias, out_features):  # type: ignore[no-untyped-def]
 
 
 class PackedLinear(torch.nn.Module):
-    """Takes the weight of an `nn.Linear`; holds it in both layouts."""
+    """Takes the place of an `nn.Linear`, and holds none of the other's memory but the bias."""
 
     def __init__(self, linear: torch.nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, linear.bias
+        self.bias = linear.bias
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_ROWS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.numel() // self.in_features > MAX_ROWS:
-            return torch.nn.functional.linear(x, self.weight, self.bias)
         if torch.compiler.is_compiling():
             opaque: torch.Tensor = _opaque(x, self.packed, self.bias, self.out_features)
             return opaque
@@ -45,7 +40,11 @@ class PackedLinear(torch.nn.Module):
 
 
 def pack_linears(model: torch.nn.Module) -> int:
-    """Replaces every float32 CPU `nn.Linear` below `model`; returns how many. Subclasses are left alone."""
+    """Replaces every float32 CPU `nn.Linear` below `model`; returns how many. Subclasses are left alone.
+
+    The weights that stay are copied: as loaded they are views of a mapped file, and while one view lives the pages of all
+    that were packed stay in memory.
+    """
     if not torch.backends.mkldnn.is_available():
         return 0
     packed = 0
@@ -54,4 +53,7 @@ def pack_linears(model: torch.nn.Module) -> int:
             if type(child) is torch.nn.Linear and child.weight.dtype == torch.float32 and child.weight.device.type == "cpu":
                 setattr(module, name, PackedLinear(child))
                 packed += 1
+    if packed:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
     return packed

@@ -25,7 +25,7 @@ REPLICATED = {"replicate", "replicated_with_grad_allreduce", "all_reduce"}
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes of one rank; `packed` is the second copy of linears that a CPU reads for few rows."""
+    """Bytes of one rank; `packed` are linears in the layout that a CPU reads, the others are in `weights`."""
 
     weights: int
     packed: int
@@ -62,7 +62,7 @@ def check_memory(config: ModelConfig, model_config: PretrainedConfig, device: to
     sharing = config.parallel if device.type == "cpu" else 1
     if need.total * sharing <= free:
         return
-    terms = f"weights {_gb(need.weights)}" + (f" + linears packed for few rows {_gb(need.packed)}" if need.packed else "")
+    terms = f"weights {_gb(need.weights)}" + (f" + packed linears {_gb(need.packed)}" if need.packed else "")
     terms += f" + KV cache {_gb(need.kv)} ({config.kv_tokens} kv_tokens of {need.kv / config.kv_tokens / 1e3:.4g} kB)"
     ranks = f" for each of {config.parallel} ranks" if config.parallel > 1 else ""
     total = f"{_gb(need.total)}{ranks}" + (f", {_gb(need.total * sharing)} together" if sharing > 1 else "")
@@ -77,10 +77,13 @@ def memory_need(config: ModelConfig, model_config: PretrainedConfig) -> MemoryNe
         model = AutoModelForCausalLM.from_config(model_config)
     plan = model.tp_plan if config.parallel > 1 else {}
     size = getattr(torch, config.dtype).itemsize
-    numbers = sum(_share(name, weight.numel(), plan, config.parallel) for name, weight in model.named_parameters())
-    packed = 0
+    linears: dict[str, int] = {}
     if config.device != "cuda" and config.dtype == "float32" and config.parallel == 1:
-        packed = sum(module.weight.numel() for module in model.modules() if type(module) is torch.nn.Linear)
+        linears = {f"{name}.weight": m.weight.numel() for name, m in model.named_modules() if type(m) is torch.nn.Linear}
+    # A head that is tied to the embedding has the embedding's name here, and counts in both: one is packed, one is read by rows.
+    others = ((name, weight.numel()) for name, weight in model.named_parameters() if name not in linears)
+    numbers = sum(_share(name, count, plan, config.parallel) for name, count in others)
+    packed = sum(linears.values())
     shape = kv_shape(model, config.parallel)
     kv = 2 * shape.layers * shape.kv_heads * shape.head_dim * config.kv_tokens
     return MemoryNeed(numbers * size, packed * size, kv * size)

@@ -7,6 +7,8 @@ accepted entries forward, so that a list stays as contiguous as it was.
 """
 
 import bisect
+import math
+import mmap
 from collections.abc import Sequence
 
 import torch
@@ -86,11 +88,19 @@ def _runs(slots: Sequence[int]) -> list[tuple[int, int]]:
     return runs
 
 
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """On a CPU, memory that the system gives page by page as slots are first written: slots that are never used cost none."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
 class KvCache:
     """Keys and values of all layers, `[layers, 2, kv_heads, slots, head_dim]`, and who owns which slot."""
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, slots: int, dtype: torch.dtype, device: torch.device):
-        self.data = torch.zeros(layers, 2, kv_heads, slots, head_dim, dtype=dtype, device=device)
+        self.data = _zeros((layers, 2, kv_heads, slots, head_dim), dtype, device)
         self.allocator = SlotAllocator(slots)
 
     def move(self, source: Sequence[int], target: Sequence[int]) -> None:

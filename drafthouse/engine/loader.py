@@ -17,13 +17,16 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
-from drafthouse.config.serving import ModelConfig, model_path
+from drafthouse.checkpoints.gguf_record import dequantised
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.kv_cache import KvCache
+from drafthouse.engine.load_stages import LoadStages
 from drafthouse.engine.model_limits import limits_of, read_config
 from drafthouse.engine.model_runner import ModelRunner
 from drafthouse.engine.paced_runner import PacedRunner
@@ -42,12 +45,12 @@ class LoadedModel:
     parallel: int = 1
 
 
-def load(config: ModelConfig) -> LoadedModel:
+def load(config: ModelConfig, stages: LoadStages | None = None) -> LoadedModel:
     """A model in this process alone; with `parallel` above 1 that is `drafthouse.engine.parallel.replica.load_replica`'s work."""
     if config.parallel > 1:
         raise ConfigError(f"{config.path}: parallel is {config.parallel}, and this command runs a model in one process")
     check_fit(config)
-    return load_share(config)
+    return load_share(config, stages)
 
 
 def check_fit(config: ModelConfig) -> None:
@@ -58,9 +61,12 @@ def check_fit(config: ModelConfig) -> None:
         check_memory(config, model_config, device)
 
 
-def load_share(config: ModelConfig) -> LoadedModel:
+def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedModel:
     """What this process holds of the model: all, or a rank's share where the process group of all ranks is there."""
+    stages = stages or LoadStages()
     path, device = model_path(config.path), device_of(config)
+    if (origin := dequantised(pathlib.Path(path))) is not None:
+        stages.tell(f"{config.path}: {origin}")
     if device.type == "cpu":
         torch.set_num_threads(config.threads)
     attention.register()
@@ -68,9 +74,9 @@ def load_share(config: ModelConfig) -> LoadedModel:
     options: dict[str, Any] = {"distributed_config": DistributedConfig(tp_size=config.parallel)} if config.parallel > 1 else {}
     if dtype == torch.float64:
         options["experts_implementation"] = "eager"  # torch's grouped matrix product has no float64
-    with _named(config.path):
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention.IMPLEMENTATION, **options)
-    return prepare(model.to(device), config, fingerprint(path, config))
+    with stages.stage("weights"), _named(config.path):
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention.IMPLEMENTATION, **options).to(device)
+    return prepare(model, config, fingerprint(path, config), stages)
 
 
 @contextlib.contextmanager
@@ -91,8 +97,9 @@ def device_of(config: ModelConfig) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else torch.device("cpu")
 
 
-def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str) -> LoadedModel:
+def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str, stages: LoadStages | None = None) -> LoadedModel:
     """Checks and wraps a model in memory; its config is copied, since other models may share it."""
+    stages = stages or LoadStages()
     attention.register()
     model.config = copy.deepcopy(model.config)
     model.eval().requires_grad_(False)
@@ -105,11 +112,13 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str)
         raise ModelError(f"{config.path}: self-check: no custom attention in this architecture: {error}") from error
     runner = ModelRunner(model, cache)
     try:
-        self_check(runner, reference_of(model), context)
+        with stages.stage("self-check"):
+            self_check(runner, reference_of(model), context)
     except ModelError as error:
         raise ModelError(f"{config.path}: {error}") from error
     if config.parallel == 1:
-        pack_linears(model)
+        with stages.stage("packing"):
+            pack_linears(model)
     if config.compile:
         runner = ModelRunner(model, cache, CompiledModel(model))
     if config.paced is not None:

@@ -7,7 +7,7 @@ path, the file and, where one is at fault, the field.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from drafthouse.config.serving import model_path
+from drafthouse.checkpoints.model_path import model_path
 from drafthouse.errors import ModelError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from drafthouse.config.serving import STAGE_KINDS, ModelConfig, StageConfig, model_path
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.config.serving import STAGE_KINDS, ModelConfig, StageConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.stage_breaker import StageBreaker
 from drafthouse.stages import trigram_table

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
-from drafthouse.config.serving import model_path
+from drafthouse.checkpoints.model_path import model_path
 from drafthouse.engine.model_limits import limits_of
 from drafthouse.errors import ConfigError, ModelError
 from drafthouse.stages.trigram_table import counted, packed

@@ -75,7 +75,7 @@ def chaos(
 def _works(target: str, streams: int, prompt_tokens: int, tokens: int, seed: int) -> "list[Work]":
     """Raises ConfigError naming --streams where faults could never strike."""
     from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
-    from drafthouse.config.serving import model_path
+    from drafthouse.checkpoints.model_path import model_path
     from drafthouse.demo_models.prompts import PROMPTS
     from drafthouse.errors import ConfigError
     from tests.chaos.report import MIN_RUNNING

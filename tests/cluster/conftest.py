@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from drafthouse.config.serving import DEMO_MODELS
+from drafthouse.checkpoints.model_path import DEMO_MODELS
 from tests.cluster.serving import Serving
 
 POOLS = {"two drafters, one verifier": (1, 2), "one drafter, two verifiers": (2, 1)}

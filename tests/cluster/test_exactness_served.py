@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.harness.divergence import Divergence, explain, float64_twin
-from drafthouse.config.serving import DEMO_MODELS
+from drafthouse.checkpoints.model_path import DEMO_MODELS
 from drafthouse.sampling import SamplingParams
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drafthouse.config.serving import DEMO_MODELS
+from drafthouse.checkpoints.model_path import DEMO_MODELS
 from tests.cluster.serving import Serving
 
 pytestmark = pytest.mark.cluster_long

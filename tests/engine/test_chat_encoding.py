@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from deployments.gateway.text_codec import make_codec
-from drafthouse.config.serving import model_path
+from drafthouse.checkpoints.model_path import model_path
 from tests.engine.chat_prompts import chat_prompts, expected_ids
 from tests.unit.chat_tokenizers import CHATML, byte_level, sentence_piece
 

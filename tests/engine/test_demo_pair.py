@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from drafthouse.config.serving import DEMO_MODELS
+from drafthouse.checkpoints.model_path import DEMO_MODELS
 from drafthouse.demo_models.prompts import read_prompts
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.sampling import SamplingParams

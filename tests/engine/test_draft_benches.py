@@ -13,7 +13,8 @@ from benchmarks.drafts.bench import PLAIN, Bench, Timed, run_draft, run_drafts, 
 from benchmarks.drafts.variants import LoadedDraft, load_draft
 from benchmarks.harness.interleave import SAMPLINGS
 from benchmarks.harness.samples import pick
-from drafthouse.config.serving import DEMO_MODELS, ModelConfig, ServingConfig
+from drafthouse.checkpoints.model_path import DEMO_MODELS
+from drafthouse.config.serving import ModelConfig, ServingConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.latency import Curve
 from drafthouse.sampling import SamplingParams

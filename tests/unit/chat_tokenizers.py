@@ -5,7 +5,7 @@ from functools import cache
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from drafthouse.config.serving import DEMO_MODELS
+from drafthouse.checkpoints.model_path import DEMO_MODELS
 
 START, END, THINK, UNTHINK = "<|im_start|>", "<|im_end|>", "<think>", "</think>"
 

@@ -4,7 +4,8 @@ import pathlib
 
 import pytest
 
-from drafthouse.config.serving import ServingConfig, load_config, model_path
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.config.serving import ServingConfig, load_config
 from drafthouse.errors import ConfigError
 
 SERVE_CONFIG = pathlib.Path(__file__).parents[2] / "deployments" / "serve_config.yaml"

@@ -34,8 +34,10 @@ def test_memory_of_a_rank() -> None:
     linears = 3 * (attention + mlp) + 64 * 1000
     embedding, whole_norms = 1000 * 64, 3 * norms + 64
     one = memory_need(ModelConfig(path="x", kv_tokens=100), SMALL)
-    assert (one.weights, one.packed) == (4 * (linears + embedding + whole_norms), 4 * linears)
+    assert (one.weights, one.packed) == (4 * (embedding + whole_norms), 4 * linears)
     assert one.kv == 4 * 100 * 3 * 2 * 4 * 8
+    tied = LlamaConfig.from_dict(SMALL.to_dict() | {"tie_word_embeddings": True})
+    assert memory_need(ModelConfig(path="x", kv_tokens=100), tied) == one  # a tied head is packed beside the embedding
     two = memory_need(ModelConfig(path="x", kv_tokens=100, dtype="bfloat16", parallel=2), SMALL)
     assert two.weights == 2 * ((linears + embedding) // 2 + whole_norms)
     assert two.kv == 2 * 100 * 3 * 2 * 2 * 8

@@ -9,7 +9,8 @@ from ray._private.label_utils import validate_label_selector
 from deployments.app import build_app
 from deployments.placement import HEAD, ROLE_LABEL, ROLES, label_selector
 from deployments.rank_actors import RankActors
-from drafthouse.config.serving import DEMO_MODELS, ServingConfig
+from drafthouse.checkpoints.model_path import DEMO_MODELS
+from drafthouse.config.serving import ServingConfig
 
 
 def _takes(selector: str, label: str | None) -> bool:

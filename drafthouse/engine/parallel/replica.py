@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from drafthouse.config.serving import ModelConfig
+from drafthouse.engine.load_stages import LoadStages
 from drafthouse.engine.loader import LoadedModel, check_fit, device_of, load, load_share
 from drafthouse.engine.parallel.followers import Followers, end_process
 from drafthouse.engine.parallel.invitation import Assignment, Launcher
@@ -24,10 +25,15 @@ UNWIND_S = 5.0
 """What was loading has so long to notice that a rank is lost; if it does, this process may try again."""
 
 
-def load_replica(config: ModelConfig, launcher: Launcher | None = None, lost: Callable[[str], None] = end_process) -> LoadedModel:
+def load_replica(
+    config: ModelConfig,
+    launcher: Launcher | None = None,
+    lost: Callable[[str], None] = end_process,
+    stages: LoadStages | None = None,
+) -> LoadedModel:
     """This process becomes rank 0; `launcher` starts the others, as its children by default. Raises ConfigError or ModelError."""
     if config.parallel == 1:
-        return load(config)
+        return load(config, stages)
     check_fit(config)
     store = open_store(config.parallel)
     followers = Followers()
@@ -36,7 +42,7 @@ def load_replica(config: ModelConfig, launcher: Launcher | None = None, lost: Ca
     def share() -> LoadedModel:
         followers.send(Assignment(config, store.port))
         join(store, 0, config.parallel, device_of(config))
-        return load_share(config)
+        return load_share(config, stages)
 
     model = _unless_lost(share, followers)
     followers.when_lost(lost)
