@@ -51,7 +51,7 @@ def converted(file: pathlib.Path, name: str) -> pathlib.Path:
 def _convert(file: pathlib.Path, folder: pathlib.Path, name: str) -> None:
     from drafthouse.checkpoints.gguf_conversion import convert  # with torch and transformers, for which a cached model need not wait
 
-    console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    console = Console(file=sys.__stderr__, highlight=False, soft_wrap=True)
     started = time.perf_counter()
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a conversion that was killed

@@ -31,5 +31,12 @@ class LoadStages:
 
 
 def logged(role: str) -> LoadStages:
-    """Stages of a replica, on its standard error: Ray keeps that in a log, and Serve's own log holds back what is not an error."""
-    return LoadStages(lambda line: print(f"{LOG_MARK}: {role}: {line}", file=sys.stderr, flush=True))
+    """Stages of a replica, on the process's own standard error, of which Ray keeps a log. In the places of `print` and `sys.stderr`
+    Serve puts a logger that holds back what is not an error."""
+
+    def tell(line: str) -> None:
+        if sys.__stderr__ is not None:
+            sys.__stderr__.write(f"{LOG_MARK}: {role}: {line}\n")
+            sys.__stderr__.flush()
+
+    return LoadStages(tell)

@@ -17,6 +17,7 @@ from deployments.cli import main, pid_file
 from deployments.cli.local_cluster import needed_cpus, root_cause
 from deployments.cli.main import build_cli
 from deployments.cli.ray_environment import free_port
+from deployments.cli.serve import config_of
 from drafthouse import __version__
 from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
@@ -25,6 +26,7 @@ COMMANDS = [
     "serve",
     "stop",
     "generate",
+    "chat",
     "status",
     "hash-key",
     "profile",
@@ -107,7 +109,24 @@ def test_serve_refuses_a_missing_model(tmp_path: pathlib.Path) -> None:
     assert "/nowhere/model" in output
 
 
-@pytest.mark.parametrize("command", [["generate", "x"], ["status"]])
+def test_serve_takes_a_model_or_a_file() -> None:
+    code, output = _invoke("serve", "--model", "smollm2", "--config", "x.yaml")
+    assert code == 1
+    assert "--model and --config: give one of them" in output
+    code, output = _invoke("serve", "--model", "")
+    assert code == 1
+    assert "--model" in output
+
+
+def test_serving_a_model_by_its_path() -> None:
+    config = config_of("some/where/Mine.Q4_1.gguf", None)
+    assert (config.model, config.target.path) == ("Mine.Q4_1.gguf", "some/where/Mine.Q4_1.gguf")
+    assert (config.draft, config.drafter.replicas, [stage.kind for stage in config.drafter.stages]) == (None, 0, ["lookup"])
+    assert config_of("smollm2", None).model == "smollm2"
+    assert config_of(".", None).model == pathlib.Path.cwd().name
+
+
+@pytest.mark.parametrize("command", [["generate", "x"], ["chat"], ["status"]])
 def test_without_a_server_the_url_is_named(command: list[str]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     code, output = _invoke(*command, "--url", url)

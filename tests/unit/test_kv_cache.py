@@ -1,5 +1,6 @@
 """KV slots: every entry keeps the value written for it, and every slot has one owner, whatever the order of operations."""
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -151,3 +152,15 @@ def test_moves_read_everything_before_they_write() -> None:
     cache.data[0, 0, 0, :, 0] = torch.arange(8)
     cache.move([2, 3, 1], [1, 2, 3])
     assert cache.data[0, 0, 0, :, 0].tolist() == [0, 2, 3, 1, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_slots_that_were_never_used_take_no_memory(dtype: torch.dtype) -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    cache = KvCache(layers=4, kv_heads=8, head_dim=64, slots=1 << 16, dtype=dtype, device=torch.device("cpu"))
+    assert cache.data.nbytes >= 500e6
+    assert process.memory_info().rss - before < 50e6
+    cache.data[0, 0, 0, :4] = 1
+    assert cache.data[0, 0, 0, :8].sum() == 4 * 64
+    assert not cache.data[3, 1, 7, -8:].any()

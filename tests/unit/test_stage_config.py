@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from drafthouse.config.serving import ModelConfig, ServingConfig, StageConfig
+from drafthouse.config.serving import DrafterConfig, ModelConfig, ServingConfig, StageConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.stage_worth import FIRST_REST_COMMITS, TRIAL_COMMITS, CommitRate, StageWorth
 from drafthouse.stages.build import FIRST_OWN, SOURCE_OF, check_stages, inner_of, placed
@@ -25,6 +25,24 @@ def test_by_default_the_draft_model_drafts_and_the_verifier_looks_up() -> None:
 
 
 @pytest.mark.parametrize(
+    ("drafter", "stages", "replicas"),
+    [
+        ({}, ["lookup"], 0),
+        ({"max_sessions": 3}, ["lookup"], 0),
+        ({"stages": [{"kind": "suffix", "placement": "verifier"}]}, ["suffix"], 0),
+        ({"stages": [{"kind": "suffix"}]}, ["suffix"], 1),
+        ({"stages": [{"kind": "suffix"}], "replicas": 2}, ["suffix"], 2),
+        ({"replicas": 0}, ["lookup"], 0),
+    ],
+)
+def test_draft_null_is_enough(drafter: dict[str, object], stages: list[str], replicas: int) -> None:
+    written = config({"draft": None, "drafter": drafter}).drafter
+    assert ([stage.kind for stage in written.stages], written.replicas) == (stages, replicas)
+    made = ServingConfig(draft=None, drafter=DrafterConfig.model_validate(drafter)).drafter if "stages" in drafter else written
+    assert made == written
+
+
+@pytest.mark.parametrize(
     ("drafter", "draft", "named"),
     [
         ({"stages": []}, {}, "drafter.stages"),
@@ -37,8 +55,9 @@ def test_by_default_the_draft_model_drafts_and_the_verifier_looks_up() -> None:
         ({"stages": [{"kind": "lookup", "traffic_tokens": 9}]}, {"draft": None}, "traffic_tokens"),
         ({"stages": [{"kind": "lookup"}, {"kind": "lookup"}]}, {"draft": None}, "two of them"),
         ({"stages": [{"kind": "lookup"}]}, {}, "go together"),
-        ({}, {"draft": None}, "go together"),
-        ({"stages": [{"kind": "lookup", "placement": "verifier"}]}, {"draft": None}, "drafter.replicas"),
+        ({"stages": [{"kind": "model"}]}, {"draft": None}, "go together"),
+        ({"stages": [{"kind": "lookup", "placement": "verifier"}], "replicas": 1}, {"draft": None}, "drafter.replicas"),
+        ({"stages": 7}, {"draft": None}, "drafter.stages"),
         ({"window": {"sinks": 4}}, {}, "drafter.window.recent"),
     ],
 )
