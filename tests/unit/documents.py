@@ -28,7 +28,7 @@ SUFFIXES = (".py", ".md", ".proto", ".toml")
 """A bare name with one of these is a file of ours; other files may be the reader's own."""
 
 FOREIGN_FILES = {"deployment_state.py"}
-FOREIGN_OPTIONS = {"--from-file"}
+FOREIGN_OPTIONS = {"--from-file", "--no-deps"}
 PROTO_PACKAGE = "drafthouse.v1."
 
 _SPAN = re.compile(r"`([^`]+)`")

@@ -33,6 +33,7 @@ def pinned(file: str) -> set[str]:
     [
         ("requirements.txt", PROJECT["dependencies"]),
         ("requirements-bench.txt", [*PROJECT["dependencies"], *EXTRAS["bench"]]),
+        ("requirements-smollm2.txt", EXTRAS["smollm2"]),
         ("requirements-dev.txt", [*PROJECT["dependencies"], *EXTRAS["bench"], *EXTRAS["dev"]]),
     ],
 )
