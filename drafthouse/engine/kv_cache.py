@@ -90,7 +90,7 @@ def _runs(slots: Sequence[int]) -> list[tuple[int, int]]:
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """On a CPU, memory that the system gives page by page as slots are first written: slots that are never used cost none."""
-    if device.type != "cpu":
+    if device.type != "cpu" or 0 in shape:  # of a drafter without a model
         return torch.zeros(shape, dtype=dtype, device=device)
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return torch.frombuffer(memory, dtype=dtype).view(shape)
