@@ -30,6 +30,7 @@ class TimedRunner:
 
     def __init__(self, truth: Truth, slots: int, context: int, noise: Iterator[float] | None = None):
         self.cache = KvCache(1, 1, 1, slots, torch.float32, torch.device("cpu"))
+        self.cache.data.fill_(float("nan"))
         self.truth, self.context, self.noise = truth, context, noise
         self.steps: list[tuple[int, int]] = []
 
@@ -38,6 +39,8 @@ class TimedRunner:
         cached = sum(len(s.kv) for s in segments) - tokens
         assert all(len(s) > 0 and s.positions[-1] < self.context and s.positions[0] == len(s.kv) - len(s) for s in segments)
         assert all(len(s.outputs) == len(s) for s in segments)
+        read = [slot for s in segments for slot in s.kv.slots[: s.positions[0]]]
+        assert not self.cache.data[..., read, :].isnan().any(), "a cached entry is read that was never written"
         self.steps.append((tokens, cached))
         return RunResult(torch.empty(0), self.truth(tokens, cached) * (next(self.noise) if self.noise else 1.0))
 
