@@ -7,6 +7,7 @@ or ConfigError that names the path.
 import contextlib
 import copy
 import hashlib
+import logging
 import os
 import pathlib
 from collections.abc import Iterator
@@ -25,24 +26,29 @@ from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
+from drafthouse.engine.float32_head import widen_head
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.load_stages import LoadStages
 from drafthouse.engine.model_limits import limits_of, read_config
 from drafthouse.engine.model_runner import ModelRunner
 from drafthouse.engine.paced_runner import PacedRunner
-from drafthouse.engine.self_check import reference_of, self_check
+from drafthouse.engine.self_check import SelfCheck, Verdict
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 from drafthouse.noise import NOISE_VERSION
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A runner ready to serve, the model's context length in tokens, its fingerprint, and how many ranks hold it."""
+    """A runner ready to serve, the model's context length in tokens, its fingerprint, how many ranks hold it, and how far the
+    self-check found its logits to err."""
 
     runner: ModelRunner
     context: int
     fingerprint: str
     parallel: int = 1
+    errors: Verdict | None = None
 
 
 def load(config: ModelConfig, stages: LoadStages | None = None) -> LoadedModel:
@@ -97,11 +103,20 @@ def device_of(config: ModelConfig) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else torch.device("cpu")
 
 
+def _own_config(model: PreTrainedModel) -> None:
+    """A copy for the model and all modules in it: which attention and which experts run is written there."""
+    copies: dict[int, Any] = {}
+    copy.deepcopy(model.config, copies)
+    for module in model.modules():
+        if (copied := copies.get(id(getattr(module, "config", None)))) is not None:
+            module.config = copied
+
+
 def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str, stages: LoadStages | None = None) -> LoadedModel:
     """Checks and wraps a model in memory; its config is copied, since other models may share it."""
     stages = stages or LoadStages()
     attention.register()
-    model.config = copy.deepcopy(model.config)
+    _own_config(model)
     model.eval().requires_grad_(False)
     context = limits_of(model.config).context_tokens
     shape = kv_shape(model, config.parallel)
@@ -110,20 +125,26 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
         model.set_attn_implementation(attention.IMPLEMENTATION)
     except ValueError as error:
         raise ModelError(f"{config.path}: self-check: no custom attention in this architecture: {error}") from error
-    runner = ModelRunner(model, cache)
+    check = SelfCheck(model, context)
     try:
         with stages.stage("self-check"):
-            self_check(runner, reference_of(model), context)
+            check.learn(ModelRunner(model, cache))
+        with stages.stage("packing"):
+            if config.parallel == 1:
+                pack_linears(model)
+            widen_head(model)
+        runner = ModelRunner(model, cache, CompiledModel(model) if config.compile else None)
+        with stages.stage("check as served"):
+            errors = check.judge(runner)
     except ModelError as error:
         raise ModelError(f"{config.path}: {error}") from error
-    if config.parallel == 1:
-        with stages.stage("packing"):
-            pack_linears(model)
-    if config.compile:
-        runner = ModelRunner(model, cache, CompiledModel(model))
+    logger.info(
+        "%s: in %s logits err by at most %.2g of their spread, the stock model's by %.2g",
+        config.path, config.dtype, errors.packed.worst, errors.stock.worst,
+    )  # fmt: skip
     if config.paced is not None:
         runner = PacedRunner(model, cache, load_curve(config.paced.curve), config.paced.time_scale)
-    return LoadedModel(runner, context, model_fingerprint, config.parallel)
+    return LoadedModel(runner, context, model_fingerprint, config.parallel, errors)
 
 
 def fingerprint(path: str, config: ModelConfig) -> str:

@@ -49,5 +49,5 @@ class Oracle:
         assert divergence is not None, "asked only about texts that differ"
         astray = None
         if divergence.explained:
-            astray = first_impossible(twin, model.dtype, work.prompt, work.sampling, work.seed, found, divergence.index + 1)
+            astray = first_impossible(model, twin, work.prompt, work.sampling, work.seed, found, divergence.index + 1)
         return Judgement(divergence, astray)

@@ -7,18 +7,21 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from drafter.engine import DrafterEngine
 from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig, WindowConfig
 from drafthouse.engine.fit import memory_need
+from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.latency_cache import key_of
 from drafthouse.engine.loader import LoadedModel, load
 from drafthouse.engine.parallel.invitation import Invitation
 from drafthouse.engine.parallel.local import ChildProcesses
 from drafthouse.engine.parallel.replica import load_replica
 from drafthouse.engine.parallel.runner import ParallelRunner
+from drafthouse.engine.segment import chunk
 from drafthouse.errors import ConfigError, ModelError, RankError
 from drafthouse.sampling import SamplingParams
 from drafthouse.wire.session_messages import Commit
@@ -35,7 +38,8 @@ Split = Callable[..., LoadedModel]
 
 def saved(model: PreTrainedModel, folder: pathlib.Path, kv_tokens: int = KV_TOKENS) -> ModelConfig:
     model.save_pretrained(folder)
-    return ModelConfig(path=str(folder), dtype="float64", kv_tokens=kv_tokens, parallel=2)
+    dtype = str(model.dtype).removeprefix("torch.")
+    return ModelConfig.model_validate({"path": str(folder), "dtype": dtype, "kv_tokens": kv_tokens, "parallel": 2})
 
 
 def runner_of(model: LoadedModel) -> ParallelRunner:
@@ -71,6 +75,18 @@ def test_two_ranks_give_the_text_of_one_with_trees_on(name: str, split: Split) -
         assert got[r.request_id] == sampled(oracle, r.prompt, r.sampling, r.seed, 32), f"{name}, request {r.request_id}"
     assert both.verifier.totals.accepted > 20, "the draft must get something accepted, or no KV was moved"
     assert both.verifier.scheduler.preemptions > 0, "the KV cache was meant to be too small"
+
+
+def test_ranks_in_bfloat16_check_themselves_in_float32_and_give_unrounded_logits(split: Split) -> None:
+    """Weights are shared out over both precisions, and so is the widened head."""
+    one, two = loaded(tiny("llama", dtype=torch.bfloat16)), split(tiny("llama", dtype=torch.bfloat16))
+    logits = [m.runner.run([chunk(KvSequence(m.runner.cache), [1, 2, 3], 0, want_logits=True)]).logits for m in (one, two)]
+    assert logits[1].dtype == torch.float32
+    assert logits[1].shape == (1, 256)
+    assert bool((logits[1] != logits[1].bfloat16().float()).any())
+    spread = float(logits[0].std())
+    assert two.errors is not None
+    assert float((logits[1] - logits[0]).abs().max()) < 2 * two.errors.stock.worst * spread
 
 
 def test_a_draft_has_its_own_parallel_size(split: Split) -> None:
