@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from drafthouse.config.cache_files import write_whole
-from drafthouse.config.serving import describe
+from drafthouse.config.faults import describe
 from drafthouse.policy.calibration import Calibration, Key
 
 logger = logging.getLogger(__name__)

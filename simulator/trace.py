@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from drafthouse.config.serving import describe
+from drafthouse.config.faults import describe
 from drafthouse.errors import ConfigError
 
 DEMO = pathlib.Path(__file__).parent / "demo.jsonl.gz"

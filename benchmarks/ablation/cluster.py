@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from benchmarks.ablation.configurations import CONFIGURATIONS, Sections, laid_over
 from benchmarks.harness.paced_server import PacedPair, cluster, paired
 from benchmarks.harness.server_process import ServerProcess
-from drafthouse.config.serving import describe
+from drafthouse.config.faults import describe
+from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
 
 START_TIMEOUT_S = 480.0
@@ -37,7 +38,7 @@ class AblationServer:
         try:
             return laid_over(base, name).model_dump(mode="json")
         except ValidationError as error:
-            raise ConfigError(f"--configurations: {name}: " + "; ".join(describe(error))) from error
+            raise ConfigError(f"--configurations: {name}: " + "; ".join(describe(error, ServingConfig))) from error
 
     def url(self, pool: str) -> str:
         return f"{self._root}/{pool}"

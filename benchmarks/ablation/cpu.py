@@ -20,7 +20,8 @@ from benchmarks.harness.interleave import SAMPLINGS, Turn
 from benchmarks.harness.samples import Sample
 from drafter.engine import DrafterEngine
 from drafter.without_model import without_model
-from drafthouse.config.serving import DrafterConfig, ServingConfig, VerifierConfig, describe
+from drafthouse.config.faults import describe
+from drafthouse.config.serving import DrafterConfig, ServingConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.profiling import latency_of
 from drafthouse.errors import ConfigError
@@ -58,7 +59,7 @@ def _config(pair: Pair, name: str) -> ServingConfig:
     try:
         return laid_over({"target": {"path": pair.target}, "draft": {"path": pair.draft}}, name)
     except ValidationError as error:
-        raise ConfigError(f"--configurations: {name}: " + "; ".join(describe(error))) from error
+        raise ConfigError(f"--configurations: {name}: " + "; ".join(describe(error, ServingConfig))) from error
 
 
 def _process(

@@ -10,7 +10,8 @@ import yaml
 from benchmarks.harness.paced_server import cluster, paired
 from benchmarks.harness.server_process import ServerProcess
 from deployments.cli.ray_environment import free_port
-from drafthouse.config.serving import ServingConfig, load_config
+from drafthouse.config.config_file import load_config
+from drafthouse.config.serving import ServingConfig
 
 QUEUE = {"max_sequences": 16, "max_queue": 16}
 """Fewer places than the bench has clients, so that some wait and some are refused."""

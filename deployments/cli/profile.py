@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.cli.options import Json, check_writable, errors, machine, write_json
-from drafthouse.config.serving import ModelConfig, load_config
+from drafthouse.config.config_file import load_config
+from drafthouse.config.serving import ModelConfig
 from drafthouse.errors import ConfigError
 
 if TYPE_CHECKING:

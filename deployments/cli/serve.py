@@ -17,7 +17,8 @@ from rich.console import Console
 
 from deployments.cli import pid_file
 from deployments.cli.options import fail
-from drafthouse.config.serving import ModelConfig, ServingConfig, load_config
+from drafthouse.config.config_file import load_config
+from drafthouse.config.serving import ModelConfig, ServingConfig
 from drafthouse.errors import ConfigError, DrafthouseError
 
 

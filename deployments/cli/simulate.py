@@ -59,7 +59,7 @@ def simulate(
 ) -> None:
     """Simulate pools of any size: the policy that serves, on latency curves and recorded acceptance."""
     require_bench("simulate")
-    from drafthouse.config.serving import load_config
+    from drafthouse.config.config_file import load_config
     from drafthouse.engine.curve_files import load_curve
     from drafthouse.errors import ConfigError
     from drafthouse.speculation import Speculation

@@ -15,7 +15,7 @@ from controller.cluster_goodput import ClusterGoodput
 from controller.pool_sizes import SizeShown
 from deployments.cli.http_client import DEFAULT_URL, Url, check, server
 from deployments.cli.options import fail
-from drafthouse.config.serving import describe
+from drafthouse.config.faults import describe
 
 ANSWER_TIMEOUT_S = 10.0
 

@@ -44,14 +44,16 @@ class AutoscalingConfig(_Section):
     verifier: VerifierBounds | None = None
     drafter: PoolBounds | None = Field(None, description="min 0: no drafters, and so plain decoding, while drafts do not pay")
 
-    def check_start(self, replicas: Mapping[str, int]) -> None:
-        """`replicas`: what pools start with. Raises ValueError naming the key where that is out of bounds, or none, which Serve refuses."""
+    def faults_at_start(self, replicas: Mapping[str, int]) -> dict[str, bool]:
+        """`replicas`: what pools start with. Messages naming the key, and whether that is out of bounds, or none, which Serve refuses."""
+        faults = {}
         for pool, count in replicas.items():
             bounds: PoolBounds | None = getattr(self, pool)
-            if bounds is not None and not max(1, bounds.min) <= count <= bounds.max:
-                raise ValueError(
-                    f"{pool}.replicas: {count} at the start is not between {max(1, bounds.min)} and autoscaling.{pool}.max {bounds.max}"
-                )
+            if bounds is not None:
+                least = max(1, bounds.min)
+                message = f"{pool}.replicas: {count} at the start is not between {least} and autoscaling.{pool}.max {bounds.max}"
+                faults[message] = not least <= count <= bounds.max
+        return faults
 
     def most(self, pool: str, replicas: int) -> int:
         """Replicas that `pool` (verifier or drafter) may come to have; `replicas` where its size is fixed."""

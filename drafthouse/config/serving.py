@@ -4,15 +4,16 @@ Promises: unknown keys and values out of range are refused with the path of the 
 without a draft model. What a model's path may be stands in `drafthouse.checkpoints.model_path`.
 """
 
+import difflib
 import pathlib
+import re
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from drafthouse.config.autoscaling import AutoscalingConfig
+from drafthouse.config.faults import refuse
 from drafthouse.config.security import SecurityConfig
-from drafthouse.errors import ConfigError
 
 
 class _Section(BaseModel):
@@ -36,13 +37,15 @@ class ModelConfig(_Section):
     compile: bool = Field(False, description="torch.compile the model; takes a C++ compiler and up to minutes at start")
     kv_tokens: int = Field(16384, ge=64, description="KV slots of one replica, in tokens")
     parallel: int = Field(1, ge=1, le=64, description="devices that one replica's model is split over (docs/parallel.md)")
+    trust_remote_code: bool = Field(False, description="run the Python code that comes with a model whose config.json has auto_map")
 
     @model_validator(mode="after")
     def _paced_has_curve(self) -> "ModelConfig":
-        if (self.device == "paced") != (self.paced is not None):
-            raise ValueError("device: paced and the section paced: {curve: ...} go together")
-        if self.parallel > 1 and (self.paced is not None or self.compile):
-            raise ValueError("parallel: above 1 it goes neither with compile nor with device: paced, whose curve is a whole replica's")
+        refuse({
+            "device: paced and the section paced: {curve: ...} go together": (self.device == "paced") != (self.paced is not None),
+            "parallel: above 1 it goes neither with compile nor with device: paced, whose curve is a whole replica's":
+                self.parallel > 1 and (self.paced is not None or self.compile),
+        })  # fmt: skip
         return self
 
 
@@ -75,10 +78,10 @@ class VerifierConfig(PoolConfig):
     @model_validator(mode="after")
     def _batch_table_rises(self) -> "VerifierConfig":
         sequences = [most for most, _ in self.batch_table]
-        if sequences != sorted({*sequences}) or min(sequences, default=1) < 1:
-            raise ValueError("batch_table: numbers of sequences must rise, from 1 on")
-        if not all(0 <= length <= 256 for _, length in self.batch_table):
-            raise ValueError("batch_table: chain lengths lie between 0 and 256")
+        refuse({
+            "batch_table: numbers of sequences must rise, from 1 on": sequences != sorted({*sequences}) or min(sequences, default=1) < 1,
+            "batch_table: chain lengths lie between 0 and 256": not all(0 <= length <= 256 for _, length in self.batch_table),
+        })  # fmt: skip
         return self
 
 
@@ -90,7 +93,7 @@ class StageConfig(_Section):
     """One source of drafted nodes; several are merged into one tree. `module:Class` is an own stage: a subclass of
     `drafthouse.stages.stage.Stage`."""
 
-    kind: str = Field(pattern=rf"^({'|'.join(STAGE_KINDS)}|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$", description="or module:Class")
+    kind: str = Field(description=f"{', '.join(STAGE_KINDS)}, or module:Class")
     inner: "StageConfig | None" = Field(None, description="kind model only: the stage whose tree the draft model runs on in one pass")
     placement: Literal["drafter", "verifier"] = Field("drafter", description="verifier: in its process, for a stage without a model")
     nodes: int = Field(16, ge=1, le=256, description="most nodes it adds at once")
@@ -99,18 +102,25 @@ class StageConfig(_Section):
         0, ge=0, le=10_000_000, description="kind suffix: tokens of finished requests to remember, by cache key, half a kB each"
     )
 
+    @field_validator("kind")
+    @classmethod
+    def _kind_is_known(cls, kind: str) -> str:
+        if kind in STAGE_KINDS or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", kind):
+            return kind
+        near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(kind, STAGE_KINDS, n=1))
+        raise ValueError(f"must be {', '.join(STAGE_KINDS)}, or module:Class{near}")
+
     @model_validator(mode="after")
     def _fields_fit_the_kind(self) -> "StageConfig":
-        if self.kind != "model" and self.inner is not None:
-            raise ValueError("inner: only a stage of kind model has one")
-        if self.inner is not None and (self.inner.kind == "model" or self.inner.placement != "drafter"):
-            raise ValueError("inner: must be a stage without a model, beside the draft model")
-        if self.kind == "model" and self.placement == "verifier":
-            raise ValueError("placement: the draft model runs in the drafter")
-        if self.kind != "trigram" and self.table is not None:
-            raise ValueError("table: only a stage of kind trigram has one")
-        if self.kind != "suffix" and self.traffic_tokens:
-            raise ValueError("traffic_tokens: only a stage of kind suffix has them")
+        inner = self.inner
+        refuse({
+            "inner: only a stage of kind model has one": self.kind != "model" and inner is not None,
+            "inner: must be a stage without a model, beside the draft model":
+                inner is not None and (inner.kind == "model" or inner.placement != "drafter"),
+            "placement: the draft model runs in the drafter": self.kind == "model" and self.placement == "verifier",
+            "table: only a stage of kind trigram has one": self.kind != "trigram" and self.table is not None,
+            "traffic_tokens: only a stage of kind suffix has them": self.kind != "suffix" and self.traffic_tokens > 0,
+        })  # fmt: skip
         return self
 
 
@@ -215,45 +225,17 @@ class ServingConfig(_Section):
 
     @model_validator(mode="after")
     def _stages_fit_the_pools(self) -> "ServingConfig":
-        if self.drafter.uses_model != (self.draft is not None):
-            raise ValueError("draft and drafter.stages: a draft model and a stage of kind model go together; draft: null for neither")
-        if self.drafter.replicas and not any(stage.placement == "drafter" for stage in self.drafter.stages):
-            raise ValueError("drafter.replicas: every stage runs in the verifier, so it must be 0")
-        self.autoscaling.check_start({"verifier": self.verifier.replicas, "drafter": self.drafter.replicas})
+        drafter = self.drafter
+        refuse({
+            "draft and drafter.stages: a draft model and a stage of kind model go together; draft: null for neither":
+                drafter.uses_model != (self.draft is not None),
+            "drafter.replicas: every stage runs in the verifier, so it must be 0":
+                drafter.replicas > 0 and not any(stage.placement == "drafter" for stage in drafter.stages),
+            **self.autoscaling.faults_at_start({"verifier": self.verifier.replicas, "drafter": drafter.replicas}),
+        })  # fmt: skip
         return self
 
 
 def _placement(stage: Any) -> Any:
     """Of a stage as a user wrote it, right or wrong."""
     return stage.placement if isinstance(stage, StageConfig) else stage.get("placement") if isinstance(stage, dict) else None
-
-
-def load_config(path: pathlib.Path | None) -> ServingConfig:
-    """Reads a YAML file (None: all defaults). Raises ConfigError naming the file and each key at fault.
-
-    A Ray Serve config file is accepted too: the arguments of its one application are taken.
-    """
-    if path is None:
-        return ServingConfig()
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: the top level must be a mapping")
-    if "applications" in data:
-        applications = data["applications"]
-        if not (isinstance(applications, list) and len(applications) == 1 and isinstance(applications[0], dict)):
-            raise ConfigError(f"{path}: applications must be a list of one application")
-        data = applications[0].get("args") or {}
-    try:
-        return ServingConfig.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in describe(error))) from error
-
-
-def describe(error: ValidationError) -> list[str]:
-    """One line for each fault: the key's path and what is wrong with it."""
-    return [f"{'.'.join(str(part) for part in e['loc']) or 'config'}: {e['msg']}" for e in error.errors()]

@@ -17,7 +17,7 @@ import transformers
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from drafthouse import __version__
-from drafthouse.config.serving import describe
+from drafthouse.config.faults import describe
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.machine import cpu_name
 from drafthouse.policy.latency import FitError, MeasuredLatency

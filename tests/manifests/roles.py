@@ -17,7 +17,8 @@ from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDep
 
 from deployments.placement import ACCELERATOR_LABEL, HEAD, ROLE_LABEL, ROLES
 from drafthouse.config.autoscaling import AutoscalingConfig
-from drafthouse.config.serving import PoolConfig, ServingConfig, describe
+from drafthouse.config.faults import describe
+from drafthouse.config.serving import PoolConfig, ServingConfig
 from tests.manifests import pods
 from tests.manifests.network import FREE_PORTS, allowed, sends_outside
 from tests.manifests.rules import groups, of_kind
@@ -64,7 +65,7 @@ def embedded(service: Object) -> tuple[ServingConfig | None, list[str]]:
     try:
         config = ServingConfig.model_validate(applications[0].get("args") or {})
     except ValidationError as error:
-        return None, [f"{where}: args.{line}" for line in describe(error)]
+        return None, [f"{where}: args.{line}" for line in describe(error, ServingConfig)]
     if config.autoscaling != AutoscalingConfig() and not applications[0].get("external_scaler_enabled"):
         return config, [f"{where}: args.autoscaling needs external_scaler_enabled: true beside args, or Serve refuses its sizes"]
     return config, []

@@ -9,7 +9,7 @@ import yaml
 
 from deployments.app import STOP_S
 from drafter.server import DRAIN_S
-from drafthouse.config.serving import load_config
+from drafthouse.config.config_file import load_config
 from drafthouse.telemetry.metrics import METRICS
 from tests.manifests import embed, monitoring, promql
 from tests.manifests.kustomize import render

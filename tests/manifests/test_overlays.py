@@ -9,7 +9,8 @@ import yaml
 from ray._private import ray_constants
 
 from deployments.placement import ACCELERATOR_LABEL
-from drafthouse.config.serving import ServingConfig, load_config
+from drafthouse.config.config_file import load_config
+from drafthouse.config.serving import ServingConfig
 from tests.manifests import embed, schemas
 from tests.manifests.check import faults, main
 from tests.manifests.kustomize import RenderError, real_command, render, render_with_tool

@@ -5,7 +5,8 @@ from pydantic import ValidationError
 
 from deployments.cli.local_cluster import needed_cpus
 from deployments.preflight import check_ports
-from drafthouse.config.serving import ServingConfig, describe
+from drafthouse.config.faults import describe
+from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
 
 BOTH = {"verifier": {"min": 1, "max": 3}, "drafter": {"min": 0, "max": 5}}
