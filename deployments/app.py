@@ -4,22 +4,26 @@ Promises: nothing is deployed with models that are missing or do not fit togethe
 type of `build_app`'s one parameter when the module runs, so annotations must not be postponed here.
 """
 
+import logging
 import os
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from controller.replica import ControllerReplica
 from deployments.api.openai.errors import RETRY_AFTER_S
 from deployments.gateway.replica import Gateway
-from deployments.placement import actor_options, label_selector, pool_options
+from deployments.placement import actor_options, label_selector, pool_options, unplaceable
 from deployments.preflight import check_models, check_synthetic
 from deployments.rank_actors import RankActors
 from drafter.replica import DrafterReplica
 from drafter.server import DRAIN_S
 from drafthouse.config.serving import ModelConfig, PoolConfig, ServingConfig
 from verifier.replica import VerifierReplica
+
+logger = logging.getLogger("ray.serve")
 
 CONTROL_REQUESTS = 1024
 """Ongoing calls of a replica that only answers heartbeats and status, from pools of any size."""
@@ -50,6 +54,8 @@ def build_app(args: ServingConfig) -> serve.Application:
     """
     check_synthetic(args, os.environ)
     check_models(args)
+    for line in unplaceable(args, ray.nodes()) if ray.is_initialized() else ():
+        logger.warning("%s; replicas wait for a node that has", line)  # an autoscaler may bring one
 
     def sized(deployment: Any, replicas: int, options: dict[str, Any], drain_s: float, **more: Any) -> Any:
         return deployment.options(

@@ -5,9 +5,10 @@ without the label takes any. So one configuration serves a laptop, where no node
 cluster with a group of nodes per role. The ranks of a tensor-parallel replica go on one node together.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from drafthouse.config.serving import ModelConfig, PoolConfig
+from drafthouse.config.serving import ModelConfig, PoolConfig, ServingConfig
 
 ROLE_LABEL = "drafthouse/role"
 
@@ -50,3 +51,38 @@ def pool_options(role: str, pool: PoolConfig, model: ModelConfig | None) -> dict
         "placement_group_strategy": "STRICT_PACK",
         "placement_group_bundle_label_selector": [selector] * model.parallel,
     }
+
+
+def needed_cpus(config: ServingConfig) -> float:
+    """CPUs that all replicas reserve together, in the largest pools that there may be."""
+    gateway = config.gateway
+    pools = sum(replicas * ranks * pool.num_cpus for _, pool, replicas, ranks in _pools(config))
+    return gateway.replicas * gateway.num_cpus + pools + config.controller.num_cpus
+
+
+def needed_gpus(config: ServingConfig) -> float:
+    """Likewise."""
+    return sum(replicas * ranks * pool.num_gpus for _, pool, replicas, ranks in _pools(config))
+
+
+def unplaceable(config: ServingConfig, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Pools of which one replica fits on no node, with what the nodes have. `nodes` are as `ray.nodes()` gives them."""
+    alive = [node for node in nodes if node["Alive"] and node.get("Labels", {}).get(ROLE_LABEL) != HEAD]
+    return [line for role, pool, replicas, ranks in _pools(config) if replicas for line in _lacking(role, pool, ranks, alive)]
+
+
+def _lacking(role: str, pool: PoolConfig, ranks: int, nodes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    mine = [node for node in nodes if node.get("Labels", {}).get(ROLE_LABEL) in (None, role)]
+    if pool.accelerator is not None:
+        mine = [node for node in mine if node.get("Labels", {}).get(ACCELERATOR_LABEL) == pool.accelerator]
+    where = f"no node of accelerator {pool.accelerator}" if pool.accelerator is not None else "no node"
+    for key, name, amount in (("num_cpus", "CPU", pool.num_cpus), ("num_gpus", "GPU", pool.num_gpus)):
+        if all(node["Resources"].get(name, 0.0) < ranks * amount for node in mine):
+            has = ", ".join(f"{node['NodeManagerHostname']}: {node['Resources'].get(name, 0.0):g}" for node in mine) or "there is none"
+            yield f"{role}.{key}: a replica needs {ranks * amount:g} {name}s on one node, and {where} for {role}s has as many ({has})"
+
+
+def _pools(config: ServingConfig) -> Iterator[tuple[str, PoolConfig, int, int]]:
+    """Pools with models: role, section, the replicas that each may come to have, and the ranks of a replica."""
+    for role, pool, model in (("verifier", config.verifier, config.target), ("drafter", config.drafter, config.draft)):
+        yield role, pool, config.autoscaling.most(role, pool.replicas), model.parallel if model is not None else 1

@@ -1,47 +1,116 @@
-"""Cross-checks before anything is deployed: model folders, vocabularies, stages, ports.
+"""Checks before anything is deployed: of model folders, vocabularies, stages.
 
-Promises: each check passes silently or raises a typed error whose message names the config key,
-the file or the port at fault. Nothing here starts a process, or loads weights but those of a GGUF file that is not converted yet.
+Promises: checks that do not depend on each other are told together, a line for each fault, which names the config key or
+the file. What needs neither torch nor transformers comes first. Nothing here starts a process, or loads weights but those of a
+GGUF file that is not converted yet.
 """
 
-import socket
+import pathlib
 from collections.abc import Mapping
 
+from drafthouse.checkpoints.model_folder import check_model
 from drafthouse.checkpoints.model_path import model_path
-from drafthouse.config.serving import ModelConfig, PoolConfig, ServerConfig, ServingConfig
+from drafthouse.config.serving import ModelConfig, PoolConfig, ServingConfig
 from drafthouse.engine.model_limits import ModelLimits, read_limits
-from drafthouse.errors import ConfigError, DrafthouseError, ModelError
-from drafthouse.stages.build import check_stages
+from drafthouse.errors import ConfigError, Faults, ModelError
 
 ALLOW_SYNTHETIC = "DRAFTHOUSE_ALLOW_SYNTHETIC_ACCEPTANCE"
 """The explicit flag without which nothing starts that draws acceptance instead of comparing it: a config alone never does."""
 
 
 def check_models(config: ServingConfig) -> None:
-    """The models are there and share one vocabulary, and the stages can be built. Raises ConfigError or ModelError."""
-    limits = {}
-    for role, model in (("target", config.target), ("draft", config.draft)):
-        if model is None:
-            continue
-        try:
-            limits[role] = read_limits(model.path)
-        except DrafthouseError as error:
-            raise type(error)(f"{role}.path: {error}") from error
-        if model.parallel > 1:
-            check_parallel(role, model, limits[role], config.verifier if role == "target" else config.drafter)
-    check_stages(config.drafter.stages, config.draft, limits["target"].vocab_size)
-    if config.draft is None or model_path(config.target.path) == model_path(config.draft.path):
+    """All that can be known of models and stages before they are loaded. Raises ConfigError or ModelError."""
+    check_folders(config)
+    check_contents(config)
+
+
+def check_contents(config: ServingConfig) -> None:
+    """Models in folders that passed `check_folders` can be served and share one vocabulary, and the stages can be built.
+
+    Raises ConfigError or ModelError. Imports torch and transformers.
+    """
+    faults, limits = Faults(), {}
+    for role, model, pool in _models(config):
+        with faults.gather(f"{role}.path: "):
+            limits[role] = read_limits(model.path, model.trust_remote_code)
+        if role in limits:
+            with faults.gather():
+                check_parallel(role, model, limits[role], pool)
+    faults.end()
+    from deployments.gateway.model_metadata import load_metadata
+    from deployments.gateway.text_codec import load_codec
+    from drafthouse.stages.build import check_stages
+
+    with faults.gather("target.path: "):
+        load_metadata(config.target, load_codec(config.target).stop_token, config.gateway.sampling_defaults)
+    with faults.gather():
+        check_stages(config.drafter.stages, config.draft, limits["target"].vocab_size)
+    with faults.gather():
+        check_vocabularies(config)
+    faults.end()
+
+
+def check_folders(config: ServingConfig) -> None:
+    """What the models' files tell without being loaded, and that a model on a GPU is given one. Raises ConfigError or ModelError."""
+    faults = Faults()
+    for role, model, pool in _models(config):
+        with faults.gather(f"{role}.path: "):
+            check_model(model, tokenizer=role == "target" or not _one_folder(config))
+        if model.device == "cuda" and not pool.num_gpus:
+            with faults.gather():
+                raise ConfigError(
+                    f"{_pool_of(role)}.num_gpus: 0; {role}.device is cuda, so it must be above 0, or Ray gives replicas no GPU"
+                )
+    faults.end()
+    _check_tokenizer_files(config)
+
+
+def _check_tokenizer_files(config: ServingConfig) -> None:
+    """No token id that both tokenizer.json files have stands for two tokens; what one lacks, its other files may add. Raises ModelError."""
+    if config.draft is None or _one_folder(config):
         return
-    target, draft = _vocabulary("target", config.target), _vocabulary("draft", config.draft)
-    if difference := first_difference(target, draft):
+    files = [pathlib.Path(model_path(model.path)) / "tokenizer.json" for model in (config.target, config.draft)]
+    if not all(file.is_file() for file in files):
+        return
+    from tokenizers import Tokenizer
+
+    by_id = [{i: token for token, i in Tokenizer.from_file(str(file)).get_vocab().items()} for file in files]
+    shared = by_id[0].keys() & by_id[1].keys()
+    _refuse_difference(config, *({tokens[i]: i for i in shared} for tokens in by_id))
+
+
+def check_vocabularies(config: ServingConfig) -> None:
+    """Target and draft read every token id alike. Raises ConfigError or ModelError."""
+    if config.draft is not None and not _one_folder(config):
+        _refuse_difference(config, _vocabulary("target", config.target), _vocabulary("draft", config.draft))
+
+
+def _refuse_difference(config: ServingConfig, target: Mapping[str, int], draft: Mapping[str, int]) -> None:
+    if (difference := first_difference(target, draft)) and config.draft is not None:
         raise ModelError(
             f"draft.path and target.path have different vocabularies, so no draft token could be trusted: {difference} "
             f"(target: {config.target.path}, draft: {config.draft.path})"
         )
 
 
+def _models(config: ServingConfig) -> list[tuple[str, ModelConfig, PoolConfig]]:
+    """The models that replicas load, with their sections' names and their pools."""
+    draft = [("draft", config.draft, config.drafter)] if config.draft is not None else []
+    return [("target", config.target, config.verifier), *draft]
+
+
+def _pool_of(role: str) -> str:
+    return "verifier" if role == "target" else "drafter"
+
+
+def _one_folder(config: ServingConfig) -> bool:
+    return config.draft is not None and config.target.path == config.draft.path
+
+
 def check_parallel(role: str, model: ModelConfig, limits: ModelLimits, pool: PoolConfig) -> None:
     """The ranks share the heads evenly, and on GPUs each has a whole one. Raises ConfigError."""
+    if model.parallel == 1:
+        return
     from drafthouse.engine.fit import check_heads
 
     try:
@@ -49,17 +118,18 @@ def check_parallel(role: str, model: ModelConfig, limits: ModelLimits, pool: Poo
     except ConfigError as error:
         raise ConfigError(f"{role}.{error}") from error
     if model.device == "cuda" and pool.num_gpus != 1:
-        key = "verifier" if role == "target" else "drafter"
-        raise ConfigError(f"{key}.num_gpus: {pool.num_gpus:g}; with {role}.parallel {model.parallel} it is each rank's and must be 1")
+        raise ConfigError(
+            f"{_pool_of(role)}.num_gpus: {pool.num_gpus:g}; with {role}.parallel {model.parallel} it is each rank's and must be 1"
+        )
 
 
 def _vocabulary(role: str, model: ModelConfig) -> Mapping[str, int]:
-    from transformers import AutoTokenizer
+    from deployments.gateway.text_codec import load_tokenizer
 
     try:
-        vocabulary: Mapping[str, int] = AutoTokenizer.from_pretrained(model_path(model.path)).get_vocab()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{role}.path: {model.path}: no tokenizer could be read: {str(error).splitlines()[0]}") from error
+        vocabulary: Mapping[str, int] = load_tokenizer(model).get_vocab()
+    except ModelError as error:
+        raise ModelError(f"{role}.path: {error}") from error
     return vocabulary
 
 
@@ -77,41 +147,6 @@ def first_difference(target: Mapping[str, int], draft: Mapping[str, int]) -> str
 
 def _shown(token: str | None) -> str:
     return "missing" if token is None else repr(token)
-
-
-def check_ports(config: ServingConfig) -> None:
-    """All ports of a server on this machine are free and distinct. Raises ConfigError naming the key and the port."""
-    server = config.server
-    ports = {"server.http_port": server.http_port, "server.grpc_port": server.grpc_port, "server.dashboard_port": server.dashboard_port}
-    for key, pool in (("verifier", config.verifier), ("drafter", config.drafter)):
-        if pool.port:
-            _check_pool_port(key, pool, config.autoscaling.most(key, pool.replicas))
-            ports[f"{key}.port"] = pool.port
-    taken: dict[int, str] = {}
-    for key, port in ports.items():
-        if port in taken:
-            raise ConfigError(f"{key}: {taken[port]} has port {port} too")
-        taken[port] = key
-        _check_free(key, port, server)
-
-
-def _check_pool_port(key: str, pool: PoolConfig, replicas: int) -> None:
-    if replicas > 1:
-        raise ConfigError(f"{key}.port: {replicas} replicas on one machine cannot share port {pool.port}; 0 gives each a free one")
-
-
-def _check_free(key: str, port: int, server: ServerConfig) -> None:
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do: without it, connections that a former server closed would count as in use.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((server.host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"{key}: port {port} on {server.host} cannot be used: {error.strerror}. "
-                "`drafthouse stop` ends a server started here; or choose another port in the config"
-            ) from error
 
 
 def check_synthetic(config: ServingConfig, environment: Mapping[str, str]) -> None:

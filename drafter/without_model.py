@@ -21,7 +21,7 @@ class WithoutModel:
 def without_model(target: ModelConfig, stages: Sequence[StageConfig]) -> WithoutModel:
     """Raises ConfigError or ModelError when the target's configuration cannot be read."""
     try:
-        limits = read_limits(target.path)
+        limits = read_limits(target.path, target.trust_remote_code)
     except DrafthouseError as error:
         raise type(error)(f"target.path: {error}") from error
     kinds = " ".join(stage.kind for stage in stages)

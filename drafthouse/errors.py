@@ -1,5 +1,8 @@
 """Typed errors of the system's edges. Each message names the field, file or peer at fault."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class DrafthouseError(Exception):
     """Base of all errors that a user or a peer can cause."""
@@ -11,6 +14,29 @@ class ConfigError(DrafthouseError):
 
 class ModelError(DrafthouseError):
     """A model cannot be loaded, failed the self-check, or does not match its pair."""
+
+
+class Faults:
+    """Gathers the errors of checks that do not depend on each other, so that a person is told of all at once."""
+
+    def __init__(self) -> None:
+        self.errors: list[ConfigError | ModelError] = []
+
+    @contextmanager
+    def gather(self, prefix: str = "") -> Iterator[None]:
+        """Keeps a ConfigError or ModelError that is raised inside; each of its lines gets `prefix`."""
+        try:
+            yield
+        except (ConfigError, ModelError) as error:
+            lines = [prefix + line for line in str(error).splitlines()]
+            self.errors.append(type(error)("\n".join(lines)))
+
+    def end(self) -> None:
+        """Raises the one error that was gathered, or a ConfigError with a line for each of several."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise ConfigError("\n".join(str(error) for error in self.errors))
 
 
 class RequestError(DrafthouseError):

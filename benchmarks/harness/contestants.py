@@ -104,7 +104,7 @@ def load_stock(path: str, dtype: str) -> PreTrainedModel:
     """Transformers' own model, without the generation settings of its folder: no end-of-text token, no filters."""
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            model_path(path), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+            model_path(path), dtype=getattr(torch, dtype), attn_implementation="sdpa", trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"{path}: cannot load the model: {error}") from error

@@ -46,7 +46,7 @@ def _text(path: pathlib.Path, index: int, item: Any) -> str:
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--target {folder}: no tokenizer could be read: {error}") from error
     return tokenizer

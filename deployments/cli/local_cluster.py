@@ -13,16 +13,18 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import psutil
 
 from deployments.cli import ray_environment
-from drafthouse.config.serving import PoolConfig, ServingConfig
+from deployments.cli.machine_checks import check_gpus
+from deployments.placement import needed_cpus
+from drafthouse.config.serving import ServingConfig
 from drafthouse.engine.load_stages import LOG_MARK
-from drafthouse.errors import ConfigError, DrafthouseError
+from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 
 APPLICATION = "drafthouse"
 SERVICER = "protos.inference_pb2_grpc.add_InferenceServicer_to_server"
@@ -56,29 +58,10 @@ def load_lines(logs: pathlib.Path) -> list[str]:
     return said
 
 
-def needed_cpus(config: ServingConfig) -> float:
-    """CPUs that all replicas reserve together, in the largest pools that there may be."""
-    gateway = config.gateway
-    pools = sum(ranks * pool.num_cpus for pool, ranks in _pools(config))
-    return gateway.replicas * gateway.num_cpus + pools + config.controller.num_cpus
-
-
-def check_gpus(config: ServingConfig, resources: Mapping[str, float]) -> None:
-    """Raises ConfigError where the cluster's resources have fewer GPUs than all replicas need."""
-    needed = sum(ranks * pool.num_gpus for pool, ranks in _pools(config))
-    present = resources.get("GPU", 0.0)
-    if needed > present:
-        raise ConfigError(
-            f"verifier.num_gpus, drafter.num_gpus: all replicas need {needed:g} GPUs together "
-            f"(replicas x parallel x num_gpus), this machine has {present:g}"
-        )
-
-
-def _pools(config: ServingConfig) -> tuple[tuple[PoolConfig, int], ...]:
-    """Pools with models, and the ranks of all replicas that each may come to have."""
-    verifiers, drafters = (config.autoscaling.most(role, getattr(config, role).replicas) for role in ("verifier", "drafter"))
-    drafts = config.draft.parallel if config.draft is not None else 1
-    return (config.verifier, verifiers * config.target.parallel), (config.drafter, drafters * drafts)
+def is_final(cause: str) -> bool:
+    """Whether what kept a replica from starting will do so again: Serve tries several times, for the sake of ports and busy machines."""
+    kind = cause.partition(": ")[0].rpartition(".")[2]
+    return kind in (ConfigError.__name__, ModelError.__name__)
 
 
 class LocalCluster:
@@ -106,7 +89,7 @@ class LocalCluster:
         context = self._init_ray()
         self.dashboard_url = f"http://{self.address}:{server.dashboard_port}"
         self._session = pathlib.Path(context.address_info["session_dir"])
-        check_gpus(self.config, ray.cluster_resources())
+        check_gpus(self.config, ray.cluster_resources().get("GPU", 0.0))
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             serve.start(
@@ -159,9 +142,10 @@ class LocalCluster:
             if application is not None:
                 if application.status == "RUNNING":
                     break
-                if application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-                    failed = [f"{name}: {root_cause(d.message)}" for name, d in application.deployments.items() if "Error" in d.message]
-                    raise DeployError("\n".join(failed) or root_cause(application.message))
+                failed = {name: root_cause(d.message) for name, d in application.deployments.items() if "Error" in d.message}
+                if application.status in ("DEPLOY_FAILED", "UNHEALTHY") or any(map(is_final, failed.values())):
+                    told = [f"{name}: {cause}" for name, cause in failed.items()]
+                    raise DeployError("\n".join(told) or root_cause(application.message))
                 counts = (f"{name} {d.replica_states.get('RUNNING', 0)}" for name, d in application.deployments.items())
                 progress("; ".join(["replicas running: " + ", ".join(counts), *self.load_lines()]))
             time.sleep(POLL_S)

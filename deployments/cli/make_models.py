@@ -54,12 +54,14 @@ def build_trigram(
     """Build the table of the trigram stage from text that the draft samples."""
     from rich.progress import Progress
 
-    from drafthouse.checkpoints.model_path import model_path
-    from drafthouse.stages.trigram_building import build
+    from drafthouse.checkpoints.model_folder import check_model
+    from drafthouse.config.serving import ModelConfig
 
     with errors():
-        model_path(draft)  # a GGUF file is converted here, under a progress bar of its own
-    with errors(), Progress() as bar:
-        task = bar.add_task("sampling", total=tokens)
-        sampled, size = build(draft, output, tokens, lambda done: bar.update(task, completed=done))
+        check_model(ModelConfig(path=draft))  # a GGUF file is converted here, under a progress bar of its own
+        from drafthouse.stages.trigram_building import build  # with torch and transformers, for which an error need not wait
+
+        with Progress() as bar:
+            task = bar.add_task("sampling", total=tokens)
+            sampled, size = build(draft, output, tokens, lambda done: bar.update(task, completed=done))
     typer.echo(f"{output}: {size:,} bytes from {sampled:,} tokens of {draft}")

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.cli.options import Json, check_writable, errors, machine, write_json
+from drafthouse.checkpoints.model_folder import check_model
 from drafthouse.config.config_file import load_config
 from drafthouse.config.serving import ModelConfig
-from drafthouse.errors import ConfigError
+from drafthouse.errors import ConfigError, Faults
 
 if TYPE_CHECKING:
     from drafthouse.engine.latency_cache import LatencyCache, Profile, ProfileKey
@@ -45,6 +46,12 @@ def profile(
         elif role is Role.draft:
             raise ConfigError("draft: it is null, so there is no draft model to profile")
         wanted = [r for r in models if role in (r, Role.both)]
+        faults = Faults()
+        for r in wanted:
+            if models[r][0].paced is None:
+                with faults.gather(f"{r.value}.path: "):
+                    check_model(models[r][0])
+        faults.end()
         report = {"machine": machine(), "models": {r.value: _one(r, *models[r], fresh, console, notes) for r in wanted}}
         write_json(json_file, report)
 

@@ -39,21 +39,16 @@ def serve(
     Without --config and --model it serves the demo pair that comes with the package. For a Ray cluster that already runs, use Ray's own
     `serve deploy deployments/serve_config.yaml`.
     """
-    from deployments.preflight import ALLOW_SYNTHETIC, check_models, check_ports, check_synthetic
-    from drafthouse.security.api_keys import load_api_keys
-    from drafthouse.wire.transport import load_transport
+    from deployments.cli.machine_checks import check_machine
+    from deployments.preflight import ALLOW_SYNTHETIC, check_contents
 
     console = Console(stderr=True)
     try:
         serving = load_config(config) if model is None else config_of(model, config)
         if allow_synthetic_acceptance:
             os.environ[ALLOW_SYNTHETIC] = "1"
-        check_synthetic(serving, os.environ)
-        check_ports(serving)
-        # Gateways and replicas read these themselves; here a fault shows before Ray starts.
-        load_api_keys(serving.security.api_keys)
-        load_transport(serving.security.data_plane)
-        check_models(serving)
+        check_machine(serving, os.environ)
+        check_contents(serving)
         pid_file.write(serving.server.http_port)
     except DrafthouseError as error:
         fail(str(error))

@@ -38,10 +38,10 @@ def load_metadata(
 
     Raises ConfigError or ModelError naming the model.
     """
-    limits = read_limits(model.path)
+    limits = read_limits(model.path, model.trust_remote_code)
     generation = _read_generation_config(model.path)
     advised = None if generation is None else generation.eos_token_id
-    stops = all_stops([advised, *_configured_stops(model.path), tokenizer_stop], limits.vocab_size)
+    stops = all_stops([advised, *_configured_stops(model), tokenizer_stop], limits.vocab_size)
     try:
         defaults = advised_sampling(generation) if sampling_defaults == "generation_config" else SamplingParams()
     except ModelError as error:
@@ -59,11 +59,11 @@ def _read_generation_config(path: str) -> GenerationConfig | None:
         raise ModelError(f"{path}: {GENERATION_CONFIG}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def _configured_stops(path: str) -> list[Any]:
+def _configured_stops(model: ModelConfig) -> list[Any]:
     """What config.json itself has, for the model or for its text part: where it has none, transformers would put the family's id,
     which may be a common token of this model's."""
-    config = read_config(path)
-    written, _ = PretrainedConfig.get_config_dict(model_path(path))
+    config = read_config(model.path, model.trust_remote_code)
+    written, _ = PretrainedConfig.get_config_dict(model_path(model.path))
     text = config.get_text_config()
     parts = [written, *(part for name, part in written.items() if isinstance(part, dict) and getattr(config, name, None) is text)]
     return [part.get("eos_token_id") for part in parts]

@@ -62,8 +62,18 @@ def make_codec(tokenizer: PreTrainedTokenizerBase) -> TextCodec:
 
 def load_codec(model: ModelConfig) -> TextCodec:
     """Raises ConfigError or ModelError naming the model."""
+    tokenizer = load_tokenizer(model)
+    try:
+        return make_codec(tokenizer)
+    except ModelError as error:
+        raise ModelError(f"{model.path}: {error}") from error
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """Raises ConfigError or ModelError naming the model."""
     path = model_path(model.path)
     try:
-        return make_codec(AutoTokenizer.from_pretrained(path))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{model.path}: no usable tokenizer: {error}") from error
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+    except Exception as error:  # fault boundary: transformers and tokenizers raise many kinds, bare ones too
+        raise ModelError(f"{model.path}: no usable tokenizer: {' '.join(str(error).split()) or type(error).__name__}") from error
+    return tokenizer

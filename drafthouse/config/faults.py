@@ -46,9 +46,8 @@ def _said(fault: Any, file: Section | None) -> str:
             return message.removeprefix("Value error, ")
         case "literal_error":
             message = f"must be one of {fault['ctx']['expected']}, not {fault['input']!r}"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            section = _section_at(file, place)
-            message = "must be a section of keys" + (f": {', '.join(section.model_fields)}" if section is not None else "")
+        case "model_type" | "model_attributes_type" | "dict_type" if (section := _section_at(file, place)) is not None:
+            message = f"must be a section of keys: {', '.join(section.model_fields)}"
         case "tuple_type" | "list_type":
             message = "must be a list"
         case "missing":

@@ -74,7 +74,7 @@ def check_memory(config: ModelConfig, model_config: PretrainedConfig, device: to
 
 def memory_need(config: ModelConfig, model_config: PretrainedConfig) -> MemoryNeed:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config)
+        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
     plan = model.tp_plan if config.parallel > 1 else {}
     size = getattr(torch, config.dtype).itemsize
     linears: dict[str, int] = {}

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
 from drafthouse.checkpoints.gguf_record import dequantised
+from drafthouse.checkpoints.model_folder import check_model
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.attention import stock_models as attention
@@ -60,8 +61,9 @@ def load(config: ModelConfig, stages: LoadStages | None = None) -> LoadedModel:
 
 
 def check_fit(config: ModelConfig) -> None:
-    """The device is there, the heads divide, weights and KV cache go into memory. Raises ConfigError or ModelError."""
-    device, model_config = device_of(config), read_config(config.path)
+    """The files are whole, the device is there, the heads divide, weights and KV cache go into memory. Raises ConfigError or ModelError."""
+    check_model(config)
+    device, model_config = device_of(config), read_config(config.path, config.trust_remote_code)
     with _named(config.path):
         check_heads(limits_of(model_config), config.parallel)
         check_memory(config, model_config, device)
@@ -81,7 +83,12 @@ def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedM
     if dtype == torch.float64:
         options["experts_implementation"] = "eager"  # torch's grouped matrix product has no float64
     with stages.stage("weights"), _named(config.path):
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention.IMPLEMENTATION, **options).to(device)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, attn_implementation=attention.IMPLEMENTATION, trust_remote_code=config.trust_remote_code,
+            output_loading_info=True, ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
+        check_weights(loading)
+        model = model.to(device)
     return prepare(model, config, fingerprint(path, config), stages)
 
 
@@ -90,10 +97,22 @@ def _named(path: str) -> Iterator[None]:
     """Errors inside become ours, with the model's path."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{path}: cannot load the model: {error}") from error
     except DrafthouseError as error:
         raise type(error)(f"{path}: {error}") from error
+    except Exception as error:  # fault boundary: transformers, safetensors and torch raise many kinds
+        raise ModelError(f"{path}: cannot load the model: {error}") from error
+
+
+def check_weights(loading: Mapping[str, Any]) -> None:
+    """`loading`: transformers' account. Raises ModelError where weights do not match config.json: what lacks would be drawn at random."""
+    faults = [f"{name} is missing" for name in sorted(loading["missing_keys"])]
+    faults += [
+        f"{name} has shape {list(found)}, and config.json asks for {list(asked)}"
+        for name, found, asked in sorted(loading["mismatched_keys"])
+    ]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise ModelError(f"the weights are not those of config.json: {faults[0]}{more}; both must be of one model")
 
 
 def device_of(config: ModelConfig) -> torch.device:

@@ -36,20 +36,28 @@ class ModelLimits:
     hidden_size: int
 
 
-def read_config(path: str) -> "PretrainedConfig":
-    """The configuration behind a config path. Raises ConfigError for a folder that is missing, ModelError for what cannot be read."""
+def read_config(path: str, trust_remote_code: bool = False) -> "PretrainedConfig":
+    """The configuration behind a config path. Raises ConfigError for a folder that is missing, ModelError for what cannot be read.
+
+    Refuses what is no decoder-only language model, and without `trust_remote_code` a model that brings code of its own.
+    """
     from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     folder = model_path(path)
     try:
-        return AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # fault boundary: transformers checks fields with errors of many kinds
         raise ModelError(f"{path}: config.json: {' '.join(str(error).split()) or type(error).__name__}") from error
+    own_code = trust_remote_code and "AutoModelForCausalLM" in getattr(config, "auto_map", {})
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not own_code:
+        raise ModelError(f"{path}: config.json: model_type {config.model_type} is no decoder-only language model; only those are served")
+    return config
 
 
-def read_limits(path: str) -> ModelLimits:
+def read_limits(path: str, trust_remote_code: bool = False) -> ModelLimits:
     """The limits of the model behind a config path. Raises as `read_config`, and ModelError where a field is missing or wrong."""
-    config = read_config(path)
+    config = read_config(path, trust_remote_code)
     try:
         return limits_of(config)
     except ModelError as error:

@@ -36,7 +36,7 @@ def build(draft: str, output: pathlib.Path, tokens: int, progress: Callable[[int
     """
     folder = model_path(draft)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"--draft {draft}: cannot load the model: {error}") from error
     torch.manual_seed(0)

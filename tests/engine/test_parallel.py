@@ -25,6 +25,7 @@ from drafthouse.engine.segment import chunk
 from drafthouse.errors import ConfigError, ModelError, RankError
 from drafthouse.sampling import SamplingParams
 from drafthouse.wire.session_messages import Commit
+from tests.engine.model_folders import without_tensor
 from tests.engine.oracle import sampled
 from tests.engine.pairs import FAST, GREEDY, loaded, noisy_copy, pair, prompts, request
 from tests.engine.test_drafter_engine import WIDE, opening, run, tree_of, words
@@ -152,8 +153,15 @@ def test_a_rank_that_cannot_start_is_an_error_not_a_wait(tmp_path: pathlib.Path)
 
 
 def test_what_a_rank_cannot_load_is_told_by_rank_0(tmp_path: pathlib.Path) -> None:
-    """The weights vanish after rank 0 has looked at the configuration."""
+    """A tensor that config.json asks for shows only when weights are read."""
+    config = saved(tiny("llama"), tmp_path)
+    without_tensor(tmp_path, "model.norm.weight")
+    with pytest.raises(ModelError, match=r"the weights are not those of config\.json: model\.norm\.weight is missing"):
+        load_replica(config)
+
+
+def test_a_folder_without_weights_is_refused_before_ranks_start(tmp_path: pathlib.Path) -> None:
     config = saved(tiny("llama"), tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="cannot load the model: .*model.safetensors"):
-        load_replica(config)
+    with pytest.raises(ConfigError, match="no weights here"):
+        load_replica(config, Stillborn())

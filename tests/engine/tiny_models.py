@@ -14,6 +14,7 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -22,7 +23,9 @@ from transformers import (
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -52,6 +55,9 @@ def _gemma_layers(layers: int) -> list[str]:
 
 _CONFIGS: dict[str, Callable[[int], PretrainedConfig]] = {
     "llama": lambda n: LlamaConfig(num_hidden_layers=n, **_COMMON, **_HEADS, head_dim=16),
+    "smollm3": lambda n: SmolLM3Config(num_hidden_layers=n, **_COMMON, **_HEADS, no_rope_layer_interval=2),
+    "granite": lambda n: GraniteConfig(num_hidden_layers=n, **_COMMON, **_HEADS, logits_scaling=2.0, residual_multiplier=0.7),
+    "qwen2": lambda n: Qwen2Config(num_hidden_layers=n, **_COMMON, **_HEADS),
     "qwen3": lambda n: Qwen3Config(num_hidden_layers=n, **_COMMON, **_HEADS, head_dim=16),
     "mistral": lambda n: MistralConfig(num_hidden_layers=n, **_COMMON, **_HEADS, head_dim=16, sliding_window=WINDOW),
     "gemma2": lambda n: Gemma2Config(

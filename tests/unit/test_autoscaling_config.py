@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from deployments.cli.local_cluster import needed_cpus
-from deployments.preflight import check_ports
+from deployments.cli.machine_checks import check_ports
+from deployments.placement import needed_cpus
 from drafthouse.config.faults import describe
 from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError

@@ -14,10 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli import main, pid_file
-from deployments.cli.local_cluster import needed_cpus, root_cause
+from deployments.cli.local_cluster import is_final, root_cause
 from deployments.cli.main import build_cli
 from deployments.cli.ray_environment import free_port
 from deployments.cli.serve import config_of
+from deployments.placement import needed_cpus
 from drafthouse import __version__
 from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
@@ -126,6 +127,38 @@ def test_serving_a_model_by_its_path() -> None:
     assert config_of(".", None).model == pathlib.Path.cwd().name
 
 
+def test_serve_tells_all_faults_of_the_machine_and_the_folders_together(tmp_path: pathlib.Path) -> None:
+    port = free_port()
+    sections = {
+        "target": {"path": "/nowhere/model"},
+        "draft": {"path": str(tmp_path)},
+        "server": {"http_port": port, "grpc_port": port, "dashboard_port": free_port()},
+        "security": {"api_keys": {"file": "/nowhere/keys"}},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(sections), encoding="utf-8")
+    result = CliRunner().invoke(build_cli(), ["serve", "--config", str(path)])
+    assert result.exit_code == 1
+    lines = result.stderr.removeprefix("error: ").splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["server.grpc_port", "security.api_keys.file", "target.path", "draft.path"]
+
+
+@pytest.mark.parametrize("command", ["serve", "profile"])
+def test_a_broken_folder_is_refused_before_anything_heavy_is_imported(tmp_path: pathlib.Path, command: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps({"target": {"path": str(tmp_path)}, "server": {"http_port": free_port()}}), encoding="utf-8")
+    code = (
+        "import sys; from deployments.cli.main import build_cli\n"
+        f"try: build_cli()([{command!r}, '--config', {str(path)!r}], standalone_mode=False)\n"
+        "except BaseException: pass\n"
+        "print([name for name in ('torch', 'transformers', 'ray') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "target.path" in done.stderr
+    assert "no config.json here" in done.stderr
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("command", [["generate", "x"], ["chat"], ["status"]])
 def test_without_a_server_the_url_is_named(command: list[str]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
@@ -194,6 +227,19 @@ def test_root_cause_is_the_last_exception_of_a_traceback() -> None:
     message = frames + "a.b.ModelError: bad rope\nin layer 3\n"
     assert root_cause(message) == "a.b.ModelError: bad rope\nin layer 3"
     assert root_cause(" no exception ") == "no exception"
+
+
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        ("drafthouse.errors.ModelError: /models/x: bad rope", True),
+        ("drafthouse.errors.ConfigError: x", True),
+        ("OSError: the port is taken", False),
+        ("no error at all", False),
+    ],
+)
+def test_a_fault_of_the_model_is_not_tried_again(error: str, final: bool) -> None:
+    assert is_final(root_cause(f"Traceback:\n  File\n{error}\n")) == final
 
 
 def test_needed_cpus_counts_every_replica() -> None:

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import pytest
+from safetensors.torch import save_file
 from transformers import LlamaConfig
 
 from drafthouse.config.serving import ModelConfig
@@ -46,6 +47,7 @@ def test_memory_of_a_rank() -> None:
 
 def test_too_little_memory_is_refused_with_the_arithmetic(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(SMALL.to_dict()))
+    save_file({}, tmp_path / "model.safetensors")
     with pytest.raises(ConfigError) as refused:
         check_fit(ModelConfig(path=str(tmp_path), dtype="float64", kv_tokens=10**12, parallel=2))
     text = str(refused.value)

@@ -7,7 +7,7 @@ import pytest
 from ray._private.label_utils import validate_label_selector
 
 from deployments.app import build_app
-from deployments.placement import HEAD, ROLE_LABEL, ROLES, label_selector
+from deployments.placement import ACCELERATOR_LABEL, HEAD, ROLE_LABEL, ROLES, label_selector, unplaceable
 from deployments.rank_actors import RankActors
 from drafthouse.checkpoints.model_path import DEMO_MODELS
 from drafthouse.config.serving import ServingConfig
@@ -65,3 +65,33 @@ def test_each_rank_has_a_bundle_on_one_node_of_its_role_and_accelerator() -> Non
     ranks = next(argument for argument in found["VerifierReplica"].init_args if isinstance(argument, RankActors))
     assert (ranks.actor["num_cpus"], ranks.actor["num_gpus"]) == (3, 1)
     assert found["DrafterReplica"]._replica_config.placement_group_bundles is None, "a drafter has its own parallel size"
+
+
+def _node(name: str, cpus: float, gpus: float = 0, alive: bool = True, **labels: str) -> dict[str, object]:
+    resources = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    return {"NodeManagerHostname": name, "Alive": alive, "Resources": resources, "Labels": labels}
+
+
+def test_a_pool_whose_replica_fits_on_no_node_is_named_with_what_the_nodes_have() -> None:
+    sections = {
+        "target": {"path": "demo:target", "device": "cuda", "parallel": 4},
+        "verifier": {"num_cpus": 1, "num_gpus": 1, "accelerator": "H100"},
+        "drafter": {"num_cpus": 3},
+    }
+    config = ServingConfig.model_validate(sections)
+    h100, head = {ACCELERATOR_LABEL: "H100"}, {ROLE_LABEL: HEAD}
+    large = _node("d", 8, 4, **h100)
+    assert unplaceable(config, [large]) == []
+    nodes = [_node("a", 64, 8, **head), _node("b", 4, 2, **h100), _node("c", 2, 8), large | {"Alive": False}]
+    assert unplaceable(config, nodes) == [
+        "verifier.num_gpus: a replica needs 4 GPUs on one node, and no node of accelerator H100 for verifiers has as many (b: 2)",
+    ]
+    assert unplaceable(config, [_node("c", 2, 8, **{ROLE_LABEL: "drafter"}), large | {"Labels": h100 | {ROLE_LABEL: "verifier"}}]) == [
+        "drafter.num_cpus: a replica needs 3 CPUs on one node, and no node for drafters has as many (c: 2)",
+    ]
+    assert "there is none" in unplaceable(config, [_node("c", 2, 8)])[0]
+
+
+def test_a_pool_without_replicas_needs_no_node() -> None:
+    config = ServingConfig.model_validate({"drafter": {"replicas": 0, "num_cpus": 99}})
+    assert unplaceable(config, [_node("a", 1)]) == []
