@@ -27,6 +27,9 @@ FOLDERS = (*PACKAGES, "docs", "k8s")
 SUFFIXES = (".py", ".md", ".proto", ".toml")
 """A bare name with one of these is a file of ours; other files may be the reader's own."""
 
+MODEL_SUFFIXES = (".safetensors", ".safetensors.index.json", ".gguf")
+"""Files of models are the reader's own."""
+
 FOREIGN_FILES = {"deployment_state.py"}
 FOREIGN_OPTIONS = {"--from-file", "--no-deps"}
 PROTO_PACKAGE = "drafthouse.v1."
@@ -66,7 +69,7 @@ class Line:
         value = span.partition(":")[0]  # `key: value` in YAML
         if span.startswith(PROTO_PACKAGE):
             return
-        if not span.endswith(SUFFIXES) and (_KEY.fullmatch(value) or _MODULE.fullmatch(value)):
+        if not span.endswith(SUFFIXES + MODEL_SUFFIXES) and (_KEY.fullmatch(value) or _MODULE.fullmatch(value)):
             if not (is_key(value) or is_name(value)):
                 yield f"{value}: no module or configuration key"
         elif span.startswith("--"):
