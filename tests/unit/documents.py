@@ -69,7 +69,7 @@ class Line:
         value = span.partition(":")[0]  # `key: value` in YAML
         if span.startswith(PROTO_PACKAGE):
             return
-        if not span.endswith(SUFFIXES + MODEL_SUFFIXES) and (_KEY.fullmatch(value) or _MODULE.fullmatch(value)):
+        if not value.endswith(SUFFIXES + MODEL_SUFFIXES) and (_KEY.fullmatch(value) or _MODULE.fullmatch(value)):
             if not (is_key(value) or is_name(value)):
                 yield f"{value}: no module or configuration key"
         elif span.startswith("--"):
