@@ -35,6 +35,13 @@ RUN --mount=type=bind,target=/mnt/source,rw \
         > /etc/drafthouse/serve_config.yaml \
     && grep -q '^        host: 0\.0\.0\.0$' /etc/drafthouse/serve_config.yaml
 
+# The native decoder for every level of x86-64 that a node may have; the compiler goes again.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+    && python -m drafthouse.engine.native.library \
+    && apt-get purge -y g++ && apt-get autoremove -y \
+    && rm -rf /var/lib/apt/lists/*
+
 USER 1000:1000
 WORKDIR /home/drafthouse
 ENV PYTHONUNBUFFERED=1 \

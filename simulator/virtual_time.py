@@ -61,7 +61,7 @@ class VirtualRunner(ModelRunner):
     """Computes what `runner` does, and has `spend` take the time of it."""
 
     def __init__(self, runner: ModelRunner, latency: LatencyModel, spend: Callable[[float], None]):
-        super().__init__(runner.model, runner.cache, runner.compiled)
+        super().__init__(runner.forward, runner.cache)
         self.latency, self.spend = latency, spend
 
     def run(self, segments: list[Segment]) -> RunResult:

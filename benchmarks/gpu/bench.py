@@ -142,7 +142,7 @@ def _read_bytes(plain: Drafthouse, groups: Sequence[Sequence[Sequence[int]]], to
     runner = plain.process.verifier.runner
     data = runner.cache.data
     entry = data.element_size() * data.shape[0] * data.shape[1] * data.shape[2] * data.shape[4]
-    weights = sum(p.numel() * p.element_size() for p in runner.model.parameters())
+    weights = runner.forward.weight_bytes
     entries = sum(tokens * len(prompt) + tokens * (tokens - 1) / 2 for group in groups for prompt in group)
     return weights * tokens * len(groups) + entry * entries
 
@@ -150,8 +150,8 @@ def _read_bytes(plain: Drafthouse, groups: Sequence[Sequence[Sequence[int]]], to
 def _parameters(speculating: Drafthouse) -> dict[str, int]:
     (drafter,) = speculating.process.drafters.values()
     assert drafter.draft is not None
-    models = {"target": speculating.process.verifier.runner.model, "draft": drafter.draft.runner.model}
-    return {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+    runners = {"target": speculating.process.verifier.runner, "draft": drafter.draft.runner}
+    return {name: runner.forward.parameters for name, runner in runners.items()}
 
 
 def copy_bandwidth(device: str, size: int) -> float:

@@ -43,7 +43,7 @@ class ProfileKey(_Strict):
     device: str
     threads: int
     parallel: int
-    compiled: bool
+    forward: str
     largest: int
     drafthouse: str = __version__
     torch: str = str(torch.__version__)
@@ -83,7 +83,7 @@ def key_of(model: LoadedModel, largest: int) -> ProfileKey:
         model=model.fingerprint, dtype=str(data.dtype).removeprefix("torch."),
         device=torch.cuda.get_device_name(data.device) if cuda else cpu_name(),
         threads=0 if cuda else torch.get_num_threads(), parallel=model.parallel,
-        compiled=model.runner.compiled is not None, largest=largest,
+        forward=model.runner.forward.name, largest=largest,
     )  # fmt: skip
 
 

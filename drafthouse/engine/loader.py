@@ -28,11 +28,17 @@ from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.float32_head import widen_head
+from drafthouse.engine.forward import Forward, StockForward
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.load_stages import LoadStages
 from drafthouse.engine.model_limits import limits_of, read_config
 from drafthouse.engine.model_runner import ModelRunner
+from drafthouse.engine.native.decoder import NativeDecoder
+from drafthouse.engine.native.description import NotDense, describe
+from drafthouse.engine.native.forward import NativeForward
+from drafthouse.engine.native.library import NoLibrary
 from drafthouse.engine.paced_runner import PacedRunner
+from drafthouse.engine.row_check import check_rows
 from drafthouse.engine.self_check import SelfCheck, Verdict
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 from drafthouse.noise import NOISE_VERSION
@@ -147,14 +153,14 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
     check = SelfCheck(model, context)
     try:
         with stages.stage("self-check"):
-            check.learn(ModelRunner(model, cache))
+            check.learn(ModelRunner(StockForward(model), cache))
         with stages.stage("packing"):
-            if config.parallel == 1:
-                pack_linears(model)
-            widen_head(model)
-        runner = ModelRunner(model, cache, CompiledModel(model) if config.compile else None)
+            forward = _forward(model, config, cache, context)
+        runner = ModelRunner(forward, cache)
         with stages.stage("check as served"):
             errors = check.judge(runner)
+            if forward.row_invariant:
+                check_rows(runner, context)
     except ModelError as error:
         raise ModelError(f"{config.path}: {error}") from error
     logger.info(
@@ -162,8 +168,26 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
         config.path, config.dtype, errors.packed.worst, errors.stock.worst,
     )  # fmt: skip
     if config.paced is not None:
-        runner = PacedRunner(model, cache, load_curve(config.paced.curve), config.paced.time_scale)
+        runner = PacedRunner(forward, cache, load_curve(config.paced.curve), config.paced.time_scale)
     return LoadedModel(runner, context, model_fingerprint, config.parallel, errors)
+
+
+def _forward(model: PreTrainedModel, config: ModelConfig, cache: KvCache, context: int) -> Forward:
+    """The native decoder where it runs this model here, transformers' modules elsewhere; the log says which and why."""
+    if config.compile or config.parallel > 1 or model.device.type != "cpu":
+        reason = "it is compiled" if config.compile else f"device {model.device.type}, {config.parallel} ranks"
+    else:
+        try:
+            decoder = NativeDecoder(describe(model, context), cache, model.dtype, config.threads)
+            logger.info("%s: runs on the native decoder; each row's bits are its own", config.path)
+            return NativeForward(decoder)
+        except (NotDense, NoLibrary) as error:
+            reason = str(error)
+    logger.info("%s: runs through transformers' modules: %s", config.path, reason)
+    if config.parallel == 1:
+        pack_linears(model)
+    widen_head(model)
+    return StockForward(model, CompiledModel(model) if config.compile else None)
 
 
 def fingerprint(path: str, config: ModelConfig) -> str:

@@ -9,14 +9,9 @@ import time
 from dataclasses import dataclass
 
 import torch
-from transformers import PreTrainedModel
 
-from drafthouse.engine.attention.backend import AttentionBackend
-from drafthouse.engine.attention.layout import layout_of
-from drafthouse.engine.attention.reference import ReferenceAttention
-from drafthouse.engine.compiled import CompiledModel
+from drafthouse.engine.forward import Forward
 from drafthouse.engine.kv_cache import KvCache, KvSequence
-from drafthouse.engine.model_limits import limits_of
 from drafthouse.engine.segment import Segment, chunk
 
 
@@ -38,12 +33,11 @@ class KvShape:
 
 
 class ModelRunner:
-    def __init__(self, model: PreTrainedModel, cache: KvCache, compiled: CompiledModel | None = None):
-        self.model, self.compiled = model, compiled
-        self.cache = cache
-        self.attention: AttentionBackend = ReferenceAttention()
-        self.vocab_size = limits_of(model.config).vocab_size
-        self.attention_calls = 0
+    """Times what `forward` computes; the cache is where its keys and values go."""
+
+    def __init__(self, forward: Forward, cache: KvCache):
+        self.forward, self.cache = forward, cache
+        self.vocab_size = forward.vocab_size
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -51,30 +45,15 @@ class ModelRunner:
         return ()
 
     def close(self) -> None:
-        """Lets the other processes go."""
+        """Lets the other processes and threads go."""
+        self.forward.close()
 
     @torch.inference_mode()
     def run(self, segments: list[Segment]) -> RunResult:
         started = time.perf_counter()
-        device = self.cache.data.device
-        step = self.attention.begin(self.cache, layout_of(segments))
-        tokens = torch.tensor([[t for s in segments for t in s.tokens]], device=device)
-        positions = torch.tensor([[p for s in segments for p in s.positions]], device=device)
-        wanted, first = [], 0
-        for segment in segments:
-            wanted += [first + i for i in segment.outputs]
-            first += len(segment)
-        keep = torch.tensor(wanted, dtype=torch.int64, device=device)
-        if self.compiled is not None and self.compiled.fits(tokens.shape[1]):
-            logits = self.compiled.run(tokens, positions, keep, step)
-        else:
-            logits = self.model(
-                input_ids=tokens, position_ids=positions, use_cache=False, past_key_values=None,
-                logits_to_keep=keep, drafthouse_step=step,
-            ).logits[0]  # fmt: skip
-        self.attention_calls = step.calls
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        logits = self.forward.logits(segments, self.cache)
+        if self.cache.data.device.type == "cuda":
+            torch.cuda.synchronize(self.cache.data.device)
         return RunResult(logits, time.perf_counter() - started)
 
 

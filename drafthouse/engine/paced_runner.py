@@ -6,8 +6,7 @@ time counts as an overrun, and a run with more than 1 % of them is void.
 
 import time
 
-from transformers import PreTrainedModel
-
+from drafthouse.engine.forward import Forward
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.model_runner import ModelRunner, RunResult
 from drafthouse.engine.segment import Segment
@@ -18,8 +17,8 @@ _TIMER_SLACK_S = 0.0002
 
 
 class PacedRunner(ModelRunner):
-    def __init__(self, model: PreTrainedModel, cache: KvCache, curve: Curve, time_scale: float):
-        super().__init__(model, cache)
+    def __init__(self, forward: Forward, cache: KvCache, curve: Curve, time_scale: float):
+        super().__init__(forward, cache)
         self.latency = ScaledCurve(curve, time_scale)
         self.steps = 0
         self.overruns = 0

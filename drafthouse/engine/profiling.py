@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from drafthouse.engine.compiled import TOKEN_COUNTS
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.latency_cache import LatencyCache, Profile, key_of
 from drafthouse.engine.loader import LoadedModel
@@ -60,9 +59,9 @@ def latency_of(model: LoadedModel, largest: int) -> LatencyModel:
     if profile is None:
         profile = measure(model, largest, AT_START)
         cache.write(key, profile)
-    elif model.runner.compiled is not None:  # measuring would have compiled: no serving step is to wait for it
+    else:  # measuring would have run these: no serving step is to wait for their compilation
         stopwatch = Stopwatch(model.runner, model.context)
-        for tokens in TOKEN_COUNTS:
+        for tokens in model.runner.forward.compiled_counts:
             if tokens <= min(largest, model.runner.cache.allocator.free_count):
                 stopwatch.seconds(Point(tokens))
     return profile.latency()

@@ -9,7 +9,7 @@ token's own position.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drafthouse.engine.kv_cache import KvSequence, SlotList
+from drafthouse.engine.kv_cache import KvSequence, SlotTable
 from drafthouse.token_tree import TokenTree
 
 
@@ -18,7 +18,7 @@ class Segment:
     """`outputs` are indices into `tokens` whose logits are wanted. `lines` hold entry indices, one list for each new token;
     without lines each token's prefix is all that it sees."""
 
-    kv: KvSequence | SlotList
+    kv: KvSequence | SlotTable
     tokens: Sequence[int]
     positions: Sequence[int]
     outputs: Sequence[int]

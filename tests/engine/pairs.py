@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from drafter.engine import DrafterEngine
 from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig
+from drafthouse.engine.forward import StockForward
 from drafthouse.engine.loader import LoadedModel, prepare
 from drafthouse.policy.latency import Curve
 from drafthouse.sampling import SamplingParams
@@ -25,6 +26,12 @@ FAST = Curve("fast", "a test: draft passes cost next to nothing, so that waiting
 def loaded(model: PreTrainedModel, kv_tokens: int = 4096) -> LoadedModel:
     dtype = str(model.dtype).removeprefix("torch.")
     return prepare(model, ModelConfig(path="in memory", dtype=dtype, kv_tokens=kv_tokens), "test")
+
+
+def stock_model(served: LoadedModel) -> PreTrainedModel:
+    """The modules of a model that runs through transformers."""
+    assert isinstance(served.runner.forward, StockForward), served.runner.forward.name
+    return served.runner.forward.model
 
 
 def noisy_copy(name: str, seed: int, noise: float) -> PreTrainedModel:

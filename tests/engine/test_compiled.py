@@ -25,7 +25,7 @@ def test_compiled_steps_give_the_same_text(monkeypatch: pytest.MonkeyPatch) -> N
     oracle = tiny("llama", layers=1)
     for i, prompt in enumerate(texts):
         assert got[str(i)] == greedy(oracle, prompt, 16), f"prompt {i}"
-    assert target.runner.compiled is not None
+    assert target.runner.forward.name == "transformers, compiled"
     assert both.verifier.totals.verified > 10, "trees were meant to be on"
 
 

@@ -7,7 +7,7 @@ from drafthouse.engine import float32_head
 from drafthouse.engine.float32_head import Float32Head, float32_product
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.segment import chunk
-from tests.engine.pairs import loaded
+from tests.engine.pairs import loaded, stock_model
 from tests.engine.tiny_models import ATTENTION_MODELS, tiny
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -42,13 +42,13 @@ def test_served_logits_are_float32_and_not_rounded(name: str, dtype: torch.dtype
 
 
 def test_a_tied_embedding_stays_one_tensor() -> None:
-    model = tiny("llama", dtype=torch.bfloat16)
+    model = tiny("mixtral", dtype=torch.bfloat16)
     model.config.tie_word_embeddings = True
     model.lm_head.weight = model.model.embed_tokens.weight
-    served = loaded(model)
-    head = served.runner.model.get_output_embeddings()
+    served = stock_model(loaded(model))
+    head = served.get_output_embeddings()
     assert isinstance(head, Float32Head)
-    assert head.weight is served.runner.model.get_input_embeddings().weight
+    assert head.weight is served.get_input_embeddings().weight
     assert head.weight.dtype == torch.bfloat16
 
 
@@ -62,4 +62,4 @@ def test_a_bias_is_added() -> None:
 
 
 def test_float32_models_keep_their_layer() -> None:
-    assert not isinstance(loaded(tiny("llama", dtype=torch.float32)).runner.model.get_output_embeddings(), Float32Head)
+    assert not isinstance(stock_model(loaded(tiny("mixtral", dtype=torch.float32))).get_output_embeddings(), Float32Head)

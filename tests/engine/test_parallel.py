@@ -27,7 +27,7 @@ from drafthouse.sampling import SamplingParams
 from drafthouse.wire.session_messages import Commit
 from tests.engine.model_folders import without_tensor
 from tests.engine.oracle import sampled
-from tests.engine.pairs import FAST, GREEDY, loaded, noisy_copy, pair, prompts, request
+from tests.engine.pairs import FAST, GREEDY, loaded, noisy_copy, pair, prompts, request, stock_model
 from tests.engine.test_drafter_engine import WIDE, opening, run, tree_of, words
 from tests.engine.tiny_models import tiny
 
@@ -91,8 +91,8 @@ def test_ranks_in_bfloat16_check_themselves_in_float32_and_give_unrounded_logits
 
 
 def test_a_draft_has_its_own_parallel_size(split: Split) -> None:
-    """Each commit takes the tree's last path, so that KV of survivors moves, and the window cuts KV away in front."""
-    models = (loaded(tiny("llama"), KV_TOKENS), split(tiny("llama")))
+    """Each commit takes the tree's last path, so that slot tables change, and the window cuts KV away in front."""
+    models = (loaded(tiny("mixtral"), KV_TOKENS), split(tiny("mixtral")))  # by the same modules, so that only the ranks differ
     config = DrafterConfig(window=WindowConfig(sinks=4, recent=24), prefill_tokens=16)
     whole, shared = (DrafterEngine(model, FAST, config, WIDE, clock=lambda: 0.0) for model in models)
     for engine in (whole, shared):
@@ -111,9 +111,9 @@ def test_a_draft_has_its_own_parallel_size(split: Split) -> None:
 def test_a_rank_holds_what_was_counted_before_and_says_so_in_its_profile(split: Split, tmp_path: pathlib.Path) -> None:
     two = split(tiny("mixtral"))
     runner = runner_of(two)
-    local = [p.to_local() if isinstance(p, DTensor) else p for p in runner.model.parameters()]
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in stock_model(two).parameters()]
     config = ModelConfig(path=str(tmp_path), dtype="float64", kv_tokens=KV_TOKENS, parallel=2)
-    need = memory_need(config, runner.model.config)
+    need = memory_need(config, stock_model(two).config)
     assert need.weights == 8 * sum(p.numel() for p in local)
     assert need.kv == 8 * runner.cache.data.numel()
     one = load(config.model_copy(update={"parallel": 1}))

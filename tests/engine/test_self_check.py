@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 
 from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.fit import kv_shape
+from drafthouse.engine.forward import StockForward
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.model_runner import ModelRunner, RunResult
 from drafthouse.engine.segment import Segment
@@ -34,7 +35,7 @@ class Distorting(ModelRunner):
     """Changes logits as a kernel with a fault would."""
 
     def __init__(self, model: PreTrainedModel, cache: KvCache, distort: Callable[[torch.Tensor], torch.Tensor]):
-        super().__init__(model, cache)
+        super().__init__(StockForward(model), cache)
         self.distort = distort
 
     def run(self, segments: list[Segment]) -> RunResult:
@@ -177,14 +178,18 @@ def test_a_model_that_shares_its_configuration_is_left_alone() -> None:
 def test_what_is_checked_is_what_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linears are packed and the head is widened before the verdict."""
     seen: list[set[str]] = []
+    forwards: list[str] = []
     judge = SelfCheck.judge
 
     def watched(self: SelfCheck, runner: ModelRunner) -> Verdict:
-        seen.append({type(module).__name__ for module in runner.model.modules()})
+        forwards.append(runner.forward.name)
+        seen.append({type(module).__name__ for module in self.model.modules()})
         return judge(self, runner)
 
     monkeypatch.setattr(SelfCheck, "judge", watched)
-    loaded(tiny("llama", dtype=torch.float32))
+    loaded(tiny("mixtral", dtype=torch.float32))
+    loaded(tiny("mixtral", dtype=torch.bfloat16))
     loaded(tiny("llama", dtype=torch.bfloat16))
     assert "PackedLinear" in seen[0]
     assert "Float32Head" in seen[1]
+    assert forwards == ["transformers", "transformers", "native"]

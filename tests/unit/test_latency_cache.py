@@ -12,7 +12,7 @@ import pytest
 from drafthouse.engine.latency_cache import LatencyCache, Profile, ProfileKey
 from drafthouse.policy.latency import FitError
 
-KEY = ProfileKey(model="abc", dtype="float32", device="a CPU", threads=1, parallel=1, compiled=False, largest=64)
+KEY = ProfileKey(model="abc", dtype="float32", device="a CPU", threads=1, parallel=1, forward="native", largest=64)
 PROFILE = Profile(knots=((1, 0.01), (2, 0.011), (16, 0.009)), per_kv_token=1e-7, fit_error=FitError(0.02, 0.05))
 
 
@@ -34,7 +34,7 @@ def test_what_was_written_is_read(cache: LatencyCache, tmp_path: pathlib.Path, c
 @pytest.mark.parametrize(
     "other",
     [
-        {"model": "abd"}, {"dtype": "bfloat16"}, {"device": "another CPU"}, {"threads": 2}, {"parallel": 2}, {"compiled": True},
+        {"model": "abd"}, {"dtype": "bfloat16"}, {"device": "another CPU"}, {"threads": 2}, {"parallel": 2}, {"forward": "transformers"},
         {"largest": 128}, {"torch": "1.0"}, {"transformers": "1.0"}, {"drafthouse": "0"}, {"format": 0},
     ],
 )  # fmt: skip

@@ -21,7 +21,6 @@ class SequenceRows:
     first: int
     end: int
     slots: Sequence[int]
-    contiguous: bool  # slots follow one another
     prefix: Sequence[int]
     lines: Sequence[Sequence[int]] | None
     positions: Sequence[int]
@@ -52,7 +51,5 @@ def layout_of(segments: Sequence[Segment]) -> StepLayout:
     for s in segments:
         first = len(write_slots)
         write_slots += s.kv.slots[len(s.kv) - len(s) :]
-        sequences.append(
-            SequenceRows(first, first + len(s), s.kv.slots, s.kv.contiguous, s.prefix, s.lines, s.positions, s.sinks, s.skipped)
-        )
+        sequences.append(SequenceRows(first, first + len(s), s.kv.slots, s.prefix, s.lines, s.positions, s.sinks, s.skipped))
     return StepLayout(write_slots, sequences)

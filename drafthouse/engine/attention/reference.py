@@ -23,10 +23,10 @@ class ReferenceAttention:
 
 @dataclass(slots=True)
 class _Part:
-    """One sequence's queries over `keys` (a slice or slot indices)."""
+    """One sequence's queries over the slots of its keys."""
 
     rows: SequenceRows
-    keys: slice | torch.Tensor
+    keys: torch.Tensor
     visible: torch.Tensor | None  # bool [queries, entries]; None: all
     biases: dict[tuple[int | None, int], torch.Tensor | None] = field(default_factory=dict)
 
@@ -36,9 +36,7 @@ class ReferenceStep:
         self.cache = cache
         self.calls = 0
         device = cache.data.device
-        slots = layout.write_slots
-        contiguous = slots[-1] - slots[0] == len(slots) - 1 and all(b - a == 1 for a, b in zip(slots, slots[1:], strict=False))
-        self._write = slice(slots[0], slots[-1] + 1) if contiguous else torch.tensor(slots, device=device)
+        self._write = torch.tensor(layout.write_slots, device=device)
         self._tokens = layout.tokens
         self._parts = [_part(rows, device) for rows in layout.sequences]
 
@@ -58,7 +56,7 @@ class ReferenceStep:
         for part in self._parts:
             count = part.rows.end - part.rows.first
             q = query[:, part.rows.first : part.rows.end].reshape(kv_heads, groups * count, dim)
-            pair = stored[:, :, part.keys] if isinstance(part.keys, slice) else stored.index_select(2, part.keys)
+            pair = stored.index_select(2, part.keys)
             bias = _bias(part, window, groups, q.dtype, q.device)
             outputs.append(_attention(q, pair[0], pair[1], bias, scaling, softcap).view(heads, count, dim))
         if tokens > self._tokens:
@@ -68,16 +66,12 @@ class ReferenceStep:
 
     def _store(self, layer: int, which: int, rows: torch.Tensor) -> None:
         """Writes rows `[kv_heads, tokens, head_dim]` of keys (0) or values (1)."""
-        target = self.cache.data[layer, which]
-        if isinstance(self._write, slice):
-            target[:, self._write] = rows
-        else:
-            target.index_copy_(1, self._write, rows)
+        self.cache.data[layer, which].index_copy_(1, self._write, rows)
 
 
 def _part(rows: SequenceRows, device: torch.device) -> _Part:
     slots = rows.slots
-    keys = slice(slots[0], slots[0] + len(slots)) if rows.contiguous else torch.tensor(slots, device=device)
+    keys = torch.tensor(slots, device=device)
     if rows.lines is None and min(rows.prefix) == len(slots):
         return _Part(rows, keys, None)
     visible = torch.arange(len(slots))[None, :] < torch.tensor(rows.prefix)[:, None]

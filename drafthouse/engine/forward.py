@@ -1,0 +1,76 @@
+"""The seam between a runner and a model: segments in, logits out.
+
+Promises: a forward writes the KV of all new tokens and returns the logits asked for, rows in the order of segments and outputs.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from drafthouse.engine.attention.backend import AttentionBackend
+from drafthouse.engine.attention.layout import layout_of
+from drafthouse.engine.attention.reference import ReferenceAttention
+from drafthouse.engine.compiled import TOKEN_COUNTS, CompiledModel
+from drafthouse.engine.kv_cache import KvCache
+from drafthouse.engine.model_limits import limits_of
+from drafthouse.engine.segment import Segment
+
+
+class Forward(Protocol):
+    """`row_invariant`: a row's bits depend on that row and what it sees alone. `attention_calls`: layers of the last run that had
+    our attention; a model that never calls it cannot be served. `compiled_counts`: numbers of tokens whose first step compiles."""
+
+    name: str
+    row_invariant: bool
+    vocab_size: int
+    parameters: int
+    weight_bytes: int
+    attention_calls: int
+    compiled_counts: Sequence[int]
+
+    def logits(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
+        """`[sum of outputs, vocab]`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class StockForward:
+    """transformers' own modules with our attention, eager or compiled."""
+
+    row_invariant = False
+
+    def __init__(self, model: PreTrainedModel, compiled: CompiledModel | None = None):
+        self.model, self.compiled = model, compiled
+        self.name = "transformers, compiled" if compiled is not None else "transformers"
+        self.vocab_size = limits_of(model.config).vocab_size
+        self.parameters = sum(weight.numel() for weight in model.parameters())
+        self.weight_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+        self.compiled_counts: Sequence[int] = TOKEN_COUNTS if compiled is not None else ()
+        self.attention: AttentionBackend = ReferenceAttention()
+        self.attention_calls = 0
+
+    def logits(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
+        device = cache.data.device
+        step = self.attention.begin(cache, layout_of(segments))
+        tokens = torch.tensor([[t for s in segments for t in s.tokens]], device=device)
+        positions = torch.tensor([[p for s in segments for p in s.positions]], device=device)
+        wanted, first = [], 0
+        for segment in segments:
+            wanted += [first + i for i in segment.outputs]
+            first += len(segment)
+        keep = torch.tensor(wanted, dtype=torch.int64, device=device)
+        if self.compiled is not None and self.compiled.fits(tokens.shape[1]):
+            logits = self.compiled.run(tokens, positions, keep, step)
+        else:
+            logits = self.model(
+                input_ids=tokens, position_ids=positions, use_cache=False, past_key_values=None,
+                logits_to_keep=keep, drafthouse_step=step,
+            ).logits[0]  # fmt: skip
+        self.attention_calls = step.calls
+        return logits
+
+    def close(self) -> None:
+        """Holds nothing beyond the model."""

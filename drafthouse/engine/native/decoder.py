@@ -1,0 +1,168 @@
+"""A dense decoder on the CPU: packed weights, and one call into the compiled library for each step.
+
+Promises: logits are float32 (float64 for float64 weights) and a row's bits depend on that row and what it sees alone. Weights are
+held once, packed; a tied head is the embedding, too.
+"""
+
+import ctypes
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from drafthouse.engine.kv_cache import KvCache
+from drafthouse.engine.native.description import DecoderDescription, LinearWeights
+from drafthouse.engine.native.library import load_library
+from drafthouse.engine.native.packing import gate_up_bias, pack, pack_gate_up, padded_bias
+from drafthouse.engine.segment import Segment
+
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = [("panels", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("inner", ctypes.c_int32), ("outer", ctypes.c_int32)]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, _Linear) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, ctypes.c_void_p) for name in ("attn_in", "attn_out", "mlp_in", "mlp_out", "q_norm", "k_norm", "cos", "sin")),
+        ("window", ctypes.c_int64),
+    ]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        *(
+            (name, ctypes.c_int32)
+            for name in (
+                "layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "rotary",
+                "kind", "activation", "tied", "norm_over_all_heads",
+            )
+        ),
+        *(
+            (name, ctypes.c_double)
+            for name in ("eps", "scaling", "attention_softcap", "final_softcap", "embedding_scale", "residual_scale", "logit_scale")
+        ),
+        ("layer", ctypes.POINTER(_Layer)),
+        ("embedding", ctypes.c_void_p),
+        ("head", _Linear),
+        ("final_norm", ctypes.c_void_p),
+        ("cache", ctypes.c_void_p),
+        ("slots", ctypes.c_int64),
+    ]  # fmt: skip
+
+
+_ROWS = ("token", "position", "write_slot", "table", "prefix", "sinks", "skipped", "line_start", "line", "output")
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        ("tokens", ctypes.c_int32),
+        ("outputs", ctypes.c_int32),
+        *((n, ctypes.c_void_p) for n in _ROWS),
+        ("logits", ctypes.c_void_p),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class StepArrays:
+    """A step as `decoder.cpp` reads it: int32 arrays, and the address of each row's slot table, which `segments` keep alive."""
+
+    arrays: dict[str, "array[int]"]
+    segments: Sequence[Segment]
+    tokens: int
+    outputs: int
+
+
+def step_arrays(segments: Sequence[Segment]) -> StepArrays:
+    """`line_start[row]` is where the row's line begins in `line`."""
+    arrays = {name: array("q" if name == "table" else "i") for name in _ROWS}
+    token, position, write, table, prefix, sinks, skipped, line_start, line, output = arrays.values()
+    line_start.append(0)
+    for s in segments:
+        count, first = len(s), len(token)
+        slots = s.kv.slots
+        output.extend(first + i for i in s.outputs)
+        token.extend(s.tokens)
+        position.extend(s.positions)
+        prefix.extend(s.prefix)
+        write.extend(slots[-count:])
+        table.extend([slots.buffer_info()[0]] * count)
+        sinks.extend([s.sinks] * count)
+        skipped.extend([s.skipped] * count)
+        if s.lines is None:
+            line_start.extend([len(line)] * count)
+            continue
+        for entries in s.lines:
+            line.extend(entries)
+            line_start.append(len(line))
+    return StepArrays(arrays, segments, len(token), len(output))
+
+
+class NativeDecoder:
+    """Owns the packed weights; `cache` is where keys and values go."""
+
+    def __init__(self, description: DecoderDescription, cache: KvCache, dtype: torch.dtype, threads: int):
+        self._library = load_library()
+        self._compute = torch.float64 if dtype == torch.float64 else torch.float32
+        self._held: list[torch.Tensor] = []  # what the library points to
+        self._dtype, self.vocab_size, self.layers = dtype, description.vocab, len(description.layers)
+        d = description
+        layers = (_Layer * len(d.layers))()
+        rotary = {kind: (self._number(cos), self._number(sin)) for kind, (cos, sin) in d.rotary.items()}
+        for target, layer in zip(layers, d.layers, strict=True):
+            target.qkv, target.out, target.down = self._linear(layer.qkv), self._linear(layer.out), self._linear(layer.down)
+            target.gate_up = self._gate_up(layer.gate_up)
+            for name in ("attn_in", "attn_out", "mlp_in", "mlp_out", "q_norm", "k_norm"):
+                setattr(target, name, self._number(getattr(layer, name)))
+            target.cos, target.sin = rotary[layer.rotary]
+            target.window = layer.window
+        head = self._linear(LinearWeights([d.head.detach()], None))
+        model = _Model(
+            layers=len(d.layers), hidden=d.hidden, heads=d.heads, kv_heads=d.kv_heads, head_dim=d.head_dim,
+            intermediate=d.intermediate, vocab=d.vocab, rotary=2 * next(iter(d.rotary.values()))[0].shape[1],
+            kind=KINDS[dtype], activation=ACTIVATIONS[d.activation], tied=d.tied, norm_over_all_heads=d.norm_over_all_heads,
+            eps=d.eps, scaling=d.scaling, attention_softcap=d.attention_softcap, final_softcap=d.final_softcap,
+            embedding_scale=d.embedding_scale, residual_scale=d.residual_scale, logit_scale=d.logit_scale,
+            layer=layers, embedding=None if d.tied else self._hold(d.embedding.detach().to(dtype)), head=head,
+            final_norm=self._number(d.final_norm), cache=cache.data.data_ptr(), slots=cache.data.shape[3],
+        )  # fmt: skip
+        self.parameters = description.parameters
+        self.weight_bytes = sum(tensor.nbytes for tensor in self._held)
+        self.cache, self._pointed_to = cache, (model, layers)
+        self._handle = ctypes.c_void_p(self._library.drafthouse_decoder_new(ctypes.byref(model), threads))
+
+    def run(self, step: StepArrays) -> torch.Tensor:
+        """Logits `[outputs, vocab]`; writes keys and values of all tokens."""
+        logits = torch.empty(step.outputs, self.vocab_size, dtype=self._compute)
+        pointers = {name: each.buffer_info()[0] for name, each in step.arrays.items()}
+        packed = _Step(tokens=step.tokens, outputs=step.outputs, logits=logits.data_ptr(), **pointers)
+        self._library.drafthouse_decoder_run(self._handle, ctypes.byref(packed))
+        return logits
+
+    def close(self) -> None:
+        """Ends the library's threads."""
+        if self._handle:
+            self._library.drafthouse_decoder_free(self._handle)
+            self._handle = ctypes.c_void_p()
+
+    def _hold(self, tensor: torch.Tensor) -> int:
+        tensor = tensor.contiguous()
+        self._held.append(tensor)
+        return tensor.data_ptr()
+
+    def _number(self, tensor: torch.Tensor | None) -> int | None:
+        return None if tensor is None else self._hold(tensor.detach().to(self._compute))
+
+    def _linear(self, weights: LinearWeights) -> _Linear:
+        outer = sum(part.shape[0] for part in weights.parts)
+        bias = None if weights.bias is None else self._number(padded_bias(weights.bias))
+        return _Linear(self._hold(pack([part.to(self._dtype) for part in weights.parts])), bias, weights.parts[0].shape[1], outer)
+
+    def _gate_up(self, weights: LinearWeights) -> _Linear:
+        outer = sum(part.shape[0] for part in weights.parts)
+        bias = None if weights.bias is None else self._number(gate_up_bias(weights.bias))
+        return _Linear(self._hold(pack_gate_up([p.to(self._dtype) for p in weights.parts])), bias, weights.parts[0].shape[1], outer)

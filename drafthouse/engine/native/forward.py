@@ -1,0 +1,31 @@
+"""The native decoder as a runner's forward."""
+
+from collections.abc import Sequence
+
+import torch
+
+from drafthouse.engine.kv_cache import KvCache
+from drafthouse.engine.native.decoder import NativeDecoder, step_arrays
+from drafthouse.engine.segment import Segment
+
+
+class NativeForward:
+    """Runs on the cache that the decoder was made with."""
+
+    name = "native"
+    row_invariant = True
+    compiled_counts: Sequence[int] = ()
+
+    def __init__(self, decoder: NativeDecoder):
+        self.decoder = decoder
+        self.parameters, self.weight_bytes = decoder.parameters, decoder.weight_bytes
+        self.vocab_size, self.attention_calls = decoder.vocab_size, decoder.layers
+
+    def logits(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
+        """`[sum of outputs, vocab]`, float32 or float64."""
+        assert cache is self.decoder.cache
+        return self.decoder.run(step_arrays(segments))
+
+    def close(self) -> None:
+        """Ends the decoder's threads."""
+        self.decoder.close()

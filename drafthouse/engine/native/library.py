@@ -1,0 +1,94 @@
+"""The compiled decoder: built once for each machine's vectors by the C++ compiler that is there, then loaded.
+
+Promises: a library is built under another name and moved into place, so that what is loaded is whole. Its name holds what it was
+made of: the source, the compiler and the instruction set.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import tempfile
+
+from drafthouse.config.cache_files import cache_folder
+
+logger = logging.getLogger(__name__)
+
+SOURCE = pathlib.Path(__file__).parent / "decoder.cpp"
+BUILT = SOURCE.parent / "built"
+"""What an image brings along; anywhere else the library is built into the user's cache."""
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-Wno-psabi")
+LEVELS = (
+    ("x86-64-v4", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}),
+    ("x86-64-v3", {"avx2", "fma", "bmi2"}),
+)
+"""Instruction sets, the widest first, and what the processor must say that it has. Elsewhere the compiler's own default."""
+
+
+class NoLibrary(Exception):
+    """The native decoder cannot be had here; the message says why."""
+
+
+def instruction_set() -> str:
+    """The widest level that this processor has; `native` on other machines."""
+    if platform.machine() != "x86_64":
+        return "native"
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "x86-64"
+    flags = set(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+    return next((level for level, needed in LEVELS if needed <= flags), "x86-64")
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL:
+    """Builds the library if it is not there. Raises NoLibrary without a compiler."""
+    level = instruction_set()
+    name = f"decoder-{level}-{_key(level)}.so"
+    file = BUILT / name
+    if not file.exists():
+        file = cache_folder("native") / name
+    if not file.exists():
+        build(file, level)
+    library = ctypes.CDLL(str(file))
+    library.drafthouse_decoder_new.restype = ctypes.c_void_p
+    library.drafthouse_decoder_new.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+    library.drafthouse_decoder_free.argtypes = [ctypes.c_void_p]
+    library.drafthouse_decoder_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    return library
+
+
+def build(file: pathlib.Path, level: str) -> None:
+    """Raises NoLibrary with the compiler's words."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        raise NoLibrary("no C++ compiler is installed (g++), and the native decoder has not been built here before")
+    logger.info("building the native decoder for %s", level)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        made = pathlib.Path(folder) / file.name
+        command = [compiler, *FLAGS, f"-march={level}", str(SOURCE), "-o", str(made)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NoLibrary(f"{compiler} cannot build the native decoder: {done.stderr.strip()[-500:]}")
+        made.replace(file)
+
+
+def build_all() -> None:
+    """Into the package, for every x86-64 level: an image is built on one machine and runs on others."""
+    for level in (*(level for level, _ in LEVELS), "x86-64") if platform.machine() == "x86_64" else ("native",):
+        build(BUILT / f"decoder-{level}-{_key(level)}.so", level)
+
+
+def _key(level: str) -> str:
+    return hashlib.sha256(SOURCE.read_bytes() + " ".join((*FLAGS, level)).encode()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    build_all()

@@ -1,0 +1,128 @@
+"""The native decoder against the stock models of every dense family, and each row's bits whatever stands beside it."""
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from drafthouse.engine.kv_cache import KvCache, KvSequence
+from drafthouse.engine.native.decoder import NativeDecoder, step_arrays
+from drafthouse.engine.native.description import NotDense, describe
+from drafthouse.engine.segment import Segment, chunk, tree_step
+from drafthouse.token_tree import ROOT, TokenTree
+from tests.engine.tiny_models import tiny
+
+FAMILIES = ("llama", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "olmo2")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+CONTEXT, SLOTS = 512, 320
+TOKENS = torch.randint(0, 256, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+def tree() -> TokenTree:
+    """Siblings between ancestors, so that a node's place in the tree says nothing of its depth."""
+    made = TokenTree()
+    a, b = made.add(5, ROOT, 0.5, 0), made.add(6, ROOT, 0.5, 0)
+    made.add(7, a, 0.5, 0)
+    c = made.add(9, b, 0.5, 0)
+    made.add(8, a, 0.5, 0)
+    made.add(11, c, 0.5, 0)
+    return made
+
+
+class Decoder:
+    """A native decoder of one tiny model, and its cache."""
+
+    def __init__(self, model: PreTrainedModel, threads: int = 2):
+        description = describe(model, CONTEXT)
+        shape = (len(description.layers), description.kv_heads, description.head_dim)
+        self.cache = KvCache(*shape, SLOTS, model.dtype, torch.device("cpu"))
+        self.native = NativeDecoder(description, self.cache, model.dtype, threads)
+
+    def run(self, *segments: Segment) -> torch.Tensor:
+        return self.native.run(step_arrays(segments))
+
+    def one_by_one(self, tokens: list[int]) -> torch.Tensor:
+        kv = KvSequence(self.cache)
+        rows = [self.run(chunk(kv, [token], position, True))[0] for position, token in enumerate(tokens)]
+        kv.release()
+        return torch.stack(rows)
+
+
+def packed(decoder: Decoder, cuts: tuple[int, ...], others: int = 0) -> torch.Tensor:
+    """Logits of the root and the tree after TOKENS, whose prompt was run in chunks, beside other sequences."""
+    kv, tail = KvSequence(decoder.cache), TOKENS[:-1]
+    beside = [KvSequence(decoder.cache) for _ in range(others)]
+    edges = [0, *cuts, len(tail)]
+    for first, end in zip(edges, edges[1:], strict=False):
+        decoder.run(chunk(kv, tail[first:end], first, False), *(chunk(b, TOKENS[i : i + 3], len(b), True) for i, b in enumerate(beside)))
+    step = tree_step(kv, TOKENS[-1], len(tail), tree())
+    logits = decoder.run(step, *(chunk(b, TOKENS[:2], len(b), True) for b in beside))[: len(step)]
+    for sequence in (kv, *beside):
+        sequence.release()
+    return logits
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_err_no_more_than_the_stock_models(name: str, dtype: torch.dtype) -> None:
+    """Both are held against the stock model in float64. The float64 bound allows for its norms, which are float32."""
+    exact, model = tiny(name), tiny(name).to(dtype)
+    paths = [[], *(tree().path(node) for node in range(len(tree())))]
+
+    def stock(of: PreTrainedModel) -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.stack([of(input_ids=torch.tensor([TOKENS + path]), use_cache=False).logits[0, -1] for path in paths])
+
+    right = stock(exact)
+    spread = right.std()
+    ours = float((packed(Decoder(model), (17,)).double() - right).abs().max() / spread)
+    theirs = float((stock(model).double() - right).abs().max() / spread)
+    assert ours <= max(2.0 * theirs, 1e-5), f"ours {ours:.2e}, the stock model's {theirs:.2e}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_rows_bits_do_not_depend_on_what_stands_beside_it(name: str, dtype: torch.dtype) -> None:
+    """Alone, in a tree, after other chunks of the prompt, beside other sequences, on one thread: equal bits."""
+    decoder = Decoder(tiny(name).to(dtype))
+    found = packed(decoder, (17,))
+    for other in (
+        packed(decoder, ()),
+        packed(decoder, (1, 8, 13)),
+        packed(decoder, (17,), others=5),
+        packed(Decoder(tiny(name).to(dtype), 1), ()),
+    ):
+        assert torch.equal(found, other)
+    assert torch.equal(found[0], decoder.one_by_one(TOKENS)[-1])
+    for node in range(len(tree())):
+        assert torch.equal(found[1 + node], decoder.one_by_one(TOKENS + tree().path(node))[-1]), f"node {node}"
+
+
+def test_where_entries_lie_changes_no_bit() -> None:
+    """Slots in any order: taken from a cache whose free list is a shuffle."""
+    decoder = Decoder(tiny("llama").float())
+    found = packed(decoder, (17,))
+    holes = [KvSequence(decoder.cache) for _ in range(40)]
+    for kv in holes:
+        kv.extend(3)
+    for kv in holes[::2]:
+        kv.release()
+    assert torch.equal(packed(decoder, (17,)), found)
+
+
+def test_a_sum_in_another_order_has_other_bits() -> None:
+    """So the tests above would notice a kernel that takes a tree's nodes in the order in which they lie."""
+    decoder = Decoder(tiny("llama").float())
+    right, kv = packed(decoder, ()), KvSequence(decoder.cache)
+    decoder.run(chunk(kv, TOKENS[:-1], 0, False))
+    step = tree_step(kv, TOKENS[-1], len(TOKENS) - 1, tree())
+    assert step.lines is not None
+    step.lines = [line[::-1] for line in step.lines]
+    found = decoder.run(step)
+    torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(found, right)
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "mixtral", "mamba"])
+def test_other_architectures_are_not_taken(name: str) -> None:
+    with pytest.raises(NotDense):
+        describe(tiny(name), CONTEXT)
