@@ -12,25 +12,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from drafthouse.policy.vocabularies import agree
+
 MAX_DRAFTERS_PER_VERIFIER = 8
 """A verifier keeps a stream to each; more add connections, but hardly any choice."""
-
-MAX_VOCAB_PADDING = 2048
-"""Models of one family and tokenizer pad their output layers differently, by no more than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A replica to pair; `vocab_size` 0: not reported, so it fits all and has the last word when a session opens."""
+    """A replica to pair; `vocabulary` empty: not known, so it fits all and has the last word when a session opens."""
 
     replica: str
-    vocab_size: int = 0
+    vocabulary: str = ""
 
 
 def fits(verifier: Peer, drafter: Peer) -> bool:
-    if not verifier.vocab_size or not drafter.vocab_size:
-        return True
-    return abs(verifier.vocab_size - drafter.vocab_size) <= MAX_VOCAB_PADDING
+    """Models of one tokenizer do, however far each pads its output layer."""
+    return agree(verifier.vocabulary, drafter.vocabulary)
 
 
 def pair(verifiers: Sequence[Peer], drafters: Sequence[Peer], limit: int = MAX_DRAFTERS_PER_VERIFIER) -> dict[str, tuple[str, ...]]:

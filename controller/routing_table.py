@@ -34,7 +34,7 @@ class RoutingTable:
                 self._verifiers = None
             routes[name] = Route(name, who.address, who.fingerprint, report.load, report.capacity)
         if report.role == "verifier" or not report.draining:
-            peer = Peer(name, report.vocab_size)
+            peer = Peer(name, who.vocabulary)
             self._stale |= peers.get(name) != peer
             peers[name] = peer
         elif peers.pop(name, None) is not None:

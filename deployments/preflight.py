@@ -80,7 +80,7 @@ def _check_tokenizer_files(config: ServingConfig) -> None:
 
 
 def check_vocabularies(config: ServingConfig) -> None:
-    """Target and draft read every token id alike. Raises ConfigError or ModelError."""
+    """Target and draft read every token id alike. Their output layers may be padded differently. Raises ConfigError or ModelError."""
     if config.draft is not None and not _one_folder(config):
         _refuse_difference(config, _vocabulary("target", config.target), _vocabulary("draft", config.draft))
 

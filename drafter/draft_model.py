@@ -133,7 +133,7 @@ class DraftModel:
         """Adds the children that the pass drafted; returns the sessions whose tree may have grown."""
         rows = [row for work in works for row in work.rows]
         width = max(work.session.width for work in works)
-        ranked = list(zip(*rank(logits, rows, width, self.shared_noise), strict=True)) if rows else []
+        ranked = list(zip(*rank(_known_to_targets(logits, works), rows, width, self.shared_noise), strict=True)) if rows else []
         grown = []
         for work in works:
             session, parents = work.session, work.parents
@@ -150,6 +150,15 @@ class DraftModel:
                 session.grow_stages()
                 grown.append(session)
         return grown
+
+
+def _known_to_targets(logits: torch.Tensor, works: list[Work]) -> torch.Tensor:
+    """Without the ids that a session's target has not: its output layer may have fewer rows than the draft's."""
+    sizes = [work.session.vocab_size for work in works for _ in work.segment.outputs]
+    if min(sizes) >= logits.shape[1]:
+        return logits
+    ids = torch.arange(logits.shape[1], device=logits.device)
+    return logits.masked_fill(ids[None, :] >= torch.tensor(sizes, device=logits.device)[:, None], float("-inf"))
 
 
 def _follow(work: Work, parents: list[int], ranked: list[tuple[list[int], list[float]]]) -> tuple[list[int], int]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from drafter.admission import SessionAdmission
 from drafter.calibration_store import CalibrationStore
 from drafter.draft_model import DraftModel
 from drafter.fault_isolation import FaultIsolation
@@ -21,13 +22,23 @@ from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import check_device
 from drafthouse.errors import WireError
-from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.stages.build import MODEL, inner_of, placed
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
-from drafthouse.wire.session_messages import Close, Commit, Dropped, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
+from drafthouse.wire.session_messages import (
+    Close,
+    Commit,
+    Dropped,
+    Hold,
+    Open,
+    Opened,
+    Refused,
+    Scope,
+    ToDrafterMessage,
+    ToVerifierMessage,
+)
 from drafthouse.wire.totals import DraftTotals
 
 Outgoing = tuple[str, ToVerifierMessage]
@@ -63,9 +74,10 @@ class DrafterEngine:
             assert latency is not None
             inner = inner_of(config.stages, draft, self.vocab_size, config.shared_noise)
             self.draft, self.cache = DraftModel(model, latency, config, clock, inner), model.runner.cache
+        cache = self.cache if self.draft is not None else None
+        self.admission = SessionAdmission(config, tree, cache, model.context, self.vocab_size, model.vocabulary)
         self.rules = SessionRules(model.context, tree.width, tree.grow_during_verification, config.window, self.draft is not None)
         self.sessions: dict[tuple[str, str], Session] = {}
-        self._reserved_slots = 0  # for all sessions together: each one's `reserved_slots`
         self.calibrations = calibrations or CalibrationStore(model.fingerprint, None)
         self.trace = TraceWriter(config.trace) if config.trace else None
         self.traced = MODEL if self.draft is not None else self.makers[0].source
@@ -99,12 +111,11 @@ class DrafterEngine:
         if current is not None and current.epoch >= message.epoch:
             return []
         self._forget(key)
-        reason = self._refusal(message)
-        if reason:
+        if (refused := self._refusal(message)) is not None:
             self.totals.refused += 1
-            return [Refused(message.session_id, message.epoch, reason)]
+            return [refused]
         self.sessions[key] = session = self._session(key[0], message)
-        self._reserve(session)
+        self.admission.reserve(session)
         self.totals.sessions += 1
         session.grow_stages()
         return [Opened(message.session_id, message.epoch), self._announce(session)]
@@ -112,9 +123,11 @@ class DrafterEngine:
     def _session(self, peer: str, message: Open) -> Session:
         calibration = self.calibrations.of(message.target_fingerprint)
         width = message.width or self.tree.width
-        facts = SessionFacts(message.sampling, message.seed, self.vocab_size, message.cache_key)
+        vocab_size = min(self.vocab_size, message.vocab_size or self.vocab_size)  # noise is drawn by id: both know the lower ids
+        facts = SessionFacts(message.sampling, message.seed, vocab_size, message.cache_key)
         stages = SessionStages(self.makers, facts, calibration, width, self.clock, self.stage_totals)
         session = Session(peer, message, KvSequence(self.cache), self.rules, calibration, stages, self.clock())
+        session.vocab_size = vocab_size
         if self.draft is not None and (lookahead := self.draft.lookahead(facts, width, self.stage_totals)) is not None:
             session.lookahead = lookahead
             lookahead.follow(message.tokens)
@@ -123,51 +136,26 @@ class DrafterEngine:
             session.seen[list(message.tokens)] = True
         return session
 
-    def _refusal(self, message: Open) -> str:
+    def _refusal(self, message: Open) -> Refused | None:
         if self._draining:
-            return DRAINING
+            return Refused(message.session_id, message.epoch, DRAINING)
         if self._fault_isolation.refuses(message.session_id, self.clock()):
-            return "a draft pass of this session failed here"
-        if message.noise_version != NOISE_VERSION:
-            return f"noise version {message.noise_version}, this drafter has {NOISE_VERSION}"
-        if message.vocab_size != self.vocab_size:
-            return f"vocabulary of {message.vocab_size} tokens, this draft has {self.vocab_size}"
-        if len(message.tokens) >= self.rules.context:
-            return f"{len(message.tokens)} tokens, the draft's context is {self.rules.context}"
-        if len(self.sessions) >= self.config.max_sessions:
-            return f"{len(self.sessions)} sessions, the limit is {self.config.max_sessions}"
-        needed, allocator = self._slots(len(message.tokens)), self.cache.allocator
-        if needed + self._reserved_slots > allocator.count or needed > allocator.free_count:
-            return "no KV slots left"
-        return ""
-
-    def _reserve(self, session: Session) -> None:
-        """Keeps the slots that its tokens need, by now, from those who come later."""
-        slots = self._slots(len(session.tokens))
-        self._reserved_slots += slots - session.reserved_slots
-        session.reserved_slots = slots
-
-    def _slots(self, tokens: int) -> int:
-        """KV slots of a session with so many committed tokens, whatever its tree comes to."""
-        if self.draft is None:
-            return 0
-        if (window := self.config.window) is not None:
-            tokens = min(tokens, window.sinks + window.recent + self.config.prefill_tokens)
-        return tokens + self.tree.max_nodes
+            return Refused(message.session_id, message.epoch, "a draft pass of this session failed here")
+        return self.admission.refusal(message, len(self.sessions))
 
     def _commit(self, key: tuple[str, str], session: Session, message: Commit) -> list[ToVerifierMessage]:
+        if reason := self.admission.unknown(message.tokens):
+            return [self.drop(key, reason, Scope.SEQUENCE)]
         try:
-            if max(message.tokens) >= self.vocab_size:
-                raise WireError(f"commit holds token {max(message.tokens)}, outside the vocabulary of {self.vocab_size}")
             labels = session.commit(message.base_len, message.tokens, message.min_confidence, self.clock())
         except WireError as error:
             return [self.drop(key, str(error))]
-        self._reserve(session)
+        self.admission.reserve(session)
         self.totals.commits += 1
         self.totals.predrafted += session.kept > 0
         self._learn(session, labels)
-        if len(session.tokens) >= self.rules.context:
-            return [self.drop(key, f"{len(session.tokens)} tokens, the draft's context is {self.rules.context}")]
+        if reason := self.admission.too_long(len(session.tokens)):
+            return [self.drop(key, reason, Scope.SEQUENCE)]
         if session.seen is not None:
             session.seen[list(message.tokens)] = True
         return [self._announce(session)]
@@ -190,11 +178,11 @@ class DrafterEngine:
         if self.trace is not None:
             self.trace.flush()
 
-    def drop(self, key: tuple[str, str], reason: str) -> Dropped:
+    def drop(self, key: tuple[str, str], reason: str, scope: Scope = Scope.MOMENT) -> Dropped:
         session = self.sessions[key]
         self._forget(key)
         self.totals.dropped += 1
-        return Dropped(session.id, session.epoch, reason)
+        return Dropped(session.id, session.epoch, reason, scope)
 
     def drain(self) -> list[Outgoing]:
         """From now on every Open is refused; what there is is dropped."""
@@ -209,7 +197,7 @@ class DrafterEngine:
     def _forget(self, key: tuple[str, str], finished: bool = False) -> None:
         session = self.sessions.pop(key, None)
         if session is not None:
-            self._reserved_slots -= session.reserved_slots
+            self.admission.release(session)
             self._fault_isolation.remove(session)
             session.close(finished)
             if self.trace is not None:

@@ -15,7 +15,7 @@ def report_of(server: DrafterServer, replica: Replica) -> DrafterReport:
     brier = engine.calibrations.brier()
     return DrafterReport(
         replica=replica, draining=not server.takes_sessions, totals=_totals(server), load=len(engine.sessions),
-        capacity=engine.config.max_sessions, vocab_size=engine.vocab_size,
+        capacity=engine.config.max_sessions,
         pass_ms=1e3 * latency.seconds(1, 0) if latency is not None else 0.0,
         seconds_per_node=price(1, 0, 1.0, latency) if latency is not None else 0.0,
         kv_slots_used=allocator.count - allocator.free_count, kv_slots=allocator.count,

@@ -51,7 +51,7 @@ class Session:
     def __init__(
         self, peer: str, opened: Open, kv: KvSequence, rules: SessionRules, calibration: Calibration, stages: SessionStages, now: float
     ):
-        """`peer` is the verifier's stream that opened it. The engine sets `lookahead`, `seen` and `reserved_slots`."""
+        """`peer` is the verifier's stream that opened it. The engine sets `lookahead`, `seen`, `vocab_size` and `reserved_slots`."""
         self.key = peer, opened.session_id
         self.id, self.epoch = opened.session_id, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
@@ -63,6 +63,7 @@ class Session:
         self.calibration, self.stages = calibration, stages
         self.lookahead: Lookahead | None = None
         self.seen: torch.Tensor | None = None  # bool [vocab], only with a repetition penalty
+        self.vocab_size = 0  # ids below it may be drafted
         self.reserved_slots = 0
         self.on_hold = False
         self.frontier = Frontier([], [])

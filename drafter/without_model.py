@@ -4,18 +4,22 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from drafthouse.checkpoints.model_path import model_path
 from drafthouse.config.serving import ModelConfig, StageConfig
 from drafthouse.engine.model_limits import read_limits
+from drafthouse.engine.vocabulary import vocabulary_digest
 from drafthouse.errors import DrafthouseError
 
 
 @dataclass(frozen=True, slots=True)
 class WithoutModel:
-    """Tokens in the vocabulary and in the context; `fingerprint` is that of the stages, under which their calibration is kept."""
+    """Tokens in the vocabulary and in the context; `fingerprint` is that of the stages, under which their calibration is kept;
+    `vocabulary` is the target's."""
 
     vocab_size: int
     context: int
     fingerprint: str
+    vocabulary: str = ""
 
 
 def without_model(target: ModelConfig, stages: Sequence[StageConfig]) -> WithoutModel:
@@ -25,4 +29,6 @@ def without_model(target: ModelConfig, stages: Sequence[StageConfig]) -> Without
     except DrafthouseError as error:
         raise type(error)(f"target.path: {error}") from error
     kinds = " ".join(stage.kind for stage in stages)
-    return WithoutModel(limits.vocab_size, limits.context_tokens, hashlib.sha256(f"stages {kinds}".encode()).hexdigest()[:16])
+    fingerprint = hashlib.sha256(f"stages {kinds}".encode()).hexdigest()[:16]
+    vocabulary = vocabulary_digest(model_path(target.path), target.trust_remote_code)
+    return WithoutModel(limits.vocab_size, limits.context_tokens, fingerprint, vocabulary)

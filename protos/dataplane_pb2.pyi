@@ -79,7 +79,7 @@ class VerifierMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., grow: _Optional[_Union[Grow, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session_id", "epoch", "tokens", "sampling", "seed", "noise_version", "target_fingerprint", "max_nodes", "max_depth", "min_confidence", "vocab_size", "width", "cache_key")
+    __slots__ = ("session_id", "epoch", "tokens", "sampling", "seed", "noise_version", "target_fingerprint", "max_nodes", "max_depth", "min_confidence", "vocab_size", "width", "cache_key", "vocabulary")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class Open(_message.Message):
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     CACHE_KEY_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -106,7 +107,8 @@ class Open(_message.Message):
     vocab_size: int
     width: int
     cache_key: str
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., noise_version: _Optional[int] = ..., target_fingerprint: _Optional[str] = ..., max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., min_confidence: _Optional[float] = ..., vocab_size: _Optional[int] = ..., width: _Optional[int] = ..., cache_key: _Optional[str] = ...) -> None: ...
+    vocabulary: str
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., noise_version: _Optional[int] = ..., target_fingerprint: _Optional[str] = ..., max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., min_confidence: _Optional[float] = ..., vocab_size: _Optional[int] = ..., width: _Optional[int] = ..., cache_key: _Optional[str] = ..., vocabulary: _Optional[str] = ...) -> None: ...
 
 class Commit(_message.Message):
     __slots__ = ("session_id", "epoch", "base_len", "tokens", "min_confidence")
@@ -149,14 +151,16 @@ class Opened(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Refused(_message.Message):
-    __slots__ = ("session_id", "epoch", "reason")
+    __slots__ = ("session_id", "epoch", "reason", "scope")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     reason: str
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    scope: int
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ..., scope: _Optional[int] = ...) -> None: ...
 
 class Grow(_message.Message):
     __slots__ = ("session_id", "epoch", "base_len", "first_node", "tokens", "parents", "edges", "sources", "next_pass_eta_us", "next_pass_expected_tokens")
@@ -183,14 +187,16 @@ class Grow(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., first_node: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., parents: _Optional[_Iterable[int]] = ..., edges: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[int]] = ..., next_pass_eta_us: _Optional[int] = ..., next_pass_expected_tokens: _Optional[float] = ...) -> None: ...
 
 class Dropped(_message.Message):
-    __slots__ = ("session_id", "epoch", "reason")
+    __slots__ = ("session_id", "epoch", "reason", "scope")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     reason: str
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    scope: int
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., reason: _Optional[str] = ..., scope: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("request_id", "attempt", "prompt", "delivered", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "resumed")

@@ -25,9 +25,10 @@ class DrafterRecord:
     first_nodes: FirstNodes = field(default_factory=FirstNodes)
     responsiveness: Responsiveness = field(default_factory=Responsiveness)
     sessions: int = 0
+    unfit: str = ""  # why it can never draft for this verifier
 
     def usable(self, now: float) -> bool:
-        return not self.standing.banned(now) and not self.responsiveness.hung(now)
+        return not self.unfit and not self.standing.banned(now) and not self.responsiveness.hung(now)
 
 
 class DraftSession:

@@ -2,22 +2,40 @@
 
 Promises: `epoch` rises with every pairing of a request, and messages of an older epoch are ignored,
 so an old drafter that wakes up does no harm. A message that breaks the protocol ends its own
-session; the sequence goes on without drafts and is paired again later. Without sessions nothing is sent.
+session; the sequence goes on without drafts and is paired again later. Without sessions nothing is sent,
+and what a drafter refuses for good it is not asked for again.
 """
 
+import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
 from drafthouse.config.serving import TreeConfig, VerifierConfig
+from drafthouse.engine.loader import LoadedModel
 from drafthouse.errors import WireError
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.batch_table import chain_length
 from drafthouse.speculation import Speculation
 from drafthouse.token_tree import TokenTree
-from drafthouse.wire.session_messages import Close, Commit, Dropped, Grow, Hold, Open, Opened, Refused, ToDrafterMessage, ToVerifierMessage
+from drafthouse.wire.session_messages import (
+    Close,
+    Commit,
+    Dropped,
+    Grow,
+    Hold,
+    Open,
+    Opened,
+    Refused,
+    Scope,
+    ToDrafterMessage,
+    ToVerifierMessage,
+)
 from drafthouse.wire.totals import SessionEvents, VerifyTotals
 from verifier.draft_session import DrafterRecord, DraftSession
 from verifier.sequence import Sequence
+
+logger = logging.getLogger(__name__)
 
 NOT_WANTED = 1.0
 """A `min_confidence` that no node is worth: the drafter only keeps its KV in step."""
@@ -31,9 +49,10 @@ records would gather for ever."""
 
 
 class DraftSessions:
-    def __init__(self, config: VerifierConfig, tree: TreeConfig, vocab_size: int, fingerprint: str, totals: VerifyTotals):
+    def __init__(self, config: VerifierConfig, tree: TreeConfig, target: LoadedModel, totals: VerifyTotals):
         self.batch_table, self.tree = config.batch_table, tree
-        self.vocab_size, self.fingerprint, self._totals = vocab_size, fingerprint, totals
+        self.vocab_size, self.fingerprint, self.vocabulary = target.runner.vocab_size, target.fingerprint, target.vocabulary
+        self._totals = totals
         self.drafters: list[str] = []
         self.records: defaultdict[str, DrafterRecord] = defaultdict(DrafterRecord)
         self.events = SessionEvents()
@@ -41,6 +60,11 @@ class DraftSessions:
         self._epoch = 0  # one for all requests and never forgotten: an id that is used again must not meet its old messages
         self._retry_at: defaultdict[str, dict[str, float]] = defaultdict(dict)  # by sequence, by drafter
         self._outbox: defaultdict[str, list[ToDrafterMessage]] = defaultdict(list)
+
+    @property
+    def able(self) -> int:
+        """Drafters that may draft here, now or later."""
+        return sum(not self.records[drafter].unfit for drafter in self.drafters)
 
     def set_drafters(self, drafters: Iterable[str]) -> None:
         self.drafters = list(drafters)
@@ -83,7 +107,8 @@ class DraftSessions:
         return Open(
             session_id=sequence.id, epoch=session.epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
             noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint, max_nodes=max_nodes, max_depth=max_depth,
-            min_confidence=self._min_confidence(sequence, price), vocab_size=self.vocab_size, width=width, cache_key=r.cache_key,
+            min_confidence=self._min_confidence(sequence, price), vocab_size=self.vocab_size, width=width,
+            cache_key=r.cache_key, vocabulary=self.vocabulary,
         )  # fmt: skip
 
     def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:
@@ -151,12 +176,22 @@ class DraftSessions:
             case Opened():
                 pass  # nothing hangs on it: the first Grow says the same and more
             case Refused() | Dropped():
-                self.events.refused += isinstance(message, Refused)
-                self.events.dropped += isinstance(message, Dropped)
-                self._retry_at[sequence.id][drafter] = now + RETRY_S
-                self._unlink(sequence)
+                self._turned_away(drafter, sequence, message, now)
             case Grow():
                 self._grow(sequence, session, message, now)
+
+    def _turned_away(self, drafter: str, sequence: Sequence, message: Refused | Dropped, now: float) -> None:
+        """The session is over: for a while, or for good with this sequence or this drafter."""
+        momentary = message.scope == Scope.MOMENT
+        self.events.unfit += not momentary
+        self.events.refused += momentary and isinstance(message, Refused)
+        self.events.dropped += momentary and isinstance(message, Dropped)
+        self._retry_at[sequence.id][drafter] = now + RETRY_S if momentary else math.inf
+        record = self.records[drafter]
+        if message.scope == Scope.PAIR and not record.unfit:
+            record.unfit = message.reason
+            logger.warning("drafter %s can never draft for this verifier and is not asked again: %s", drafter, message.reason)
+        self._unlink(sequence)
 
     def _grow(self, sequence: Sequence, session: DraftSession, message: Grow, now: float) -> None:
         limit = max(4 * self.tree.max_nodes, sequence.request.speculation.nodes)

@@ -51,7 +51,7 @@ class VerifierEngine:
         self.meter = StepMeter(clock)
         self.totals = self.meter.totals
         self.scheduler = Scheduler(config, self.runner.cache.allocator)
-        self.draft_sessions = draft_sessions(config, tree, self.runner.vocab_size, model.fingerprint, self.totals)
+        self.draft_sessions = draft_sessions(config, tree, model, self.totals)
         self.local = LocalDrafts(stages, tree, self.runner.vocab_size, clock)
         self.pricing = NodePricing(latency)
         self.session_policy = SessionPolicy(self.draft_sessions, self.pricing)

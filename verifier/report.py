@@ -21,7 +21,7 @@ def report_of(
         kv_slots_used=allocator.count - allocator.free_count, kv_slots=allocator.count, decoding=engine.draft_sessions.decoding,
         goodput=pricing.meter.rate, price=pricing.price, price_floor=pricing.price_floor, step_seconds_base=pricing.plain_s,
         step_seconds_least=engine.latency.seconds(1, 0), seconds_per_node=pricing.seconds_per_node,
-        gate_open=engine.session_policy.gate.open, best_edge=engine.session_policy.gate.best_edge, vocab_size=engine.runner.vocab_size,
+        gate_open=engine.session_policy.gate.open, best_edge=engine.session_policy.gate.best_edge,
         drafters=_drafters(engine, round_trips), places_per_s=engine.admission.places_per_s,
         most_steps_to_free=engine.admission.most_steps_to_free, synthetic_acceptance=engine.verification.synthetic_rate,
     )  # fmt: skip

@@ -32,7 +32,7 @@ class SessionPolicy:
         """After the quote for this step, once a step."""
         self._step += 1
         self._left = REOPENED_PER_STEP
-        self.gate.drafters(len(self.draft_sessions.drafters), now)
+        self.gate.drafters(self.draft_sessions.able, now)
         was_open = self.gate.open
         self.gate.observe(self.pricing.quoted_price, now)
         if was_open and not self.gate.open:

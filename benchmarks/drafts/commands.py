@@ -156,6 +156,7 @@ def _load(inputs: Inputs, console: Console) -> "tuple[Bench, Sequence[LoadedDraf
     from drafthouse.config.serving import ModelConfig, ServingConfig
     from drafthouse.engine.loader import load
     from drafthouse.errors import ConfigError
+    from drafthouse.policy.vocabularies import agree
 
     prompts = encode(load_tokenizer(model_path(inputs.target)), load_texts(inputs.prompts_file, inputs.prompts), inputs.prompt_tokens)
     config = ModelConfig(path=inputs.target, threads=inputs.threads, kv_tokens=inputs.kv_tokens)
@@ -165,8 +166,6 @@ def _load(inputs: Inputs, console: Console) -> "tuple[Bench, Sequence[LoadedDraf
     check_length(prompts, inputs.tokens, [("--target", inputs.target, target.context)])
     for draft in loaded:
         check_length(prompts, inputs.tokens, [("--draft", draft.name, draft.model.context)])
-        if draft.model.runner.vocab_size != target.runner.vocab_size:
-            raise ConfigError(
-                f"--draft {draft.name}: vocabulary of {draft.model.runner.vocab_size} tokens, the target has {target.runner.vocab_size}"
-            )
+        if not agree(draft.model.vocabulary, target.vocabulary):
+            raise ConfigError(f"--draft {draft.name}: its tokenizer has another vocabulary than that of {inputs.target}")
     return Bench(target, prompts, inputs.tokens, SAMPLINGS, ServingConfig()), loaded

@@ -7,7 +7,7 @@ Promises: a fault in the text is a ConfigError that names --draft and it.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
@@ -16,6 +16,7 @@ from benchmarks.harness.contestants import load_stock
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.loader import LoadedModel, fingerprint, prepare
+from drafthouse.engine.vocabulary import vocabulary_digest
 from drafthouse.errors import ConfigError
 
 _CHANGE = re.compile(r"^(?P<path>.+)@(?P<kind>layers|noise)=(?P<value>[^@/]*)$")
@@ -65,7 +66,8 @@ def load_draft(text: str, config: ModelConfig) -> LoadedDraft:
         _disturb(model, variant.value)
     parameters = model.num_parameters()
     own = config.model_copy(update={"path": text})
-    return LoadedDraft(text, prepare(model, own, f"{fingerprint(path, own)} {variant.kind} {variant.value:g}".strip()), parameters)
+    prepared = prepare(model, own, f"{fingerprint(path, own)} {variant.kind} {variant.value:g}".strip())
+    return LoadedDraft(text, replace(prepared, vocabulary=vocabulary_digest(path)), parameters)
 
 
 def _cut(model: PreTrainedModel, layers: int, text: str) -> None:

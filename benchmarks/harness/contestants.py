@@ -21,6 +21,7 @@ from drafthouse.engine.loader import LoadedModel, load
 from drafthouse.engine.profiling import latency_of
 from drafthouse.errors import ConfigError, ModelError
 from drafthouse.policy.latency import LatencyModel
+from drafthouse.policy.vocabularies import agree
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateRequest
@@ -124,12 +125,10 @@ def ours(pair: Pair, tree: TreeConfig | None = None) -> tuple[Drafthouse, Drafth
 
 
 def load_pair(pair: Pair) -> tuple[LoadedModel, LoadedModel]:
-    """Target and draft. Raises ConfigError naming --draft where their vocabularies differ in size."""
+    """Target and draft. Raises ConfigError naming --draft where their tokenizers have different vocabularies."""
     target, draft = (load(_model_config(pair, path)) for path in (pair.target, pair.draft))
-    if target.runner.vocab_size != draft.runner.vocab_size:
-        raise ConfigError(
-            f"--draft {pair.draft}: vocabulary of {draft.runner.vocab_size} tokens, the target has {target.runner.vocab_size}"
-        )
+    if not agree(target.vocabulary, draft.vocabulary):
+        raise ConfigError(f"--draft {pair.draft}: its tokenizer has another vocabulary than that of {pair.target}")
     return target, draft
 
 

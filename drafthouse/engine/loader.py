@@ -11,7 +11,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ from drafthouse.engine.native.library import NoLibrary
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.row_check import check_rows
 from drafthouse.engine.self_check import SelfCheck, Verdict
+from drafthouse.engine.vocabulary import vocabulary_digest
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 from drafthouse.noise import NOISE_VERSION
 
@@ -48,13 +49,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A runner ready to serve, the model's context length in tokens, its fingerprint, how many ranks hold it, and how far the
-    self-check found its logits to err."""
+    """A runner ready to serve, the model's context length in tokens, its fingerprint, and how many ranks hold it.
+
+    `vocabulary` is the digest of its tokenizer's, empty where it is not known; `errors` is how far the self-check found logits to err.
+    """
 
     runner: ModelRunner
     context: int
     fingerprint: str
     parallel: int = 1
+    vocabulary: str = ""
     errors: Verdict | None = None
 
 
@@ -95,7 +99,8 @@ def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedM
         )  # fmt: skip
         check_weights(loading)
         model = model.to(device)
-    return prepare(model, config, fingerprint(path, config), stages)
+    loaded = prepare(model, config, fingerprint(path, config), stages)
+    return replace(loaded, vocabulary=vocabulary_digest(path, config.trust_remote_code))
 
 
 @contextlib.contextmanager
@@ -169,7 +174,7 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
     )  # fmt: skip
     if config.paced is not None:
         runner = PacedRunner(forward, cache, load_curve(config.paced.curve), config.paced.time_scale)
-    return LoadedModel(runner, context, model_fingerprint, config.parallel, errors)
+    return LoadedModel(runner, context, model_fingerprint, config.parallel, errors=errors)
 
 
 def _forward(model: PreTrainedModel, config: ModelConfig, cache: KvCache, context: int) -> Forward:

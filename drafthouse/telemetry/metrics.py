@@ -154,13 +154,13 @@ def _verifier_requests() -> list[Metric]:
 def _verifier_sessions() -> list[Metric]:
     """Draft sessions, stages in its own process, and the paced device."""
     count, spread = _maker("verifier", "counter"), _maker("verifier", "histogram")
-    events = ("opened", "refused", "dropped", "lost", "stale", "malformed", "banned")
+    events = ("opened", "refused", "dropped", "lost", "stale", "malformed", "banned", "unfit")
     return [
         count(
             "sessions",
             "sessions",
-            "Draft sessions: opened, refused or dropped by the drafter, lost with its stream, ended for a malformed "
-            "message, taken from a drafter that lied (banned); and stale messages, of sessions that are no more.",
+            "Draft sessions: opened, refused or dropped by the drafter for now, or for good (unfit), lost with its stream, ended for "
+            "a malformed message, taken from a drafter that lied (banned); and stale messages, of sessions that are no more.",
             name="session_events",
             label="event",
             values=events,

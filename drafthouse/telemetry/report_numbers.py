@@ -70,7 +70,7 @@ def _verifier_gauges(r: VerifierReport) -> dict[str, float | None]:
         "kv_slots_used": r.kv_slots_used, "kv_slots": r.kv_slots, "decoding": r.decoding,
         "goodput": r.goodput, "price": r.price, "price_floor": r.price_floor,
         "step_seconds_base": r.step_seconds_base, "step_seconds_least": r.step_seconds_least, "seconds_per_node": r.seconds_per_node,
-        "gate_open": r.gate_open, "best_edge": r.best_edge, "vocab_size": r.vocab_size, "drafters": len(r.drafters),
+        "gate_open": r.gate_open, "best_edge": r.best_edge, "drafters": len(r.drafters),
         "places_per_s": r.places_per_s, "most_steps_to_free": r.most_steps_to_free, "synthetic_acceptance": r.synthetic_acceptance,
     }  # fmt: skip
     for name, view in r.drafters.items():
@@ -86,7 +86,7 @@ def _view(drafter: str, view: DrafterView) -> dict[str, float | None]:
 
 def _drafter_gauges(r: DrafterReport) -> dict[str, float | None]:
     return {
-        "vocab_size": r.vocab_size, "sessions": r.load, "max_sessions": r.capacity, "pass_ms": r.pass_ms,
+        "sessions": r.load, "max_sessions": r.capacity, "pass_ms": r.pass_ms,
         "seconds_per_node": r.seconds_per_node, "kv_slots_used": r.kv_slots_used, "kv_slots": r.kv_slots,
         "calibration_brier": r.calibration_brier, "calibration_brier_prior": r.calibration_brier_prior,
     }  # fmt: skip

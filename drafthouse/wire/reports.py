@@ -17,7 +17,8 @@ class Replica:
     """Who reports: the same for as long as the process lives.
 
     `address` is where its data plane listens (`host:port`). `fingerprint` is the target's for verifiers, the draft's for drafters
-    and empty for gateways. `ranks` are the pids of a tensor-parallel replica's other processes.
+    and empty for gateways. `ranks` are the pids of a tensor-parallel replica's other processes. `vocabulary` is the digest of the
+    model's tokenizer; empty where it is not known.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Replica:
     node: str
     fingerprint: str
     ranks: tuple[int, ...] = ()
+    vocabulary: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,6 @@ class VerifierReport(_ReplicaReport):
     seconds_per_node: float
     gate_open: bool
     best_edge: float
-    vocab_size: int
     drafters: Mapping[str, DrafterView]
     places_per_s: float
     most_steps_to_free: int
@@ -93,7 +94,6 @@ class DrafterReport(_ReplicaReport):
 
     role: ClassVar[Role] = "drafter"
     totals: DrafterTotals
-    vocab_size: int
     pass_ms: float
     seconds_per_node: float
     kv_slots_used: int

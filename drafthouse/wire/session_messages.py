@@ -6,6 +6,7 @@ what the receiver needs to see that it is stale: (session_id, epoch, base_len).
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from drafthouse.errors import WireError
 from drafthouse.sampling import SamplingParams
@@ -17,10 +18,20 @@ MAX_WIDTH = 64
 """No session has more children drafted below one node."""
 
 
+class Scope(IntEnum):
+    """What a reason to refuse or to drop a session holds for: this moment, so that a later try may do; this sequence, for good;
+    or this verifier and this drafter, for good."""
+
+    MOMENT = 0
+    SEQUENCE = 1
+    PAIR = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Open:
     """A new session. `tokens` are the prompt and all committed tokens; the last is the root. `width` 0: the drafter's own.
-    `cache_key` names whose traffic may be remembered together; empty: nothing is remembered."""
+    `vocab_size` bounds the ids that may be drafted; `vocabulary` tells which token each id is (`drafthouse.engine.vocabulary`), empty
+    where that is not known. `cache_key` names whose traffic may be remembered together; empty: nothing is remembered."""
 
     session_id: str
     epoch: int
@@ -35,6 +46,7 @@ class Open:
     vocab_size: int
     width: int = 0
     cache_key: str = ""
+    vocabulary: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,7 @@ class Refused:
     session_id: str
     epoch: int
     reason: str
+    scope: Scope = Scope.MOMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +120,7 @@ class Dropped:
     session_id: str
     epoch: int
     reason: str
+    scope: Scope = Scope.MOMENT
 
 
 ToDrafterMessage = Open | Commit | Close | Hold
@@ -158,6 +172,7 @@ def _open(m: pb.Open) -> Open:
         session_id=identifier(m.session_id), epoch=m.epoch, tokens=tuple(m.tokens), sampling=sampling_of(m.sampling), seed=seed_of(m.seed),
         noise_version=m.noise_version, target_fingerprint=m.target_fingerprint, max_nodes=m.max_nodes, max_depth=m.max_depth,
         min_confidence=min_confidence_of(m.min_confidence), vocab_size=m.vocab_size, width=m.width, cache_key=cache_key(m.cache_key),
+        vocabulary=m.vocabulary,
     )  # fmt: skip
 
 
@@ -174,10 +189,10 @@ def to_verifier_proto(message: ToVerifierMessage) -> pb.VerifierMessage:
             )  # fmt: skip
         case Opened(session_id, epoch):
             return pb.VerifierMessage(opened=pb.Opened(session_id=session_id, epoch=epoch))
-        case Refused(session_id, epoch, reason):
-            return pb.VerifierMessage(refused=pb.Refused(session_id=session_id, epoch=epoch, reason=reason))
-        case Dropped(session_id, epoch, reason):
-            return pb.VerifierMessage(dropped=pb.Dropped(session_id=session_id, epoch=epoch, reason=reason))
+        case Refused(session_id, epoch, reason, scope):
+            return pb.VerifierMessage(refused=pb.Refused(session_id=session_id, epoch=epoch, reason=reason, scope=scope))
+        case Dropped(session_id, epoch, reason, scope):
+            return pb.VerifierMessage(dropped=pb.Dropped(session_id=session_id, epoch=epoch, reason=reason, scope=scope))
 
 
 def from_verifier_proto(message: pb.VerifierMessage) -> ToVerifierMessage:
@@ -194,10 +209,19 @@ def from_verifier_proto(message: pb.VerifierMessage) -> ToVerifierMessage:
         case "opened":
             return Opened(identifier(message.opened.session_id), message.opened.epoch)
         case "refused":
-            return Refused(identifier(message.refused.session_id), message.refused.epoch, message.refused.reason)
+            m = message.refused
+            return Refused(identifier(m.session_id), m.epoch, m.reason, _scope(m.scope))
         case "dropped":
-            return Dropped(identifier(message.dropped.session_id), message.dropped.epoch, message.dropped.reason)
+            m = message.dropped
+            return Dropped(identifier(m.session_id), m.epoch, m.reason, _scope(m.scope))
     raise WireError("message to a verifier without a kind")
+
+
+def _scope(number: int) -> Scope:
+    try:
+        return Scope(number)
+    except ValueError:
+        raise WireError(f"scope is {number}, the largest is {max(Scope)}") from None
 
 
 def session_of(message: pb.DrafterMessage | pb.VerifierMessage) -> tuple[str, int] | None:

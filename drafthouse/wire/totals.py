@@ -71,8 +71,8 @@ class VerifyTotals:
 
 @dataclass(slots=True)
 class SessionEvents:
-    """A verifier's draft sessions: `opened`; `refused` or `dropped` by the drafter; `lost` with its stream or since it hangs; ended for a
-    `malformed` message. `stale` messages are of sessions that are no more; `banned` counts drafters."""
+    """A verifier's draft sessions: `opened`; `refused` or `dropped` by the drafter for now, or `unfit`, for good; `lost` with its stream or
+    since it hangs; ended for a `malformed` message. `stale` messages are of sessions that are no more; `banned` counts drafters."""
 
     opened: int = 0
     refused: int = 0
@@ -81,6 +81,7 @@ class SessionEvents:
     stale: int = 0
     malformed: int = 0
     banned: int = 0
+    unfit: int = 0
 
 
 @dataclass(slots=True)

@@ -225,7 +225,9 @@ class Interleaved:
                 ranked = any(MODEL in by_source for by_source in session.growing.rankings.values())
                 assert session.cached == len(session.tokens) or not ranked
                 self.reached["skipped"] += session.skipped
-            assert drafter._reserved_slots == sum(drafter._slots(len(session.tokens)) for session in drafter.sessions.values())
+            assert drafter.admission.reserved_slots == sum(
+                drafter.admission.needed(len(session.tokens)) for session in drafter.sessions.values()
+            )
 
     def finish(self) -> None:
         """Runs every request to its end on what is connected, then everything must be free."""

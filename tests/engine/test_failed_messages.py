@@ -93,7 +93,7 @@ def test_a_message_that_raises_drops_its_session_with_a_word_and_no_other() -> N
             )
             await until(lambda: not engine.sessions, "all closed")
             allocator = engine.cache.allocator
-            assert (allocator.free_count, engine._reserved_slots) == (allocator.count, 0), "KV slots leaked"
+            assert (allocator.free_count, engine.admission.reserved_slots) == (allocator.count, 0), "KV slots leaked"
             peer.call.cancel()
             await asyncio.gather(peer.task, return_exceptions=True)
         await drafter.stop()

@@ -66,7 +66,7 @@ class Failing:
             self.engine.handle("v", Close(name, 1))
         allocator = self.engine.cache.allocator
         allocator.check_integrity()
-        assert (allocator.free_count, self.engine._reserved_slots) == (allocator.count, 0), "KV slots leaked"
+        assert (allocator.free_count, self.engine.admission.reserved_slots) == (allocator.count, 0), "KV slots leaked"
 
 
 def poisoned(segments: list[Segment]) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from drafthouse.errors import RequestError
 from drafthouse.wire.generation_messages import SpeculationUsage
-from drafthouse.wire.session_messages import Close, Commit, Open, Refused
+from drafthouse.wire.session_messages import Close, Commit, Dropped, Open, Refused, Scope
 from tests.engine.driven_verifier import Setting
 from tests.engine.pairs import GREEDY, request
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, truth
@@ -180,6 +180,41 @@ def test_a_session_that_failed_is_tried_again_after_a_pause(how: str) -> None:
     assert isinstance(message, Open)
     assert message.epoch > epoch
     assert message.tokens == PROMPT + TEXT[:3]
+
+
+@pytest.mark.parametrize("how", [Refused, Dropped])
+def test_what_a_drafter_cannot_draft_for_is_not_sent_to_it_again(how: type[Refused | Dropped]) -> None:
+    """Another drafter may be asked, and the same one for another request."""
+    it = Setting()
+    epoch = it.open(request("a", PROMPT, 20)).epoch
+    it.engine.receive("d", how("a", epoch, "too long for this draft", Scope.SEQUENCE))
+    for _ in range(5):
+        it.now += 10 * RETRY_S
+        it.step()
+    assert it.sent() == []
+    assert it.engine.draft_sessions.events.unfit == 1
+    it.open(request("b", PROMPT, 20))
+    it.engine.draft_sessions.add_drafter("e")
+    it.now += 10 * RETRY_S
+    it.step()
+    assert [message.session_id for message in it.engine.draft_sessions.take_outbox()["e"]] == ["a"]
+
+
+def test_a_drafter_that_can_never_draft_here_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    """For no request; it is said once, and does not count as one that could offer anything."""
+    it = Setting()
+    opened = [it.open(request(name, PROMPT, 20)) for name in "ab"]
+    assert it.engine.draft_sessions.able == 1
+    for message in opened:
+        it.engine.receive("d", Refused(message.session_id, message.epoch, "noise version 2, this drafter has 1", Scope.PAIR))
+    assert it.engine.draft_sessions.able == 0
+    it.submit(request("c", PROMPT, 20))
+    for _ in range(5):
+        it.now += 10 * RETRY_S
+        it.step()
+    assert it.sent() == []
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == ["drafter d can never draft for this verifier and is not asked again: noise version 2, this drafter has 1"]
 
 
 def test_a_new_request_does_not_inherit_the_pause_of_an_old_one_with_its_id() -> None:

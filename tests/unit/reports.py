@@ -17,10 +17,10 @@ from drafthouse.wire.totals import (
 
 VERIFIER: dict[str, Any] = dict(
     running=0, waiting=0, max_sequences=8, kv_slots_used=0, kv_slots=0, decoding=0, goodput=0.0, price=0.0, price_floor=0.0,
-    step_seconds_base=0.0, step_seconds_least=0.0, seconds_per_node=0.0, gate_open=True, best_edge=0.7, vocab_size=0, drafters={},
+    step_seconds_base=0.0, step_seconds_least=0.0, seconds_per_node=0.0, gate_open=True, best_edge=0.7, drafters={},
     places_per_s=0.0, most_steps_to_free=0,
 )  # fmt: skip
-DRAFTER: dict[str, Any] = dict(vocab_size=0, pass_ms=0.0, seconds_per_node=0.0, kv_slots_used=0, kv_slots=0)
+DRAFTER: dict[str, Any] = dict(pass_ms=0.0, seconds_per_node=0.0, kv_slots_used=0, kv_slots=0)
 
 
 def replica(name: str, fingerprint: str = "f", **more: Any) -> Replica:
@@ -46,14 +46,25 @@ def drafter_totals(busy_seconds: float = 0.0, **counters: float) -> DrafterTotal
 
 
 def verifier_report(
-    name: str = "v0", totals: VerifierTotals | None = None, pid: int = 1, address: str = "", load: int = 0, capacity: int = 8, **fields: Any
+    name: str = "v0",
+    totals: VerifierTotals | None = None,
+    pid: int = 1,
+    address: str = "",
+    fingerprint: str = "f",
+    vocabulary: str = "",
+    load: int = 0,
+    capacity: int = 8,
+    **fields: Any,
 ) -> VerifierReport:
-    who = replica(name, pid=pid, address=address or f"{name}:1")
+    who = replica(name, fingerprint, pid=pid, address=address or f"{name}:1", vocabulary=vocabulary)
     return VerifierReport(replica=who, totals=totals or verifier_totals(), load=load, capacity=capacity, **VERIFIER | fields)
 
 
-def drafter_report(name: str = "d0", totals: DrafterTotals | None = None, load: int = 0, capacity: int = 8, **fields: Any) -> DrafterReport:
-    return DrafterReport(replica=replica(name), totals=totals or drafter_totals(), load=load, capacity=capacity, **DRAFTER | fields)
+def drafter_report(
+    name: str = "d0", totals: DrafterTotals | None = None, vocabulary: str = "", load: int = 0, capacity: int = 8, **fields: Any
+) -> DrafterReport:
+    who = replica(name, vocabulary=vocabulary)
+    return DrafterReport(replica=who, totals=totals or drafter_totals(), load=load, capacity=capacity, **DRAFTER | fields)
 
 
 def report(role: Role, name: str, **fields: Any) -> Report:

@@ -35,7 +35,7 @@ SAMPLINGS = st.builds(
 OPENS = st.builds(
     s.Open, session_id=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
     target_fingerprint=TEXT, max_nodes=UINT32, max_depth=UINT32, min_confidence=CONFIDENCES, vocab_size=st.sampled_from([0, (1 << 32) - 1]),
-    width=st.integers(0, s.MAX_WIDTH),
+    width=st.integers(0, s.MAX_WIDTH), vocabulary=TEXT,
 ).filter(lambda o: o.vocab_size == 0 or max(o.tokens) < o.vocab_size)  # fmt: skip
 COMMITS = st.builds(
     s.Commit, session_id=IDS, epoch=UINT32, base_len=st.integers(0, w.MAX_TOKENS - 6), tokens=TOKENS, min_confidence=CONFIDENCES
@@ -47,8 +47,12 @@ GROWS = st.builds(
     next_pass_eta_us=UINT32, next_pass_expected_tokens=st.floats(0, 999_999, width=32),
 )  # fmt: skip
 TO_DRAFTER = st.one_of(OPENS, COMMITS, st.builds(s.Close, IDS, UINT32, st.booleans()), st.builds(s.Hold, IDS, UINT32))
+SCOPES = st.sampled_from(s.Scope)
 TO_VERIFIER = st.one_of(
-    st.builds(s.Opened, IDS, UINT32), st.builds(s.Refused, IDS, UINT32, TEXT), GROWS, st.builds(s.Dropped, IDS, UINT32, TEXT)
+    st.builds(s.Opened, IDS, UINT32),
+    st.builds(s.Refused, IDS, UINT32, TEXT, SCOPES),
+    GROWS,
+    st.builds(s.Dropped, IDS, UINT32, TEXT, SCOPES),
 )
 SPECULATIONS = st.builds(Speculation, st.sampled_from(SPECULATION_MODES), st.integers(1, 1024), st.integers(1, 256), st.integers(0, 64))
 REQUESTS = st.builds(

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from controller.pairing import MAX_DRAFTERS_PER_VERIFIER, MAX_VOCAB_PADDING, Peer, fits, pair
+from controller.pairing import MAX_DRAFTERS_PER_VERIFIER, Peer, fits, pair
 
 
 def peers(prefix: str, count: int) -> list[Peer]:
@@ -53,7 +53,7 @@ def test_affinity_differs_between_verifiers():
 
 
 def test_only_drafters_whose_vocabulary_fits():
-    drafters = [Peer("same", 4096), Peer("padded", 4096 + MAX_VOCAB_PADDING), Peer("other", 128256), Peer("silent")]
-    (mine,) = pair([Peer("v", 4096)], drafters).values()
-    assert set(mine) == {"same", "padded", "silent"}
-    assert fits(Peer("v"), Peer("d", 5))
+    drafters = [Peer("same", "qwen"), Peer("other", "llama"), Peer("silent")]
+    (mine,) = pair([Peer("v", "qwen")], drafters).values()
+    assert set(mine) == {"same", "silent"}
+    assert fits(Peer("v"), Peer("d", "llama"))

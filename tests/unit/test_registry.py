@@ -124,7 +124,7 @@ def test_snapshot_is_json_and_complete(registry):
     counted, gauges = described.pop("totals"), described.pop("gauges")
     assert described == {
         "role": "verifier", "replica": "v0", "address": "v0:1", "pid": 1, "node": "n", "fingerprint": "f", "load": 2, "capacity": 8,
-        "draining": False, "ranks": [], "age_s": 0.5,
+        "draining": False, "ranks": [], "vocabulary": "", "age_s": 0.5,
     }  # fmt: skip
     assert (counted["steps"], gauges["goodput"]) == (1, 5)
     assert "price" not in gauges, "JSON has no infinity"
@@ -135,9 +135,9 @@ def test_snapshot_is_json_and_complete(registry):
 
 
 def test_a_drafter_of_another_vocabulary_is_not_paired(registry):
-    verifier = verifier_report(vocab_size=4096)
-    observe(registry, 0.0, verifier, drafter_report("d0", vocab_size=128256))
-    assert registry.directive_for(verifier, 0.0).drafters == ()
+    verifier = verifier_report(vocabulary="qwen")
+    observe(registry, 0.0, verifier, drafter_report("d0", vocabulary="llama"), drafter_report("d1", vocabulary="qwen"))
+    assert [route.replica for route in registry.directive_for(verifier, 0.0).drafters] == ["d1"]
 
 
 def test_one_round_of_heartbeats_rebuilds_the_state(registry):
