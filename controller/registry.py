@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from controller.cluster_goodput import ClusterGoodput, measure
+from controller.fingerprints import Groups, groups_of
 from controller.live_pool import LivePool
 from controller.price_floor import PriceFloor, supply
 from controller.routing_table import RoutingTable
@@ -71,6 +72,10 @@ class Registry:
             found = supply(self._verifiers.members(latest=True), self._drafters.members(latest=True))
             self._floor.move(found, now, self.interval_s)
 
+    def fingerprints(self) -> dict[Role, Groups]:
+        """Which replicas of a pool can replace each other."""
+        return {"verifier": groups_of(self._verifiers.reports()), "drafter": groups_of(self._drafters.reports())}
+
     def _allow_for_silence(self, now: float) -> None:
         """Where nobody was heard for two intervals, it was this controller that could not hear."""
         if self._began == -math.inf:
@@ -110,6 +115,7 @@ class Registry:
             "sessions": self.sessions,
             "totals": {role: pool.totals() for role, pool in self.pools.items()},
             "pairs": [{"verifier": verifier, "drafters": list(drafters)} for verifier, drafters in sorted(pairs.items())],
+            "fingerprints": self.fingerprints(),
             "goodput": self.goodput().as_json(),
             "interval_s": self.interval_s,
         }

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, get_args
 
 import ray
@@ -19,6 +19,7 @@ from ray.serve._private.common import DeploymentID
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.util import metrics as ray_metrics
 
+from controller.fingerprints import said_of
 from controller.pool_sizes import PoolSizes
 from controller.registry import Registry
 from drafthouse.config.serving import ServingConfig
@@ -52,6 +53,7 @@ class ControllerReplica:
         self._sizes = PoolSizes(config.autoscaling, {pool: getattr(config, pool).replicas for pool in get_args(Role)})
         self._app, self._pools = context.app_name, {pool: pools[pool] for pool in self._sizes.scaled}
         self._refused = ""
+        self._fingerprints_told: Set[str] = frozenset()
         self._scaling = asyncio.get_running_loop().create_task(self._scale()) if self._pools else None
 
     async def heartbeat(self, report: Report) -> Directive:
@@ -61,10 +63,18 @@ class ControllerReplica:
         if now >= self._exported + EXPORT_S:
             self._exported = now
             self._metrics.export(lambda: cluster_numbers(self._registry, self._sizes.desired, self._heartbeats))
+            self._tell_fingerprints()
         if now >= self._logged + GOODPUT_LOG_S:
             self._logged = now
             logger.info(self._registry.goodput().log_line())
         return self._registry.directive_for(report, now)
+
+    def _tell_fingerprints(self) -> None:
+        """When one has come or gone."""
+        verifiers = self._registry.fingerprints()["verifier"]
+        if verifiers.keys() != self._fingerprints_told:
+            self._fingerprints_told = verifiers.keys()
+            logger.log(logging.WARNING if len(verifiers) > 1 else logging.INFO, said_of(verifiers) or "verifier pool: empty")
 
     async def snapshot(self) -> dict[str, Any]:
         """The registry's state, and which process holds it."""

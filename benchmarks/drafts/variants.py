@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from benchmarks.harness.contestants import load_stock
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.config.serving import ModelConfig
-from drafthouse.engine.loader import LoadedModel, fingerprint, prepare
+from drafthouse.engine.fingerprint import fingerprint
+from drafthouse.engine.loader import LoadedModel, prepare
 from drafthouse.engine.vocabulary import vocabulary_digest
 from drafthouse.errors import ConfigError
 
@@ -66,7 +67,7 @@ def load_draft(text: str, config: ModelConfig) -> LoadedDraft:
         _disturb(model, variant.value)
     parameters = model.num_parameters()
     own = config.model_copy(update={"path": text})
-    prepared = prepare(model, own, f"{fingerprint(path, own)} {variant.kind} {variant.value:g}".strip())
+    prepared = prepare(model, own, f"{fingerprint(path, own, model.device)} {variant.kind} {variant.value:g}".strip())
     return LoadedDraft(text, replace(prepared, vocabulary=vocabulary_digest(path)), parameters)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from controller.cluster_goodput import ClusterGoodput
+from controller.fingerprints import said_of
 from controller.pool_sizes import SizeShown
 from deployments.cli.http_client import DEFAULT_URL, Url, check, server
 from deployments.cli.options import fail
@@ -38,11 +39,12 @@ class ShownReplica:
 
 @dataclass(frozen=True, slots=True)
 class ShownCluster:
-    """What of `/v1/cluster` is printed; totals are by role and counter."""
+    """What of `/v1/cluster` is printed; totals are by role and counter, names of replicas by role and fingerprint."""
 
     pools: dict[str, list[ShownReplica]]
     totals: dict[str, dict[str, float]]
     sessions: int
+    fingerprints: dict[str, dict[str, list[str]]]
     sizes: dict[str, SizeShown]
     goodput: ClusterGoodput
 
@@ -85,6 +87,9 @@ def _print_cluster(cluster: ShownCluster) -> None:
     for pool, totals in cluster.totals.items():
         counters = (f"{name} {number:,.10g}" for name, number in totals.items())
         console.print(f"[bold]{pool}, all together[/]: {', '.join(counters)}")
+    verifiers = cluster.fingerprints["verifier"]
+    if verifiers:
+        console.print(said_of(verifiers), style="bold red" if len(verifiers) > 1 else None)
     console.print(f"[bold]sessions[/]: {cluster.sessions}")
     for pool, size in cluster.sizes.items():
         bounds = "" if size.most is None else f", between {size.least} and {size.most}"

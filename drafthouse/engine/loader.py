@@ -6,16 +6,13 @@ or ConfigError that names the path.
 
 import contextlib
 import copy
-import hashlib
-import logging
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
 from drafthouse.checkpoints.gguf_record import dequantised
@@ -26,6 +23,7 @@ from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
+from drafthouse.engine.fingerprint import fingerprint
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.float32_head import widen_head
 from drafthouse.engine.forward import Forward, StockForward
@@ -42,9 +40,6 @@ from drafthouse.engine.row_check import check_rows
 from drafthouse.engine.self_check import SelfCheck, Verdict
 from drafthouse.engine.vocabulary import vocabulary_digest
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
-from drafthouse.noise import NOISE_VERSION
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,8 @@ def load(config: ModelConfig, stages: LoadStages | None = None) -> LoadedModel:
     if config.parallel > 1:
         raise ConfigError(f"{config.path}: parallel is {config.parallel}, and this command runs a model in one process")
     check_fit(config)
-    return load_share(config, stages)
+    stages = stages or LoadStages()
+    return identified(load_share(config, stages), config, stages)
 
 
 def check_fit(config: ModelConfig) -> None:
@@ -80,7 +76,7 @@ def check_fit(config: ModelConfig) -> None:
 
 
 def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedModel:
-    """What this process holds of the model: all, or a rank's share where the process group of all ranks is there."""
+    """What this process holds of the model: all, or a rank's share where the process group of all ranks is there. Not yet `identified`."""
     stages = stages or LoadStages()
     path, device = model_path(config.path), device_of(config)
     if (origin := dequantised(pathlib.Path(path))) is not None:
@@ -99,8 +95,17 @@ def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedM
         )  # fmt: skip
         check_weights(loading)
         model = model.to(device)
-    loaded = prepare(model, config, fingerprint(path, config), stages)
-    return replace(loaded, vocabulary=vocabulary_digest(path, config.trust_remote_code))
+    return prepare(model, config, "", stages)
+
+
+def identified(model: LoadedModel, config: ModelConfig, stages: LoadStages) -> LoadedModel:
+    """With fingerprint and vocabulary, for which all files are read."""
+    path, device = model_path(config.path), model.runner.cache.data.device
+    with stages.stage("fingerprint"), _named(config.path):
+        found = fingerprint(path, config, device, stages.tell)
+        vocabulary = vocabulary_digest(path, config.trust_remote_code)
+    stages.tell(f"{config.path}: fingerprint {found} ({config.dtype}, {device})")
+    return replace(model, fingerprint=found, vocabulary=vocabulary)
 
 
 @contextlib.contextmanager
@@ -160,7 +165,7 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
         with stages.stage("self-check"):
             check.learn(ModelRunner(StockForward(model), cache))
         with stages.stage("packing"):
-            forward = _forward(model, config, cache, context)
+            forward = _forward(model, config, cache, context, stages)
         runner = ModelRunner(forward, cache)
         with stages.stage("check as served"):
             errors = check.judge(runner)
@@ -168,48 +173,29 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
                 check_rows(runner, context)
     except ModelError as error:
         raise ModelError(f"{config.path}: {error}") from error
-    logger.info(
-        "%s: in %s logits err by at most %.2g of their spread, the stock model's by %.2g",
-        config.path, config.dtype, errors.packed.worst, errors.stock.worst,
-    )  # fmt: skip
+    stages.tell(
+        f"{config.path}: in {config.dtype} logits err by at most {errors.packed.worst:.2g} of their spread, "
+        f"the stock model's by {errors.stock.worst:.2g}"
+    )
     if config.paced is not None:
         runner = PacedRunner(forward, cache, load_curve(config.paced.curve), config.paced.time_scale)
     return LoadedModel(runner, context, model_fingerprint, config.parallel, errors=errors)
 
 
-def _forward(model: PreTrainedModel, config: ModelConfig, cache: KvCache, context: int) -> Forward:
+def _forward(model: PreTrainedModel, config: ModelConfig, cache: KvCache, context: int, stages: LoadStages) -> Forward:
     """The native decoder where it runs this model here, transformers' modules elsewhere; the log says which and why."""
     if config.compile or config.parallel > 1 or model.device.type != "cpu":
         reason = "it is compiled" if config.compile else f"device {model.device.type}, {config.parallel} ranks"
     else:
         try:
             decoder = NativeDecoder(describe(model, context), cache, model.dtype, config.threads)
-            logger.info("%s: runs on the native decoder; each row's bits are its own", config.path)
+            stages.tell(f"{config.path}: runs on the native decoder; each row's bits are its own")
             return NativeForward(decoder)
         except (NotDense, NoLibrary) as error:
             reason = str(error)
-    logger.info("%s: runs through transformers' modules: %s", config.path, reason)
+    stages.tell(f"{config.path}: runs through transformers' modules: {reason}")
     if config.parallel == 1:
         pack_linears(model)
     widen_head(model)
     return StockForward(model, CompiledModel(model) if config.compile else None)
 
-
-def fingerprint(path: str, config: ModelConfig) -> str:
-    """What must agree for two replicas to give the same text: weights, tokenizer, dtype, parallel size, noise version.
-
-    Of each file in a folder the size, the first and the last megabyte are hashed: enough to tell checkpoints apart
-    without reading all of a large one. Of a hub id the commit that this machine has.
-    """
-    digest = hashlib.sha256(f"{config.dtype} parallel {config.parallel} noise {NOISE_VERSION}".encode())
-    folder = pathlib.Path(path)
-    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if file.suffix in {".json", ".safetensors", ".bin", ".model", ".txt"}:
-            digest.update(f"{file.name} {file.stat().st_size}".encode())
-            with file.open("rb") as f:
-                digest.update(f.read(1 << 20))
-                f.seek(-min(1 << 20, file.stat().st_size), os.SEEK_END)
-                digest.update(f.read(1 << 20))
-    if not folder.is_dir():
-        digest.update(f"{path} {AutoConfig.from_pretrained(path)._commit_hash}".encode())
-    return digest.hexdigest()[:16]

@@ -130,6 +130,7 @@ def test_snapshot_is_json_and_complete(registry):
     assert "price" not in gauges, "JSON has no infinity"
     assert [len(snapshot["pools"][role]) for role in ("gateway", "verifier", "drafter")] == [1, 1, 2]
     assert snapshot["sessions"] == 5
+    assert snapshot["fingerprints"] == {"verifier": {"f": ["v0"]}, "drafter": {"f": ["d0", "d1"]}}
     assert snapshot["pairs"][0]["verifier"] == "v0"
     assert set(snapshot["pairs"][0]["drafters"]) == {"d0", "d1"}
 

@@ -72,3 +72,11 @@ def test_sizes_of_pools_and_why(registry, url):
     output = status(url)
     assert "verifier pool: 1 of 2 desired; fixed by the configuration" in output
     assert "drafter pool: 0 of 1 desired, between 0 and 4; nothing is known yet" in output
+
+
+def test_verifiers_that_cannot_replace_each_other_are_told(registry, url):
+    for name, fingerprint in (("v0", "aaa"), ("v1", "bbb"), ("v2", "aaa")):
+        registry.observe(verifier_report(name, fingerprint=fingerprint), 0.0)
+    assert "verifier pool: 2 fingerprints (aaa: v0, v2; bbb: v1): a text that one began" in status(url)
+    registry.observe(verifier_report("v1", pid=2, fingerprint="aaa"), 0.0)
+    assert "verifier pool: all 3 of fingerprint aaa" in status(url)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.load_stages import LoadStages
-from drafthouse.engine.loader import LoadedModel, check_fit, device_of, load, load_share
+from drafthouse.engine.loader import LoadedModel, check_fit, device_of, identified, load, load_share
 from drafthouse.engine.parallel.followers import Followers, end_process
 from drafthouse.engine.parallel.invitation import Assignment, Launcher
 from drafthouse.engine.parallel.local import ChildProcesses
@@ -42,7 +42,7 @@ def load_replica(
     def share() -> LoadedModel:
         followers.send(Assignment(config, store.port))
         join(store, 0, config.parallel, device_of(config))
-        return load_share(config, stages)
+        return identified(load_share(config, stages), config, stages or LoadStages())
 
     model = _unless_lost(share, followers)
     followers.when_lost(lost)
