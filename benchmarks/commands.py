@@ -146,6 +146,24 @@ def decisions(
 
 
 @bench_app.command()
+def sampling(
+    vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.", min=1024)] = 49_152,
+    rounds: Annotated[int, typer.Option(help="Calls of each kind.", min=1)] = 20,
+    threads: Threads = 1,
+    json_file: Json = None,
+) -> None:
+    """Time that choosing a tree's tokens takes, by sampling parameters, and what it would take if the filters sorted all tokens."""
+    from benchmarks.sampling import print_sampling, run_sampling
+    from deployments.cli.options import check_writable, write_json
+
+    with errors():
+        check_writable(json_file)
+        report = run_sampling(vocab, rounds, threads)
+        write_json(json_file, report)
+    print_sampling(Console(), report)
+
+
+@bench_app.command()
 def heartbeats(
     replicas: Annotated[
         str, typer.Option(help="Pool sizes with commas between: gateways, verifiers and drafters together.")

@@ -11,11 +11,13 @@ from itertools import pairwise
 
 import torch
 
+from drafthouse.filters import kept
 from drafthouse.noise import gumbel, gumbel_of, position_key
 from drafthouse.sampling import SamplingParams
 
-FEW = 4
-"""Sorting all of a vocabulary costs about as much as finding so large a part of it."""
+SPARSE = 4
+"""Noise is drawn for the tokens that filters leave, if they are less than one in this many: nodes of one depth share the noise of a
+whole vocabulary, but not of some tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +45,33 @@ def scores(logits: torch.Tensor, rows: Sequence[Row], noise: bool = True) -> tor
     device = result.device
     temperature = torch.tensor([1.0 if row.sampling.greedy else row.sampling.temperature for row in rows], device=device)
     result = result / temperature[:, None]
-    few = _with_few_candidates(rows, result.shape[1])
-    for count, at in few.items():
-        result[at] = _filter(result[at], [rows[i] for i in at], count, noise)
-    done = {i for at in few.values() for i in at}
-    whole = [i for i, row in enumerate(rows) if not row.sampling.greedy and i not in done]
-    filtered = [i for i in whole if rows[i].sampling.filters]
+    filtered = [i for i, row in enumerate(rows) if row.sampling.filters]
+    if len(filtered) == len(rows):
+        return _filter(result, rows, noise)
     if filtered:
-        result[filtered] = _filter(result[filtered], [rows[i] for i in filtered], result.shape[1], noise=False)
-    if not noise or not whole:
+        result[filtered] = _filter(result[filtered], [rows[i] for i in filtered], noise)
+    plain = [i for i, row in enumerate(rows) if not row.sampling.greedy and not row.sampling.filters]
+    if not noise or not plain:
         return result
-    drawn = _noise([rows[i] for i in whole], result.shape[1], device)
-    if len(whole) == len(rows):
+    drawn = _noise([rows[i] for i in plain], result.shape[1], device)
+    if len(plain) == len(rows):
         return result.add_(drawn)
-    result[whole] += drawn
+    result[plain] += drawn
     return result
 
 
-def _with_few_candidates(rows: Sequence[Row], vocab_size: int) -> dict[int, list[int]]:
-    """Rows by their top-k, where it leaves a few of the vocabulary: neither order nor noise of the others is needed there. Rows with
-    another top-k stand apart, since the shape of a sum must not depend on the rows beside it."""
-    few: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        if row.sampling.filters and 0 < row.sampling.top_k <= vocab_size // FEW:
-            few.setdefault(row.sampling.top_k, []).append(i)
-    return few
+def _filter(scaled: torch.Tensor, rows: Sequence[Row], noise: bool) -> torch.Tensor:
+    """In place: what the filters drop is -inf, and with `noise` the rest has it."""
+    at, tokens = kept(scaled, [row.sampling for row in rows])
+    values = scaled[at, tokens]
+    if noise and len(at) * SPARSE > scaled.numel():
+        values += _noise(rows, scaled.shape[1], scaled.device)[at, tokens]
+    elif noise:
+        keys = _keys(((row.seed, row.position) for row in rows), scaled.device)
+        values += gumbel_of(keys[at], tokens[:, None])[:, 0]
+    scaled.fill_(float("-inf"))
+    scaled[at, tokens] = values
+    return scaled
 
 
 def _noise(rows: Sequence[Row], vocab_size: int, device: torch.device) -> torch.Tensor:
@@ -118,32 +122,3 @@ def _penalise(result: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
         penalty = row.sampling.repetition_penalty
         result[i] = torch.where(seen, torch.where(result[i] > 0, result[i] / penalty, result[i] * penalty), result[i])
     return result
-
-
-def _filter(scaled: torch.Tensor, rows: Sequence[Row], count: int, noise: bool) -> torch.Tensor:
-    """Top-k, then top-p of what is left, then min-p, each row by its own parameters; the best token always stays. No row keeps more
-    than `count`. With `noise` those that are left have it."""
-    device, sampling = scaled.device, [row.sampling for row in rows]
-    top_k = torch.tensor([s.top_k or scaled.shape[1] for s in sampling], device=device)[:, None]
-    top_p = torch.tensor([s.top_p for s in sampling], device=device)[:, None]
-    min_p = torch.tensor([s.min_p for s in sampling], device=device)[:, None]
-    ordered, index = _best(scaled, count)
-    keep = torch.arange(count, device=device)[None, :] < top_k
-    probabilities = ordered.masked_fill(~keep, float("-inf")).softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
-    keep &= (before < top_p) | (top_p >= 1.0)
-    keep &= probabilities >= min_p * probabilities[:, :1]
-    keep[:, 0] = True
-    if noise:
-        ordered = ordered + gumbel_of(_keys(((row.seed, row.position) for row in rows), device), index)
-    return torch.full_like(scaled, float("-inf")).scatter(1, index, ordered.masked_fill(~keep, float("-inf")))
-
-
-def _best(scaled: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` largest of each row and their ids, descending, ties to the lowest id."""
-    if count < scaled.shape[1]:
-        ordered, index = scaled.topk(count + 1)
-        if bool((ordered[:, :-1] > ordered[:, 1:]).all()):  # without ties there is one order
-            return ordered[:, :-1], index[:, :-1]
-    ordered, index = scaled.sort(dim=-1, descending=True, stable=True)
-    return ordered[:, :count], index[:, :count]
