@@ -37,6 +37,13 @@ def fingerprint(path: str, config: ModelConfig, device: torch.device, tell: Call
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def with_forward(model_fingerprint: str, forward: str, dtype: str) -> str:
+    """The same of a model that runs on `forward`: the native decoder and transformers' modules sum in other orders."""
+    if dtype == "float64":
+        return model_fingerprint
+    return hashlib.sha256(f"{model_fingerprint} {forward}".encode()).hexdigest()[:16]
+
+
 def checkpoint_digest(path: str, tell: Callable[[str], None] = lambda line: None) -> str:
     """Of all files in a folder that count, by name; of a hub id the commit that this machine has."""
     folder = pathlib.Path(path)

@@ -23,7 +23,7 @@ from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
-from drafthouse.engine.fingerprint import fingerprint
+from drafthouse.engine.fingerprint import fingerprint, with_forward
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.float32_head import widen_head
 from drafthouse.engine.forward import Forward, StockForward
@@ -179,7 +179,7 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
     )
     if config.paced is not None:
         runner = PacedRunner(forward, cache, load_curve(config.paced.curve), config.paced.time_scale)
-    return LoadedModel(runner, context, model_fingerprint, config.parallel, errors=errors)
+    return LoadedModel(runner, context, with_forward(model_fingerprint, forward.name, config.dtype), config.parallel, errors=errors)
 
 
 def _forward(model: PreTrainedModel, config: ModelConfig, cache: KvCache, context: int, stages: LoadStages) -> Forward:
@@ -198,4 +198,3 @@ def _forward(model: PreTrainedModel, config: ModelConfig, cache: KvCache, contex
         pack_linears(model)
     widen_head(model)
     return StockForward(model, CompiledModel(model) if config.compile else None)
-
