@@ -49,7 +49,7 @@ def test_a_drafter_reports_its_engine(served: OneProcess) -> None:
     server.malformed = 2
     found = drafter_report.report_of(server, REPLICA)
     assert found.draining, "its thread does not run"
-    assert (found.load, found.capacity, found.vocab_size) == (0, engine.config.max_sessions, engine.vocab_size)
+    assert (found.load, found.capacity) == (0, engine.config.max_sessions)
     assert (found.totals.draft, found.totals.malformed) == (engine.totals, 2)
     assert found.totals.draft.drafted > 0
     assert found.calibration_brier is not None
