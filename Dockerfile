@@ -38,7 +38,7 @@ RUN --mount=type=bind,target=/mnt/source,rw \
 # The native decoder for every level of x86-64 that a node may have; the compiler goes again.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ \
-    && python -m drafthouse.engine.native.library \
+    && python -m drafthouse.engine.native.library --all \
     && apt-get purge -y g++ && apt-get autoremove -y \
     && rm -rf /var/lib/apt/lists/*
 

@@ -23,6 +23,7 @@ $(BIN)/python:
 $(RUNTIME): requirements.txt pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m drafthouse.engine.native.library
 	touch $@
 
 # Without what the package itself runs on (llama-cpp-python, which a C++ compiler would have to build): only its weights are used.

@@ -39,7 +39,7 @@ def test_speculation_on_equals_off_and_the_oracle(sampling: SamplingParams, nois
 
 def test_any_mix_of_requests_gives_each_its_own_text() -> None:
     """Greedy, sampled, off, fixed and auto together, one long prompt in chunks, KV for only some of them, two drafters."""
-    target = loaded(tiny("llama"), kv_tokens=420)
+    target = loaded(tiny("llama"), kv_tokens=300)
     drafts = [loaded(noisy_copy("llama", 0, noise)) for noise in (0.01, 0.05)]
     texts = [*prompts(9), *prompts(1, shortest=150, longest=150, seed=5)]
     kinds = [(GREEDY, "auto"), (SAMPLED, "fixed"), (SAMPLED, "off"), (SamplingParams(1.3, top_k=9), "auto")]
@@ -51,7 +51,7 @@ def test_any_mix_of_requests_gives_each_its_own_text() -> None:
     for r in requests:
         assert got[r.request_id] == sampled(oracle, r.prompt, r.sampling, r.seed, 40), f"request {r.request_id}"
     assert both.verifier.scheduler.preemptions > 0, "the KV cache was meant to be too small"
-    assert both.verifier.runner.cache.allocator.free_count == 420, "all KV slots come back"
+    assert both.verifier.runner.cache.allocator.free_count == 300, "all KV slots come back"
     for drafter in both.drafters.values():
         assert not drafter.sessions
         assert drafter.cache.allocator.free_count == drafter.cache.allocator.count

@@ -144,7 +144,9 @@ class Terminal:
 
     def __init__(self, url: str):
         self._keys, screen = pty.openpty()
-        command = [sys.executable, "-c", "from deployments.cli.main import main; main()", "chat", "--url", url]
+        # Ctrl-C works even where the tests run in the background of a shell, which has its children ignore it.
+        program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from deployments.cli.main import main; main()"
+        command = [sys.executable, "-c", program, "chat", "--url", url]
         environment = os.environ | {"TERM": "dumb", "COLUMNS": "200"}
         self.process = subprocess.Popen(command, stdin=screen, stdout=screen, stderr=screen, env=environment, start_new_session=True)
         os.close(screen)
@@ -165,8 +167,8 @@ class Terminal:
         return shown
 
     def interrupt(self, pattern: str) -> str:
-        """Ctrl-C, as the terminal's driver passes it on; again each second, since readline misses one that comes between two reads. So a prompt may be shown
-        more than once; patterns name what stands before it."""
+        """Ctrl-C, as the terminal's driver passes it on; again each second, since readline misses one that comes between two reads.
+        So a prompt may be shown more than once; patterns name what stands before it."""
         for _ in range(30):
             self.process.send_signal(signal.SIGINT)
             try:

@@ -13,7 +13,11 @@ import pathlib
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections.abc import Sequence
+
+from filelock import FileLock
 
 from drafthouse.config.cache_files import cache_folder
 
@@ -55,7 +59,10 @@ def load_library() -> ctypes.CDLL:
     if not file.exists():
         file = cache_folder("native") / name
     if not file.exists():
-        build(file, level)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):  # of replicas that start together one compiles
+            if not file.exists():
+                build(file, level)
     library = ctypes.CDLL(str(file))
     library.drafthouse_decoder_new.restype = ctypes.c_void_p
     library.drafthouse_decoder_new.argtypes = [ctypes.c_void_p, ctypes.c_int32]
@@ -80,10 +87,14 @@ def build(file: pathlib.Path, level: str) -> None:
         made.replace(file)
 
 
-def build_all() -> None:
-    """Into the package, for every x86-64 level: an image is built on one machine and runs on others."""
-    for level in (*(level for level, _ in LEVELS), "x86-64") if platform.machine() == "x86_64" else ("native",):
-        build(BUILT / f"decoder-{level}-{_key(level)}.so", level)
+def build_into_package(levels: Sequence[str]) -> None:
+    """What is there already stays; without a compiler it says so, since models run through transformers' modules then."""
+    try:
+        for level in levels:
+            if not (file := BUILT / f"decoder-{level}-{_key(level)}.so").exists():
+                build(file, level)
+    except NoLibrary as error:
+        print(f"native decoder: {error}", file=sys.stderr)
 
 
 def _key(level: str) -> str:
@@ -91,4 +102,6 @@ def _key(level: str) -> str:
 
 
 if __name__ == "__main__":
-    build_all()
+    # `--all`: for every x86-64 level. An image is built on one machine and runs on others.
+    every = (*(level for level, _ in LEVELS), "x86-64") if platform.machine() == "x86_64" else ("native",)
+    build_into_package(every if sys.argv[1:] == ["--all"] else [instruction_set()])
