@@ -146,6 +146,25 @@ def decisions(
 
 
 @bench_app.command()
+def forward(
+    target: Target = "smollm2",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    threads: Threads = 2,
+    rounds: Rounds = 10,
+    json_file: Json = None,
+) -> None:
+    """Time of a step on the native decoder and through transformers' modules, with the same weights."""
+    from benchmarks.forward import print_forward, run_forward
+    from deployments.cli.options import check_writable, write_json
+
+    with errors():
+        check_writable(json_file)
+        report = run_forward(target, dtype, threads, rounds)
+        write_json(json_file, report)
+    print_forward(Console(), report)
+
+
+@bench_app.command()
 def sampling(
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.", min=1024)] = 49_152,
     rounds: Annotated[int, typer.Option(help="Calls of each kind.", min=1)] = 20,
