@@ -67,8 +67,10 @@ def load_draft(text: str, config: ModelConfig) -> LoadedDraft:
         _disturb(model, variant.value)
     parameters = model.num_parameters()
     own = config.model_copy(update={"path": text})
-    prepared = prepare(model, own, f"{fingerprint(path, own, model.device)} {variant.kind} {variant.value:g}".strip())
-    return LoadedDraft(text, replace(prepared, vocabulary=vocabulary_digest(path)), parameters)
+    prepared = prepare(model, own, "")
+    whole = fingerprint(path, own, model.device, prepared.runner.forward.kernels)
+    own_fingerprint = f"{whole} {variant.kind} {variant.value:g}".strip()
+    return LoadedDraft(text, replace(prepared, fingerprint=own_fingerprint, vocabulary=vocabulary_digest(path)), parameters)
 
 
 def _cut(model: PreTrainedModel, layers: int, text: str) -> None:

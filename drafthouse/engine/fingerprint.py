@@ -26,22 +26,17 @@ CPU_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA",
 NOT_OF_KERNELS = {"num_logical_cores", "num_physical_cores", "num_sockets"}
 
 
-def fingerprint(path: str, config: ModelConfig, device: torch.device, tell: Callable[[str], None] = lambda line: None) -> str:
-    """Of the folder or hub id `path`, loaded with `config` onto `device`. `tell` gets a line now and then, if hashing takes long.
+def fingerprint(
+    path: str, config: ModelConfig, device: torch.device, forward_kernels: str, tell: Callable[[str], None] = lambda line: None
+) -> str:
+    """Of the folder or hub id `path`, loaded with `config` onto `device`; `forward_kernels` as of `drafthouse.engine.forward.Forward`.
 
-    Raises OSError where a file cannot be read.
+    `tell` gets a line now and then, if hashing takes long. Raises OSError where a file cannot be read.
     """
     parts = [f"checkpoint {checkpoint_digest(path, tell)}", f"{config.dtype} parallel {config.parallel} noise {NOISE_VERSION}"]
     if config.dtype != "float64":
-        parts.append(kernels(config, device))
+        parts += [forward_kernels, kernels(config, device)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def with_forward(model_fingerprint: str, forward: str, dtype: str) -> str:
-    """The same of a model that runs on `forward`: the native decoder and transformers' modules sum in other orders."""
-    if dtype == "float64":
-        return model_fingerprint
-    return hashlib.sha256(f"{model_fingerprint} {forward}".encode()).hexdigest()[:16]
 
 
 def checkpoint_digest(path: str, tell: Callable[[str], None] = lambda line: None) -> str:

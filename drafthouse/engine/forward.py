@@ -20,9 +20,11 @@ from drafthouse.engine.segment import Segment
 
 class Forward(Protocol):
     """`row_invariant`: a row's bits depend on that row and what it sees alone. `attention_calls`: layers of the last run that had
-    our attention; a model that never calls it cannot be served. `compiled_counts`: numbers of tokens whose first step compiles."""
+    our attention; a model that never calls it cannot be served. `compiled_counts`: numbers of tokens whose first step compiles.
+    `kernels` names what decides the bits of its sums beyond device and libraries."""
 
     name: str
+    kernels: str
     row_invariant: bool
     vocab_size: int
     parameters: int
@@ -45,6 +47,7 @@ class StockForward:
     def __init__(self, model: PreTrainedModel, compiled: CompiledModel | None = None):
         self.model, self.compiled = model, compiled
         self.name = "transformers, compiled" if compiled is not None else "transformers"
+        self.kernels = self.name
         self.vocab_size = limits_of(model.config).vocab_size
         self.parameters = sum(weight.numel() for weight in model.parameters())
         self.weight_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())

@@ -23,7 +23,7 @@ from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
-from drafthouse.engine.fingerprint import fingerprint, with_forward
+from drafthouse.engine.fingerprint import fingerprint
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.float32_head import widen_head
 from drafthouse.engine.forward import Forward, StockForward
@@ -102,7 +102,7 @@ def identified(model: LoadedModel, config: ModelConfig, stages: LoadStages) -> L
     """With fingerprint and vocabulary, for which all files are read."""
     path, device = model_path(config.path), model.runner.cache.data.device
     with stages.stage("fingerprint"), _named(config.path):
-        found = fingerprint(path, config, device, stages.tell)
+        found = fingerprint(path, config, device, model.runner.forward.kernels, stages.tell)
         vocabulary = vocabulary_digest(path, config.trust_remote_code)
     stages.tell(f"{config.path}: fingerprint {found} ({config.dtype}, {device})")
     return replace(model, fingerprint=found, vocabulary=vocabulary)
@@ -179,7 +179,7 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
     )
     if config.paced is not None:
         runner = PacedRunner(forward, cache, load_curve(config.paced.curve), config.paced.time_scale)
-    return LoadedModel(runner, context, with_forward(model_fingerprint, forward.name, config.dtype), config.parallel, errors=errors)
+    return LoadedModel(runner, context, model_fingerprint, config.parallel, errors=errors)
 
 
 def _forward(model: PreTrainedModel, config: ModelConfig, cache: KvCache, context: int, stages: LoadStages) -> Forward:

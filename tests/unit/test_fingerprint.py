@@ -21,7 +21,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def of(folder: pathlib.Path, **changes: object) -> str:
-    return fingerprint(str(folder), CONFIG.model_copy(update=changes), CPU)
+    forward = str(changes.pop("forward", "native"))
+    return fingerprint(str(folder), CONFIG.model_copy(update=changes), CPU, forward)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "tokenizer.model", "tokenizer.json", "merges.txt", "t.jinja"])
@@ -64,7 +65,7 @@ def test_what_is_in_a_file_is_not_taken_for_another_file(tmp_path: pathlib.Path)
     assert len({of(tmp_path / name) for name in "abc"}) == 3
 
 
-@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"parallel": 2}, {"threads": 2}, {"compile": True}])
+@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"parallel": 2}, {"threads": 2}, {"compile": True}, {"forward": "x"}])
 def test_what_decides_the_bits_of_a_sum_counts(tmp_path: pathlib.Path, change: dict[str, object]) -> None:
     assert of(tmp_path, **change) != of(tmp_path)
 
@@ -83,7 +84,7 @@ def test_kernels_count_below_float64(tmp_path: pathlib.Path, what: str, monkeypa
         case "setting":
             monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert of(tmp_path) != before[0]
-    assert of(tmp_path, dtype="float64") == before[1]
+    assert of(tmp_path, dtype="float64") == of(tmp_path, dtype="float64", forward="x") == before[1]
 
 
 def test_the_kind_of_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,5 +101,5 @@ def test_of_a_hub_id_the_commit_at_hand_counts(monkeypatch: pytest.MonkeyPatch) 
     for commit in ("aaa", "bbb", "aaa"):
         known = SimpleNamespace(from_pretrained=lambda path, commit=commit: SimpleNamespace(_commit_hash=commit))
         monkeypatch.setattr(transformers, "AutoConfig", known)
-        found.append(fingerprint("org/name", CONFIG, CPU))
+        found.append(fingerprint("org/name", CONFIG, CPU, "native"))
     assert found[0] == found[2] != found[1]

@@ -6,6 +6,7 @@ import torch
 
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.native.decoder import NativeDecoder, step_arrays
+from drafthouse.engine.native.library import library_digest
 from drafthouse.engine.segment import Segment
 
 
@@ -17,7 +18,7 @@ class NativeForward:
     compiled_counts: Sequence[int] = ()
 
     def __init__(self, decoder: NativeDecoder):
-        self.decoder = decoder
+        self.decoder, self.kernels = decoder, f"native {library_digest()}"
         self.parameters, self.weight_bytes = decoder.parameters, decoder.weight_bytes
         self.vocab_size, self.attention_calls = decoder.vocab_size, decoder.layers
 

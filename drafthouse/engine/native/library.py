@@ -71,6 +71,12 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
+@functools.cache
+def library_digest() -> str:
+    """Of the library that is loaded: two compilers may order the same sums differently."""
+    return hashlib.sha256(pathlib.Path(load_library()._name).read_bytes()).hexdigest()[:16]
+
+
 def build(file: pathlib.Path, level: str) -> None:
     """Raises NoLibrary with the compiler's words."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
