@@ -1,5 +1,6 @@
 """A Ray cluster with the application deployed as on a real one, by Serve's REST API, so that it can be scaled and upgraded."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -73,7 +74,8 @@ class Deployed:
         started = head.children(recursive=True)
         self._head.send_signal(signal.SIGTERM)
         for process in psutil.wait_procs([*started, head], timeout=15)[1]:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended just now
+                process.kill()
 
     def controller_pid(self) -> int:
         applications = httpx.get(f"{self._dashboard}/api/serve/applications/", timeout=30, trust_env=False).json()["applications"]
