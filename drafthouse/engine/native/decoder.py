@@ -127,7 +127,7 @@ class NativeDecoder:
             kind=KINDS[dtype], activation=ACTIVATIONS[d.activation], tied=d.tied, norm_over_all_heads=d.norm_over_all_heads,
             eps=d.eps, scaling=d.scaling, attention_softcap=d.attention_softcap, final_softcap=d.final_softcap,
             embedding_scale=d.embedding_scale, residual_scale=d.residual_scale, logit_scale=d.logit_scale,
-            layer=layers, embedding=None if d.tied else self._hold(d.embedding.detach().to(dtype)), head=head,
+            layer=layers, embedding=None if d.tied else self._hold(d.embedding.detach().to(dtype, copy=True)), head=head,
             final_norm=self._number(d.final_norm), cache=cache.data.data_ptr(), slots=cache.data.shape[3],
         )  # fmt: skip
         self.parameters = description.parameters
@@ -150,12 +150,13 @@ class NativeDecoder:
             self._handle = ctypes.c_void_p()
 
     def _hold(self, tensor: torch.Tensor) -> int:
+        """A copy of its own: weights as loaded are views of a mapped file, all of whose pages would stay with one of them."""
         tensor = tensor.contiguous()
         self._held.append(tensor)
         return tensor.data_ptr()
 
     def _number(self, tensor: torch.Tensor | None) -> int | None:
-        return None if tensor is None else self._hold(tensor.detach().to(self._compute))
+        return None if tensor is None else self._hold(tensor.detach().to(self._compute, copy=True))
 
     def _linear(self, weights: LinearWeights) -> _Linear:
         outer = sum(part.shape[0] for part in weights.parts)
