@@ -1,8 +1,8 @@
-"""Runs a causal language model on segments: the only place that touches the device.
+"""Runs a causal language model on segments, and times it.
 
 Promises: `run` writes the KV of all new tokens and returns the logits asked for, rows in the order
 of segments and outputs. A segment's result does not depend on the segments beside it, up to
-rounding. Weights and KV are in the model's dtype; logits too.
+rounding, and on a row-invariant forward not at all. KV is in the model's dtype.
 """
 
 import time
