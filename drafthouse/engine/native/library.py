@@ -1,7 +1,7 @@
 """The compiled decoder: built once for each machine's vectors by the C++ compiler that is there, then loaded.
 
 Promises: a library is built under another name and moved into place, so that what is loaded is whole. Its name holds what it was
-made of: the source, the compiler and the instruction set.
+made of: the sources, the compiler's options and the instruction set.
 """
 
 import ctypes
@@ -104,7 +104,8 @@ def build_into_package(levels: Sequence[str]) -> None:
 
 
 def _key(level: str) -> str:
-    return hashlib.sha256(SOURCE.read_bytes() + " ".join((*FLAGS, level)).encode()).hexdigest()[:16]
+    sources = b"".join(file.read_bytes() for file in (SOURCE, *sorted(SOURCE.parent.glob("*.h"))))
+    return hashlib.sha256(sources + " ".join((*FLAGS, level)).encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+// Vectors of 64 bytes, lowered by the compiler to what the machine has, and numbers as they are stored.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace drafthouse {
+
+template <class T> struct Vectors;
+template <> struct Vectors<float> {
+  typedef float V __attribute__((vector_size(64)));
+  typedef float U __attribute__((vector_size(64), aligned(4), may_alias));
+  typedef int32_t I __attribute__((vector_size(64)));
+  static constexpr int LANES = 16;
+};
+template <> struct Vectors<double> {
+  typedef double V __attribute__((vector_size(64)));
+  typedef double U __attribute__((vector_size(64), aligned(8), may_alias));
+  typedef int64_t I __attribute__((vector_size(64)));
+  static constexpr int LANES = 8;
+};
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint32_t WordsU __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef uint16_t HalvesU __attribute__((vector_size(32), aligned(2), may_alias));
+
+template <class T> using Vec = typename Vectors<T>::V;
+template <class T> constexpr int LANES = Vectors<T>::LANES;
+
+template <class T> inline Vec<T> load(const T* p) { return *reinterpret_cast<const typename Vectors<T>::U*>(p); }
+template <class T> inline void store(T* p, Vec<T> v) { *reinterpret_cast<typename Vectors<T>::U*>(p) = v; }
+template <class T> inline Vec<T> splat(T x) { return Vec<T>{} + x; }
+
+// One fixed tree: lane i with lane i + half, halving.
+inline float sum_lanes(Vec<float> v) {
+  v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+  return v[0];
+}
+inline double sum_lanes(Vec<double> v) {
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+  v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+  v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+  return v[0];
+}
+
+// Stored keys and values: a vector of the compute type from f32, bf16 or f64.
+struct Bf16 { uint16_t bits; };
+inline float widen(Bf16 x) { uint32_t w = uint32_t(x.bits) << 16; float f; std::memcpy(&f, &w, 4); return f; }
+inline Bf16 narrow(float f) {  // round to nearest, ties to even
+  uint32_t w; std::memcpy(&w, &f, 4);
+  if ((w & 0x7fffffff) > 0x7f800000) return {uint16_t((w >> 16) | 64)};
+  return {uint16_t((w + 0x7fff + ((w >> 16) & 1)) >> 16)};
+}
+inline Vec<float> load_as(const float* p) { return load(p); }
+inline Vec<double> load_as(const double* p) { return load(p); }
+inline Vec<float> load_as(const Bf16* p) {
+  Halves h = *reinterpret_cast<const HalvesU*>(p);
+  Words w = __builtin_convertvector(h, Words) << 16;
+  return (Vec<float>)w;
+}
+inline void store_as(float* p, float x) { *p = x; }
+inline void store_as(double* p, double x) { *p = x; }
+inline void store_as(Bf16* p, float x) { *p = narrow(x); }
+
+// Cephes' expf: within 2 ulp; 0 below the normal range. Never inlined: copies could contract multiply-adds differently.
+__attribute__((noinline)) Vec<float> exp_lanes(Vec<float> x) {
+  const Vec<float> low = splat(-87.0f);
+  auto tiny = x < low;
+  x = tiny ? low : x;
+  x = x > 88.0f ? splat(88.0f) : x;
+  Vec<float> n = x * 1.44269504088896341f + 12582912.0f;
+  n = n - 12582912.0f;
+  Vec<float> r = x - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  Vec<float> y = splat(1.9875691500e-4f);
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * (r * r) + r + 1.0f;
+  typename Vectors<float>::I e = __builtin_convertvector(n, typename Vectors<float>::I);
+  e = (e + 127) << 23;
+  Vec<float> scale = (Vec<float>)e;
+  y = y * scale;
+  return tiny ? splat(0.0f) : y;
+}
+__attribute__((noinline)) Vec<double> exp_lanes(Vec<double> x) {
+  Vec<double> y;
+  for (int i = 0; i < 8; i++) y[i] = std::exp(x[i]);
+  return y;
+}
+template <class T> inline Vec<T> tanh_lanes(Vec<T> x) {  // 1 - 2 / (exp(2 x) + 1)
+  return T(1) - T(2) / (exp_lanes(x * T(2)) + T(1));
+}
+
+}  // namespace drafthouse
