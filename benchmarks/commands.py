@@ -183,6 +183,24 @@ def sampling(
 
 
 @bench_app.command()
+def step(
+    sequences: Annotated[int, typer.Option(help="Sequences that decode.", min=1)] = 32,
+    vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary; small, so that choosing takes little beside Python.", min=32)] = 256,
+    steps: Annotated[int, typer.Option(help="Steps of each kind.", min=1)] = 500,
+    json_file: Json = None,
+) -> None:
+    """Time that a verification step takes in Python, by stage, on a device that has its logits ready."""
+    from benchmarks.step import print_steps, run_steps
+    from deployments.cli.options import check_writable, write_json
+
+    with errors():
+        check_writable(json_file)
+        report = run_steps(sequences, vocab, steps)
+        write_json(json_file, report)
+    print_steps(Console(), report)
+
+
+@bench_app.command()
 def heartbeats(
     replicas: Annotated[
         str, typer.Option(help="Pool sizes with commas between: gateways, verifiers and drafters together.")
