@@ -45,9 +45,6 @@ def offline(
     draft: Draft = "demo:draft",
     threads: Annotated[int, typer.Option(help="torch threads, of all contestants.", min=1)] = 2,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64, of all contestants.")] = "float32",
-    compile_: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="torch.compile our models; needs a C++ compiler and minutes before the start.")
-    ] = False,
     prompts: Prompts = 12,
     tokens: Tokens = 128,
     rounds: Rounds = 1,
@@ -64,7 +61,7 @@ def offline(
     console = Console()
     with errors():
         check_writable(json_file)
-        pair = Pair(target, draft, dtype, threads, compile_, kv_tokens)
+        pair = Pair(target, draft, dtype, threads, kv_tokens)
         report = run_offline(OfflineOptions(pair, prompts, tokens, rounds, prompts_file), console)
         write_json(json_file, report)
     print_report(console, report, title(report))

@@ -2,8 +2,7 @@
 
 Promises: all contestants start from the same prompts, generate equally many tokens (none stops at an
 end-of-text token), in one dtype and with one number of threads, and are timed from the prompt's ids
-to the last token's id. Compilation and warm-up are not timed. With `--compile` ours alone is
-compiled: transformers' `generate` runs as it comes.
+to the last token's id. Warm-up is not timed.
 
 What no timing says: greedy texts of ours and of transformers are compared, and each that differs is
 judged by the oracle of `benchmarks.harness.divergence`.
@@ -61,7 +60,7 @@ def run_offline(options: OfflineOptions, console: Console) -> Report:
     prompts = encode(tokenizer, load_texts(options.prompts_file, options.prompts))
     _check_length(options, prompts)
     transformers.utils.logging.disable_progress_bar()
-    with console.status("loading the models" + (" and compiling, which takes minutes" if options.pair.compile else "")):
+    with console.status("loading the models"):
         speculating, plain = ours(options.pair)
         stock = load_stock(options.pair.target, options.pair.dtype)
         draft = load_stock(options.pair.draft, options.pair.dtype)
@@ -145,7 +144,7 @@ def compare_texts(texts: Texts, prompts: Sequence[Sequence[int]], stock: PreTrai
 def _settings(options: OfflineOptions, target: PreTrainedModel, draft: PreTrainedModel) -> dict[str, Any]:
     return {
         "target": _described(options.pair.target, target), "draft": _described(options.pair.draft, draft),
-        "dtype": options.pair.dtype, "threads": options.pair.threads, "compile": options.pair.compile,
+        "dtype": options.pair.dtype, "threads": options.pair.threads,
         "prompts": options.prompts, "prompts_file": str(options.prompts_file or "held-out prompts of the package"),
         "tokens": options.tokens, "rounds": options.rounds, "torch": torch.__version__, "transformers": transformers.__version__,
         "sampled": asdict(SAMPLING["sampled"]), "prompt_lookup_num_tokens": PROMPT_LOOKUP_TOKENS,
@@ -165,10 +164,9 @@ def title(report: Report) -> str:
     s = report["settings"]
     target, draft = s["target"], s["draft"]
     inflated = f", inflated from {target['inflated_from']}" if "inflated_from" in target else ""
-    how = "compiled" if s["compile"] else "eager"
     return (
         f"target {target['parameters'] / 1e6:.0f}M{inflated}, draft {draft['parameters'] / 1e6:.1f}M, {s['dtype']}, {s['threads']} threads,"
-        f" ours {how}; {s['prompts']} prompts x {s['tokens']} tokens x {s['rounds']} rounds"
+        f" {s['prompts']} prompts x {s['tokens']} tokens x {s['rounds']} rounds"
     )
 
 

@@ -77,7 +77,7 @@ def ablation(
         pair = (
             PacedPair(target, draft, target_curve, draft_curve, time_scale, threads or 1, step_tokens)
             if device is Device.PACED
-            else Pair(target, draft, dtype, threads or 2, False, kv_tokens)
+            else Pair(target, draft, dtype, threads or 2, kv_tokens)
         )
         report = run_ablation(options, pair, console)
         write_json(json_file, report["figures"])

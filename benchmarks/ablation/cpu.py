@@ -41,7 +41,7 @@ def measure(
 ) -> list[Generation]:  # fmt: skip
     """Raises ConfigError naming the option, ModelError for a folder that cannot be loaded."""
     configs = {name: _config(pair, name) for name in pools(names)}
-    with console.status("loading the models" + (" and compiling, which takes minutes" if pair.compile else "")):
+    with console.status("loading the models"):
         target, draft = load_pair(pair)
         latencies = latency_of(target, VerifierConfig().step_tokens), latency_of(draft, DrafterConfig().step_tokens)
         processes = {name: _process(target, draft, config, *copy.deepcopy(latencies)) for name, config in configs.items()}

@@ -73,7 +73,7 @@ def run_gpu(options: GpuOptions, console: Console) -> Report:
         bandwidth = copy_bandwidth(device, size.copied_bytes)
     with _inflated(size, console) as (target, draft):
         kv_tokens = max(options.batches) * (size.prompt_tokens + options.tokens + 128)
-        pair = Pair(target, draft, "bfloat16", torch.get_num_threads(), compile=False, kv_tokens=kv_tokens, device=device)
+        pair = Pair(target, draft, "bfloat16", torch.get_num_threads(), kv_tokens=kv_tokens, device=device)
         with console.status("loading and profiling"):
             speculating, plain = ours(pair)
         batches = [_batch(options, size, speculating, plain, batch, bandwidth, console) for batch in options.batches]

@@ -55,7 +55,7 @@ def run_checks(device: str, prompts: int, tokens: int) -> list[Check]:
     """All of them. Raises ConfigError without such a device, ModelError where a model fails its self-check."""
     checks = [check_noise(device)]
     for dtype in ("float32", "bfloat16"):
-        pair = Pair(TARGET, DRAFT, dtype, threads=torch.get_num_threads(), compile=False, kv_tokens=8192, device=device)
+        pair = Pair(TARGET, DRAFT, dtype, threads=torch.get_num_threads(), kv_tokens=8192, device=device)
         target, draft = load_pair(pair)
         checks += [check_self(target, dtype), check_texts(compare(pair, target, draft, prompts, tokens), dtype)]
     return checks

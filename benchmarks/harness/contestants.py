@@ -96,7 +96,6 @@ class Pair:
     draft: str
     dtype: str
     threads: int
-    compile: bool
     kv_tokens: int
     device: str = "cpu"
 
@@ -143,7 +142,6 @@ def _model_config(pair: Pair, path: str) -> ModelConfig:
             "dtype": pair.dtype,
             "device": pair.device,
             "threads": pair.threads,
-            "compile": pair.compile,
             "kv_tokens": pair.kv_tokens,
         }  # fmt: skip
     )

@@ -34,7 +34,6 @@ class ModelConfig(_Section):
     device: Literal["cpu", "cuda", "paced"] = "cpu"
     paced: PacedConfig | None = None
     threads: int = Field(1, ge=1, le=512, description="torch threads of one replica, CPU only")
-    compile: bool = Field(False, description="torch.compile the model; takes a C++ compiler and up to minutes at start")
     kv_tokens: int = Field(16384, ge=64, description="KV slots of one replica, in tokens")
     parallel: int = Field(1, ge=1, le=64, description="devices that one replica's model is split over (docs/parallel.md)")
     trust_remote_code: bool = Field(False, description="run the Python code that comes with a model whose config.json has auto_map")
@@ -43,8 +42,8 @@ class ModelConfig(_Section):
     def _paced_has_curve(self) -> "ModelConfig":
         refuse({
             "device: paced and the section paced: {curve: ...} go together": (self.device == "paced") != (self.paced is not None),
-            "parallel: above 1 it goes neither with compile nor with device: paced, whose curve is a whole replica's":
-                self.parallel > 1 and (self.paced is not None or self.compile),
+            "parallel: above 1 it does not go with device: paced, whose curve is a whole replica's":
+                self.parallel > 1 and self.paced is not None,
         })  # fmt: skip
         return self
 

@@ -10,18 +10,6 @@ PACKED_ROWS = 16
 """Rows that the packed layout is made for: a plain token up to a typical tree."""
 
 
-@torch.library.custom_op("drafthouse::packed_linear", mutates_args=())
-def _opaque(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out_features: int) -> torch.Tensor:
-    """The product inside a compiled graph: inductor would insist on a weight that it has frozen itself."""
-    out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return out
-
-
-@_opaque.register_fake
-def _(x, packed, bias, out_features):  # type: ignore[no-untyped-def]
-    return x.new_empty(*x.shape[:-1], out_features)
-
-
 class PackedLinear(torch.nn.Module):
     """Takes the place of an `nn.Linear`, and holds none of the other's memory but the bias."""
 
@@ -32,9 +20,6 @@ class PackedLinear(torch.nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_ROWS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if torch.compiler.is_compiling():
-            opaque: torch.Tensor = _opaque(x, self.packed, self.bias, self.out_features)
-            return opaque
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         return out
 

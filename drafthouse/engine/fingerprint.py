@@ -52,7 +52,7 @@ def checkpoint_digest(path: str, tell: Callable[[str], None] = lambda line: None
 
 def kernels(config: ModelConfig, device: torch.device) -> str:
     """All that the bits of a sum depend on, as text."""
-    versions = f"drafthouse {__version__} torch {torch.__version__} transformers {transformers.__version__} compile {config.compile}"
+    versions = f"drafthouse {__version__} torch {torch.__version__} transformers {transformers.__version__}"
     if device.type == "cuda":
         return f"{versions} {torch.cuda.get_device_name(device)} cuda {torch.version.cuda}"
     features = {name: value for name, value in torch.cpu.get_capabilities().items() if name not in NOT_OF_KERNELS}

@@ -29,17 +29,6 @@ def float32_product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return out
 
 
-@torch.library.custom_op("drafthouse::float32_product", mutates_args=())
-def _opaque(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The product inside a compiled graph, whose compiler would unroll the blocks."""
-    return float32_product(x, weight)
-
-
-@_opaque.register_fake
-def _(x, weight):  # type: ignore[no-untyped-def]
-    return x.new_empty(len(x), len(weight), dtype=torch.float32)
-
-
 class Float32Head(torch.nn.Module):
     """Takes the place of an `nn.Linear` and holds its parameters, which may be an embedding's too, or a rank's share."""
 
@@ -56,8 +45,7 @@ class Float32Head(torch.nn.Module):
 
     def _local(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        product = _opaque(rows, weight) if torch.compiler.is_compiling() else float32_product(rows, weight)
-        out = product.reshape(*x.shape[:-1], len(weight))
+        out = float32_product(rows, weight).reshape(*x.shape[:-1], len(weight))
         return out if bias is None else out + bias.float()
 
     def _of_all_ranks(self, x: torch.Tensor, weight: DTensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from drafthouse.engine.attention.backend import AttentionBackend
 from drafthouse.engine.attention.layout import layout_of
 from drafthouse.engine.attention.reference import ReferenceAttention
-from drafthouse.engine.compiled import TOKEN_COUNTS, CompiledModel
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.model_limits import limits_of
 from drafthouse.engine.segment import Segment
@@ -20,8 +19,8 @@ from drafthouse.engine.segment import Segment
 
 class Forward(Protocol):
     """`row_invariant`: a row's bits depend on that row and what it sees alone. `attention_calls`: layers of the last run that had
-    our attention; a model that never calls it cannot be served. `compiled_counts`: numbers of tokens whose first step compiles.
-    `kernels` names what decides the bits of its sums beyond device and libraries."""
+    our attention; a model that never calls it cannot be served. `kernels` names what decides the
+    bits of its sums beyond device and libraries."""
 
     name: str
     kernels: str
@@ -30,7 +29,6 @@ class Forward(Protocol):
     parameters: int
     weight_bytes: int
     attention_calls: int
-    compiled_counts: Sequence[int]
 
     def logits(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         """`[sum of outputs, vocab]`."""
@@ -40,18 +38,16 @@ class Forward(Protocol):
 
 
 class StockForward:
-    """transformers' own modules with our attention, eager or compiled."""
+    """transformers' own modules with our attention."""
 
+    name = kernels = "transformers"
     row_invariant = False
 
-    def __init__(self, model: PreTrainedModel, compiled: CompiledModel | None = None):
-        self.model, self.compiled = model, compiled
-        self.name = "transformers, compiled" if compiled is not None else "transformers"
-        self.kernels = self.name
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
         self.vocab_size = limits_of(model.config).vocab_size
         self.parameters = sum(weight.numel() for weight in model.parameters())
         self.weight_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-        self.compiled_counts: Sequence[int] = TOKEN_COUNTS if compiled is not None else ()
         self.attention: AttentionBackend = ReferenceAttention()
         self.attention_calls = 0
 
@@ -65,13 +61,10 @@ class StockForward:
             wanted += [first + i for i in segment.outputs]
             first += len(segment)
         keep = torch.tensor(wanted, dtype=torch.int64, device=device)
-        if self.compiled is not None and self.compiled.fits(tokens.shape[1]):
-            logits = self.compiled.run(tokens, positions, keep, step)
-        else:
-            logits = self.model(
-                input_ids=tokens, position_ids=positions, use_cache=False, past_key_values=None,
-                logits_to_keep=keep, drafthouse_step=step,
-            ).logits[0]  # fmt: skip
+        logits: torch.Tensor = self.model(
+            input_ids=tokens, position_ids=positions, use_cache=False, past_key_values=None,
+            logits_to_keep=keep, drafthouse_step=step,
+        ).logits[0]  # fmt: skip
         self.attention_calls = step.calls
         return logits
 

@@ -20,7 +20,6 @@ from drafthouse.checkpoints.model_folder import check_model
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.attention import stock_models as attention
-from drafthouse.engine.compiled import CompiledModel
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.engine.fingerprint import fingerprint
@@ -184,8 +183,8 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
 
 def _forward(model: PreTrainedModel, config: ModelConfig, cache: KvCache, context: int, stages: LoadStages) -> Forward:
     """The native decoder where it runs this model here, transformers' modules elsewhere; the log says which and why."""
-    if config.compile or config.parallel > 1 or model.device.type != "cpu":
-        reason = "it is compiled" if config.compile else f"device {model.device.type}, {config.parallel} ranks"
+    if config.parallel > 1 or model.device.type != "cpu":
+        reason = f"device {model.device.type}, {config.parallel} ranks"
     else:
         try:
             decoder = NativeDecoder(describe(model, context), cache, model.dtype, config.threads)
@@ -197,4 +196,4 @@ def _forward(model: PreTrainedModel, config: ModelConfig, cache: KvCache, contex
     if config.parallel == 1:
         pack_linears(model)
     widen_head(model)
-    return StockForward(model, CompiledModel(model) if config.compile else None)
+    return StockForward(model)

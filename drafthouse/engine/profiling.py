@@ -59,11 +59,6 @@ def latency_of(model: LoadedModel, largest: int) -> LatencyModel:
     if profile is None:
         profile = measure(model, largest, AT_START)
         cache.write(key, profile)
-    else:  # measuring would have run these: no serving step is to wait for their compilation
-        stopwatch = Stopwatch(model.runner, model.context)
-        for tokens in model.runner.forward.compiled_counts:
-            if tokens <= min(largest, model.runner.cache.allocator.free_count):
-                stopwatch.seconds(Point(tokens))
     return profile.latency()
 
 

@@ -38,7 +38,7 @@ def test_every_architecture_passes_the_self_check(name: str, dtype: torch.dtype)
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_texts_with_trees_are_transformers_or_part_at_a_near_tie(dtype: str) -> None:
-    pair = Pair(TARGET, DRAFT, dtype, threads=1, compile=False, kv_tokens=8192, device="cuda")
+    pair = Pair(TARGET, DRAFT, dtype, threads=1, kv_tokens=8192, device="cuda")
     target, draft = load_pair(pair)
     passed(check_self(target, dtype))
     passed(check_texts(compare(pair, target, draft, prompts=16, tokens=64), dtype))

@@ -11,7 +11,6 @@ from typing import cast
 import pytest
 import torch
 
-from drafthouse.engine.compiled import TOKEN_COUNTS
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.latency_cache import LatencyCache, key_of
 from drafthouse.engine.loader import LoadedModel
@@ -30,7 +29,7 @@ class TimedRunner:
     def __init__(self, truth: Truth, slots: int, context: int, noise: Iterator[float] | None = None):
         self.cache = KvCache(1, 1, 1, slots, torch.float32, torch.device("cpu"))
         self.cache.data.fill_(float("nan"))
-        self.forward = SimpleNamespace(name="timed", compiled_counts=())
+        self.forward = SimpleNamespace(name="timed")
         self.truth, self.context, self.noise = truth, context, noise
         self.steps: list[tuple[int, int]] = []
 
@@ -156,15 +155,6 @@ def test_the_second_start_measures_nothing(cache: LatencyCache) -> None:
     assert again.seconds(9, 100) == latency.seconds(9, 100)
     latency_of(dataclasses.replace(second, fingerprint="def"), 64)
     assert runner(second).steps, "another model"
-
-
-def test_the_second_start_of_a_compiled_model_runs_each_graph_once(cache: LatencyCache) -> None:
-    """Else a serving step would wait for its compilation."""
-    first, again = model(stepped), model(stepped)
-    for loaded in (first, again):
-        runner(loaded).forward.compiled_counts = TOKEN_COUNTS
-        latency_of(loaded, 64)
-    assert [tokens for tokens, _ in runner(again).steps] == list(TOKEN_COUNTS)
 
 
 def test_a_damaged_cache_is_measured_again_and_mended(cache: LatencyCache, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,18 +29,10 @@ def attend(
     sliding_window: int | None = None,
     softcap: float | None = None,
     drafthouse_step: AttentionStep | None = None,
-    drafthouse_model: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query `[1, heads, T, D]`, key and value `[1, kv_heads, T, D]` to output `[1, T, heads, D]`.
-
-    The step is given itself, or inside a compiled graph as the number of its model.
-    """
+    """query `[1, heads, T, D]`, key and value `[1, kv_heads, T, D]` to output `[1, T, heads, D]`."""
     layer: int = module.layer_idx
-    if drafthouse_model is not None:
-        from drafthouse.engine.compiled import attend_in_graph
-
-        return attend_in_graph(drafthouse_model, layer, query, key, value, scaling, sliding_window, softcap), None
     if drafthouse_step is None:
         raise ValueError("a model with drafthouse attention was called without a step")
     return drafthouse_step.attend(layer, query[0], key[0], value[0], scaling, sliding_window, softcap)[None], None

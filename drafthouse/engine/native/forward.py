@@ -15,7 +15,6 @@ class NativeForward:
 
     name = "native"
     row_invariant = True
-    compiled_counts: Sequence[int] = ()
 
     def __init__(self, decoder: NativeDecoder):
         self.decoder, self.kernels = decoder, f"native {library_digest()}"
