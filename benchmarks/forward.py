@@ -47,7 +47,7 @@ class Case:
         return f"{self.rows} rows after {self.cached}" if self.cached else f"prompt of {self.rows}"
 
 
-CASES = (Case(1, CACHED), Case(5, CACHED), Case(17, CACHED), Case(16, 0), Case(256, 0), Case(1024, 0))
+CASES = (Case(1, CACHED), Case(2, CACHED), Case(5, CACHED), Case(17, CACHED), Case(16, 0), Case(256, 0), Case(1024, 0))
 
 
 def run_forward(target: str, dtype: str, threads: int, rounds: int) -> Report:

@@ -15,6 +15,7 @@ FAMILIES = ("llama", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "olmo2")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 CONTEXT, SLOTS = 512, 320
 TOKENS = torch.randint(0, 256, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+LONG = torch.randint(0, 256, (150,), generator=torch.Generator().manual_seed(2)).tolist()
 
 
 def tree() -> TokenTree:
@@ -95,6 +96,23 @@ def test_a_rows_bits_do_not_depend_on_what_stands_beside_it(name: str, dtype: to
     assert torch.equal(found[0], decoder.one_by_one(TOKENS)[-1])
     for node in range(len(tree())):
         assert torch.equal(found[1 + node], decoder.one_by_one(TOKENS + tree().path(node))[-1]), f"node {node}"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, torch.float32) for name in FAMILIES), *(("gemma2", dtype) for dtype in DTYPES)], ids=str
+)
+def test_a_rows_bits_do_not_depend_on_the_number_of_rows(name: str, dtype: torch.dtype) -> None:
+    """Chunks of all sizes around those in which rows are multiplied and attend together, each row held against itself alone."""
+    decoder = Decoder(tiny(name).to(dtype))
+    alone = decoder.one_by_one(LONG)
+    for before, size in (*((0, size) for size in range(1, 21)), (0, 64), (0, 65), (0, 150), (1, 149), (13, 137), (100, 17), (17, 1)):
+        kv = KvSequence(decoder.cache)
+        if before:
+            decoder.run(chunk(kv, LONG[:before], 0, False))
+        rows = chunk(kv, LONG[before : before + size], before, False)
+        rows.outputs = range(size)
+        assert torch.equal(decoder.run(rows), alone[before : before + size]), f"{size} rows after {before}"
+        kv.release()
 
 
 def test_where_entries_lie_changes_no_bit() -> None:

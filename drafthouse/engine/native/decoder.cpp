@@ -32,8 +32,9 @@ template <class T, class W, class KV> struct Run {
     int first = panel * OUT, valid = (E == GLU ? l.outer / 2 : l.outer) - first;
     if (valid > OUT) valid = OUT;
     T acc[ROWS * PANEL];
-    for (int row = 0; row < rows; row += ROWS) {
-      int count = rows - row < ROWS ? rows - row : ROWS;
+    int groups = (rows + ROWS - 1) / ROWS;
+    for (int group = 0, row = 0, count; group < groups; group++, row += count) {
+      count = (rows - row + groups - group - 1) / (groups - group);
       multiply_rows(count, in + int64_t(row) * l.inner, l.inner, l.inner, w, acc);
       for (int r = 0; r < count; r++) {
         T* a = acc + r * PANEL;

@@ -4,7 +4,10 @@ Promises: logits are float32 (float64 for float64 weights) and a row's bits depe
 held once, packed; a tied head is the embedding, too.
 """
 
+import contextlib
 import ctypes
+import math
+import mmap
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,6 +105,27 @@ def step_arrays(segments: Sequence[Segment]) -> StepArrays:
     return StepArrays(arrays, segments, len(token), len(output))
 
 
+class WeightMemory:
+    """Copies weights into pages of 2 MB, where the system has them: a step reads all weights, page by page."""
+
+    CHUNK, LINE = 1 << 26, 64
+
+    def __init__(self) -> None:
+        self._free = torch.empty(0, dtype=torch.uint8)
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Contiguous, from the beginning of a cache line on."""
+        size = math.ceil(tensor.nbytes / self.LINE) * self.LINE
+        if len(self._free) < size:
+            pages = mmap.mmap(-1, max(size, self.CHUNK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with contextlib.suppress(OSError):  # of a kernel built without them
+                    pages.madvise(mmap.MADV_HUGEPAGE)
+            self._free = torch.frombuffer(pages, dtype=torch.uint8)
+        taken, self._free = self._free[:size], self._free[size:]
+        return taken[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+
 class NativeDecoder:
     """Owns the packed weights; `cache` is where keys and values go."""
 
@@ -109,6 +133,7 @@ class NativeDecoder:
         self._library = load_library()
         self._compute = torch.float64 if dtype == torch.float64 else torch.float32
         self._held: list[torch.Tensor] = []  # what the library points to
+        self._memory = WeightMemory()
         self._dtype, self.vocab_size, self.layers = dtype, description.vocab, len(description.layers)
         d = description
         layers = (_Layer * len(d.layers))()
@@ -127,7 +152,7 @@ class NativeDecoder:
             kind=KINDS[dtype], activation=ACTIVATIONS[d.activation], tied=d.tied, norm_over_all_heads=d.norm_over_all_heads,
             eps=d.eps, scaling=d.scaling, attention_softcap=d.attention_softcap, final_softcap=d.final_softcap,
             embedding_scale=d.embedding_scale, residual_scale=d.residual_scale, logit_scale=d.logit_scale,
-            layer=layers, embedding=None if d.tied else self._hold(d.embedding.detach().to(dtype, copy=True)), head=head,
+            layer=layers, embedding=None if d.tied else self._hold(d.embedding.detach().to(dtype)), head=head,
             final_norm=self._number(d.final_norm), cache=cache.data.data_ptr(), slots=cache.data.shape[3],
         )  # fmt: skip
         self.parameters = description.parameters
@@ -150,13 +175,13 @@ class NativeDecoder:
             self._handle = ctypes.c_void_p()
 
     def _hold(self, tensor: torch.Tensor) -> int:
-        """A copy of its own: weights as loaded are views of a mapped file, all of whose pages would stay with one of them."""
-        tensor = tensor.contiguous()
-        self._held.append(tensor)
-        return tensor.data_ptr()
+        """Of a copy: weights as loaded are views of a mapped file, all of whose pages would stay with one of them."""
+        held = self._memory.copy(tensor)
+        self._held.append(held)
+        return held.data_ptr()
 
     def _number(self, tensor: torch.Tensor | None) -> int | None:
-        return None if tensor is None else self._hold(tensor.detach().to(self._compute, copy=True))
+        return None if tensor is None else self._hold(tensor.detach().to(self._compute))
 
     def _linear(self, weights: LinearWeights) -> _Linear:
         outer = sum(part.shape[0] for part in weights.parts)

@@ -7,83 +7,76 @@
 
 namespace drafthouse {
 
-#if defined(__AVX512F__)
-constexpr int ROWS = 6;
+// Outputs that are summed at once: SUMS registers of sums leave room for the weights and the rows' numbers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int SUMS = 24;
 #else
-constexpr int ROWS = 1;
+constexpr int SUMS = 12;
 #endif
+constexpr int ROWS = 6;
+// Inner indices whose weights are fetched ahead: the processor itself stops at the end of each page.
+constexpr int AHEAD = 16;
+// Vectors of one row: a power of two that divides a panel.
+template <class T> constexpr int side(int rows) {
+  int side = PANEL / WIDTH<T>;
+  while (side * rows > SUMS) side /= 2;
+  return side;
+}
 
-// acc[ROWS][PANEL] = x rows times one panel. Chains run over the inner index in order, whatever the number of rows.
-template <int M> inline void multiply(const float* x, int64_t stride, int inner, const float* w, float* acc) {
-  Vec<float> a[M][4];
-  for (int m = 0; m < M; m++) for (int j = 0; j < 4; j++) a[m][j] = Vec<float>{};
-  for (int k = 0; k < inner; k++, w += PANEL) {
-    Vec<float> b[4] = {load(w), load(w + 16), load(w + 32), load(w + 48)};
-#pragma GCC unroll 8
-    for (int m = 0; m < M; m++) {
-      Vec<float> s = splat(x[m * stride + k]);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; j++) a[m][j] += s * b[j];
-    }
-  }
-  for (int m = 0; m < M; m++) for (int j = 0; j < 4; j++) store(acc + m * PANEL + 16 * j, a[m][j]);
-}
-template <int M> inline void multiply(const float* x, int64_t stride, int inner, const Bf16* panel, float* acc) {
-  const uint32_t* w = reinterpret_cast<const uint32_t*>(panel);  // two inner indices in each word, the even one low
-  Vec<float> a[M][4];
-  for (int m = 0; m < M; m++) for (int j = 0; j < 4; j++) a[m][j] = Vec<float>{};
-  for (int k = 0; k < inner; k += 2, w += PANEL) {
-    Words word[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) word[j] = *reinterpret_cast<const WordsU*>(w + 16 * j);
-    {
-      Vec<float> b[4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; j++) { Words e = word[j] << 16; b[j] = (Vec<float>)e; }
-#pragma GCC unroll 8
-      for (int m = 0; m < M; m++) {
-        Vec<float> s = splat(x[m * stride + k]);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) a[m][j] += s * b[j];
-      }
-    }
-    {
-      Vec<float> b[4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; j++) { Words o = word[j] & 0xffff0000u; b[j] = (Vec<float>)o; }
-#pragma GCC unroll 8
-      for (int m = 0; m < M; m++) {
-        Vec<float> s = splat(x[m * stride + k + 1]);
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) a[m][j] += s * b[j];
-      }
-    }
-  }
-  for (int m = 0; m < M; m++) for (int j = 0; j < 4; j++) store(acc + m * PANEL + 16 * j, a[m][j]);
-}
-template <int M> inline void multiply(const double* x, int64_t stride, int inner, const double* w, double* acc) {
+template <int M, int J, class T>
+inline __attribute__((always_inline)) void add_products(Wide<T> (&sums)[M][J], const T* x, int64_t stride, const Wide<T> (&w)[J]) {
+#pragma GCC unroll 6
   for (int m = 0; m < M; m++) {
-    Vec<double> a[8];
-    for (int j = 0; j < 8; j++) a[j] = Vec<double>{};
-    const double* p = w;
-    for (int k = 0; k < inner; k++, p += PANEL) {
-      Vec<double> s = splat(x[m * stride + k]);
-      for (int j = 0; j < 8; j++) a[j] += s * load(p + 8 * j);
-    }
-    for (int j = 0; j < 8; j++) store(acc + m * PANEL + 8 * j, a[j]);
+    T number = x[m * stride];
+#pragma GCC unroll 16
+    for (int j = 0; j < J; j++) sums[m][j] += number * w[j];
   }
 }
+template <int M, int J, class T> inline void multiply(const T* x, int64_t stride, int inner, const T* w, T* acc) {
+  Wide<T> sums[M][J] = {};
+  for (int k = 0; k < inner; k++, w += PANEL) {
+    Wide<T> b[J];
+#pragma GCC unroll 16
+    for (int j = 0; j < J; j++) {
+      b[j] = load_wide(w + j * WIDTH<T>);
+      __builtin_prefetch(w + AHEAD * PANEL + j * WIDTH<T>);
+    }
+    add_products<M, J, T>(sums, x + k, stride, b);
+  }
+  for (int m = 0; m < M; m++) for (int j = 0; j < J; j++) store_wide(acc + m * PANEL + j * WIDTH<T>, sums[m][j]);
+}
+// Two inner indices lie in each word, the even one low. Words are read twice, which costs less than registers to keep them in.
+template <int M, int J> inline void multiply(const float* x, int64_t stride, int inner, const Bf16* w, float* acc) {
+  Wide<float> sums[M][J] = {};
+  for (int k = 0; k < inner; k += 2, w += 2 * PANEL) {
+    Wide<float> b[J];
+#pragma GCC unroll 16
+    for (int j = 0; j < J; j++) {
+      b[j] = even_of(w + 2 * j * WIDTH<float>);
+      __builtin_prefetch(w + 2 * AHEAD * PANEL + 2 * j * WIDTH<float>);
+    }
+    add_products<M, J, float>(sums, x + k, stride, b);
+#pragma GCC unroll 16
+    for (int j = 0; j < J; j++) b[j] = odd_of(w + 2 * j * WIDTH<float>);
+    add_products<M, J, float>(sums, x + k + 1, stride, b);
+  }
+  for (int m = 0; m < M; m++) for (int j = 0; j < J; j++) store_wide(acc + m * PANEL + j * WIDTH<float>, sums[m][j]);
+}
 
+// The panel's columns in groups of what the registers hold.
+template <int M, class T, class W> void multiply_panel(const T* x, int64_t stride, int inner, const W* w, T* acc) {
+  constexpr int J = side<T>(M), COLUMNS = J * WIDTH<T>, WORD = sizeof(W) == 2 ? 2 : 1;
+  for (int c = 0; c < PANEL; c += COLUMNS) multiply<M, J>(x, stride, inner, w + c * WORD, acc + c);
+}
+// acc[rows][PANEL] = rows of x times one panel.
 template <class T, class W> inline void multiply_rows(int rows, const T* x, int64_t stride, int inner, const W* w, T* acc) {
   switch (rows) {
-    case 1: return multiply<1>(x, stride, inner, w, acc);
-#if defined(__AVX512F__)
-    case 2: return multiply<2>(x, stride, inner, w, acc);
-    case 3: return multiply<3>(x, stride, inner, w, acc);
-    case 4: return multiply<4>(x, stride, inner, w, acc);
-    case 5: return multiply<5>(x, stride, inner, w, acc);
-    case 6: return multiply<6>(x, stride, inner, w, acc);
-#endif
+    case 1: return multiply_panel<1>(x, stride, inner, w, acc);
+    case 2: return multiply_panel<2>(x, stride, inner, w, acc);
+    case 3: return multiply_panel<3>(x, stride, inner, w, acc);
+    case 4: return multiply_panel<4>(x, stride, inner, w, acc);
+    case 5: return multiply_panel<5>(x, stride, inner, w, acc);
+    case 6: return multiply_panel<6>(x, stride, inner, w, acc);
   }
 }
 

@@ -33,6 +33,23 @@ template <class T> inline Vec<T> load(const T* p) { return *reinterpret_cast<con
 template <class T> inline void store(T* p, Vec<T> v) { *reinterpret_cast<typename Vectors<T>::U*>(p) = v; }
 template <class T> inline Vec<T> splat(T x) { return Vec<T>{} + x; }
 
+// Vectors as wide as the machine's registers, for what is independent from lane to lane.
+#if defined(__AVX512F__)
+constexpr int REGISTER = 64;
+#elif defined(__AVX__)
+constexpr int REGISTER = 32;
+#else
+constexpr int REGISTER = 16;
+#endif
+template <class T> constexpr int WIDTH = REGISTER / int(sizeof(T));
+template <class T> struct Register {
+  typedef T V __attribute__((vector_size(REGISTER)));
+  typedef T U __attribute__((vector_size(REGISTER), aligned(sizeof(T)), may_alias));
+};
+template <class T> using Wide = typename Register<T>::V;
+template <class T> inline Wide<T> load_wide(const T* p) { return *reinterpret_cast<const typename Register<T>::U*>(p); }
+template <class T> inline void store_wide(T* p, Wide<T> v) { *reinterpret_cast<typename Register<T>::U*>(p) = v; }
+
 // One fixed tree: lane i with lane i + half, halving.
 inline float sum_lanes(Vec<float> v) {
   v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
@@ -63,6 +80,9 @@ inline Vec<float> load_as(const Bf16* p) {
   Words w = __builtin_convertvector(h, Words) << 16;
   return (Vec<float>)w;
 }
+// A register of 32-bit words that hold two numbers each.
+inline Wide<float> even_of(const Bf16* p) { return (Wide<float>)(load_wide(reinterpret_cast<const uint32_t*>(p)) << 16); }
+inline Wide<float> odd_of(const Bf16* p) { return (Wide<float>)(load_wide(reinterpret_cast<const uint32_t*>(p)) & 0xffff0000u); }
 inline void store_as(float* p, float x) { *p = x; }
 inline void store_as(double* p, double x) { *p = x; }
 inline void store_as(Bf16* p, float x) { *p = narrow(x); }
