@@ -187,13 +187,11 @@ class VerifierEngine:
         """Which sessions go on, and which nodes of their trees are verified. Takes the KV slots of the step."""
         self.session_policy.begin_step(self.sequences.values(), plan.decoding, now)
         self._draft_here(plan)
-        taken = len(plan.decoding) + plan.prompt_tokens
-        limit = min(self.runner.cache.allocator.free_count, self.scheduler.config.step_tokens) - taken
-        selected = choose_nodes(plan, self.pricing, self.draft_sessions.wanted, limit)
+        selected = choose_nodes(plan, self.pricing, self.draft_sessions.wanted, self.scheduler.node_limit(plan))
         if selected.best_edge is not None:
             self.session_policy.gate.observe_edge(selected.best_edge)
         self.draft_sessions.hold(plan.decoding)
-        expected_s = self.latency.seconds(taken + selected.nodes, plan.kv_tokens)
+        expected_s = self.latency.seconds(len(plan.decoding) + plan.prompt_tokens + selected.nodes, plan.kv_tokens)
         return Step(plan, selected, self.verification.prepare(plan, selected.trees), expected_s)
 
     def _draft_here(self, plan: StepPlan) -> None:

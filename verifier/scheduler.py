@@ -1,7 +1,8 @@
 """Who takes part in the next step, and with how much. No torch, no clock.
 
 Promises: sequences that decode come first and always get their pending token; what is left of the
-token budget, and never less than a share of it, goes to prompt chunks, oldest request first. When KV slots run out the youngest
+token budget, and never less than a share of it, goes to prompt chunks, oldest request first. Tree nodes may take what both leave,
+and never less than a share either: beside a full chunk their price limits them, not the budget. When KV slots run out the youngest
 sequence is preempted: its KV is freed and computed again later, its tokens are kept. After a step that failed its
 sequences step one by one, until each has got a token alone or is known as the cause. A plan takes time linear in the running
 sequences, those it admits and preempts included; adding and removing one takes constant time.
@@ -16,6 +17,10 @@ from verifier.sequence import Sequence
 
 PROMPT_SHARE = 8
 """An eighth of a step's tokens is for prompt chunks, however many sequences decode: requests must get through their prompts to end."""
+
+TREE_SHARE = 4
+"""Tree nodes may come to a quarter of a step's tokens, however full prompt chunks make it. They come on top: a chunk cut short by a few
+tokens would cost its request a whole step before its first token."""
 
 
 @dataclass(slots=True)
@@ -85,6 +90,11 @@ class Scheduler:
         plan = self._plan_alone(_first(self.suspects)) if self.suspects else self._plan()
         plan.kv_tokens = sum([len(sequence.kv) for sequence in plan.sequences])
         return plan
+
+    def node_limit(self, plan: StepPlan) -> int:
+        """Tree nodes that the step may hold, by tokens and by free KV slots. The slots of a chunk stay with it."""
+        taken, budget = len(plan.decoding) + plan.prompt_tokens, self.config.step_tokens
+        return max(0, min(self.allocator.free_count - taken, max(budget - taken, budget // TREE_SHARE)))
 
     def _plan_alone(self, sequence: Sequence) -> StepPlan:
         count = min(sequence.pending, self.config.step_tokens)

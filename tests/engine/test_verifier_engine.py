@@ -57,6 +57,26 @@ def test_a_stop_token_at_the_last_place_is_a_stop(n: int) -> None:
     assert [(r.finish_reason, tuple(it.outputs["a"])) for r in it.finish()] == [("stop", TEXT[:n])]
 
 
+def test_trees_are_verified_while_a_long_prompt_fills_every_step() -> None:
+    """Its chunk is as long as it would be beside a plain token, and KV slots come out right."""
+    it = Setting(step_tokens=16)
+    it.open(request("a", PROMPT, 30))
+    it.step()
+    it.submit(request("b", tuple(range(1, 16)) * 3, 2, mode="off"))
+    prompt, verified, chunks = it.engine.sequences["b"], [], []
+    while prompt.pending > 1:
+        length, before = len(it.outputs["a"]), it.engine.totals.verified
+        it.grow("a", TEXT[length : length + 3])
+        cached = len(prompt.kv)
+        it.step()
+        verified.append(it.engine.totals.verified - before)
+        chunks.append(len(prompt.kv) - cached)
+    assert (verified, chunks) == ([3, 3, 3], [15, 15, 15])
+    it.engine.lose_drafter("d")
+    it.finish()
+    assert tuple(it.outputs["a"]) == TEXT
+
+
 def test_drafts_behind_a_stop_token_are_not_counted() -> None:
     it = Setting()
     it.open(request("a", PROMPT, 20, mode="fixed", nodes=5, depth=5, stop_tokens=(TEXT[2],)))

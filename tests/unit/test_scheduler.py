@@ -77,6 +77,28 @@ def test_what_decoding_leaves_of_the_budget_goes_to_prompts() -> None:
     assert prefilling == [("d", 13)]
 
 
+def test_trees_may_take_what_is_left_and_a_quarter_of_the_budget_beside_a_full_chunk() -> None:
+    it = Setting(slots=200)
+    for name in "abc":
+        it.add(name, 2)
+    it.step()
+    assert it.scheduler.node_limit(it.scheduler.plan()) == 13
+    it.add("d", 40)
+    plan = it.scheduler.plan()
+    assert (names(plan)[1], it.scheduler.node_limit(plan)) == ([("d", 13)], 4)
+
+
+def test_trees_leave_a_chunk_its_slots() -> None:
+    it = Setting(slots=22)
+    it.add("a", 2)
+    it.step()
+    it.add("b", 16)
+    plan = it.scheduler.plan()
+    assert (names(plan)[1], it.scheduler.node_limit(plan)) == ([("b", 15)], 22 - 2 - 1 - 15)
+    it.run(plan)
+    assert it.scheduler.node_limit(it.scheduler.plan()) == 2, "of the four slots that are left two roots take theirs"
+
+
 def test_prompts_are_cut_to_the_free_slots() -> None:
     """When d came, all of it fitted; while its chunks ran, the others went on growing."""
     it = Setting(slots=42)
@@ -180,6 +202,7 @@ def test_every_plan_fits_and_every_request_ends(shapes: list[tuple[int, int]], s
         tokens = len(plan.decoding) + plan.prompt_tokens
         assert tokens <= max(budget, len(plan.decoding) + budget // 8)
         assert tokens <= it.cache.allocator.free_count, "a plan that does not fit would fail its requests"
+        assert 0 <= it.scheduler.node_limit(plan) <= it.cache.allocator.free_count - tokens, "nor may its trees"
         assert len(it.scheduler.running) <= places
         assert not {s.id for s in plan.decoding} & {s.id for s, _ in plan.prefilling}
         order += [s.id for s, _ in plan.prefilling if s.id not in order]
