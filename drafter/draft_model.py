@@ -15,6 +15,7 @@ from drafter.session import Session
 from drafthouse.choose import Row, rank
 from drafthouse.config.serving import DrafterConfig
 from drafthouse.engine.loader import LoadedModel
+from drafthouse.engine.prefix_cache import LEAST_SHARED, common_length
 from drafthouse.engine.segment import Segment
 from drafthouse.errors import OutOfKvSlots
 from drafthouse.policy.calibration import Calibration
@@ -84,7 +85,7 @@ class DraftModel:
         A session is charged for its nodes while another one waits or shares the pass. Otherwise its passes cost nobody anything: they
         run while the target verifies, and whether to wait for them is the verifier's own sum. A catch-up is spent already.
         """
-        sessions = list(sessions)
+        sessions = self._begin(sessions, totals)
         contended = sum(session.wants_pass_now for session in sessions) > 1
         works: list[Work] = []
         self.running = []
@@ -109,6 +110,23 @@ class DraftModel:
                 work.session.model_seconds += seconds * len(work.nodes) / tokens
         self.latency.observe(tokens, sum(work.session.kv_tokens for work in works), seconds)
         return grown, failed
+
+    def _begin(self, sessions: Iterable[Session], totals: DraftTotals) -> list[Session]:
+        """Lets new sessions take over what is cached of their tokens. Returns those that may take part in the pass: not the new ones
+        whose tokens an older one is about to cache."""
+        ready: list[Session] = []
+        catching_up: list[Session] = []
+        for session in sessions:
+            if session.missing and session.shares_kv and not session.kv:
+                session.begin()
+                if _is_run_by_another(session, catching_up):
+                    session.forget_kv()
+                    continue
+                totals.cached_tokens += session.cached
+            ready.append(session)
+            if session.missing:
+                catching_up.append(session)
+        return ready
 
     def _work(self, session: Session, nodes: list[int]) -> Work:
         guesses = self._guesses(session, nodes)
@@ -159,6 +177,12 @@ def _known_to_targets(logits: torch.Tensor, works: list[Work]) -> torch.Tensor:
         return logits
     ids = torch.arange(logits.shape[1], device=logits.device)
     return logits.masked_fill(ids[None, :] >= torch.tensor(sizes, device=logits.device)[:, None], float("-inf"))
+
+
+def _is_run_by_another(session: Session, others: Iterable[Session]) -> bool:
+    """Whether one of those that catch up runs what this one would, too. It shares each chunk, so the wait ends with the common part."""
+    key, least = session.kv.key, session.cached + LEAST_SHARED
+    return any(common_length(other.tokens, session.tokens) >= least for other in others if other.kv.key == key)
 
 
 def _follow(work: Work, parents: list[int], ranked: list[tuple[list[int], list[float]]]) -> tuple[list[int], int]:

@@ -126,7 +126,7 @@ class DrafterEngine:
         vocab_size = min(self.vocab_size, message.vocab_size or self.vocab_size)  # noise is drawn by id: both know the lower ids
         facts = SessionFacts(message.sampling, message.seed, vocab_size, message.cache_key)
         stages = SessionStages(self.makers, facts, calibration, width, self.clock, self.stage_totals)
-        session = Session(peer, message, KvSequence(self.cache), self.rules, calibration, stages, self.clock())
+        session = Session(peer, message, KvSequence(self.cache, message.cache_key), self.rules, calibration, stages, self.clock())
         session.vocab_size = vocab_size
         if self.draft is not None and (lookahead := self.draft.lookahead(facts, width, self.stage_totals)) is not None:
             session.lookahead = lookahead
@@ -229,13 +229,16 @@ class DrafterEngine:
             ran = list(self.sessions.values()) if suspect is None else [suspect]
         if len(ran) == 1:
             self._fault_isolation.blame(ran[0], self.clock())
+            ran[0].forget_kv()
             dropped = self.drop(ran[0].key, reason)
+            self.cache.allocator.forget_prefixes()
             if self.draft is not None and self.cache.allocator.free_count:
                 check_device(self.draft.runner)
             return [(ran[0].key[0], dropped)]
         for session in ran:
             session.restart()
             self._fault_isolation.add(session)
+        self.cache.allocator.forget_prefixes()
         return []
 
     def _announce(self, session: Session) -> ToVerifierMessage:

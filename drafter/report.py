@@ -18,7 +18,7 @@ def report_of(server: DrafterServer, replica: Replica) -> DrafterReport:
         capacity=engine.config.max_sessions,
         pass_ms=1e3 * latency.seconds(1, 0) if latency is not None else 0.0,
         seconds_per_node=price(1, 0, 1.0, latency) if latency is not None else 0.0,
-        kv_slots_used=allocator.count - allocator.free_count, kv_slots=allocator.count,
+        kv_slots_used=allocator.count - allocator.free_count, kv_slots_cached=allocator.cached_count, kv_slots=allocator.count,
         calibration_brier=brier.learned if brier is not None else None,
         calibration_brier_prior=brier.prior if brier is not None else None,
     )  # fmt: skip

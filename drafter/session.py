@@ -93,6 +93,21 @@ class Session:
         return len(self.tokens) - self.cached if self.drafts else 0
 
     @property
+    def shares_kv(self) -> bool:
+        """Not with a window, which lets entries go that another session would need."""
+        return self.rules.window is None and self.kv.cache.allocator.prefixes is not None
+
+    def begin(self) -> None:
+        """Takes over what is cached of the committed tokens, at most all but the root. Only for a session that shares."""
+        self.kv.adopt(self.tokens)
+        self.cached = len(self.kv)
+
+    def forget_kv(self) -> None:
+        """As before `begin`."""
+        self.kv.release()
+        self.cached = self.skipped = 0
+
+    @property
     def wants_pass(self) -> bool:
         return self.wants_pass_now or bool(self.frontier.ahead)
 
@@ -219,6 +234,8 @@ class Session:
         self.cached += chunk
         kept = self.held + len(self.expanded) - len(came_true)
         self.kv.keep(kept, [kept + guess for guess in came_true])
+        if chunk and self.shares_kv:
+            self.kv.share(self.tokens[: self.cached])
         self._slide_window()
 
     def child(self, node: int, token: int) -> int | None:
@@ -231,14 +248,14 @@ class Session:
     def restart(self) -> None:
         """Puts the session back to how it was when opened, but with all committed tokens: after a pass that failed neither its KV nor its
         tree can be relied on."""
-        self.kv.release()
-        self.cached = self.skipped = self.sent = self.kept = 0
+        self.forget_kv()
+        self.sent = self.kept = 0
         self.growing, self._sent_edges = GrowingTree(), []
         self.grow_stages()
 
     def close(self, finished: bool) -> None:
         """The session is over; `finished`: so is the request, by itself."""
-        self.kv.release()
+        self.kv.retire(self.tokens[: self.cached] if self.shares_kv else ())
         self.stages.close(finished)
         if self.lookahead is not None:
             self.lookahead.close(finished)

@@ -245,15 +245,17 @@ class GenerateReply(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., first_token_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class SpeculationUsage(_message.Message):
-    __slots__ = ("drafted", "verified", "accepted", "steps", "synthetic")
+    __slots__ = ("drafted", "verified", "accepted", "steps", "synthetic", "cached_tokens")
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     SYNTHETIC_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     drafted: int
     verified: int
     accepted: int
     steps: int
     synthetic: bool
-    def __init__(self, drafted: _Optional[int] = ..., verified: _Optional[int] = ..., accepted: _Optional[int] = ..., steps: _Optional[int] = ..., synthetic: _Optional[bool] = ...) -> None: ...
+    cached_tokens: int
+    def __init__(self, drafted: _Optional[int] = ..., verified: _Optional[int] = ..., accepted: _Optional[int] = ..., steps: _Optional[int] = ..., synthetic: _Optional[bool] = ..., cached_tokens: _Optional[int] = ...) -> None: ...

@@ -99,5 +99,6 @@ def _drafter_report(d: SimDrafter) -> DrafterReport:
     )  # fmt: skip
     return DrafterReport(
         replica=_replica(d.name), load=len(d.sessions), capacity=d.options.config.drafter.max_sessions, totals=totals,
-        pass_ms=1e3 * d.latency.seconds(1, 0), seconds_per_node=price(1, 0, 1.0, d.latency), kv_slots_used=0, kv_slots=0,
+        pass_ms=1e3 * d.latency.seconds(1, 0), seconds_per_node=price(1, 0, 1.0, d.latency), kv_slots_used=0, kv_slots_cached=0,
+        kv_slots=0,
     )  # fmt: skip

@@ -26,6 +26,7 @@ class SlotCount:
 
     def __init__(self, count: int):
         self.count = self.free_count = count
+        self.prefixes, self.cached_count = None, 0
 
 
 class CountedKv:
@@ -46,6 +47,15 @@ class CountedKv:
     def release(self) -> None:
         self._slots.free_count += self._length
         self._length = 0
+
+    def adopt(self, tokens: list[int]) -> None:
+        """Nothing is cached: the tokens say nothing."""
+
+    def share(self, tokens: list[int]) -> None:
+        """Likewise."""
+
+    def retire(self, tokens: list[int]) -> None:
+        self.release()
 
 
 class SimSequence(Sequence):

@@ -26,20 +26,20 @@ def typical_report(role: Role, number: int, drafters: tuple[int, ...] = ()) -> R
         case "verifier":
             return VerifierReport(
                 replica=replica, load=8, capacity=288, totals=_verifier_totals(), running=8, waiting=0, max_sequences=32,
-                kv_slots_used=4000, kv_slots=65536, decoding=8, goodput=900.5, price=0.125, price_floor=0.0, step_seconds_base=0.025,
-                step_seconds_least=0.02, seconds_per_node=1e-4, gate_open=True, best_edge=0.9,
+                kv_slots_used=4000, kv_slots_cached=9000, kv_slots=65536, decoding=8, goodput=900.5, price=0.125, price_floor=0.0,
+                step_seconds_base=0.025, step_seconds_least=0.02, seconds_per_node=1e-4, gate_open=True, best_edge=0.9,
                 drafters={_name("drafter", i): DrafterView(0.9, False, 0.002) for i in drafters}, places_per_s=0.5, most_steps_to_free=1,
             )  # fmt: skip
         case "drafter":
             return DrafterReport(
                 replica=replica, load=8, capacity=288, totals=_drafter_totals(), pass_ms=2.5, seconds_per_node=1e-4,
-                kv_slots_used=4000, kv_slots=65536, calibration_brier=0.5, calibration_brier_prior=0.6,
+                kv_slots_used=4000, kv_slots_cached=9000, kv_slots=65536, calibration_brier=0.5, calibration_brier_prior=0.6,
             )  # fmt: skip
 
 
 def _verifier_totals() -> VerifierTotals:
     verify = VerifyTotals(COUNT, COUNT, COUNT, COUNT, COUNT, COUNT)
-    return VerifierTotals(verify, SessionEvents(COUNT), StageCounts(), preemptions=0, step_faults=0, paced=None)
+    return VerifierTotals(verify, SessionEvents(COUNT), StageCounts(), preemptions=0, cached_tokens=COUNT, step_faults=0, paced=None)
 
 
 def _drafter_totals() -> DrafterTotals:

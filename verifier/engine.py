@@ -73,7 +73,8 @@ class VerifierEngine:
             self._release(older)
         self.admission.take_place(resumed=request.resumed or bool(request.delivered), now=self.clock())
         seen = seen_tokens(request, self.runner.vocab_size, self.runner.cache.data.device)
-        sequence = Sequence(request, KvSequence(self.runner.cache), seen, synthetic=self.verification.synthetic_rate is not None)
+        kv, synthetic = KvSequence(self.runner.cache, request.cache_key), self.verification.synthetic_rate is not None
+        sequence = Sequence(request, kv, seen, synthetic)
         sequence.arrived, sequence.local = self.clock(), self.local.open(request)
         self.enter(sequence)
 
@@ -126,6 +127,7 @@ class VerifierEngine:
         if len(self._stepping) > 1 or self.sequences.get(s.id) is not s:
             return replies
         self.totals.failed += 1
+        s.kv.release()  # what it holds may be spoilt: not for others
         self._release(s)
         check_device(self.runner)
         return [*replies, GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage)]
@@ -168,8 +170,8 @@ class VerifierEngine:
         return plan
 
     def _wait(self, plan: StepPlan, now: float) -> float | None:
-        """Until when to wait for drafts, or None to start. Prompt chunks never wait."""
-        if plan.prefilling:
+        """Until when to wait for drafts, or None to start. Prompt chunks and first tokens never wait: all of a prompt may be cached."""
+        if plan.prefilling or not all(s.output_len for s in plan.decoding):
             return None
         announcements: list[Announcement] = []
         for s in plan.decoding:
@@ -202,7 +204,10 @@ class VerifierEngine:
                 s.count(drafted=s.local.grow(self.pricing.price, s.max_draft_depth))
 
     def _commit(self, step: Step, walked: list[Walked], now: float) -> None:
-        """Tokens to the gateways' replies, and to what drafts: drafters, the session policy, and stages in this process."""
+        """Tokens to the gateways' replies, and to what drafts: drafters, the session policy, and stages in this process. Prompt chunks to
+        the prefix cache."""
+        for s, _ in step.plan.prefilling:
+            s.kv.share(s.tokens)
         for w in walked:
             s = w.sequence
             if s.draft_session is not None:

@@ -18,7 +18,8 @@ def report_of(
         replica=replica, draining=draining, totals=_totals(engine, step_faults),
         load=scheduler.in_service + len(scheduler.waiting), capacity=scheduler.config.max_sequences + scheduler.config.max_queue,
         running=scheduler.in_service, waiting=len(scheduler.waiting), max_sequences=scheduler.config.max_sequences,
-        kv_slots_used=allocator.count - allocator.free_count, kv_slots=allocator.count, decoding=engine.draft_sessions.decoding,
+        kv_slots_used=allocator.count - allocator.free_count, kv_slots_cached=allocator.cached_count, kv_slots=allocator.count,
+        decoding=engine.draft_sessions.decoding,
         goodput=pricing.meter.rate, price=pricing.price, price_floor=pricing.price_floor, step_seconds_base=pricing.plain_s,
         step_seconds_least=engine.latency.seconds(1, 0), seconds_per_node=pricing.seconds_per_node,
         gate_open=engine.session_policy.gate.open, best_edge=engine.session_policy.gate.best_edge,
@@ -31,7 +32,7 @@ def _totals(engine: VerifierEngine, step_faults: int) -> VerifierTotals:
     runner = engine.runner
     return VerifierTotals(
         verify=replace(engine.totals), sessions=replace(engine.draft_sessions.events), stages=engine.local.totals.counts(),
-        preemptions=engine.scheduler.preemptions, step_faults=step_faults,
+        preemptions=engine.scheduler.preemptions, cached_tokens=engine.scheduler.cached_tokens, step_faults=step_faults,
         paced=PacedTotals(runner.steps, runner.overruns) if isinstance(runner, PacedRunner) else None,
     )  # fmt: skip
 

@@ -3,9 +3,10 @@
 Promises: sequences that decode come first and always get their pending token; what is left of the
 token budget, and never less than a share of it, goes to prompt chunks, oldest request first. Tree nodes may take what both leave,
 and never less than a share either: beside a full chunk their price limits them, not the budget. When KV slots run out the youngest
-sequence is preempted: its KV is freed and computed again later, its tokens are kept. After a step that failed its
-sequences step one by one, until each has got a token alone or is known as the cause. A plan takes time linear in the running
-sequences, those it admits and preempts included; adding and removing one takes constant time.
+sequence is preempted: its tokens are kept, and its KV is computed again later, but for what the prefix cache still has of it.
+After a step that failed its sequences step one by one, until each has got a token alone or is known as the cause. A request that
+would prefill what a running one prefills waits for that, and those behind it with it. A plan takes time linear in the running
+sequences and in the tokens of those it admits and preempts; adding and removing one takes no more.
 """
 
 from collections import OrderedDict
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 from drafthouse.config.serving import VerifierConfig
 from drafthouse.engine.kv_cache import SlotAllocator
+from drafthouse.engine.prefix_cache import LEAST_SHARED, common_length
 from verifier.sequence import Sequence
 
 PROMPT_SHARE = 8
@@ -42,7 +44,8 @@ class StepPlan:
 
 
 class Scheduler:
-    """Ordered sets of sequences, the one that came first in front; `ended` counts those that were removed after they had begun."""
+    """Ordered sets of sequences, the one that came first in front. `ended` counts those that were removed after they had begun,
+    `cached_tokens` the tokens that sequences found in the prefix cache when they began."""
 
     def __init__(self, config: VerifierConfig, allocator: SlotAllocator):
         self.config, self.allocator = config, allocator
@@ -51,6 +54,7 @@ class Scheduler:
         self.suspects: OrderedDict[Sequence, None] = OrderedDict()  # of a failed step; no other runs until these are cleared
         self.preemptions = 0
         self.ended = 0
+        self.cached_tokens = 0
 
     @property
     def in_service(self) -> int:
@@ -70,12 +74,13 @@ class Scheduler:
                 del those[sequence]
                 self.ended += 1
         self.waiting.pop(sequence, None)
-        sequence.kv.release()
+        sequence.kv.retire(sequence.tokens)
 
     def suspect(self) -> None:
         """After a step that failed: the KV of all that ran may be spoilt, and one of them may be the cause."""
         for sequence in self.running:
             sequence.kv.release()
+        self.allocator.forget_prefixes()
         self.suspects.update(self.running)
         self.running.clear()
 
@@ -97,6 +102,8 @@ class Scheduler:
         return max(0, min(self.allocator.free_count - taken, max(budget - taken, budget // TREE_SHARE)))
 
     def _plan_alone(self, sequence: Sequence) -> StepPlan:
+        if not sequence.kv:
+            sequence.begin()
         count = min(sequence.pending, self.config.step_tokens)
         self._make_room(count)
         return StepPlan([sequence], []) if count == 1 else StepPlan([], [(sequence, count)])
@@ -131,12 +138,29 @@ class Scheduler:
         reserved_slots = sum(s.pending for s in self.running)
         while self.waiting and len(self.running) < self.config.max_sequences:
             first = _first(self.waiting)
-            wanted = len(first.tokens) + 1
-            if wanted + reserved_slots > self.allocator.free_count:
+            if not self._begin(first, reserved_slots):
                 return
-            reserved_slots += wanted
+            reserved_slots += first.pending + 1
             del self.waiting[first]
             self.running[first] = None
+
+    def _begin(self, sequence: Sequence, reserved_slots: int) -> bool:
+        """Lets it take over what is cached of its tokens, if the others fit beside `reserved_slots` and no one is about to cache more."""
+        sequence.begin()
+        if sequence.pending + 1 + reserved_slots > self.allocator.free_count or self._is_prefilled_by_another(sequence):
+            sequence.kv.release()
+            return False
+        self.cached_tokens += len(sequence.kv)
+        sequence.begun()
+        return True
+
+    def _is_prefilled_by_another(self, sequence: Sequence) -> bool:
+        """Whether a running sequence prefills what this one would, too. It shares each chunk, so the wait ends with the common part."""
+        if self.allocator.prefixes is None:
+            return False
+        key, least = sequence.request.cache_key, len(sequence.kv) + LEAST_SHARED
+        prefilling = (s for s in self.running if s.pending > 1 and s.request.cache_key == key)
+        return any(common_length(s.tokens, sequence.tokens) >= least for s in prefilling)
 
     def _make_room(self, slots: int, keep: Sequence | None = None) -> None:
         """Preempts from the youngest on until `slots` are free; `keep` itself goes last."""
@@ -148,7 +172,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         del self.running[sequence]
-        sequence.kv.release()
+        sequence.kv.retire(sequence.tokens)
         self.waiting[sequence] = None
         self.waiting.move_to_end(sequence, last=False)
         self.preemptions += 1

@@ -40,6 +40,15 @@ class Sequence:
         """Tokens without KV; 1 when only the root is."""
         return len(self.tokens) - len(self.kv)
 
+    def begin(self) -> None:
+        """Takes over what is cached of its tokens, which is at most all but the root."""
+        self.kv.adopt(self.tokens)
+
+    def begun(self) -> None:
+        """It is to step with what it has taken over. What it has taken from the prompt counts once, before its first step."""
+        if self.arrived is not None:
+            self.usage = replace(self.usage, cached_tokens=min(len(self.kv), self.prompt_len))
+
     @property
     def output_len(self) -> int:
         return len(self.tokens) - self.prompt_len

@@ -67,7 +67,9 @@ def _stream(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_usage(usage: dict[str, Any]) -> None:
-    line = f"{usage.get('prompt_tokens', 0)} prompt tokens, {usage.get('completion_tokens', 0)} generated"
+    cached = usage.get("prompt_tokens_details", {}).get("cached_tokens", 0)
+    line = f"{usage.get('prompt_tokens', 0)} prompt tokens{f', {cached} of them cached' if cached else ''}, "
+    line += f"{usage.get('completion_tokens', 0)} generated"
     if speculation := usage.get("speculation"):
         steps = max(1, speculation["steps"])
         line += f" in {speculation['steps']} steps ({usage['completion_tokens'] / steps:.2f} a step); "

@@ -106,8 +106,14 @@ class RequestProgress:
 
 
 def total(a: SpeculationUsage, b: SpeculationUsage) -> SpeculationUsage:
+    """Of two attempts, one after the other. The prompt counts as cached where the first that ran at all found it so."""
     return SpeculationUsage(
-        a.drafted + b.drafted, a.verified + b.verified, a.accepted + b.accepted, a.steps + b.steps, a.synthetic or b.synthetic
+        drafted=a.drafted + b.drafted,
+        verified=a.verified + b.verified,
+        accepted=a.accepted + b.accepted,
+        steps=a.steps + b.steps,
+        synthetic=a.synthetic or b.synthetic,
+        cached_tokens=a.cached_tokens if a.steps else b.cached_tokens,
     )
 
 

@@ -37,6 +37,14 @@ class ModelConfig(_Section):
     kv_tokens: int = Field(16384, ge=64, description="KV slots of one replica, in tokens")
     parallel: int = Field(1, ge=1, le=64, description="devices that one replica's model is split over (docs/parallel.md)")
     trust_remote_code: bool = Field(False, description="run the Python code that comes with a model whose config.json has auto_map")
+    prefix_cache: Literal["auto", "on", "off"] = Field(
+        "auto", description="share KV of common prefixes (docs/prefix-cache.md); auto: where it changes no bit of a text"
+    )
+
+    @field_validator("prefix_cache", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: object) -> object:
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _paced_has_curve(self) -> "ModelConfig":

@@ -172,6 +172,8 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
                 check_rows(runner, context)
     except ModelError as error:
         raise ModelError(f"{config.path}: {error}") from error
+    if config.prefix_cache == "on" or (config.prefix_cache == "auto" and forward.row_invariant):
+        cache.share_prefixes()
     stages.tell(
         f"{config.path}: in {config.dtype} logits err by at most {errors.packed.worst:.2g} of their spread, "
         f"the stock model's by {errors.stock.worst:.2g}"

@@ -54,7 +54,7 @@ def _gateway_totals(t: GatewayTotals) -> dict[str, float | None]:
 
 def _verifier_totals(t: VerifierTotals) -> dict[str, float | None]:
     numbers = _fields(t.verify) | _fields(t.stages) | {f"sessions.{event}": count for event, count in _fields(t.sessions).items()}
-    numbers |= {"preemptions": t.preemptions, "step_faults": t.step_faults}
+    numbers |= {"preemptions": t.preemptions, "cached_tokens": t.cached_tokens, "step_faults": t.step_faults}
     return numbers | (_fields(t.paced) if t.paced is not None else {})
 
 
@@ -68,7 +68,7 @@ def _drafter_totals(t: DrafterTotals) -> dict[str, float | None]:
 def _verifier_gauges(r: VerifierReport) -> dict[str, float | None]:
     numbers: dict[str, float | None] = {
         "running": r.running, "waiting": r.waiting, "max_sequences": r.max_sequences,
-        "kv_slots_used": r.kv_slots_used, "kv_slots": r.kv_slots, "decoding": r.decoding,
+        "kv_slots_used": r.kv_slots_used, "kv_slots_cached": r.kv_slots_cached, "kv_slots": r.kv_slots, "decoding": r.decoding,
         "goodput": r.goodput, "price": r.price, "price_floor": r.price_floor,
         "step_seconds_base": r.step_seconds_base, "step_seconds_least": r.step_seconds_least, "seconds_per_node": r.seconds_per_node,
         "gate_open": r.gate_open, "best_edge": r.best_edge, "drafters": len(r.drafters),
@@ -88,7 +88,8 @@ def _view(drafter: str, view: DrafterView) -> dict[str, float | None]:
 def _drafter_gauges(r: DrafterReport) -> dict[str, float | None]:
     return {
         "sessions": r.load, "max_sessions": r.capacity, "pass_ms": r.pass_ms,
-        "seconds_per_node": r.seconds_per_node, "kv_slots_used": r.kv_slots_used, "kv_slots": r.kv_slots,
+        "seconds_per_node": r.seconds_per_node,
+        "kv_slots_used": r.kv_slots_used, "kv_slots_cached": r.kv_slots_cached, "kv_slots": r.kv_slots,
         "calibration_brier": r.calibration_brier, "calibration_brier_prior": r.calibration_brier_prior,
     }  # fmt: skip
 

@@ -16,19 +16,22 @@ from protos import dataplane_pb2 as pb
 @dataclass(frozen=True, slots=True)
 class SpeculationUsage:
     """Tokens drafted for a request, verified by the target and accepted, and its decode steps; `synthetic` marks a text whose
-    acceptance was drawn instead of compared, which is not the target's."""
+    acceptance was drawn instead of compared, which is not the target's. `cached_tokens` of the prompt were not prefilled: their KV
+    was in the prefix cache."""
 
     drafted: int = 0
     verified: int = 0
     accepted: int = 0
     steps: int = 0
     synthetic: bool = False
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One attempt at one request. `delivered` are output tokens that earlier attempts delivered. `resumed`: an earlier attempt was
-    admitted by a verifier that is gone now, so a full queue does not refuse this one."""
+    admitted by a verifier that is gone now, so a full queue does not refuse this one. `cache_key` names whose traffic may be
+    remembered together; empty: no one's. KV of common prefixes is shared within one key, the empty one included."""
 
     request_id: str
     attempt: int
@@ -97,5 +100,6 @@ def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
 
 
 def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
-    usage = SpeculationUsage(m.usage.drafted, m.usage.verified, m.usage.accepted, m.usage.steps, m.usage.synthetic)
+    u = m.usage
+    usage = SpeculationUsage(u.drafted, u.verified, u.accepted, u.steps, u.synthetic, u.cached_tokens)
     return GenerateReply(m.request_id, m.attempt, m.first_token_index, tuple(m.tokens), m.finish_reason, m.error, usage, m.draining)

@@ -59,6 +59,7 @@ class DrafterView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierReport(_ReplicaReport):
     """Counts of sequences and requests, of KV slots (tokens), `goodput` in tokens/s, prices in tokens per node, times in seconds.
+    `kv_slots_cached` are the prefix cache's alone: as good as free, and not among those used.
 
     `decoding` sequences are in the current step; `step_seconds_base` is what it takes without drafts, `step_seconds_least` what the
     shortest step takes. `drafters` are those with a stream to this verifier, by name. `most_steps_to_free` lie between a cancellation
@@ -71,6 +72,7 @@ class VerifierReport(_ReplicaReport):
     waiting: int
     max_sequences: int
     kv_slots_used: int
+    kv_slots_cached: int
     kv_slots: int
     decoding: int
     goodput: float
@@ -89,7 +91,8 @@ class VerifierReport(_ReplicaReport):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterReport(_ReplicaReport):
-    """`pass_ms` is what a pass over one node takes, `seconds_per_node` what one more adds; both 0 without a draft model.
+    """`pass_ms` is what a pass over one node takes, `seconds_per_node` what one more adds; both 0 without a draft model. KV slots: as in
+    `VerifierReport`.
     Brier scores, of edges as learned and of the prior's, are None before any label."""
 
     role: ClassVar[Role] = "drafter"
@@ -97,6 +100,7 @@ class DrafterReport(_ReplicaReport):
     pass_ms: float
     seconds_per_node: float
     kv_slots_used: int
+    kv_slots_cached: int
     kv_slots: int
     calibration_brier: float | None = None
     calibration_brier_prior: float | None = None

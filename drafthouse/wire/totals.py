@@ -87,7 +87,8 @@ class SessionEvents:
 @dataclass(slots=True)
 class DraftTotals:
     """`guessed` nodes of inner stages that passes took along, and how many `came_true`; commits, and those after which a part of the tree
-    was left (`predrafted`); committed tokens before which the draft had run (`judged`), and those of them that it had ranked `first`."""
+    was left (`predrafted`); committed tokens before which the draft had run (`judged`), and those of them that it had ranked `first`;
+    tokens that sessions found in the prefix cache when they began (`cached_tokens`)."""
 
     sessions: int = 0
     passes: int = 0
@@ -101,6 +102,7 @@ class DraftTotals:
     first: int = 0
     dropped: int = 0
     refused: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -124,12 +126,14 @@ class PacedTotals:
 
 @dataclass(frozen=True, slots=True)
 class VerifierTotals:
-    """All that a verifier reports of what it counts. `stages` run in its own process; `paced` is None on another device."""
+    """All that a verifier reports of what it counts. `cached_tokens` needed no prefill, since their KV was in the prefix cache; `stages`
+    run in its own process; `paced` is None on another device."""
 
     verify: VerifyTotals
     sessions: SessionEvents
     stages: StageCounts
     preemptions: int
+    cached_tokens: int
     step_faults: int
     paced: PacedTotals | None
 

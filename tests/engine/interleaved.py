@@ -67,11 +67,14 @@ class Interleaved:
         self.logits = draft_logits if config.window is None else recent_logits
         curve, limits = Curve("test", "", 5.0, per_token_ms, 0.0), VerifierConfig(max_sequences=3, step_tokens=16)
         target = ScriptedRunner(target_logits, KV_SLOTS, self.tick).as_loaded()
+        target.runner.cache.share_prefixes()
         self.verifier = VerifierEngine(target, curve, limits, tree, lambda: self.now, placed(config.stages, "verifier", None, VOCAB_SIZE))
         self.drafters = {
             name: WatchedDrafter(ScriptedRunner(self.logits, KV_SLOTS, self.tick).as_loaded(), FAST, config, tree, lambda: self.now)
             for name in DRAFTERS
         }
+        for drafter in self.drafters.values():
+            drafter.cache.share_prefixes()
         self.streams: list[Stream] = []
         self.live: dict[str, Stream] = {}
         self.requests: dict[str, GenerateRequest] = {}  # the latest attempt of each id
@@ -177,6 +180,7 @@ class Interleaved:
         assert {d: record.sessions for d, record in draft_sessions.records.items() if record.sessions} == dict(linked)
         for s in self.verifier.sequences.values():
             assert stored(s.kv) == (s.tokens[: len(s.kv)], list(range(len(s.kv))))
+            self.reached["cached"] += s.usage.cached_tokens
             if s.local is not None:
                 self._nodes_are_of_this_base(s, s.local.growing.tree)
         for s, link in self.links():

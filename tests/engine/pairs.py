@@ -23,9 +23,10 @@ FLAT = Curve("flat", "a test: further tokens cost next to nothing, so that trees
 FAST = Curve("fast", "a test: draft passes cost next to nothing, so that waiting for them always pays", 0.01, 0.0, 0.0)
 
 
-def loaded(model: PreTrainedModel, kv_tokens: int = 4096) -> LoadedModel:
+def loaded(model: PreTrainedModel, kv_tokens: int = 4096, prefix_cache: str = "off") -> LoadedModel:
+    """Without a prefix cache unless asked for: tests share models, and what one of them has computed would change another's timing."""
     dtype = str(model.dtype).removeprefix("torch.")
-    return prepare(model, ModelConfig(path="in memory", dtype=dtype, kv_tokens=kv_tokens), "test")
+    return prepare(model, ModelConfig(path="in memory", dtype=dtype, kv_tokens=kv_tokens, prefix_cache=prefix_cache), "test")
 
 
 def stock_model(served: LoadedModel) -> PreTrainedModel:

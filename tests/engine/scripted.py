@@ -62,6 +62,8 @@ class ScriptedRunner:
         self.tick()
         for segment in segments:
             slots = segment.kv.slots[len(segment.kv) - len(segment) :]
+            prefixes = self.cache.allocator.prefixes
+            assert prefixes is None or not set(slots) & set(prefixes.slots()), "a shared slot is written"
             self.cache.data[0, 0, 0, slots, 0] = torch.tensor(list(segment.tokens))
             self.cache.data[0, 1, 0, slots, 0] = torch.tensor(list(segment.positions))
         rows = [self.logits(path) for segment in segments for path in seen_paths(segment)]

@@ -9,6 +9,7 @@ from drafter.engine import DrafterEngine, Outgoing
 from drafter.fault_isolation import CULPRIT_S
 from drafter.pass_loop import PassLoop
 from drafthouse.config.serving import DrafterConfig, WindowConfig
+from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
@@ -24,12 +25,13 @@ CONFIG = DrafterConfig(pass_nodes=5, prefill_tokens=16)
 
 
 class Failing:
-    """An engine and its loop, without a thread. Passes for which `broken` is true raise, when their KV is half written; `sizes` are
-    their segments."""
+    """An engine and its loop, without a thread; sessions share KV. Passes for which `broken` is true raise, when their KV is half
+    written; `sizes` are their segments."""
 
     def __init__(self, broken: Callable[[list[Segment]], bool], config: DrafterConfig = CONFIG, model: LoadedModel | None = None):
         model = model or ScriptedRunner(draft_logits, 1000, lambda: None).as_loaded()
         self.runner, self.broken, self.now = model.runner, broken, 0.0
+        self.runner.cache.share_prefixes()
         self._run, self.runner.run = self.runner.run, self.run  # type: ignore[method-assign]
         self.engine = DrafterEngine(model, FAST, config, WIDE, lambda: self.now)
         self.said: list[Outgoing] = []
@@ -40,7 +42,9 @@ class Failing:
         self.sizes.append(len(segments))
         result = self._run(segments)
         if self.broken(segments):
-            self.runner.cache.data[:, :, :, segments[-1].kv.slots] = -7  # of entries that were there before, too
+            spoilt = segments[-1].kv
+            assert isinstance(spoilt, KvSequence)
+            self.runner.cache.data[:, :, :, spoilt.slots[spoilt.shared :]] = -7  # of entries that were there before, too
             raise RuntimeError("out of memory")
         return result
 
@@ -127,6 +131,38 @@ def test_what_a_window_left_behind_is_run_again() -> None:
     for name in "ab":
         assert words(tree_of(it.engine, name)) == pytest.approx(words(tree_of(plain.engine, name)))
     it.close_all()
+
+
+@pytest.mark.parametrize("others", ["", "bc"])
+def test_what_a_failed_pass_may_have_spoilt_is_not_cached(others: str) -> None:
+    it = Failing(lambda segments: any(segment.kv is bad.kv and segment.lines is not None for segment in segments))
+    it.open("bad", LONG)
+    for name in others:
+        it.open(name, [*LONG, 5])
+    bad = it.engine.sessions["v", "bad"]
+    it.rounds()
+    assert it.dropped() == ["bad"]
+    found = it.engine.totals.cached_tokens
+    it.open("later", [*LONG, 4])
+    it.rounds()
+    assert it.engine.totals.cached_tokens - found == (len(LONG) if others else 0)
+    it.check_trees(later=[*LONG, 4], **{name: [*LONG, 5] for name in others})
+    it.close_all()
+
+
+def test_what_was_cached_before_a_fault_is_run_again() -> None:
+    it = Failing(lambda _: it.sizes[-1] == 2 and not it.loop.faults)
+    it.open("old", LONG)
+    it.rounds()
+    it.engine.handle("v", Close("old", 1))
+    it.open("a", [1, 2, 3])
+    it.open("b", [4, 5])
+    it.rounds()
+    found = it.engine.totals.cached_tokens
+    it.open("again", LONG)
+    it.rounds()
+    assert (it.loop.faults, it.engine.totals.cached_tokens - found) == (1, 3), "what a has computed since"
+    it.check_trees(a=[1, 2, 3], b=[4, 5], again=LONG)
 
 
 def test_after_the_fault_the_verifier_gets_the_whole_new_tree() -> None:

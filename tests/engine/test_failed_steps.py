@@ -88,6 +88,24 @@ def broken(*_: object) -> None:
     raise ZeroDivisionError("division by zero")
 
 
+@pytest.mark.parametrize(("names", "broken_runs", "cached"), [("a", {2}, 0), ("ab", {2}, len(PROMPT) + 1), ("ab", {2, 3}, len(PROMPT) + 1)])
+def test_what_a_failed_step_may_have_spoilt_is_not_cached(names: str, broken_runs: set[int], cached: int) -> None:
+    """The steps break before they have written anything. Nor is what was there before: what c finds was computed again since."""
+    it = Poisoned()
+    it.engine.runner.cache.share_prefixes()
+    for name in names:
+        it.submit(request(name, PROMPT, 10, mode="off"))
+    it.step()
+    it.broken_runs = broken_runs
+    ends = {reply.request_id: reply.finish_reason for reply in it.finish_in_spite()}
+    assert list(ends.values()).count("error") == len(broken_runs) + 1 - len(names)
+    it.submit(request("c", (*PROMPT, *TEXT[:2]), 8, mode="off"))
+    [reply] = it.finish()
+    assert reply.usage.cached_tokens == cached
+    assert tuple(it.outputs["c"]) == TEXT[2:10]
+    assert all(tuple(it.outputs[name]) == TEXT[:10] for name, end in ends.items() if end == "length")
+
+
 def test_what_waits_stays_out_of_it_and_a_suspect_may_be_cancelled() -> None:
     it = Poisoned(max_sequences=2)
     for name in "abc":

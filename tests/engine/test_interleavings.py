@@ -180,6 +180,7 @@ class Interleavings(RuleBasedStateMachine):
         self.it.reached["of the verifier"] += verifier.local.totals.stage_nodes
         for drafter in self.it.drafters.values():
             self.it.reached["came true"] += drafter.totals.came_true
+            self.it.reached["cached by a drafter"] += drafter.totals.cached_tokens
             self.it.reached["grown ahead"] += drafter.ahead_passes
             self.it.reached["survived"] += drafter.survived
             assert drafter.tree.grow_during_verification or not drafter.ahead_passes
@@ -204,7 +205,9 @@ class StagedInterleavings(Interleavings):
     )
 
 
-EVENTS = ("accepted", "preempted", "stale", "late", "appended", "during a step", "equal", "resumed", "Opened", "Refused", "Dropped")
+EVENTS = (
+    "accepted", "preempted", "cached", "stale", "late", "appended", "during a step", "equal", "resumed", "Opened", "Refused", "Dropped",
+)  # fmt: skip
 
 
 def explored(machine: type[Interleavings], examples: int, events: Iterable[str]) -> None:
@@ -219,7 +222,7 @@ def explored(machine: type[Interleavings], examples: int, events: Iterable[str])
 
 
 def test_interleavings() -> None:
-    explored(Interleavings, EXAMPLES, (*EVENTS, *DAMAGE))
+    explored(Interleavings, EXAMPLES, (*EVENTS, *DAMAGE, "cached by a drafter"))
 
 
 def test_interleavings_of_staged_and_merged_drafters() -> None:

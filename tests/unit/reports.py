@@ -16,11 +16,11 @@ from drafthouse.wire.totals import (
 )  # fmt: skip
 
 VERIFIER: dict[str, Any] = dict(
-    running=0, waiting=0, max_sequences=8, kv_slots_used=0, kv_slots=0, decoding=0, goodput=0.0, price=0.0, price_floor=0.0,
-    step_seconds_base=0.0, step_seconds_least=0.0, seconds_per_node=0.0, gate_open=True, best_edge=0.7, drafters={},
-    places_per_s=0.0, most_steps_to_free=0,
+    running=0, waiting=0, max_sequences=8, kv_slots_used=0, kv_slots_cached=0, kv_slots=0, decoding=0, goodput=0.0, price=0.0,
+    price_floor=0.0, step_seconds_base=0.0, step_seconds_least=0.0, seconds_per_node=0.0, gate_open=True, best_edge=0.7,
+    drafters={}, places_per_s=0.0, most_steps_to_free=0,
 )  # fmt: skip
-DRAFTER: dict[str, Any] = dict(pass_ms=0.0, seconds_per_node=0.0, kv_slots_used=0, kv_slots=0)
+DRAFTER: dict[str, Any] = dict(pass_ms=0.0, seconds_per_node=0.0, kv_slots_used=0, kv_slots_cached=0, kv_slots=0)
 
 
 def replica(name: str, fingerprint: str = "f", **more: Any) -> Replica:
@@ -34,7 +34,9 @@ def gateway_report(name: str = "g0", load: int = 0, totals: GatewayTotals | None
 def verifier_totals(**counters: float) -> VerifierTotals:
     """By the names of `VerifyTotals` or `StageCounts`; 0 otherwise."""
     stages = {name: counters.pop(name) for name in [f.name for f in fields(StageCounts)] if name in counters}
-    return VerifierTotals(VerifyTotals(**counters), SessionEvents(), StageCounts(**stages), preemptions=0, step_faults=0, paced=None)
+    return VerifierTotals(
+        VerifyTotals(**counters), SessionEvents(), StageCounts(**stages), preemptions=0, cached_tokens=0, step_faults=0, paced=None
+    )
 
 
 def drafter_totals(busy_seconds: float = 0.0, **counters: float) -> DrafterTotals:

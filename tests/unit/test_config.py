@@ -146,6 +146,12 @@ def test_zero_drafters_is_allowed() -> None:
     assert ServingConfig.model_validate({"drafter": {"replicas": 0}}).drafter.replicas == 0
 
 
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_on_and_off_are_words_though_yaml_reads_them_as_truth_values(tmp_path: pathlib.Path, word: str) -> None:
+    config = load_config(_write(tmp_path, f"target: {{path: demo:target, prefix_cache: {word}}}\n"))
+    assert config.target.prefix_cache == word
+
+
 def test_model_paths(tmp_path: pathlib.Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert model_path(str(tmp_path)) == str(tmp_path)

@@ -95,6 +95,7 @@ def test_generate():
     assert (response.text, tuple(response.tokens), response.finish_reason, response.seed) == (TEXT, IDS, "length", 7)
     usage = response.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.drafted, usage.steps) == (len(codec().encode("hello")), len(IDS), 9, 3)
+    assert usage.cached_tokens == 1
 
 
 def test_stream():

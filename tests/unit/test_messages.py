@@ -59,7 +59,7 @@ REQUESTS = st.builds(
     g.GenerateRequest, request_id=IDS, attempt=UINT32, prompt=TOKENS, delivered=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
     seed=st.integers(0, MAX_SEED), max_tokens=st.integers(5, (1 << 32) - 1), stop_tokens=TOKENS, speculation=SPECULATIONS,
 )  # fmt: skip
-USAGES = st.builds(g.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans())
+USAGES = st.builds(g.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans(), UINT32)
 REPLIES = st.one_of(
     st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS),
     st.builds(

@@ -3,6 +3,9 @@
 import asyncio
 import json
 
+from deployments.api.openai.responses import UsageCount
+from deployments.gateway.text_stream import TextDelta
+from drafthouse.wire.generation_messages import SpeculationUsage
 from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, TEXT, error_of, events, gateway, request
 from tests.unit.verifier_double import VerifierDouble, forever
@@ -25,6 +28,7 @@ def test_completion():
             "prompt_tokens": prompt_tokens,
             "completion_tokens": len(IDS),
             "total_tokens": prompt_tokens + len(IDS),
+            "prompt_tokens_details": {"cached_tokens": 1},
             "speculation": SPECULATION,
         },
     }
@@ -41,6 +45,15 @@ def test_several_prompts_and_choices_come_in_order():
     body = request("/v1/completions", COMPLETION | {"prompt": ["a", "b"], "n": 2, "stop": "\n"}).json()
     assert [(c["index"], c["text"], c["finish_reason"]) for c in body["choices"]] == [(i, "def add(a, b):", "stop") for i in range(4)]
     assert body["usage"]["prompt_tokens"] == 2
+    assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
+
+
+def test_a_prompt_is_as_cached_as_it_was_for_the_choice_that_had_least():
+    """Two prompts, two choices each: the first choice of the first prompt computed it for the second one."""
+    count = UsageCount(prompt_tokens=20, choices=2)
+    for index, cached in enumerate((0, 9, 4, 7)):
+        count.add(index, TextDelta("", (), 0, 1, "length", SpeculationUsage(cached_tokens=cached)))
+    assert count.usage().prompt_tokens_details.cached_tokens == 0 + 4
 
 
 def test_completion_stream():

@@ -173,7 +173,7 @@ def test_usage_counts_all_attempts():
         async with linked(first, second) as link:
             replies = await collect(link)
         assert replies[1].usage == USAGE
-        assert replies[-1].usage == SpeculationUsage(drafted=18, verified=16, accepted=10, steps=6)
+        assert replies[-1].usage == SpeculationUsage(drafted=18, verified=16, accepted=10, steps=6, cached_tokens=1), "the prompt is one"
 
     asyncio.run(run())
 

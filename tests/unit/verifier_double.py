@@ -12,7 +12,7 @@ from drafthouse.wire.membership import Route
 from drafthouse.wire.settings import CHANNEL_OPTIONS, retry_metadata
 from protos import dataplane_pb2_grpc
 
-USAGE = SpeculationUsage(drafted=9, verified=8, accepted=5, steps=3)
+USAGE = SpeculationUsage(drafted=9, verified=8, accepted=5, steps=3, cached_tokens=1)
 
 
 def text_of(request: GenerateRequest) -> tuple[int, ...]:

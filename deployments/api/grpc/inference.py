@@ -123,7 +123,7 @@ def _chunk(plan: RequestPlan, delta: TextDelta, completion_tokens: int) -> pb.Ge
             pb.Usage(
                 prompt_tokens=plan.prompt_tokens, completion_tokens=completion_tokens,
                 drafted=spent.drafted, verified=spent.verified, accepted=spent.accepted, steps=spent.steps, synthetic=spent.synthetic,
-                attempts=delta.attempt,
+                attempts=delta.attempt, cached_tokens=spent.cached_tokens,
             )
         )  # fmt: skip
     return chunk

@@ -33,10 +33,15 @@ class SpeculationCounts(_Answer):
     synthetic: bool = False
 
 
+class PromptTokensDetails(_Answer):
+    cached_tokens: int
+
+
 class Usage(_Answer):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
     speculation: SpeculationCounts
 
 
@@ -71,16 +76,21 @@ class Response(_Answer):
 
 @dataclass(slots=True)
 class UsageCount:
-    """Sums over the choices of one request."""
+    """Sums over the choices of one request. A prompt counts once, as cached as it was for that one of its `choices` which had least."""
 
     prompt_tokens: int
+    choices: int
+    cached_tokens: dict[int, int] = field(default_factory=dict)  # by prompt
     completion_tokens: int = 0
     spent: list[SpeculationUsage] = field(default_factory=list)
     attempts: int = 0
 
-    def add(self, delta: TextDelta) -> None:
+    def add(self, index: int, delta: TextDelta) -> None:
+        """`index`: of the choice."""
         self.completion_tokens += len(delta.tokens)
         if delta.finish_reason:
+            prompt, cached = index // self.choices, delta.usage.cached_tokens
+            self.cached_tokens[prompt] = min(cached, self.cached_tokens.get(prompt, cached))
             self.spent.append(delta.usage)
             self.attempts = max(self.attempts, delta.attempt)
 
@@ -89,9 +99,13 @@ class UsageCount:
         sums: dict[str, Any] = {name: sum(getattr(usage, name) for usage in self.spent) for name in names} | {"attempts": self.attempts}
         if any(usage.synthetic for usage in self.spent):
             sums["synthetic"] = True
-        counts = SpeculationCounts(**sums)
-        total = self.prompt_tokens + self.completion_tokens
-        return Usage(prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens, total_tokens=total, speculation=counts)
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=self.prompt_tokens + self.completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self.cached_tokens.values())),
+            speculation=SpeculationCounts(**sums),
+        )
 
 
 class Answerer:

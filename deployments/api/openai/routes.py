@@ -178,24 +178,24 @@ async def _first(deltas: Deltas) -> tuple[int, TextDelta]:
 async def _whole(answerer: Answerer, plan: RequestPlan, deltas: Deltas) -> dict[str, Any]:
     texts: list[list[str]] = [[] for _ in plan.requests]
     reasons = [""] * len(plan.requests)
-    count = UsageCount(plan.prompt_tokens)
+    count = UsageCount(plan.prompt_tokens, plan.choices)
     async with aclosing(deltas):
         async for index, delta in deltas:
             texts[index].append(delta.text)
             reasons[index] = delta.finish_reason
-            count.add(delta)
+            count.add(index, delta)
     return answerer.whole(zip(map("".join, texts), reasons, strict=True), count.usage())
 
 
 async def _events(
     answerer: Answerer, plan: RequestPlan, first: tuple[int, TextDelta], deltas: Deltas, include_usage: bool
 ) -> AsyncIterator[str]:
-    count = UsageCount(plan.prompt_tokens)
+    count = UsageCount(plan.prompt_tokens, plan.choices)
     usage: dict[str, None] = {"usage": None} if include_usage else {}
     async with aclosing(deltas):
         try:
             async for index, delta in _chain(first, deltas):
-                count.add(delta)
+                count.add(index, delta)
                 events = answerer.events(index, delta, usage)
                 if events:
                     yield events
