@@ -3,7 +3,8 @@
 Promises: the arms `auto`, `off` and `auto again` (the A/A control) take turns on each prompt with the
 same seed, so all three ask for the same text; how often they got it is reported. Seconds are the
 client's, from the request to the end of the stream, gateway and network included. The text ends
-where the model ends it, so rates are per token generated.
+where the model ends it, so rates are per token generated. Where the server has a prefix cache, prompts after the first turn on each are
+cached ones: for the time that they take, start it with `prefix_cache: off` for target and draft.
 """
 
 import pathlib

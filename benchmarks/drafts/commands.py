@@ -159,7 +159,7 @@ def _load(inputs: Inputs, console: Console) -> "tuple[Bench, Sequence[LoadedDraf
     from drafthouse.policy.vocabularies import agree
 
     prompts = encode(load_tokenizer(model_path(inputs.target)), load_texts(inputs.prompts_file, inputs.prompts), inputs.prompt_tokens)
-    config = ModelConfig(path=inputs.target, threads=inputs.threads, kv_tokens=inputs.kv_tokens)
+    config = ModelConfig(path=inputs.target, threads=inputs.threads, kv_tokens=inputs.kv_tokens, prefix_cache="off")  # prompts repeat
     with console.status("loading the models"):
         target = load(config)
         loaded = [load_draft(text, config) for text in inputs.drafts]

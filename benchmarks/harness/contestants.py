@@ -90,7 +90,8 @@ class Transformers:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is loaded from `--target` and `--draft`; both in one dtype, on one device, with one number of threads."""
+    """What is loaded from `--target` and `--draft`; both in one dtype, on one device, with one number of threads. Without a prefix cache,
+    since contestants take turns on the same prompts."""
 
     target: str
     draft: str
@@ -143,5 +144,6 @@ def _model_config(pair: Pair, path: str) -> ModelConfig:
             "device": pair.device,
             "threads": pair.threads,
             "kv_tokens": pair.kv_tokens,
+            "prefix_cache": "off",
         }  # fmt: skip
     )

@@ -27,7 +27,8 @@ Totals = dict[str, float]
 @dataclass(frozen=True)
 class PacedPair:
     """Tokens from `target` and `draft`, times from the curves, all stretched by `time_scale`; a step has at most `step_tokens`,
-    prompt chunks and trees alike, since for a large one the CPU needs longer than the curve allows."""
+    prompt chunks and trees alike, since for a large one the CPU needs longer than the curve allows. Without a prefix cache: the same
+    prompts come again under each policy, and those of real clients would not."""
 
     target: str
     draft: str
@@ -39,7 +40,7 @@ class PacedPair:
 
     def serving_config(self) -> dict[str, Any]:
         """What `drafthouse serve --config` reads."""
-        common = {"dtype": "float32", "device": "paced", "threads": self.threads}
+        common = {"dtype": "float32", "device": "paced", "threads": self.threads, "prefix_cache": "off"}
         return {
             "model": "paced",
             "target": {"path": self.target, **common, "paced": {"curve": self.target_curve, "time_scale": self.time_scale}},

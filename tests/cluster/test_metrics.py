@@ -33,6 +33,7 @@ class Seen:
     served: int = 0
     completion_tokens: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     accepted: int = 0
     verified: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -43,6 +44,7 @@ class Seen:
             self.served += 1
             self.completion_tokens += usage["completion_tokens"]
             self.prompt_tokens += usage["prompt_tokens"]
+            self.cached_tokens += usage["prompt_tokens_details"]["cached_tokens"]
             self.accepted += usage["speculation"]["accepted"]
             self.verified += usage["speculation"]["verified"]
 
@@ -132,7 +134,9 @@ def test_counts_agree_with_what_the_clients_saw(scraped: tuple[Scrape, Scrape, S
     assert seen.completion_tokens <= tokens <= seen.completion_tokens + CANCELLED_TOKENS
     committed = found.value("ray_drafthouse_verifier_committed_tokens_total")
     assert tokens <= committed <= seen.completion_tokens + CANCELLED_TOKENS
-    assert found.value("ray_drafthouse_verifier_prompt_tokens_total") >= seen.prompt_tokens
+    computed, cached = (found.value(f"ray_drafthouse_verifier_{what}_total") for what in ("prompt_tokens", "cached_prompt_tokens"))
+    assert computed + cached >= seen.prompt_tokens
+    assert cached >= seen.cached_tokens
     accepted = found.value("ray_drafthouse_verifier_accepted_tokens_total")
     assert 0 < seen.accepted <= accepted <= seen.accepted + CANCELLED_TOKENS
     assert found.value("ray_drafthouse_verifier_verified_tokens_total") >= seen.verified
