@@ -74,9 +74,7 @@ class VerifierConfig(PoolConfig):
     replicas: int = Field(1, ge=1, le=10000)
     max_sequences: int = Field(32, ge=1, le=4096, description="sequences in one step")
     max_queue: int = Field(256, ge=0, description="requests waiting for KV slots before new ones are refused")
-    step_tokens: int = Field(
-        512, ge=16, description="tokens of one step, prompt chunks included; trees may add a quarter to a full one"
-    )
+    step_tokens: int = Field(512, ge=16, description="tokens of one step, prompt chunks included; trees may add a quarter to a full one")
     drain_s: float = Field(20, ge=0, le=3600, description="a replica that is to go finishes for so long what no other can take over")
     step_limit_s: float = Field(60, gt=0, description="a longer step hangs: its requests go elsewhere, Serve replaces the replica")
     batch_table: tuple[tuple[int, int], ...] = Field(
