@@ -21,9 +21,9 @@ template <class T, class W, class KV> struct Run {
   const Step& s;
   Team& team;
   T *x, *normed, *qkv, *attended, *active, *added;  // [tokens, ...]
-  std::vector<T>* scores;                           // of each thread
+  AttentionScratch<T>* scratch;                     // of each thread
+  const std::vector<int>& blocks;
   int heads_dim, kv_dim;
-  Attention<T, KV> attention;
 
   template <Epilogue E> void panel_rows(const Linear& l, int panel, const T* in, int rows, T* out, int64_t out_stride) {
     constexpr int OUT = E == GLU ? PANEL / 2 : PANEL;
@@ -97,7 +97,8 @@ template <class T, class W, class KV> struct Run {
     const T* sin = static_cast<const T*>(l.sin) + int64_t(s.position[row]) * half;
     for (int h = 0; h < m.heads + m.kv_heads; h++) rotate(q + h * d, cos, sin, half);
     for (int h = 0; h < m.kv_heads; h++) {
-      KV *key = attention.stored(layer, 0, h, s.write_slot[row]), *value = attention.stored(layer, 1, h, s.write_slot[row]);
+      KV* key = static_cast<KV*>(m.cache) + ((int64_t(layer) * 2 * m.kv_heads + h) * m.slots + s.write_slot[row]) * d;
+      KV* value = key + int64_t(m.kv_heads) * m.slots * d;
       for (int i = 0; i < d; i++) { store_as(key + i, k[h * d + i]); store_as(value + i, v[h * d + i]); }
     }
   }
@@ -127,7 +128,10 @@ template <class T, class W, class KV> struct Run {
       const Layer& l = m.layer[i];
       linear<STORE>(l.qkv, region, normalised(l.attn_in, region), s.tokens, qkv, heads_dim + 2 * kv_dim);
       team.share(s.tokens, region, [&](int r) { place(i, r); });
-      team.share(s.tokens * m.heads, region, [&](int t) { attention.attend(i, t / m.heads, t % m.heads, scores[thread]); });
+      team.share((int(blocks.size()) - 1) * m.kv_heads, region, [&](int t) {
+        int first = blocks[t / m.kv_heads], rows = blocks[t / m.kv_heads + 1] - first;
+        Attention<T, KV>(m, s, qkv, attended, i, first, rows, t % m.kv_heads, scratch[thread]).attend();
+      });
       into_residual(l.out, l.attn_out, region, attended);
       linear<GLU>(l.gate_up, region, normalised(l.mlp_in, region), s.tokens, active, m.intermediate);
       into_residual(l.down, l.mlp_out, region, active);
@@ -143,13 +147,14 @@ struct Decoder {
   Model model;
   Team team;
   std::vector<char> scratch;
-  std::vector<float> singles[64];
-  std::vector<double> doubles[64];
-  Decoder(const Model& m, int threads) : model(m), team(threads) {}
+  std::vector<int> blocks;
+  std::vector<AttentionScratch<float>> singles;
+  std::vector<AttentionScratch<double>> doubles;
+  Decoder(const Model& m, int threads) : model(m), team(threads), singles(threads), doubles(threads) {}
 };
 
-std::vector<float>* scores_of(Decoder& d, float) { return d.singles; }
-std::vector<double>* scores_of(Decoder& d, double) { return d.doubles; }
+AttentionScratch<float>* scratch_of(Decoder& d, float) { return d.singles.data(); }
+AttentionScratch<double>* scratch_of(Decoder& d, double) { return d.doubles.data(); }
 
 template <class T, class W, class KV> void forward(Decoder& d, const Step& s) {
   const Model& m = d.model;
@@ -162,7 +167,8 @@ template <class T, class W, class KV> void forward(Decoder& d, const Step& s) {
   char* at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(d.scratch.data()) + 63) / 64 * 64);
   T* part[6];
   for (int i = 0; i < 6; i++) { part[i] = reinterpret_cast<T*>(at); at += (rows * widths[i] * int64_t(sizeof(T)) + 63) / 64 * 64; }
-  Run<T, W, KV> run{m, s, d.team, part[0], part[1], part[2], part[3], part[4], part[5], scores_of(d, T()), heads_dim, kv_dim, {m, s, part[2], part[3]}};
+  find_blocks(s, d.blocks);
+  Run<T, W, KV> run{m, s, d.team, part[0], part[1], part[2], part[3], part[4], part[5], scratch_of(d, T()), d.blocks, heads_dim, kv_dim};
   d.team.run([](void* r, int thread) { static_cast<Run<T, W, KV>*>(r)->work(thread); }, &run, 16 * m.layers + 8);
 }
 

@@ -21,10 +21,6 @@ template <> struct Vectors<double> {
   typedef int64_t I __attribute__((vector_size(64)));
   static constexpr int LANES = 8;
 };
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint32_t WordsU __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t Halves __attribute__((vector_size(32)));
-typedef uint16_t HalvesU __attribute__((vector_size(32), aligned(2), may_alias));
 
 template <class T> using Vec = typename Vectors<T>::V;
 template <class T> constexpr int LANES = Vectors<T>::LANES;
@@ -73,12 +69,11 @@ inline Bf16 narrow(float f) {  // round to nearest, ties to even
   if ((w & 0x7fffffff) > 0x7f800000) return {uint16_t((w >> 16) | 64)};
   return {uint16_t((w + 0x7fff + ((w >> 16) & 1)) >> 16)};
 }
-inline Vec<float> load_as(const float* p) { return load(p); }
-inline Vec<double> load_as(const double* p) { return load(p); }
-inline Vec<float> load_as(const Bf16* p) {
-  Halves h = *reinterpret_cast<const HalvesU*>(p);
-  Words w = __builtin_convertvector(h, Words) << 16;
-  return (Vec<float>)w;
+inline Wide<float> load_wide_as(const float* p) { return load_wide(p); }
+inline Wide<double> load_wide_as(const double* p) { return load_wide(p); }
+inline Wide<float> load_wide_as(const Bf16* p) {
+  typedef uint16_t Halves __attribute__((vector_size(REGISTER / 2), aligned(2), may_alias));
+  return (Wide<float>)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Wide<uint32_t>) << 16);
 }
 // A register of 32-bit words that hold two numbers each.
 inline Wide<float> even_of(const Bf16* p) { return (Wide<float>)(load_wide(reinterpret_cast<const uint32_t*>(p)) << 16); }
