@@ -28,7 +28,8 @@ MAX_TOTAL_CHOICES = 256
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a request asks for besides its prompts. `max_tokens` None: what remains of the context."""
+    """What a request asks for besides its prompts. `max_tokens` None: what remains of the context. `ignore_eos`: the model's own stop
+    tokens do not end the text."""
 
     model: str
     sampling: SamplingParams
@@ -37,6 +38,7 @@ class Settings:
     seed: int | None = None
     stops: tuple[str, ...] = ()
     choices: int = 1
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ class RequestPlanner:
 
     def _settings(self, body: CompletionRequest | ChatRequest, max_tokens: int | None) -> Settings:
         sampling = body.sampling(self.metadata.sampling_defaults)
-        return Settings(body.model, sampling, body.speculation_wish(), max_tokens, body.seed, body.stops(), body.choices)
+        wish, ignore_eos = body.speculation_wish(), bool(body.ignore_eos)
+        return Settings(body.model, sampling, wish, max_tokens, body.seed, body.stops(), body.choices, ignore_eos)
 
     def _check_model(self, model: str) -> None:
         if model != self.model:
@@ -122,5 +125,5 @@ class RequestPlanner:
     def _request(self, request: str, prompt: tuple[int, ...], seed: int, max_tokens: int, settings: Settings) -> GenerateRequest:
         return GenerateRequest(
             request_id=request, attempt=1, prompt=prompt, delivered=(), sampling=settings.sampling, seed=seed, max_tokens=max_tokens,
-            stop_tokens=self.metadata.stop_tokens, speculation=settings.speculation,
+            stop_tokens=() if settings.ignore_eos else self.metadata.stop_tokens, speculation=settings.speculation,
         )  # fmt: skip

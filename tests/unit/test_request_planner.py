@@ -42,6 +42,12 @@ def test_a_completion_becomes_one_request():
     assert plan.id.startswith("cmpl-")
 
 
+@pytest.mark.parametrize("call", [completion, chat])
+@pytest.mark.parametrize(("ignored", "stop_tokens"), [(None, (0,)), (False, (0,)), (True, ())])
+def test_the_models_own_end_of_text_can_be_ignored(call, ignored, stop_tokens):
+    assert call(ignore_eos=ignored).requests[0].stop_tokens == stop_tokens
+
+
 def test_token_ids_pass_unchanged():
     assert completion(prompt=[5, 6, 7]).requests[0].prompt == (5, 6, 7)
     assert [r.prompt for r in completion(prompt=[[5, 6], [7]]).requests] == [(5, 6), (7,)]

@@ -2,7 +2,7 @@
 
 Promises: unknown fields are refused, and so is a known field that this system does not serve,
 unless it has the value that asks for nothing; types are not coerced; every string is valid Unicode.
-`speculation` and the sampling fields top_k, min_p and repetition_penalty are extensions.
+`speculation`, `ignore_eos` and the sampling fields top_k, min_p and repetition_penalty are extensions.
 """
 
 from collections.abc import Callable, Sequence
@@ -96,6 +96,7 @@ class _GenerationBody(_Body):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: Stop = None
+    ignore_eos: bool | None = None  # generate to max_tokens, past the model's own end of text; other engines' servers call it so too
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
