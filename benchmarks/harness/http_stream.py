@@ -1,4 +1,4 @@
-"""One streamed completion over HTTP, timed as a client sees it.
+"""One streamed completion over HTTP, timed as a client sees it: of a Drafthouse server, or of another with OpenAI's API.
 
 Promises: whatever the server refuses, and whatever breaks on the way, becomes a ConfigError or
 BenchError that says what was asked of which URL. The server gets the environment's API key, if any.
@@ -22,7 +22,10 @@ class BenchError(DrafthouseError):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """`first_text_s` from the request to the first text, `seconds` to the end of the stream; counts and `id` are the server's."""
+    """`first_text_s` from the request to the first text, `seconds` to the end of the stream; counts and `id` are the server's.
+
+    Another server than ours counts no drafts: the last four are 0.
+    """
 
     id: str
     text: str
@@ -88,9 +91,9 @@ def complete(client: httpx.Client, body: dict[str, Any]) -> Completion:
     return reading.completion()
 
 
-async def complete_async(client: httpx.AsyncClient, body: dict[str, Any]) -> Completion:
-    """The same beside other requests. Raises BenchError naming the server's answer."""
-    reading = _Reading(client.base_url)
+async def complete_async(client: httpx.AsyncClient, body: dict[str, Any], ours: bool = True) -> Completion:
+    """The same beside other requests, and with `ours` False of any server. Raises BenchError naming the server's answer."""
+    reading = _Reading(client.base_url, ours)
     try:
         async with client.stream("POST", "/v1/completions", json=body) as answer:
             if answer.status_code != 200:
@@ -107,6 +110,7 @@ class _Reading:
     """What a stream has said so far, and when it was asked for."""
 
     url: httpx.URL
+    ours: bool = True
     started: float = field(default_factory=time.perf_counter)
     first: float | None = None
     id: str = ""
@@ -120,7 +124,7 @@ class _Reading:
             return
         event = json.loads(data)
         if "error" in event:
-            raise BenchError(f"{self.url}: {event['error'].get('message', event['error'])}")
+            raise BenchError(f"{self.url}: {_message(data.encode())}")
         for choice in event.get("choices", []):
             if self.first is None and choice.get("text"):
                 self.first = time.perf_counter()
@@ -137,9 +141,11 @@ class _Reading:
     def completion(self) -> Completion:
         """At the end of the stream. Raises BenchError where it ended early."""
         ended, usage = time.perf_counter(), self.usage
-        if usage is None or "speculation" not in usage:
-            raise BenchError(f"{self.url}: the stream ended without usage.speculation; is this a Drafthouse server?")
-        counts = {name: int(usage["speculation"][name]) for name in ("drafted", "verified", "accepted", "steps")}
+        if usage is None or (self.ours and "speculation" not in usage):
+            what = "usage.speculation; is this a Drafthouse server?" if self.ours else "usage"
+            raise BenchError(f"{self.url}: the stream ended without {what}")
+        speculation = usage["speculation"] if self.ours else {}
+        counts = {name: int(speculation.get(name, 0)) for name in ("drafted", "verified", "accepted", "steps")}
         return Completion(
             self.id, "".join(self.parts), int(usage["prompt_tokens"]), int(usage["completion_tokens"]),
             (self.first or ended) - self.started, ended - self.started, **counts,
