@@ -16,6 +16,7 @@ from benchmarks.gpu.command import gpu
 from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Threads, Tokens
 from benchmarks.load.commands import load, load_steps, off_cost
 from benchmarks.load.scaling_command import scaling
+from benchmarks.peers.command import peers
 from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors, require_bench
 
 bench_app = typer.Typer(no_args_is_help=True)
@@ -37,6 +38,7 @@ bench_app.command()(gain)
 bench_app.command()(calibration)
 bench_app.command()(cancel)
 bench_app.command()(gpu)
+bench_app.command()(peers)
 
 
 @bench_app.command()

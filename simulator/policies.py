@@ -57,14 +57,14 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
     return tuple(values)
 
 
-def counts(option: str, text: str, least: int = 1) -> tuple[int, ...]:
-    """At least two counts in a list with commas, none below `least`."""
+def counts(option: str, text: str, least: int = 1, most: int = 1000, fewest: int = 2) -> tuple[int, ...]:
+    """At least `fewest` counts in a list with commas, between `least` and `most`. Raises ConfigError naming the option."""
     try:
         values = tuple(int(item) for item in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option}: {text!r} is not a list of whole numbers") from error
-    if len(values) < 2 or not all(least <= value <= 1000 for value in values):
-        raise ConfigError(f"{option}: {text!r} is not a list of at least two numbers between {least} and 1000")
+    if len(values) < fewest or not all(least <= value <= most for value in values):
+        raise ConfigError(f"{option}: {text!r} is not a list of at least {fewest} numbers between {least} and {most}")
     return values
 
 

@@ -52,9 +52,7 @@ class ServerProcess:
         self._log = pathlib.Path(self._folder.name) / "server.log"
         try:
             with self._log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-                )
+                self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
             self._wait(self._process, ready, timeout_s)
         except BaseException as error:
             self.close()
