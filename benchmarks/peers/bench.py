@@ -78,13 +78,15 @@ def places(clients: Sequence[int], prompt_tokens: Sequence[int], quick: bool) ->
 
 @dataclass(frozen=True)
 class Contestant:
-    """What takes turns: a server, asked in one way. Contestants of one server have prompts of their own, by `series`."""
+    """What takes turns: a server, asked in one way. Contestants of one server have prompts of their own, by `series`. After its turn
+    the machine is left alone for `settle_s`, in which threads that spin for a while come to rest."""
 
     name: str
     server: str
     series: int = 0
     speculation: str = ""
     most_clients: int | None = None
+    settle_s: float = 0.2
 
     def fields(self) -> dict[str, Any]:
         return {"speculation": {"mode": self.speculation}} if self.speculation else {}
@@ -96,8 +98,9 @@ def contestants(lookup: bool) -> tuple[Contestant, ...]:
         mine = [Contestant(name, OURS, i, "auto") for i, name in enumerate(("ours with lookup", "ours with lookup again"))]
         return (*mine, Contestant("ours plain", OURS, 2, "off"), Contestant(LLAMA_NGRAM, LLAMA_NGRAM), Contestant(LLAMA, LLAMA))
     mine = [Contestant(name, OURS, i, "off") for i, name in enumerate(("ours", "ours again"))]
-    # `transformers serve` answers one request after the other.
-    return (*mine, Contestant(LLAMA, LLAMA), Contestant(VLLM, VLLM), Contestant(TRANSFORMERS, TRANSFORMERS, most_clients=1))
+    vllm = Contestant(VLLM, VLLM, settle_s=1.2)  # its worker spins for a second
+    one_by_one = Contestant(TRANSFORMERS, TRANSFORMERS, most_clients=1)  # as `transformers serve` answers
+    return (*mine, Contestant(LLAMA, LLAMA), vllm, one_by_one)
 
 
 @dataclass(frozen=True)
@@ -191,12 +194,13 @@ async def _measure(
     left_out: dict[str, str], console: Console,
 ) -> list[Block]:  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    plan, blocks = list(turns(options, there)), []
+    steps: list[Contestant | Turn] = [*there, *turns(options, there)]
+    blocks: list[Block] = []
     async with AsyncExitStack() as stack:
         clients = {name: await stack.enter_async_context(_client(server.launch.url)) for name, server in servers.items()}
         with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task(f"{dtype}: warming up", total=len(there) + len(plan))
-            for step in (*there, *plan):
+            task = progress.add_task(f"{dtype}: warming up", total=len(steps))
+            for step in steps:
                 contestant = step if isinstance(step, Contestant) else step.contestant
                 client, launch = clients[contestant.server], servers[contestant.server].launch
                 try:
@@ -209,6 +213,7 @@ async def _measure(
                     if contestant.server == OURS:
                         raise
                     _leave_out(left_out, contestant.server, str(error), console)
+                await asyncio.sleep(contestant.settle_s)
                 progress.advance(task)
     return blocks
 

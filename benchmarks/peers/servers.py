@@ -118,7 +118,12 @@ def launches(setup: Setup, installed: Installed, lookup: bool, folder: pathlib.P
 
 def ours(setup: Setup, folder: pathlib.Path) -> Launch:
     """`drafthouse serve` without a draft model, its config written to `folder`. Raises ConfigError for what it does not take."""
-    target = {"path": setup.target, "dtype": setup.dtype, "threads": setup.threads, "kv_tokens": setup.clients * (setup.context_tokens + TREE_TOKENS)}
+    target = {
+        "path": setup.target,
+        "dtype": setup.dtype,
+        "threads": setup.threads,
+        "kv_tokens": setup.clients * (setup.context_tokens + TREE_TOKENS),
+    }
     ports = {"http_port": free_port(), "grpc_port": free_port(), "dashboard_port": free_port()}
     config = {"model": MODEL, "target": target, "draft": None, "server": ports}
     try:
