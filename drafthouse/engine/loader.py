@@ -31,9 +31,9 @@ from drafthouse.engine.load_stages import LoadStages
 from drafthouse.engine.model_limits import limits_of, read_config
 from drafthouse.engine.model_runner import ModelRunner
 from drafthouse.engine.native.decoder import NativeDecoder
-from drafthouse.engine.native.description import NotDense, describe
+from drafthouse.engine.native.description import DecoderDescription, NotDense, describe
 from drafthouse.engine.native.forward import NativeForward
-from drafthouse.engine.native.library import NoLibrary
+from drafthouse.engine.native.library import NoLibrary, load_library
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.row_check import check_rows
 from drafthouse.engine.self_check import SelfCheck, Verdict
@@ -161,10 +161,13 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
         raise ModelError(f"{config.path}: self-check: no custom attention in this architecture: {error}") from error
     check = SelfCheck(model, context)
     try:
+        description = _description(model, config, context, stages)
         with stages.stage("self-check"):
-            check.learn(ModelRunner(StockForward(model), cache))
+            check.learn()
+            if description is None:
+                check.check_logic(shape)
         with stages.stage("packing"):
-            forward = _forward(model, config, cache, context, stages)
+            forward = _stock(model, config) if description is None else _native(description, cache, config)
         runner = ModelRunner(forward, cache)
         with stages.stage("check as served"):
             errors = check.judge(runner)
@@ -183,18 +186,27 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
     return LoadedModel(runner, context, model_fingerprint, config.parallel, errors=errors)
 
 
-def _forward(model: PreTrainedModel, config: ModelConfig, cache: KvCache, context: int, stages: LoadStages) -> Forward:
-    """The native decoder where it runs this model here, transformers' modules elsewhere; the log says which and why."""
+def _description(model: PreTrainedModel, config: ModelConfig, context: int, stages: LoadStages) -> DecoderDescription | None:
+    """For the native decoder where it runs this model here; None where transformers' modules do. The log says which and why."""
     if config.parallel > 1 or model.device.type != "cpu":
         reason = f"device {model.device.type}, {config.parallel} ranks"
     else:
         try:
-            decoder = NativeDecoder(describe(model, context), cache, model.dtype, config.threads)
+            description = describe(model, context)
+            load_library()
             stages.tell(f"{config.path}: runs on the native decoder; each row's bits are its own")
-            return NativeForward(decoder)
+            return description
         except (NotDense, NoLibrary) as error:
             reason = str(error)
     stages.tell(f"{config.path}: runs through transformers' modules: {reason}")
+    return None
+
+
+def _native(description: DecoderDescription, cache: KvCache, config: ModelConfig) -> Forward:
+    return NativeForward(NativeDecoder(description, cache, cache.data.dtype, config.threads))
+
+
+def _stock(model: PreTrainedModel, config: ModelConfig) -> Forward:
     if config.parallel == 1:
         pack_linears(model)
     widen_head(model)

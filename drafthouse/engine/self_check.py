@@ -3,9 +3,10 @@
 One packed step holds a short prompt, a token tree whose prompt was prefilled in chunks, and a lone
 token at the context's last position. Two questions are asked of its logits, on the model's own weights.
 
-- Is the logic right? The step runs one precision above the model's dtype and must give what the stock
-  model gives there for each path alone, up to rounding. This catches recurrent state, attention that
-  ignores our function, and rotary scaling that looks at the longest position of the row.
+- Is the logic of transformers' modules right in a packed step? It runs one precision above the model's
+  dtype and must give what the stock model gives there for each path alone, up to rounding. This catches
+  recurrent state, attention that ignores our function, and rotary scaling that looks at the longest
+  position of the row. Not asked where another forward serves.
 - Does the served dtype add no more error than it must? The step runs as it is served, and the stock model
   runs in the same dtype. Both are compared with the stock model one precision above. Ours may not err
   clearly more. How far the two differ from each other says nothing: both are rounded.
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel
 from drafthouse.engine.forward import StockForward
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.model_limits import limits_of
-from drafthouse.engine.model_runner import ModelRunner
+from drafthouse.engine.model_runner import KvShape, ModelRunner
 from drafthouse.engine.raised_precision import raised
 from drafthouse.engine.segment import Segment, causal, chunk, tree_step
 from drafthouse.errors import ModelError
@@ -83,11 +84,8 @@ class SelfCheck:
         self.right = torch.empty(0)  # [rows, vocab], one precision above
         self.stock_errors = RowErrors(0.0, 0.0)
 
-    def learn(self, runner: ModelRunner) -> float:
-        """Runs the stock model in both precisions, and the logic of `runner` in the upper one. Call it before weights are repacked.
-
-        Returns the largest error of the logic. Raises ModelError when the model cannot be served.
-        """
+    def learn(self) -> None:
+        """Runs the stock model in both precisions. Call it before weights are repacked. Raises ModelError for weights that are damaged."""
         with raised(self.model) as above:
             with _speaking(f"in {_name(above)}"):
                 self.right = self._stock()
@@ -96,9 +94,16 @@ class SelfCheck:
                     f"self-check: the stock model's own logits are not all finite in {_name(above)}: are weights damaged, or too "
                     f"large for {_name(self.model.dtype)}?"
                 )
-            data = runner.cache.data
-            layers, _, kv_heads, _, head_dim = data.shape
-            cache = KvCache(layers, kv_heads, head_dim, LONG + 4 * SHORT, above, data.device)
+        if above != self.model.dtype:
+            self.stock_errors = RowErrors.of(self._stock(), self.right)
+
+    def check_logic(self, shape: KvShape) -> None:
+        """Packed steps of transformers' modules, one precision above. Call it after `learn` and before weights are repacked.
+
+        Raises ModelError when they cannot serve the model.
+        """
+        with raised(self.model) as above:
+            cache = KvCache(shape.layers, shape.kv_heads, shape.head_dim, LONG + 4 * SHORT, above, self.model.device)
             logic = RowErrors.of(self._packed(ModelRunner(StockForward(self.model), cache)), self.right).worst
         limit = LOGIC_LIMIT[above]
         if not logic <= limit:
@@ -106,8 +111,6 @@ class SelfCheck:
                 f"self-check: logits of packed steps with token trees differ from the stock model's by {logic:.3g} of their spread "
                 f"in {_name(above)} (limit {limit:g}); this architecture cannot be served exactly"
             )
-        self.stock_errors = RowErrors.of(self._stock(), self.right)
-        return logic
 
     def judge(self, runner: ModelRunner) -> Verdict:
         """The model as it is served. Raises ModelError when its logits are not numbers or err clearly more than the stock model's."""

@@ -23,7 +23,7 @@ def test_replicas_on_different_kernels_do_not_go_on_with_each_others_texts(
     config = ModelConfig.model_validate({"path": str(tmp_path), "dtype": dtype, "kv_tokens": 256})
     native = loader.load(config)
     assert loader.load(config).fingerprint == native.fingerprint
-    monkeypatch.setattr(loader, "NativeDecoder", missing)
+    monkeypatch.setattr(loader, "load_library", missing)
     stock = loader.load(config)
     assert (native.runner.forward.name, stock.runner.forward.name) == ("native", "transformers")
     assert (native.fingerprint != stock.fingerprint) is differ

@@ -52,9 +52,10 @@ def runner_of(model: PreTrainedModel, distort: Callable[[torch.Tensor], torch.Te
 
 def check(model: PreTrainedModel, distort: Callable[[torch.Tensor], torch.Tensor] = lambda logits: logits, context: int = 512) -> Verdict:
     """Only what is served is distorted."""
-    found = SelfCheck(model, context)
-    found.learn(runner_of(model))
-    return found.judge(runner_of(model, distort))
+    runner, found = runner_of(model, distort), SelfCheck(model, context)
+    found.learn()
+    found.check_logic(kv_shape(model, 1))
+    return found.judge(runner)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -95,10 +96,17 @@ def test_dynamic_rotary_scaling_is_served_up_to_where_it_begins_to_scale() -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-def test_a_tree_whose_nodes_see_those_before_them_is_noticed(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("mixtral", "logits of packed steps with token trees differ"), ("llama", "packed steps err|a row's bits depend")],
+)
+def test_a_tree_whose_nodes_see_those_before_them_is_noticed(
+    name: str, said: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On transformers' modules by their logic, on the native decoder by its errors or by the bits of its rows."""
     monkeypatch.setattr(TokenTree, "lines", lambda tree: [list(range(i + 1)) for i in range(len(tree))])
-    with pytest.raises(ModelError, match="logits of packed steps with token trees differ"):
-        loaded(tiny("llama", dtype=dtype))
+    with pytest.raises(ModelError, match=said):
+        loaded(tiny(name, dtype=dtype))
 
 
 def test_errors_are_measured_against_the_precision_above() -> None:
