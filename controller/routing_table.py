@@ -9,7 +9,7 @@ import math
 
 from controller.pairing import Peer, pair
 from drafthouse.wire.membership import Role, Route
-from drafthouse.wire.reports import GatewayReport, Report
+from drafthouse.wire.reports import GatewayReport, Report, VerifierReport
 
 
 class RoutingTable:
@@ -32,7 +32,8 @@ class RoutingTable:
         else:
             if report.role == "verifier" and name not in routes:
                 self._verifiers = None
-            routes[name] = Route(name, who.address, who.fingerprint, report.load, report.capacity)
+            caches = isinstance(report, VerifierReport) and report.caches_prefixes
+            routes[name] = Route(name, who.address, who.fingerprint, report.load, report.capacity, caches)
         if report.role == "verifier" or not report.draining:
             peer = Peer(name, who.vocabulary)
             self._stale |= peers.get(name) != peer

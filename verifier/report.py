@@ -19,7 +19,7 @@ def report_of(
         load=scheduler.in_service + len(scheduler.waiting), capacity=scheduler.config.max_sequences + scheduler.config.max_queue,
         running=scheduler.in_service, waiting=len(scheduler.waiting), max_sequences=scheduler.config.max_sequences,
         kv_slots_used=allocator.count - allocator.free_count, kv_slots_cached=allocator.cached_count, kv_slots=allocator.count,
-        decoding=engine.draft_sessions.decoding,
+        caches_prefixes=allocator.prefixes is not None, decoding=engine.draft_sessions.decoding,
         goodput=pricing.meter.rate, price=pricing.price, price_floor=pricing.price_floor, step_seconds_base=pricing.plain_s,
         step_seconds_least=engine.latency.seconds(1, 0), seconds_per_node=pricing.seconds_per_node,
         gate_open=engine.session_policy.gate.open, best_edge=engine.session_policy.gate.best_edge,

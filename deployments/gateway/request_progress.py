@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import grpc
 
 from drafthouse.errors import RequestError, WireError
+from drafthouse.policy.sent_prefixes import blocks_of
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 from drafthouse.wire.settings import retry_after_s
 
@@ -55,6 +56,10 @@ class RequestProgress:
     last_failure: str = "none was tried"
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
     _earlier: SpeculationUsage = field(default_factory=SpeculationUsage)  # of the attempts before
+
+    def blocks(self) -> list[int]:
+        """Of the text as it is now, for routing."""
+        return blocks_of(self.request.cache_key, self.request.prompt, self.delivered)
 
     def next_request(self) -> GenerateRequest:
         return replace(self.request, delivered=tuple(self.delivered), resumed=self.resumed)

@@ -118,10 +118,11 @@ class VerifierLink:
         """The next verifier to try, as soon as there is one."""
         if progress.deadline is None:
             progress.deadline = time.monotonic() + self._patience_s
+        blocks = progress.blocks()
         while True:
             if progress.fruitless >= MAX_FRUITLESS_ATTEMPTS:
                 raise NoVerifierError(f"{progress.fruitless} attempts in a row broke off; the last: {progress.last_failure}")
-            route = self.routes.pick(progress.fingerprint, progress.avoid, time.monotonic())
+            route = self.routes.pick(progress.fingerprint, progress.avoid, time.monotonic(), blocks)
             if progress.refusals and not progress.resumed and (route is None or len(progress.refusals) >= MAX_REFUSALS):
                 raise self._none_found(progress)
             if route is not None:
@@ -155,7 +156,7 @@ class VerifierLink:
         call = _Call(route, stream, aiter(stream))
         self._calls.add(call)
         self._watch()
-        self.routes.started(route)
+        self.routes.started(route, progress.blocks())
         try:
             while (message := await call.read()) is not None:
                 reply = progress.take(from_reply_proto(message), route.fingerprint)
@@ -175,7 +176,7 @@ class VerifierLink:
         finally:
             stream.cancel()
             self._calls.discard(call)
-            self.routes.ended(route)
+            self.routes.ended(route, progress.blocks())
 
     def _leave(self, call: _Call, progress: RequestProgress, draining: bool) -> None:
         """Raises Moved when this verifier drains and another may take over; until there is one, it goes on here."""

@@ -1,17 +1,26 @@
 """Which verifier takes the next request: the routing table and what this gateway has sent since.
 
-Promises: picks the lowest share of capacity in use, ties at random so that gateways do not herd;
-a route's load is what it reported or what this gateway itself has running there, whichever is more,
-plus what this gateway has started since the report. A replica that failed or drains comes last for SHUN_S, since the
-controller may need as long to take it out.
+Promises: picks the lowest share of capacity in use, but prefers a verifier whose cache should hold the text's beginning, by at
+most LEAD_SHARE of capacity, or one request. Between equals, texts that begin alike go to one verifier, whichever gateway sends
+them; short ones go at random, so that gateways do not herd. A route's load is what it reported or what this gateway itself has running
+there, whichever is more, plus what this gateway has started since the report. A replica that failed or drains comes last for
+SHUN_S, since the controller may need as long to take it out.
 """
 
+import zlib
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 
+from drafthouse.policy.sent_prefixes import Place, SentPrefixes
 from drafthouse.wire.membership import Route
 
 SHUN_S = 10.0
+
+TOKENS_OF_A_REQUEST = 256
+"""Tokens that a verifier need not prefill are worth as much as one request less there: each request brings about so many to its steps."""
+
+LEAD_SHARE = 1 / 16
+"""No prefix, however long, is worth more of a verifier's capacity than this: behind too many others it would come late all the same."""
 
 
 class VerifierRoutes:
@@ -24,6 +33,7 @@ class VerifierRoutes:
         self._running: Counter[str] = Counter()  # by replica: this gateway's own
         self._since_report: Counter[str] = Counter()
         self._shunned: dict[str, float] = {}  # until when
+        self._sent = SentPrefixes()
 
     def __len__(self) -> int:
         return len(self._routes)
@@ -33,6 +43,7 @@ class VerifierRoutes:
         self._since_report.clear()
         names = {route.replica for route in routes}
         self._shunned = {replica: until for replica, until in self._shunned.items() if replica in names}
+        self._sent.keep({_place(route) for route in routes})
 
     @property
     def capacity(self) -> int:
@@ -42,23 +53,49 @@ class VerifierRoutes:
     def addresses(self) -> set[str]:
         return {route.address for route in self._routes}
 
-    def started(self, route: Route) -> None:
+    def started(self, route: Route, blocks: Sequence[int] = ()) -> None:
+        """A text of these blocks (`sent_prefixes.blocks_of`) is sent there."""
+        self._remember(route, blocks)
         self._running[route.replica] += 1
         self._since_report[route.replica] += 1
 
-    def ended(self, route: Route) -> None:
+    def ended(self, route: Route, blocks: Sequence[int] = ()) -> None:
+        """`blocks`: of the text as it has grown there."""
+        self._remember(route, blocks)
         self._running[route.replica] -= 1
         self._since_report[route.replica] -= 1
         if not self._running[route.replica]:
             del self._running[route.replica]
 
-    def shun(self, replica: str, now: float) -> None:
-        self._shunned[replica] = now + SHUN_S
+    def _remember(self, route: Route, blocks: Sequence[int]) -> None:
+        if route.caches_prefixes:
+            self._sent.remember(_place(route), blocks)
 
-    def pick(self, fingerprint: str | None, avoid: Container[str], now: float) -> Route | None:
-        """The least loaded route of this fingerprint (None: any) whose replica is not to be avoided."""
+    def shun(self, replica: str, now: float) -> None:
+        """It is not picked for a while, and what it was sent is forgotten: it may restart."""
+        self._shunned[replica] = now + SHUN_S
+        self._sent.forget(replica)
+
+    def pick(self, fingerprint: str | None, avoid: Container[str], now: float, blocks: Sequence[int] = ()) -> Route | None:
+        """Where a text of these blocks goes: a route of this fingerprint (None: any) whose replica is not to be avoided."""
         fitting = self._fitting(fingerprint, avoid)
-        return min(fitting, key=lambda route: (self._is_shunned(route, now), self._share(route), self._draw()), default=None)
+        worths = {route.replica: self._worth(route, blocks) for route in fitting}
+        best = max(worths.values(), default=0.0)
+
+        def cost(route: Route) -> tuple[bool, float, float, float]:
+            worth = worths[route.replica]
+            return self._is_shunned(route, now), self._share(route, best - worth), -worth, self._turn(route, blocks)
+
+        return min(fitting, key=cost, default=None)
+
+    def _worth(self, route: Route, blocks: Sequence[int]) -> float:
+        """Of the beginning that its cache should hold, in requests. At least one, since loads are known only as of the last heartbeat."""
+        tokens = self._sent.tokens(_place(route), blocks)
+        return max(1.0, tokens / TOKENS_OF_A_REQUEST) if tokens else 0.0
+
+    def _turn(self, route: Route, blocks: Sequence[int]) -> float:
+        """Decides between equals: all gateways draw the same for a text's first block and a verifier, and without a block at random."""
+        return hash((blocks[0], zlib.crc32(route.replica.encode()))) if blocks and route.caches_prefixes else self._draw()
 
     def another(self, fingerprint: str | None, than: str, now: float) -> bool:
         """Whether a replica that nothing speaks against could take over from this one."""
@@ -73,6 +110,12 @@ class VerifierRoutes:
     def _is_shunned(self, route: Route, now: float) -> bool:
         return self._shunned.get(route.replica, now) > now
 
-    def _share(self, route: Route) -> float:
+    def _share(self, route: Route, lack: float) -> float:
+        """Of its capacity in use, with what the route lacks to the best one, in requests, up to the bound."""
         reported = route.load + self._since_report[route.replica]
-        return max(reported, self._running[route.replica], 0) / max(route.capacity, 1)
+        load = max(reported, self._running[route.replica], 0) + min(lack, max(1.0, LEAD_SHARE * route.capacity))
+        return load / max(route.capacity, 1)
+
+
+def _place(route: Route) -> Place:
+    return route.replica, route.address

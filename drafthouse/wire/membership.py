@@ -11,13 +11,14 @@ Role = Literal["gateway", "verifier", "drafter"]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a peer's data plane listens (`host:port`) and how loaded it said it was."""
+    """Where a peer's data plane listens (`host:port`) and how loaded it said it was. `caches_prefixes`: a verifier has a prefix cache."""
 
     replica: str
     address: str
     fingerprint: str
     load: int
     capacity: int
+    caches_prefixes: bool = False
 
 
 @dataclass(frozen=True, slots=True)

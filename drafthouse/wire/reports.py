@@ -59,7 +59,7 @@ class DrafterView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierReport(_ReplicaReport):
     """Counts of sequences and requests, of KV slots (tokens), `goodput` in tokens/s, prices in tokens per node, times in seconds.
-    `kv_slots_cached` are the prefix cache's alone: as good as free, and not among those used.
+    `kv_slots_cached` are the prefix cache's alone: as good as free, and not among those used. `caches_prefixes`: there is such a cache.
 
     `decoding` sequences are in the current step; `step_seconds_base` is what it takes without drafts, `step_seconds_least` what the
     shortest step takes. `drafters` are those with a stream to this verifier, by name. `most_steps_to_free` lie between a cancellation
@@ -74,6 +74,7 @@ class VerifierReport(_ReplicaReport):
     kv_slots_used: int
     kv_slots_cached: int
     kv_slots: int
+    caches_prefixes: bool
     decoding: int
     goodput: float
     price: float

@@ -204,3 +204,41 @@ def test_a_stream_whose_channel_is_closed_under_it_goes_on_elsewhere():
         assert [request.attempt for request in second.seen] == [2]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("prompt", [tuple(range(1, 41)), (3, 1, 4)])
+def test_the_next_turn_of_a_chat_goes_where_the_last_one_went(prompt):
+    """Though by the last heartbeat there is more to do. Of a short prompt the output makes a beginning to remember."""
+
+    async def run():
+        verifiers = [VerifierDouble("a"), VerifierDouble("b")]
+        async with linked(*verifiers) as link:
+            link.update(tuple(replace(verifier.route, caches_prefixes=True) for verifier in verifiers))
+            first = replace(REQUEST, prompt=prompt, max_tokens=40)
+            output = tokens_of(await collect(link, first))
+            [went] = [verifier for verifier in verifiers if verifier.seen]
+            went.load = 1
+            link.update(tuple(replace(verifier.route, caches_prefixes=True) for verifier in verifiers))
+            other = replace(REQUEST, request_id="r2", prompt=(9, 9))
+            again = replace(first, request_id="r3", prompt=(*prompt, *output, 7))
+            await collect(link, other)
+            await collect(link, again)
+        assert [request.request_id for request in went.seen] == ["r1", "r3"]
+
+    asyncio.run(run())
+
+
+def test_another_key_does_not_know_where_a_text_went():
+    async def run():
+        verifiers = [VerifierDouble("a"), VerifierDouble("b", load=1)]
+        async with linked(*verifiers) as link:
+            link.update(tuple(replace(verifier.route, caches_prefixes=True) for verifier in verifiers))
+            first = replace(REQUEST, prompt=tuple(range(1, 41)), cache_key="one")
+            await collect(link, first)
+            verifiers[0].load, verifiers[1].load = 1, 0
+            link.update(tuple(replace(verifier.route, caches_prefixes=True) for verifier in verifiers))
+            await collect(link, replace(first, request_id="r2", cache_key="two"))
+            await collect(link, replace(first, request_id="r3"))
+        assert [[request.request_id for request in verifier.seen] for verifier in verifiers] == [["r1", "r3"], ["r2"]]
+
+    asyncio.run(run())
