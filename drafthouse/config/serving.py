@@ -30,7 +30,7 @@ class PacedConfig(_Section):
 
 class ModelConfig(_Section):
     path: str = Field(min_length=1, description="folder, GGUF file, hub id, smollm2, demo:target or demo:draft")
-    dtype: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float64", "float32", "bfloat16", "float16", "int8"] = "float32"
     device: Literal["cpu", "cuda", "paced"] = "cpu"
     paced: PacedConfig | None = None
     threads: int = Field(1, ge=1, le=512, description="torch threads of one replica, CPU only")
@@ -52,6 +52,8 @@ class ModelConfig(_Section):
             "device: paced and the section paced: {curve: ...} go together": (self.device == "paced") != (self.paced is not None),
             "parallel: above 1 it does not go with device: paced, whose curve is a whole replica's":
                 self.parallel > 1 and self.paced is not None,
+            "dtype: int8 runs on CPUs, in one process; take bfloat16 otherwise":
+                self.dtype == "int8" and (self.device == "cuda" or self.parallel > 1),
         })  # fmt: skip
         return self
 

@@ -17,6 +17,7 @@ from transformers.distributed.tensor_parallel import get_kv_heads_per_rank
 from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.model_limits import ModelLimits, limits_of
 from drafthouse.engine.model_runner import KvShape
+from drafthouse.engine.native.int8 import GROUP
 from drafthouse.errors import ConfigError, ModelError
 
 REPLICATED = {"replicate", "replicated_with_grad_allreduce", "all_reduce"}
@@ -73,9 +74,16 @@ def check_memory(config: ModelConfig, model_config: PretrainedConfig, device: to
 
 
 def memory_need(config: ModelConfig, model_config: PretrainedConfig) -> MemoryNeed:
+    """In int8 each group of weights has a scale of two bytes, and norms and biases are float32."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
     plan = model.tp_plan if config.parallel > 1 else {}
+    shape = kv_shape(model, config.parallel)
+    kv = 2 * shape.layers * shape.kv_heads * shape.head_dim * config.kv_tokens
+    if config.dtype == "int8":
+        packed = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+        others = sum(p.numel() for p in model.parameters() if p.ndim != 2)
+        return MemoryNeed(others * 4, packed + packed // GROUP * 2, kv * 2)
     size = getattr(torch, config.dtype).itemsize
     linears: dict[str, int] = {}
     if config.device != "cuda" and config.dtype == "float32" and config.parallel == 1:
@@ -83,10 +91,7 @@ def memory_need(config: ModelConfig, model_config: PretrainedConfig) -> MemoryNe
     # A head that is tied to the embedding has the embedding's name here, and counts in both: one is packed, one is read by rows.
     others = ((name, weight.numel()) for name, weight in model.named_parameters() if name not in linears)
     numbers = sum(_share(name, count, plan, config.parallel) for name, count in others)
-    packed = sum(linears.values())
-    shape = kv_shape(model, config.parallel)
-    kv = 2 * shape.layers * shape.kv_heads * shape.head_dim * config.kv_tokens
-    return MemoryNeed(numbers * size, packed * size, kv * size)
+    return MemoryNeed(numbers * size, sum(linears.values()) * size, kv * size)
 
 
 def _share(name: str, count: int, plan: dict[str, str], parallel: int) -> int:

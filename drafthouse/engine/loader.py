@@ -83,7 +83,7 @@ def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedM
     if device.type == "cpu":
         torch.set_num_threads(config.threads)
     attention.register()
-    dtype: torch.dtype = getattr(torch, config.dtype)
+    dtype = stored_dtype(config)
     options: dict[str, Any] = {"distributed_config": DistributedConfig(tp_size=config.parallel)} if config.parallel > 1 else {}
     if dtype == torch.float64:
         options["experts_implementation"] = "eager"  # torch's grouped matrix product has no float64
@@ -93,7 +93,7 @@ def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedM
             output_loading_info=True, ignore_mismatched_sizes=True, **options,
         )  # fmt: skip
         check_weights(loading)
-        model = model.to(device)
+        model = model.to(device, torch.float32 if config.dtype == "int8" and model.dtype == torch.float16 else model.dtype)
     return prepare(model, config, "", stages)
 
 
@@ -137,6 +137,11 @@ def device_of(config: ModelConfig) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if config.device == "cuda" else torch.device("cpu")
 
 
+def stored_dtype(config: ModelConfig) -> torch.dtype | str:
+    """What weights are loaded in: for int8 what their files hold, which the native decoder rounds when it packs them."""
+    return "auto" if config.dtype == "int8" else getattr(torch, config.dtype)
+
+
 def _own_config(model: PreTrainedModel) -> None:
     """A copy for the model and all modules in it: which attention and which experts run is written there."""
     copies: dict[int, Any] = {}
@@ -153,13 +158,14 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
     _own_config(model)
     model.eval().requires_grad_(False)
     context = limits_of(model.config).context_tokens
-    shape = kv_shape(model, config.parallel)
-    cache = KvCache(shape.layers, shape.kv_heads, shape.head_dim, config.kv_tokens, model.dtype, model.device)
+    shape, int8 = kv_shape(model, config.parallel), config.dtype == "int8"
+    kv_dtype = torch.bfloat16 if int8 else model.dtype
+    cache = KvCache(shape.layers, shape.kv_heads, shape.head_dim, config.kv_tokens, kv_dtype, model.device)
     try:
         model.set_attn_implementation(attention.IMPLEMENTATION)
     except ValueError as error:
         raise ModelError(f"{config.path}: self-check: no custom attention in this architecture: {error}") from error
-    check = SelfCheck(model, context)
+    check = SelfCheck(model, context, int8)
     try:
         description = _description(model, config, context, stages)
         with stages.stage("self-check"):
@@ -179,7 +185,7 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
         cache.share_prefixes()
     stages.tell(
         f"{config.path}: in {config.dtype} logits err by at most {errors.packed.worst:.2g} of their spread, "
-        f"the stock model's by {errors.stock.worst:.2g}"
+        f"the stock model's{' with the same rounding' if int8 else ''} by {errors.stock.worst:.2g}"
     )
     if config.paced is not None:
         runner = PacedRunner(forward, cache, load_curve(config.paced.curve), config.paced.time_scale)
@@ -198,12 +204,17 @@ def _description(model: PreTrainedModel, config: ModelConfig, context: int, stag
             return description
         except (NotDense, NoLibrary) as error:
             reason = str(error)
+    if config.dtype == "int8":
+        raise ModelError(
+            f"dtype: int8 runs on the native decoder alone (docs/models.md lists its families), and this model does not: {reason}; "
+            "take float32 or bfloat16"
+        )
     stages.tell(f"{config.path}: runs through transformers' modules: {reason}")
     return None
 
 
 def _native(description: DecoderDescription, cache: KvCache, config: ModelConfig) -> Forward:
-    return NativeForward(NativeDecoder(description, cache, cache.data.dtype, config.threads))
+    return NativeForward(NativeDecoder(description, cache, torch.int8 if config.dtype == "int8" else cache.data.dtype, config.threads))
 
 
 def _stock(model: PreTrainedModel, config: ModelConfig) -> Forward:

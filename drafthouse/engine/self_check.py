@@ -8,8 +8,9 @@ token at the context's last position. Two questions are asked of its logits, on 
   recurrent state, attention that ignores our function, and rotary scaling that looks at the longest
   position of the row. Not asked where another forward serves.
 - Does the served dtype add no more error than it must? The step runs as it is served, and the stock model
-  runs in the same dtype. Both are compared with the stock model one precision above. Ours may not err
-  clearly more. How far the two differ from each other says nothing: both are rounded.
+  runs in the same dtype; for int8 with the same rounding of what its linears hold and take. Both are compared with
+  the stock model one precision above. Ours may not err clearly more. How far the two differ from each other says
+  nothing: both are rounded.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from drafthouse.engine.forward import StockForward
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.model_limits import limits_of
 from drafthouse.engine.model_runner import KvShape, ModelRunner
+from drafthouse.engine.native.int8 import rounding
 from drafthouse.engine.raised_precision import raised
 from drafthouse.engine.segment import Segment, causal, chunk, tree_step
 from drafthouse.errors import ModelError
@@ -70,8 +72,8 @@ class Verdict:
 class SelfCheck:
     """Knows what is right for one set of tokens, once `learn` has run; holds no copy of the weights."""
 
-    def __init__(self, model: PreTrainedModel, context: int):
-        self.model, self.context = model, context
+    def __init__(self, model: PreTrainedModel, context: int, int8: bool = False):
+        self.model, self.context, self.int8 = model, context, int8
         vocab_size = limits_of(model.config).vocab_size
         long = min(LONG, context - SHORT)
         generator = torch.Generator().manual_seed(0)
@@ -94,7 +96,10 @@ class SelfCheck:
                     f"self-check: the stock model's own logits are not all finite in {_name(above)}: are weights damaged, or too "
                     f"large for {_name(self.model.dtype)}?"
                 )
-        if above != self.model.dtype:
+            if self.int8:
+                with rounding(self.model):
+                    self.stock_errors = RowErrors.of(self._stock(), self.right)
+        if above != self.model.dtype and not self.int8:
             self.stock_errors = RowErrors.of(self._stock(), self.right)
 
     def check_logic(self, shape: KvShape) -> None:
@@ -115,18 +120,19 @@ class SelfCheck:
     def judge(self, runner: ModelRunner) -> Verdict:
         """The model as it is served. Raises ModelError when its logits are not numbers or err clearly more than the stock model's."""
         dtype, stock = self.model.dtype, self.stock_errors
+        served = "int8" if self.int8 else _name(dtype)
         logits = self._packed(runner)
         if not bool(logits.isfinite().all()) or stock.worst == float("inf"):
             wider = "bfloat16 or float32" if dtype == torch.float16 else "float32"
             raise ModelError(
-                f"self-check: logits are not all finite in {_name(dtype)}; its range is too small for this model: take {wider}"
+                f"self-check: logits are not all finite in {served}; its range is too small for this model: take {wider}"
             )
         packed = RowErrors.of(logits, self.right)
         floor = FLOAT64_FLOOR if dtype == torch.float64 else torch.finfo(dtype).eps
         limits = RowErrors(max(WORST_LIMIT * stock.worst, floor), max(TYPICAL_LIMIT * stock.typical, floor))
         if not (packed.worst <= limits.worst and packed.typical <= limits.typical):
             raise ModelError(
-                f"self-check: in {_name(dtype)} logits of packed steps err by {packed.worst:.3g} of their spread (typically "
+                f"self-check: in {served} logits of packed steps err by {packed.worst:.3g} of their spread (typically "
                 f"{packed.typical:.3g}), where the stock model's err by {stock.worst:.3g} ({stock.typical:.3g}); the limits are "
                 f"{limits.worst:.3g} ({limits.typical:.3g})"
             )

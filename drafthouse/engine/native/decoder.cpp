@@ -6,11 +6,14 @@
 // No torch headers: arrays come as pointers.
 
 #include "attention.h"
+#include "int8.h"
 #include "layout.h"
 #include "linears.h"
 #include "rows.h"
 #include "team.h"
 #include "vectors.h"
+
+#include <type_traits>
 
 namespace drafthouse {
 
@@ -21,13 +24,15 @@ template <class T, class W, class KV> struct Run {
   const Step& s;
   Team& team;
   T *x, *normed, *qkv, *attended, *active, *added;  // [tokens, ...]
+  uint8_t* rounded;                                 // [tokens, row_bytes]: what an int8 linear takes
   AttentionScratch<T>* scratch;                     // of each thread
   const std::vector<int>& blocks;
   int heads_dim, kv_dim;
 
-  template <Epilogue E> void panel_rows(const Linear& l, int panel, const T* in, int rows, T* out, int64_t out_stride) {
+  template <Epilogue E, class In>
+  void panel_rows(const Linear& l, int panel, const In* in, int64_t in_stride, int rows, T* out, int64_t out_stride) {
     constexpr int OUT = E == GLU ? PANEL / 2 : PANEL;
-    const W* w = static_cast<const W*>(l.panels) + int64_t(panel) * PANEL * l.inner;
+    const W* w = static_cast<const W*>(l.panels) + panel * panel_size(l.inner);
     const T* bias = static_cast<const T*>(l.bias);
     int first = panel * OUT, valid = (E == GLU ? l.outer / 2 : l.outer) - first;
     if (valid > OUT) valid = OUT;
@@ -35,7 +40,7 @@ template <class T, class W, class KV> struct Run {
     int groups = (rows + ROWS - 1) / ROWS;
     for (int group = 0, row = 0, count; group < groups; group++, row += count) {
       count = (rows - row + groups - group - 1) / (groups - group);
-      multiply_rows(count, in + int64_t(row) * l.inner, l.inner, l.inner, w, acc);
+      multiply_rows(count, in + row * in_stride, in_stride, l.inner, w, acc);
       for (int r = 0; r < count; r++) {
         T* a = acc + r * PANEL;
         if (bias) for (int c = 0; c < PANEL; c++) a[c] += bias[panel * PANEL + c];
@@ -58,14 +63,23 @@ template <class T, class W, class KV> struct Run {
     }
   }
   template <Epilogue E> void linear(const Linear& l, int& region, const T* in, int rows, T* out, int64_t stride) {
-    team.share((l.outer + PANEL - 1) / PANEL, region, [&](int p) { panel_rows<E>(l, p, in, rows, out, stride); });
+    int panels = (l.outer + PANEL - 1) / PANEL;
+    if constexpr (IN_INT8) {
+      int64_t bytes = row_bytes(l.inner);
+      team.share(rows, region, [&](int r) { quantise_row(in + int64_t(r) * l.inner, l.inner, rounded + r * bytes); });
+      team.share(panels, region, [&](int p) { panel_rows<E>(l, p, rounded, bytes, rows, out, stride); });
+    } else {
+      team.share(panels, region, [&](int p) { panel_rows<E>(l, p, in, l.inner, rows, out, stride); });
+    }
   }
+  static constexpr bool IN_INT8 = std::is_same_v<W, Int8>;
+  static int64_t panel_size(int inner) { return IN_INT8 ? panel_bytes(inner) : int64_t(PANEL) * inner; }
 
   void embed(int row) {
     int token = s.token[row];
     T* out = x + int64_t(row) * m.hidden;
-    if (m.tied) {
-      const W* w = static_cast<const W*>(m.head.panels) + int64_t(token / PANEL) * PANEL * m.hidden;
+    if (m.tied || IN_INT8) {
+      const W* w = static_cast<const W*>(m.tied ? m.head.panels : m.embedding) + token / PANEL * panel_size(m.hidden);
       int c = token % PANEL;
       for (int k = 0; k < m.hidden; k++) out[k] = column(w, c, k) * T(m.embedding_scale);
     } else {
@@ -76,9 +90,11 @@ template <class T, class W, class KV> struct Run {
   static float number(float w) { return w; }
   static double number(double w) { return w; }
   static float number(Bf16 w) { return widen(w); }
+  static float number(Int8 w) { return w.bits; }
   static float column(const float* w, int c, int k) { return w[k * PANEL + c]; }
   static double column(const double* w, int c, int k) { return w[k * PANEL + c]; }
   static float column(const Bf16* w, int c, int k) { return widen(w[(k / 2 * PANEL + c) * 2 + k % 2]); }
+  static float column(const Int8* w, int c, int k) { return weight8(w, c, k); }
 
   // Norms and rotates queries and keys, and stores the row's key and value.
   void place(int layer, int row) {
@@ -161,14 +177,16 @@ template <class T, class W, class KV> void forward(Decoder& d, const Step& s) {
   int heads_dim = m.heads * m.head_dim, kv_dim = m.kv_heads * m.head_dim;
   int64_t rows = s.tokens > s.outputs ? s.tokens : s.outputs;
   int64_t widths[] = {m.hidden, m.hidden, heads_dim + 2 * kv_dim, heads_dim, m.intermediate, m.hidden};
-  int64_t total = 64;
+  int widest = m.intermediate > m.hidden ? m.intermediate : m.hidden;
+  int64_t rounded = std::is_same_v<W, Int8> ? rows * row_bytes(widest > heads_dim ? widest : heads_dim) : 0;
+  int64_t total = 64 + rounded;
   for (int64_t w : widths) total += (rows * w * int64_t(sizeof(T)) + 63) / 64 * 64;
   if (int64_t(d.scratch.size()) < total) { d.scratch.clear(); d.scratch.shrink_to_fit(); d.scratch.resize(total); }
   char* at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(d.scratch.data()) + 63) / 64 * 64);
   T* part[6];
   for (int i = 0; i < 6; i++) { part[i] = reinterpret_cast<T*>(at); at += (rows * widths[i] * int64_t(sizeof(T)) + 63) / 64 * 64; }
   find_blocks(s, d.blocks);
-  Run<T, W, KV> run{m, s, d.team, part[0], part[1], part[2], part[3], part[4], part[5], scratch_of(d, T()), d.blocks, heads_dim, kv_dim};
+  Run<T, W, KV> run{m, s, d.team, part[0], part[1], part[2], part[3], part[4], part[5], reinterpret_cast<uint8_t*>(at), scratch_of(d, T()), d.blocks, heads_dim, kv_dim};
   d.team.run([](void* r, int thread) { static_cast<Run<T, W, KV>*>(r)->work(thread); }, &run, 16 * m.layers + 8);
 }
 
@@ -185,6 +203,7 @@ void drafthouse_decoder_run(void* decoder, const drafthouse::Step* step) {
   switch (d.model.kind) {
     case drafthouse::F32: return drafthouse::forward<float, float, float>(d, *step);
     case drafthouse::BF16: return drafthouse::forward<float, drafthouse::Bf16, drafthouse::Bf16>(d, *step);
+    case drafthouse::INT8: return drafthouse::forward<float, drafthouse::Int8, drafthouse::Bf16>(d, *step);
     case drafthouse::F64: return drafthouse::forward<double, double, double>(d, *step);
   }
 }

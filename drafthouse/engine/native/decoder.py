@@ -20,7 +20,7 @@ from drafthouse.engine.native.library import load_library
 from drafthouse.engine.native.packing import gate_up_bias, pack, pack_gate_up, padded_bias
 from drafthouse.engine.segment import Segment
 
-KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2, torch.int8: 3}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
 
@@ -127,7 +127,7 @@ class WeightMemory:
 
 
 class NativeDecoder:
-    """Owns the packed weights; `cache` is where keys and values go."""
+    """Owns the packed weights, which are rounded to `dtype`; `cache` is where keys and values go, in bfloat16 for int8."""
 
     def __init__(self, description: DecoderDescription, cache: KvCache, dtype: torch.dtype, threads: int):
         self._library = load_library()
@@ -152,7 +152,7 @@ class NativeDecoder:
             kind=KINDS[dtype], activation=ACTIVATIONS[d.activation], tied=d.tied, norm_over_all_heads=d.norm_over_all_heads,
             eps=d.eps, scaling=d.scaling, attention_softcap=d.attention_softcap, final_softcap=d.final_softcap,
             embedding_scale=d.embedding_scale, residual_scale=d.residual_scale, logit_scale=d.logit_scale,
-            layer=layers, embedding=None if d.tied else self._hold(d.embedding.detach().to(dtype)), head=head,
+            layer=layers, embedding=None if d.tied else self._embedding(d.embedding), head=head,
             final_norm=self._number(d.final_norm), cache=cache.data.data_ptr(), slots=cache.data.shape[3],
         )  # fmt: skip
         self.parameters = description.parameters
@@ -183,12 +183,15 @@ class NativeDecoder:
     def _number(self, tensor: torch.Tensor | None) -> int | None:
         return None if tensor is None else self._hold(tensor.detach().to(self._compute))
 
+    def _embedding(self, weight: torch.Tensor) -> int:
+        return self._hold(pack([weight.detach()], self._dtype) if self._dtype == torch.int8 else weight.detach().to(self._dtype))
+
     def _linear(self, weights: LinearWeights) -> _Linear:
         outer = sum(part.shape[0] for part in weights.parts)
         bias = None if weights.bias is None else self._number(padded_bias(weights.bias))
-        return _Linear(self._hold(pack([part.to(self._dtype) for part in weights.parts])), bias, weights.parts[0].shape[1], outer)
+        return _Linear(self._hold(pack(weights.parts, self._dtype)), bias, weights.parts[0].shape[1], outer)
 
     def _gate_up(self, weights: LinearWeights) -> _Linear:
         outer = sum(part.shape[0] for part in weights.parts)
         bias = None if weights.bias is None else self._number(gate_up_bias(weights.bias))
-        return _Linear(self._hold(pack_gate_up([p.to(self._dtype) for p in weights.parts])), bias, weights.parts[0].shape[1], outer)
+        return _Linear(self._hold(pack_gate_up(weights.parts, self._dtype)), bias, weights.parts[0].shape[1], outer)

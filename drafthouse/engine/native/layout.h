@@ -10,7 +10,7 @@ namespace drafthouse {
 
 constexpr int PANEL = 64;
 
-enum Kind : int32_t { F32 = 0, BF16 = 1, F64 = 2 };
+enum Kind : int32_t { F32 = 0, BF16 = 1, F64 = 2, INT8 = 3 };  // INT8: keys and values are bfloat16
 enum Activation : int32_t { SILU = 0, GELU_TANH = 1 };
 
 struct Linear {
@@ -32,7 +32,7 @@ struct Model {
   int32_t kind, activation, tied, norm_over_all_heads;
   double eps, scaling, attention_softcap, final_softcap, embedding_scale, residual_scale, logit_scale;
   const Layer* layer;
-  const void* embedding;  // rows, if not tied
+  const void* embedding;  // if not tied: rows, or for INT8 panels
   Linear head;
   const void* final_norm;
   void* cache;  // [layers, 2, kv_heads, slots, head_dim]

@@ -27,11 +27,14 @@ SOURCE = pathlib.Path(__file__).parent / "decoder.cpp"
 BUILT = SOURCE.parent / "built"
 """What an image brings along; anywhere else the library is built into the user's cache."""
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-Wno-psabi")
+_V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 LEVELS = (
-    ("x86-64-v4", {"avx512f", "avx512bw", "avx512dq", "avx512vl"}),
+    ("x86-64-v4+avx512vnni", {*_V4, "avx512_vnni"}),
+    ("x86-64-v4", _V4),
     ("x86-64-v3", {"avx2", "fma", "bmi2"}),
 )
-"""Instruction sets, the widest first, and what the processor must say that it has. Elsewhere the compiler's own default."""
+"""Instruction sets, the widest first, and what the processor must say that it has: a level of x86-64, and what the compiler is to take
+besides. Elsewhere the compiler's own default."""
 
 
 class NoLibrary(Exception):
@@ -86,7 +89,8 @@ def build(file: pathlib.Path, level: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         made = pathlib.Path(folder) / file.name
-        command = [compiler, *FLAGS, f"-march={level}", str(SOURCE), "-o", str(made)]
+        march, *more = level.split("+")
+        command = [compiler, *FLAGS, f"-march={march}", *(f"-m{name}" for name in more), str(SOURCE), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise NoLibrary(f"{compiler} cannot build the native decoder: {done.stderr.strip()[-500:]}")
