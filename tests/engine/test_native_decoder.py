@@ -32,11 +32,11 @@ def tree() -> TokenTree:
 class Decoder:
     """A native decoder of one tiny model, and its cache."""
 
-    def __init__(self, model: PreTrainedModel, threads: int = 2):
+    def __init__(self, model: PreTrainedModel, threads: int = 2, int8: bool = False):
         description = describe(model, CONTEXT)
         shape = (len(description.layers), description.kv_heads, description.head_dim)
-        self.cache = KvCache(*shape, SLOTS, model.dtype, torch.device("cpu"))
-        self.native = NativeDecoder(description, self.cache, model.dtype, threads)
+        self.cache = KvCache(*shape, SLOTS, torch.bfloat16 if int8 else model.dtype, torch.device("cpu"))
+        self.native = NativeDecoder(description, self.cache, torch.int8 if int8 else model.dtype, threads)
 
     def run(self, *segments: Segment) -> torch.Tensor:
         return self.native.run(step_arrays(segments))
@@ -80,17 +80,19 @@ def test_logits_err_no_more_than_the_stock_models(name: str, dtype: torch.dtype)
     assert ours <= max(2.0 * theirs, 1e-5), f"ours {ours:.2e}, the stock model's {theirs:.2e}"
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", (*DTYPES, torch.int8), ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_rows_bits_do_not_depend_on_what_stands_beside_it(name: str, dtype: torch.dtype) -> None:
     """Alone, in a tree, after other chunks of the prompt, beside other sequences, on one thread: equal bits."""
-    decoder = Decoder(tiny(name).to(dtype))
+    int8 = dtype == torch.int8
+    model = tiny(name).float() if int8 else tiny(name).to(dtype)
+    decoder = Decoder(model, int8=int8)
     found = packed(decoder, (17,))
     for other in (
         packed(decoder, ()),
         packed(decoder, (1, 8, 13)),
         packed(decoder, (17,), others=5),
-        packed(Decoder(tiny(name).to(dtype), 1), ()),
+        packed(Decoder(model, 1, int8), ()),
     ):
         assert torch.equal(found, other)
     assert torch.equal(found[0], decoder.one_by_one(TOKENS)[-1])

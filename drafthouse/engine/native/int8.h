@@ -18,7 +18,7 @@
 namespace drafthouse {
 
 constexpr int GROUP = 32;
-constexpr int ROWS8 = 6;  // rows that share what is read of a panel
+constexpr int AHEAD8 = 4096;  // bytes of weights that are fetched ahead
 
 struct Int8 { uint8_t bits; };  // a byte of a panel
 
@@ -27,7 +27,7 @@ inline int64_t panel_bytes(int inner) { return int64_t(groups_of(inner)) * PANEL
 inline int64_t row_bytes(int inner) { return int64_t(groups_of(inner)) * (GROUP + 8); }
 
 typedef int32_t Ints __attribute__((vector_size(64)));
-typedef int8_t Bytes __attribute__((vector_size(16), may_alias));
+typedef int8_t Bytes __attribute__((vector_size(16), aligned(1), may_alias));
 
 // To the nearest whole number, ties to even.
 inline Ints nearest(Vec<float> v) {
@@ -148,7 +148,10 @@ template <int M, int J> inline void multiply8(const uint8_t* rows, int64_t strid
     for (int k = 0; k < GROUP; k += 4, w += 4 * PANEL) {
       Lanes b[J];
 #pragma GCC unroll 16
-      for (int j = 0; j < J; j++) b[j] = weights(w + 4 * LANES8 * j);
+      for (int j = 0; j < J; j++) {
+        b[j] = weights(w + 4 * LANES8 * j);
+        __builtin_prefetch(w + AHEAD8 + 4 * LANES8 * j);
+      }
 #pragma GCC unroll 6
       for (int m = 0; m < M; m++) {
         Lanes numbers = four(x + m * stride + k);

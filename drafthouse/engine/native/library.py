@@ -66,6 +66,10 @@ def load_library() -> ctypes.CDLL:
         with FileLock(f"{file}.lock"):  # of replicas that start together one compiles
             if not file.exists():
                 build(file, level)
+    return opened(file)
+
+
+def opened(file: pathlib.Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(file))
     library.drafthouse_decoder_new.restype = ctypes.c_void_p
     library.drafthouse_decoder_new.argtypes = [ctypes.c_void_p, ctypes.c_int32]
