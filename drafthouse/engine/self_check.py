@@ -124,9 +124,7 @@ class SelfCheck:
         logits = self._packed(runner)
         if not bool(logits.isfinite().all()) or stock.worst == float("inf"):
             wider = "bfloat16 or float32" if dtype == torch.float16 else "float32"
-            raise ModelError(
-                f"self-check: logits are not all finite in {served}; its range is too small for this model: take {wider}"
-            )
+            raise ModelError(f"self-check: logits are not all finite in {served}; its range is too small for this model: take {wider}")
         packed = RowErrors.of(logits, self.right)
         floor = FLOAT64_FLOOR if dtype == torch.float64 else torch.finfo(dtype).eps
         limits = RowErrors(max(WORST_LIMIT * stock.worst, floor), max(TYPICAL_LIMIT * stock.typical, floor))

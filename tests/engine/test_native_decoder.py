@@ -80,7 +80,7 @@ def test_logits_err_no_more_than_the_stock_models(name: str, dtype: torch.dtype)
     assert ours <= max(2.0 * theirs, 1e-5), f"ours {ours:.2e}, the stock model's {theirs:.2e}"
 
 
-@pytest.mark.parametrize("dtype", (*DTYPES, torch.int8), ids=str)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_rows_bits_do_not_depend_on_what_stands_beside_it(name: str, dtype: torch.dtype) -> None:
     """Alone, in a tree, after other chunks of the prompt, beside other sequences, on one thread: equal bits."""

@@ -117,7 +117,8 @@ def test_a_model_in_int8_passes_the_self_check_and_holds_a_byte_for_each_weight(
     model = tiny("qwen3", dtype=torch.bfloat16)
     loaded = prepare(model, int8_config(), "test")
     assert loaded.runner.cache.data.dtype == torch.bfloat16
-    assert loaded.errors is not None and 0.0 < loaded.errors.packed.typical <= 2.0 * loaded.errors.stock.typical
+    assert loaded.errors is not None
+    assert 0.0 < loaded.errors.packed.typical <= 2.0 * loaded.errors.stock.typical
     assert loaded.runner.forward.weight_bytes < 2.5 * sum(p.numel() for p in model.parameters())  # panels of 64 columns, angles
     loaded.runner.close()
 

@@ -65,7 +65,7 @@ def test_what_is_in_a_file_is_not_taken_for_another_file(tmp_path: pathlib.Path)
     assert len({of(tmp_path / name) for name in "abc"}) == 3
 
 
-@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"parallel": 2}, {"threads": 2}, {"forward": "x"}])
+@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"dtype": "int8"}, {"parallel": 2}, {"threads": 2}, {"forward": "x"}])
 def test_what_decides_the_bits_of_a_sum_counts(tmp_path: pathlib.Path, change: dict[str, object]) -> None:
     assert of(tmp_path, **change) != of(tmp_path)
 

@@ -39,6 +39,8 @@ def test_memory_of_a_rank() -> None:
     assert one.kv == 4 * 100 * 3 * 2 * 4 * 8
     tied = LlamaConfig.from_dict(SMALL.to_dict() | {"tie_word_embeddings": True})
     assert memory_need(ModelConfig(path="x", kv_tokens=100), tied) == one  # a tied head is packed beside the embedding
+    int8 = memory_need(ModelConfig(path="x", kv_tokens=100, dtype="int8"), SMALL)
+    assert (int8.weights, int8.packed, int8.kv) == (4 * whole_norms, (linears + embedding) * 34 // 32, one.kv // 2)
     two = memory_need(ModelConfig(path="x", kv_tokens=100, dtype="bfloat16", parallel=2), SMALL)
     assert two.weights == 2 * ((linears + embedding) // 2 + whole_norms)
     assert two.kv == 2 * 100 * 3 * 2 * 2 * 8
