@@ -108,7 +108,7 @@ def test_a_serve_style_file_gives_its_applications_arguments(tmp_path: pathlib.P
         ("drafter: {replicas: -1}", "drafter.replicas"),
         ("verifier: {replicas: many}", "verifier.replicas"),
         ("server: {http_port: 70000}", "server.http_port"),
-        ("target: {path: demo:target, dtype: int8}", "target.dtype"),
+        ("target: {path: demo:target, dtype: int4}", "target.dtype"),
         ("target: {path: demo:target, device: paced}", "paced"),
         ("target: {path: demo:target, parallel: 2, device: paced, paced: {curve: x}}", "parallel: above 1"),
         ("target: {path: demo:target, parallel: 0}", "target.parallel"),
