@@ -11,6 +11,7 @@ from benchmarks.harness.http_stream import Completion
 from benchmarks.peers.bench import PeersOptions, contestants, places, turns
 from benchmarks.peers.report import Block, Place, notes, places_report, wrong_counts
 from benchmarks.peers.servers import Installed, Launch, Setup, at_least, launches
+from deployments.api.openai.schema import CompletionRequest, parse_body
 from drafthouse.errors import ConfigError, DrafthouseError
 
 ONE, MANY = Place(1, 16), Place(8, 16)
@@ -125,6 +126,17 @@ def test_every_server_is_asked_for_the_same_and_to_go_on_past_the_end() -> None:
     assert [body[name] for name in shared] == [theirs[name] for name in shared] == ["text", 9, 0.0, True]
     assert body["ignore_eos"] is True
     assert json.loads(theirs["generation_config"])["min_new_tokens"] == 9
+
+
+@pytest.mark.parametrize("lookup", [False, True])
+def test_our_own_server_takes_what_the_bench_asks(lookup: bool) -> None:
+    modes = set()
+    for contestant in contestants(lookup):
+        if contestant.server == "ours":
+            request = parse_body(CompletionRequest, Launch("ours", (), 1, "target").body("text", 9) | contestant.fields())
+            modes.add(request.speculation_wish().mode)
+            assert request.ignore_eos
+    assert modes == ({"auto", "off"} if lookup else {"off"})
 
 
 @pytest.mark.parametrize(
