@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -110,13 +111,14 @@ def print_peers(console: Console, report: Report) -> None:
         title = (
             f"{settings['target']}, {run['dtype']}, {settings['threads']} threads, {settings['tokens']} tokens, {settings['rounds']} rounds"
         )
-        table = Table(title=f"{title}\nx: how many times faster the first row is, with 95 % intervals", title_justify="left")
-        for heading in ("clients", "prompt", "server", "tokens/s", "x", "first token, ms", "x", "ms a token", "x"):
+        legend = "x: how many times faster the first row is, with its 95 % interval"
+        table = Table(title=f"{title}\n{legend}", title_justify="left", box=SIMPLE, padding=(0, 1), collapse_padding=True)
+        for heading in ("clients\nprompt", "server", "tokens/s", "x", "first\ntoken, ms", "x", "ms a\ntoken", "x"):
             table.add_column(heading, justify="left" if heading == "server" else "right")
         for place in run["places"]:
             for i, (name, figures) in enumerate(place["contestants"].items()):
-                where = (str(place["clients"]), str(place["prompt_tokens"])) if i == 0 else ("", "")
-                table.add_row(*where, name, *_cells(figures, place["ratios"].get(name)), end_section=i == len(place["contestants"]) - 1)
+                where = f"{place['clients']}\n{place['prompt_tokens']}" if i == 0 else ""
+                table.add_row(where, name, *_cells(figures, place["ratios"].get(name)), end_section=i == len(place["contestants"]) - 1)
         console.print(table)
         for line in notes(run):
             console.print(line, markup=False, highlight=False)
@@ -129,7 +131,7 @@ def _cells(figures: Mapping[str, Any], ratios: Mapping[str, Mapping[str, float]]
 
 
 def _times(r: Mapping[str, float]) -> str:
-    return f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+    return f"{r['value']:.2f}\n{r['low']:.2f}-{r['high']:.2f}"
 
 
 def notes(run: Report) -> list[str]:
