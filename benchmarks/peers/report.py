@@ -112,9 +112,12 @@ def print_peers(console: Console, report: Report) -> None:
             f"{settings['target']}, {run['dtype']}, {settings['threads']} threads, {settings['tokens']} tokens, {settings['rounds']} rounds"
         )
         legend = "x: how many times faster the first row is, with its 95 % interval"
-        table = Table(title=f"{title}\n{legend}", title_justify="left", box=SIMPLE, padding=(0, 1), collapse_padding=True)
-        for heading in ("clients\nprompt", "server", "tokens/s", "x", "first\ntoken, ms", "x", "ms a\ntoken", "x"):
-            table.add_column(heading, justify="left" if heading == "server" else "right")
+        table = Table(title=f"{title}\n{legend}", title_justify="left", box=SIMPLE, padding=(0, 0, 0, 1), pad_edge=False)
+        for heading in ("clients\nprompt", "server", "tokens/s", "x", "first\ntoken,\nms", "x", "ms\na\ntoken", "x"):
+            if heading == "server":
+                table.add_column(heading, min_width=12)
+            else:
+                table.add_column(heading, justify="right", no_wrap=heading == "x")
         for place in run["places"]:
             for i, (name, figures) in enumerate(place["contestants"].items()):
                 where = f"{place['clients']}\n{place['prompt_tokens']}" if i == 0 else ""
@@ -125,7 +128,7 @@ def print_peers(console: Console, report: Report) -> None:
 
 
 def _cells(figures: Mapping[str, Any], ratios: Mapping[str, Mapping[str, float]] | None) -> list[str]:
-    values = (f"{figures[OVERALL]:.1f}", f"{figures['first_token_ms']:.0f}", f"{figures['token_ms']:.2f}")
+    values = (f"{figures[OVERALL]:.1f}", f"{figures['first_token_ms']:.0f}", f"{figures['token_ms']:.1f}")
     times = [""] * len(METRICS) if ratios is None else [_times(ratios[metric]) for metric in METRICS]
     return [cell for pair in zip(values, times, strict=True) for cell in pair]
 
