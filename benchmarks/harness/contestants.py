@@ -103,6 +103,8 @@ class Pair:
 
 def load_stock(path: str, dtype: str) -> PreTrainedModel:
     """Transformers' own model, without the generation settings of its folder: no end-of-text token, no filters."""
+    if dtype == "int8":
+        raise ConfigError("--dtype: transformers' models have no int8 here to compare with; take float32 or bfloat16")
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             model_path(path), dtype=getattr(torch, dtype), attn_implementation="sdpa", trust_remote_code=False
