@@ -5,6 +5,10 @@
 //
 // No torch headers: arrays come as pointers.
 
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
 #include "attention.h"
 #include "int8.h"
 #include "layout.h"
@@ -19,20 +23,34 @@ namespace drafthouse {
 
 enum Epilogue { STORE, RESIDUAL, GLU, LOGITS };
 
+// A thread's own memory, which grows.
+template <class T> struct Scratch {
+  AttentionScratch<T> attention;
+  std::vector<T> panel, rows;
+};
+
+// Rows that a linear takes: there already, or to be normed by each thread that takes a task of it.
+template <class T> struct Source {
+  const T* rows;
+  const void* norm;
+};
+
 template <class T, class W, class KV> struct Run {
+  static constexpr int FEW = 4;        // rows that each thread norms for itself, which costs less than to wait for another
+  static constexpr int WIDENED = 128;  // rows from which on a panel is widened once instead of for each group of rows
+  static constexpr int CHUNK = 384;    // rows at most that pass all panels, so that the cache holds them
   const Model& m;
   const Step& s;
   Team& team;
   T *x, *normed, *qkv, *attended, *active, *added;  // [tokens, ...]
   uint8_t* rounded;                                 // [tokens, row_bytes]: what an int8 linear takes
-  AttentionScratch<T>* scratch;                     // of each thread
+  Scratch<T>* scratch;                              // of each thread
   const std::vector<int>& blocks;
   int heads_dim, kv_dim;
 
-  template <Epilogue E, class In>
-  void panel_rows(const Linear& l, int panel, const In* in, int64_t in_stride, int rows, T* out, int64_t out_stride) {
+  template <Epilogue E, class Weights, class In>
+  void panel_rows(const Linear& l, int panel, const Weights* w, const In* in, int64_t in_stride, int rows, T* out, int64_t out_stride) {
     constexpr int OUT = E == GLU ? PANEL / 2 : PANEL;
-    const W* w = static_cast<const W*>(l.panels) + panel * panel_size(l.inner);
     const T* bias = static_cast<const T*>(l.bias);
     int first = panel * OUT, valid = (E == GLU ? l.outer / 2 : l.outer) - first;
     if (valid > OUT) valid = OUT;
@@ -62,15 +80,30 @@ template <class T, class W, class KV> struct Run {
       }
     }
   }
-  template <Epilogue E> void linear(const Linear& l, int& region, const T* in, int rows, T* out, int64_t stride) {
-    int panels = (l.outer + PANEL - 1) / PANEL;
-    if constexpr (IN_INT8) {
-      int64_t bytes = row_bytes(l.inner);
-      team.share(rows, region, [&](int r) { quantise_row(in + int64_t(r) * l.inner, l.inner, rounded + r * bytes); });
-      team.share(panels, region, [&](int p) { panel_rows<E>(l, p, rounded, bytes, rows, out, stride); });
-    } else {
-      team.share(panels, region, [&](int p) { panel_rows<E>(l, p, in, l.inner, rows, out, stride); });
-    }
+  template <Epilogue E> void linear(const Linear& l, int& region, int thread, Source<T> in, int rows, T* out, int64_t stride) {
+    int panels = (l.outer + PANEL - 1) / PANEL, threads = int(team.workers.size()) + 1, chunks = (rows + CHUNK - 1) / CHUNK;
+    if (chunks == 1 && rows >= 8 * ROWS && threads > 1 && panels < 8 * threads) chunks = 2;  // or threads wait for the last panel
+    int chunk = chunks > 1 ? ((rows + chunks - 1) / chunks + ROWS - 1) / ROWS * ROWS : rows;
+    int64_t bytes = row_bytes(l.inner);
+    if (IN_INT8) team.share(rows, region, [&](int r) { quantise_row(in.rows + int64_t(r) * l.inner, l.inner, rounded + r * bytes); });
+    team.share(panels * chunks, region, [&](int task) {
+      int panel = task % panels, row = std::min(task / panels * chunk, rows), count = std::min(chunk, rows - row);
+      const W* w = static_cast<const W*>(l.panels) + panel * panel_size(l.inner);
+      T* to = out + row * stride;
+      if constexpr (IN_INT8) return panel_rows<E>(l, panel, w, rounded + row * bytes, bytes, count, to, stride);
+      if (!in.rows) in.rows = normed_alone(in.norm, rows, thread);
+      const T* from = in.rows + int64_t(row) * l.inner;
+      if constexpr (std::is_same_v<W, Bf16>) {
+        if (count >= WIDENED) return panel_rows<E>(l, panel, widened(w, l.inner, scratch[thread].panel), from, l.inner, count, to, stride);
+      }
+      if constexpr (!IN_INT8) panel_rows<E>(l, panel, w, from, l.inner, count, to, stride);
+    });
+  }
+  // Only within a task: until it is done no thread goes on to change x.
+  const T* normed_alone(const void* weight, int rows, int thread) {
+    T* own = sized(scratch[thread].rows, int64_t(rows) * m.hidden);
+    for (int r = 0; r < rows; r++) norm_row(x + int64_t(r) * m.hidden, static_cast<const T*>(weight), own + int64_t(r) * m.hidden, m.hidden, m.eps);
+    return own;
   }
   static constexpr bool IN_INT8 = std::is_same_v<W, Int8>;
   static int64_t panel_size(int inner) { return IN_INT8 ? panel_bytes(inner) : int64_t(PANEL) * inner; }
@@ -96,45 +129,62 @@ template <class T, class W, class KV> struct Run {
   static float column(const Bf16* w, int c, int k) { return widen(w[(k / 2 * PANEL + c) * 2 + k % 2]); }
   static float column(const Int8* w, int c, int k) { return weight8(w, c, k); }
 
-  // Norms and rotates queries and keys, and stores the row's key and value.
-  void place(int layer, int row) {
+  // Norms and rotates the queries that share a KV head, and its key, and stores the row's key and value.
+  void place(int layer, int row, int kv_head) {
     const Layer& l = m.layer[layer];
-    int d = m.head_dim, half = m.rotary / 2;
-    T* q = qkv + int64_t(row) * (heads_dim + 2 * kv_dim);
-    T *k = q + heads_dim, *v = k + kv_dim;
-    if (l.q_norm && m.norm_over_all_heads) {
-      norm_row(q, static_cast<const T*>(l.q_norm), q, heads_dim, m.eps);
-      norm_row(k, static_cast<const T*>(l.k_norm), k, kv_dim, m.eps);
-    } else if (l.q_norm) {
-      for (int h = 0; h < m.heads; h++) norm_row(q + h * d, static_cast<const T*>(l.q_norm), q + h * d, d, m.eps);
-      for (int h = 0; h < m.kv_heads; h++) norm_row(k + h * d, static_cast<const T*>(l.k_norm), k + h * d, d, m.eps);
-    }
+    int d = m.head_dim, half = m.rotary / 2, group = m.heads / m.kv_heads;
+    T* q = qkv + int64_t(row) * (heads_dim + 2 * kv_dim) + kv_head * group * d;
+    T *k = qkv + int64_t(row) * (heads_dim + 2 * kv_dim) + heads_dim + kv_head * d, *v = k + kv_dim;
     const T* cos = static_cast<const T*>(l.cos) + int64_t(s.position[row]) * half;
     const T* sin = static_cast<const T*>(l.sin) + int64_t(s.position[row]) * half;
-    for (int h = 0; h < m.heads + m.kv_heads; h++) rotate(q + h * d, cos, sin, half);
-    for (int h = 0; h < m.kv_heads; h++) {
-      KV* key = static_cast<KV*>(m.cache) + ((int64_t(layer) * 2 * m.kv_heads + h) * m.slots + s.write_slot[row]) * d;
-      KV* value = key + int64_t(m.kv_heads) * m.slots * d;
-      for (int i = 0; i < d; i++) { store_as(key + i, k[h * d + i]); store_as(value + i, v[h * d + i]); }
+    for (int h = 0; h <= group; h++) {
+      T* head = h < group ? q + h * d : k;
+      const void* norm = h < group ? l.q_norm : l.k_norm;
+      if (norm && !m.norm_over_all_heads) norm_row(head, static_cast<const T*>(norm), head, d, m.eps);
+      rotate(head, cos, sin, half);
     }
+    KV* key = static_cast<KV*>(m.cache) + ((int64_t(layer) * 2 * m.kv_heads + kv_head) * m.slots + s.write_slot[row]) * d;
+    KV* value = key + int64_t(m.kv_heads) * m.slots * d;
+    for (int i = 0; i < d; i++) { store_as(key + i, k[i]); store_as(value + i, v[i]); }
+  }
+  void place_all(int layer, int row) {
+    const Layer& l = m.layer[layer];
+    T* q = qkv + int64_t(row) * (heads_dim + 2 * kv_dim);
+    if (l.q_norm && m.norm_over_all_heads) {
+      norm_row(q, static_cast<const T*>(l.q_norm), q, heads_dim, m.eps);
+      norm_row(q + heads_dim, static_cast<const T*>(l.k_norm), q + heads_dim, kv_dim, m.eps);
+    }
+    for (int h = 0; h < m.kv_heads; h++) place(layer, row, h);
+  }
+  // A step of one block places its rows with the heads that attend.
+  void attention(int layer, int& region, int thread) {
+    int count = int(blocks.size()) - 1;
+    bool together = count == 1 && !m.norm_over_all_heads;
+    if (!together) team.share(s.tokens, region, [&](int row) { place_all(layer, row); });
+    team.share(count * m.kv_heads, region, [&](int task) {
+      int first = blocks[task / m.kv_heads], rows = blocks[task / m.kv_heads + 1] - first, head = task % m.kv_heads;
+      if (together) for (int r = 0; r < rows; r++) place(layer, r, head);
+      Attention<T, KV>(m, s, qkv, attended, layer, first, rows, head, scratch[thread].attention).attend();
+    });
   }
 
   // added = linear(in), then x += scale * norm(added); or the sum at once where no norm follows.
-  void into_residual(const Linear& l, const void* norm, int& region, const T* in) {
-    if (!norm) return linear<RESIDUAL>(l, region, in, s.tokens, x, m.hidden);
-    linear<STORE>(l, region, in, s.tokens, added, m.hidden);
+  void into_residual(const Linear& l, const void* norm, int& region, int thread, const T* in) {
+    if (!norm) return linear<RESIDUAL>(l, region, thread, {in, nullptr}, s.tokens, x, m.hidden);
+    linear<STORE>(l, region, thread, {in, nullptr}, s.tokens, added, m.hidden);
     team.share(s.tokens, region, [&](int r) {
       T *a = added + int64_t(r) * m.hidden, *to = x + int64_t(r) * m.hidden;
       norm_row(a, static_cast<const T*>(norm), a, m.hidden, m.eps);
       for (int i = 0; i < m.hidden; i++) to[i] += a[i] * T(m.residual_scale);
     });
   }
-  const T* normalised(const void* weight, int& region) {
-    if (!weight) return x;
+  Source<T> normalised(const void* weight, int& region) {
+    if (!weight) return {x, nullptr};
+    if (!IN_INT8 && s.tokens <= FEW) return {nullptr, weight};
     team.share(s.tokens, region, [&](int r) {
       norm_row(x + int64_t(r) * m.hidden, static_cast<const T*>(weight), normed + int64_t(r) * m.hidden, m.hidden, m.eps);
     });
-    return normed;
+    return {normed, nullptr};
   }
 
   void work(int thread) {
@@ -142,20 +192,16 @@ template <class T, class W, class KV> struct Run {
     team.share(s.tokens, region, [&](int r) { embed(r); });
     for (int i = 0; i < m.layers; i++) {
       const Layer& l = m.layer[i];
-      linear<STORE>(l.qkv, region, normalised(l.attn_in, region), s.tokens, qkv, heads_dim + 2 * kv_dim);
-      team.share(s.tokens, region, [&](int r) { place(i, r); });
-      team.share((int(blocks.size()) - 1) * m.kv_heads, region, [&](int t) {
-        int first = blocks[t / m.kv_heads], rows = blocks[t / m.kv_heads + 1] - first;
-        Attention<T, KV>(m, s, qkv, attended, i, first, rows, t % m.kv_heads, scratch[thread]).attend();
-      });
-      into_residual(l.out, l.attn_out, region, attended);
-      linear<GLU>(l.gate_up, region, normalised(l.mlp_in, region), s.tokens, active, m.intermediate);
-      into_residual(l.down, l.mlp_out, region, active);
+      linear<STORE>(l.qkv, region, thread, normalised(l.attn_in, region), s.tokens, qkv, heads_dim + 2 * kv_dim);
+      attention(i, region, thread);
+      into_residual(l.out, l.attn_out, region, thread, attended);
+      linear<GLU>(l.gate_up, region, thread, normalised(l.mlp_in, region), s.tokens, active, m.intermediate);
+      into_residual(l.down, l.mlp_out, region, thread, active);
     }
     team.share(s.outputs, region, [&](int r) {
       norm_row(x + int64_t(s.output[r]) * m.hidden, static_cast<const T*>(m.final_norm), normed + int64_t(r) * m.hidden, m.hidden, m.eps);
     });
-    if (s.outputs) linear<LOGITS>(m.head, region, normed, s.outputs, static_cast<T*>(s.logits), m.vocab);
+    if (s.outputs) linear<LOGITS>(m.head, region, thread, {normed, nullptr}, s.outputs, static_cast<T*>(s.logits), m.vocab);
   }
 };
 
@@ -164,13 +210,13 @@ struct Decoder {
   Team team;
   std::vector<char> scratch;
   std::vector<int> blocks;
-  std::vector<AttentionScratch<float>> singles;
-  std::vector<AttentionScratch<double>> doubles;
+  std::vector<Scratch<float>> singles;
+  std::vector<Scratch<double>> doubles;
   Decoder(const Model& m, int threads) : model(m), team(threads), singles(threads), doubles(threads) {}
 };
 
-AttentionScratch<float>* scratch_of(Decoder& d, float) { return d.singles.data(); }
-AttentionScratch<double>* scratch_of(Decoder& d, double) { return d.doubles.data(); }
+Scratch<float>* scratch_of(Decoder& d, float) { return d.singles.data(); }
+Scratch<double>* scratch_of(Decoder& d, double) { return d.doubles.data(); }
 
 template <class T, class W, class KV> void forward(Decoder& d, const Step& s) {
   const Model& m = d.model;

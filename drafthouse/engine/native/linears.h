@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <vector>
+
 #include "layout.h"
 #include "vectors.h"
 
@@ -78,6 +80,18 @@ template <class T, class W> inline void multiply_rows(int rows, const T* x, int6
     case 5: return multiply_panel<5>(x, stride, inner, w, acc);
     case 6: return multiply_panel<6>(x, stride, inner, w, acc);
   }
+}
+
+// The panel in the compute type: for many rows, that each number is widened once.
+inline const float* widened(const Bf16* w, int inner, std::vector<float>& room) {
+  if (int64_t(room.size()) < int64_t(inner) * PANEL) room.resize(int64_t(inner) * PANEL);
+  for (int k = 0; k < inner; k += 2, w += 2 * PANEL) {
+    for (int c = 0; c < PANEL; c += WIDTH<float>) {
+      store_wide(room.data() + k * PANEL + c, even_of(w + 2 * c));
+      store_wide(room.data() + (k + 1) * PANEL + c, odd_of(w + 2 * c));
+    }
+  }
+  return room.data();
 }
 
 }  // namespace drafthouse
