@@ -1,5 +1,7 @@
 """The native decoder against the stock models of every dense family, and each row's bits whatever stands beside it."""
 
+import itertools
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -105,9 +107,10 @@ def test_a_rows_bits_do_not_depend_on_what_stands_beside_it(name: str, dtype: to
 )
 def test_a_rows_bits_do_not_depend_on_the_number_of_rows(name: str, dtype: torch.dtype) -> None:
     """Chunks of all sizes around those in which rows are multiplied and attend together, each row held against itself alone."""
-    decoder = Decoder(tiny(name).to(dtype))
-    alone = decoder.one_by_one(LONG)
-    for before, size in (*((0, size) for size in range(1, 21)), (0, 64), (0, 65), (0, 150), (1, 149), (13, 137), (100, 17), (17, 1)):
+    decoders = [Decoder(tiny(name).to(dtype), threads) for threads in (1, 2)]
+    alone = decoders[0].one_by_one(LONG)
+    sizes = (*((0, size) for size in range(1, 21)), (0, 64), (0, 65), (0, 150), (1, 149), (13, 137), (100, 17), (17, 1))
+    for decoder, (before, size) in itertools.product(decoders, sizes):
         kv = KvSequence(decoder.cache)
         if before:
             decoder.run(chunk(kv, LONG[:before], 0, False))

@@ -85,7 +85,7 @@ template <class T, class W, class KV> struct Run {
     if (chunks == 1 && rows >= 8 * ROWS && threads > 1 && panels < 8 * threads) chunks = 2;  // or threads wait for the last panel
     int chunk = chunks > 1 ? ((rows + chunks - 1) / chunks + ROWS - 1) / ROWS * ROWS : rows;
     int64_t bytes = row_bytes(l.inner);
-    if (IN_INT8) team.share(rows, region, [&](int r) { quantise_row(in.rows + int64_t(r) * l.inner, l.inner, rounded + r * bytes); });
+    if constexpr (IN_INT8) team.share(rows, region, [&](int r) { quantise_row(in.rows + int64_t(r) * l.inner, l.inner, rounded + r * bytes); });
     team.share(panels * chunks, region, [&](int task) {
       int panel = task % panels, row = std::min(task / panels * chunk, rows), count = std::min(chunk, rows - row);
       const W* w = static_cast<const W*>(l.panels) + panel * panel_size(l.inner);
