@@ -68,7 +68,7 @@ class DraftModel:
         self, model: LoadedModel, latency: LatencyModel, config: DrafterConfig, clock: Callable[[], float], inner: StageMaker | None
     ):
         self.runner, self.latency, self.clock, self.inner = model.runner, latency, clock, inner
-        self.budget, self.shared_noise = PassBudget(config.pass_nodes, config.prefill_tokens), config.shared_noise
+        self.budget, self.shared_noise = PassBudget(config.prefill_tokens, latency), config.shared_noise
         self._guess_calibration = Calibration()
         self.running: list[Session] = []  # in the pass that was begun last
 
@@ -77,7 +77,7 @@ class DraftModel:
 
     def announcement(self, session: Session) -> tuple[float, float]:
         """Seconds until the session's next nodes and accepted tokens that they promise; zeros when no pass is planned."""
-        return self.budget.announcement(session, self.latency)
+        return self.budget.announcement(session)
 
     def run_pass(self, sessions: Iterable[Session], totals: DraftTotals) -> tuple[list[Session], list[tuple[Session, str]]]:
         """Sessions whose trees may have grown, and those for which there were no KV slots, with the reason.
@@ -132,12 +132,12 @@ class DraftModel:
         guesses = self._guesses(session, nodes)
         if nodes:
             return Work(session, nodes, guesses, tree_nodes(session, nodes, guesses))
-        return Work(session, nodes, guesses, catch_up(session, self.budget.prefill_tokens, guesses))
+        return Work(session, nodes, guesses, catch_up(session, self.budget.tokens, guesses))
 
     def _guesses(self, session: Session, nodes: list[int]) -> TokenTree:
         """What the inner stage expects below the nodes, or below the root after a short catch-up."""
         tokens = len(nodes) or session.missing
-        if session.lookahead is None or self.inner is None or (not nodes and tokens > min(STAGED_CHUNK, self.budget.prefill_tokens)):
+        if session.lookahead is None or self.inner is None or (not nodes and tokens > min(STAGED_CHUNK, self.budget.tokens)):
             return NO_GUESSES
         if self.runner.cache.allocator.free_count < tokens + self.inner.nodes:
             return NO_GUESSES

@@ -101,7 +101,7 @@ class SimDrafter:
         self.name, self.env, self.options, self._rng = name, env, options, rng
         self.latency = ScaledCurve(options.draft, options.time_scale)
         self.sessions: dict[tuple[SimVerifier, str], Session] = {}
-        self.budget = PassBudget(options.config.drafter.pass_nodes, options.config.drafter.prefill_tokens)
+        self.budget = PassBudget(options.config.drafter.prefill_tokens, self.latency)
         self.totals = DraftTotals()
         self.pass_tokens = 0  # of all passes
         self._inbox: list[tuple[SimVerifier, ToDrafter]] = []
@@ -186,7 +186,7 @@ class SimDrafter:
 
     def _announce(self, session: Session) -> Grow:
         """What is new and what the next pass promises."""
-        seconds, expected = self.budget.announcement(session, self.latency)
+        seconds, expected = self.budget.announcement(session)
         first, session.sent = session.sent, len(session.alive)
         nodes: Any = Drafted(len(session.tree), session.sent - first)
         return Grow(session.id, session.epoch, session.tokens, first, nodes, int(seconds * 1e6) + 1 if expected else 0, expected)

@@ -142,8 +142,7 @@ class WindowConfig(_Section):
 
 class DrafterConfig(PoolConfig):
     max_sessions: int = Field(64, ge=1)
-    pass_nodes: int = Field(16, ge=1, le=1024, description="frontier nodes of all sessions in one draft pass")
-    prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass")
+    prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass; nodes of all sessions: at most as many")
     shared_noise: bool = Field(True, description="rank with the noise that the target adds; without it sampled drafts are hit less often")
     stages: tuple[StageConfig, ...] = Field(
         (StageConfig(kind="model"), StageConfig(kind="lookup", placement="verifier")),
@@ -166,9 +165,9 @@ class DrafterConfig(PoolConfig):
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of one pass."""
+        """Tokens of one pass at most: of prompts, as many nodes, and guesses."""
         inner = sum(stage.inner.nodes for stage in self.stages if stage.inner is not None)
-        return self.pass_nodes + self.prefill_tokens + inner
+        return 2 * self.prefill_tokens + inner
 
 
 class GatewayConfig(_Section):

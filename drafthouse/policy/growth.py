@@ -1,7 +1,8 @@
 """What drafters grow next: which nodes are worth a pass of the draft, and which of their children a place in the tree.
 
 Promises: drafter and simulator run this code. One pass takes the best nodes of all sessions, whosever
-they are; catch-ups come first, since without them nothing can be drafted. A drafter with nothing left to
+they are, and as many as bring most per second on the draft's latency curve; catch-ups come first, since without them nothing can be
+drafted. A drafter with nothing left to
 grow that is worth its price grows ahead: below nodes that the target may be verifying, where the commit
 may land. Prices, confidences and promises are in tokens.
 """
@@ -10,6 +11,8 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
 
 from drafthouse.policy.latency import LatencyModel
 
@@ -105,14 +108,14 @@ S = TypeVar("S", bound=Growing)
 
 
 class PassBudget(NamedTuple):
-    """Of one pass: tree nodes, and tokens of catch-ups."""
+    """Of one pass: at most so many tokens of catch-ups and as many tree nodes, of which it takes those that bring most in its time."""
 
-    nodes: int
-    prefill_tokens: int
+    tokens: int
+    latency: LatencyModel
 
     def plan(self, sessions: Iterable[S]) -> list[tuple[S, list[ScoredNode]]]:
-        """Sessions of the next pass with the nodes to expand, ascending; none for a catch-up of at most `prefill_tokens`."""
-        left, catch_ups, growing = self.prefill_tokens, [], []
+        """Sessions of the next pass with the nodes to expand, ascending; none for a catch-up of at most `tokens`."""
+        left, catch_ups, growing = self.tokens, [], []
         for session in sessions:
             if session.missing:
                 if left > 0:
@@ -123,28 +126,60 @@ class PassBudget(NamedTuple):
         frontiers = [session.frontier.now for session in growing]
         if not catch_ups and not any(frontiers):
             frontiers = [session.frontier.ahead for session in growing]
+        ranked = heapq.merge(*(_keyed(i, each, growing[i].expected_children) for i, each in enumerate(frontiers)))
+        best = list(islice(ranked, self.tokens))
         chosen: dict[int, list[ScoredNode]] = {}
-        for _, index, candidate in islice(heapq.merge(*(_keyed(i, each) for i, each in enumerate(frontiers))), self.nodes):
+        for _, index, candidate in best[: self._size(best, growing, catch_ups)]:
             chosen.setdefault(index, []).append(candidate)
         nodes = [(growing[i], sorted(candidates, key=lambda c: c[1])) for i, candidates in chosen.items()]
         return [(session, []) for session in catch_ups] + nodes
 
-    def announcement(self, session: Growing, latency: LatencyModel) -> tuple[float, float]:
+    def _size(self, best: Sequence[tuple[tuple[float, int], int, ScoredNode]], growing: Sequence[S], catch_ups: Sequence[S]) -> int:
+        """How many of `best` the pass takes. A node costs its tokens' time, and the first of a session that of reading its KV, too."""
+        values, kv_tokens, seen = [], [], set[int]()
+        for (negative, _), index, _ in best:
+            values.append(-negative)
+            kv_tokens.append(0 if index in seen else growing[index].kv_tokens)
+            seen.add(index)
+        base = sum(min(session.missing, self.tokens) for session in catch_ups)
+        base_kv = sum(session.kv_tokens for session in catch_ups)
+        return pass_size(values, kv_tokens, self.latency, base, base_kv, sum(session.expected_children for session in catch_ups))
+
+    def announcement(self, session: Growing) -> tuple[float, float]:
         """Seconds until the session's next nodes, and accepted tokens that they promise; zeros when none are planned."""
         if session.missing:
-            chunks = -(-session.missing // self.prefill_tokens)
+            chunks = -(-session.missing // self.tokens)
             in_all = session.kv_tokens + session.missing
-            return chunks * latency.seconds(min(session.missing, self.prefill_tokens), in_all), session.expected_children
-        best = session.frontier.now[: self.nodes]
-        if not best:
+            return chunks * self.latency.seconds(min(session.missing, self.tokens), in_all), session.expected_children
+        values = [session.expected_children * c for c, _ in session.frontier.now[: self.tokens]]
+        if not values:
             return 0.0, 0.0
-        return latency.seconds(len(best), session.kv_tokens), session.expected_children * sum(c for c, _ in best)
+        count = pass_size(values, [session.kv_tokens] + [0] * (len(values) - 1), self.latency)
+        return self.latency.seconds(count, session.kv_tokens), sum(values[:count])
+
+
+def pass_size(
+    values: Sequence[float], kv_tokens: Sequence[int], latency: LatencyModel, base: int = 0, base_kv: int = 0, base_value: float = 0.0
+) -> int:
+    """How many of the nodes with these `values`, best first, a pass takes: the number that brings most tokens per second,
+
+        (base_value + v1 + ... + vn) / T(base + n, base_kv + k1 + ... + kn),
+
+    where it brings `base` tokens of catch-ups anyway. Nodes that are left stay for the next pass, beside the children of these, so
+    what counts is the rate. All n are looked at: curves have steps.
+    """
+    if len(values) <= 1:
+        return len(values)
+    per_kv_token = latency.seconds(1, 1) - latency.seconds(1, 0)
+    times = latency.times(base + 1, base + len(values), base_kv) + per_kv_token * np.cumsum(kv_tokens)
+    rates: np.ndarray = (base_value + np.cumsum(values)) / times
+    return int(np.argmax(rates)) + 1
 
 
 def _best_first(candidate: ScoredNode) -> tuple[float, int]:
     return -candidate[0], candidate[1]
 
 
-def _keyed(index: int, frontier: Sequence[ScoredNode]) -> Iterator[tuple[tuple[float, int], int, ScoredNode]]:
-    """Equal candidates of two sessions go to the first of them."""
-    return ((_best_first(candidate), index, candidate) for candidate in frontier)
+def _keyed(index: int, frontier: Sequence[ScoredNode], expected_children: float) -> Iterator[tuple[tuple[float, int], int, ScoredNode]]:
+    """By falling value; equal candidates of two sessions go to the first of them."""
+    return (((-expected_children * c, node), index, (c, node)) for c, node in frontier)

@@ -30,7 +30,7 @@ from drafthouse.wire.session_messages import (
     to_verifier_proto,
 )
 from protos import dataplane_pb2 as pb
-from tests.engine.pairs import FAST
+from tests.engine.pairs import STEEP
 from tests.engine.scripted import VOCAB_SIZE, Path, ScriptedRunner, draft_logits, draftable, recent_logits, stored, target_logits, truth
 from tests.engine.watched_drafter import WatchedDrafter
 from verifier.draft_session import DraftSession
@@ -43,7 +43,7 @@ TREE = TreeConfig(max_nodes=10, max_depth=4, width=2)
 KV_SLOTS = 72
 """Too few for three long requests in the verifier and for two sessions of them in a drafter."""
 DRAFTERS = ("x", "y")
-LIMITS = {"max_sessions": 2, "pass_nodes": 3, "prefill_tokens": 16}
+LIMITS = {"max_sessions": 2, "prefill_tokens": 16}
 MODEL_ALONE = DrafterConfig.model_validate({"stages": [{"kind": "model"}], **LIMITS})
 MISSED = "commit at"
 """How a drafter's reason begins when it missed or doubled a commit."""
@@ -70,7 +70,7 @@ class Interleaved:
         target.runner.cache.share_prefixes()
         self.verifier = VerifierEngine(target, curve, limits, tree, lambda: self.now, placed(config.stages, "verifier", None, VOCAB_SIZE))
         self.drafters = {
-            name: WatchedDrafter(ScriptedRunner(self.logits, KV_SLOTS, self.tick).as_loaded(), FAST, config, tree, lambda: self.now)
+            name: WatchedDrafter(ScriptedRunner(self.logits, KV_SLOTS, self.tick).as_loaded(), STEEP, config, tree, lambda: self.now)
             for name in DRAFTERS
         }
         for drafter in self.drafters.values():

@@ -21,6 +21,7 @@ from verifier.engine import VerifierEngine
 GREEDY = SamplingParams(temperature=0.0)
 FLAT = Curve("flat", "a test: further tokens cost next to nothing, so that trees are verified whole", 5.0, 0.001, 0.0)
 FAST = Curve("fast", "a test: draft passes cost next to nothing, so that waiting for them always pays", 0.01, 0.0, 0.0)
+STEEP = Curve("steep", "a test: a draft pass over two nodes costs half as much again as over one, so that passes take few", 0.01, 0.01, 0.0)
 
 
 def loaded(model: PreTrainedModel, kv_tokens: int = 4096, prefix_cache: str = "off") -> LoadedModel:
@@ -51,10 +52,11 @@ def pair(
     verifier: VerifierConfig | None = None,
     drafter: DrafterConfig | None = None,
     tree: TreeConfig | None = None,
+    draft_curve: Curve = FAST,
 ) -> OneProcess:
     tree = tree or TreeConfig()
     engine = VerifierEngine(target, FLAT, verifier or VerifierConfig(), tree)
-    return OneProcess(engine, [DrafterEngine(draft, FAST, drafter or DrafterConfig(), tree) for draft in drafts])
+    return OneProcess(engine, [DrafterEngine(draft, draft_curve, drafter or DrafterConfig(), tree) for draft in drafts])
 
 
 def request(

@@ -83,7 +83,7 @@ def test_text_through_trees_of_a_bad_draft_has_the_targets_distribution() -> Non
     sampling = SamplingParams(temperature=1.0)
     engines = pair(
         target, [draft], VerifierConfig(max_sequences=BATCH, step_tokens=4096),
-        DrafterConfig(max_sessions=BATCH, pass_nodes=1024, prefill_tokens=4096), TreeConfig(max_nodes=6, max_depth=2, width=3),
+        DrafterConfig(max_sessions=BATCH, prefill_tokens=4096), TreeConfig(max_nodes=6, max_depth=2, width=3),
     )  # fmt: skip
     samples = np.zeros((SEEDS, 3), dtype=np.int64)
     for first in range(0, SEEDS, BATCH):

@@ -10,10 +10,11 @@ from drafter.engine import DrafterEngine, Outgoing
 from drafthouse.config.serving import DrafterConfig, TreeConfig
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.calibration import Calibration
+from drafthouse.policy.latency import LatencyModel
 from drafthouse.sampling import SamplingParams
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.session_messages import Close, Commit, Dropped, Grow, Hold, Open, Opened, ToVerifierMessage
-from tests.engine.pairs import FAST, GREEDY, loaded, pair, prompts, request
+from tests.engine.pairs import FAST, GREEDY, STEEP, loaded, pair, prompts, request
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, draft_logits
 from tests.engine.tiny_models import tiny
 
@@ -23,9 +24,11 @@ WIDE = TreeConfig(max_nodes=200, max_depth=3, width=4)
 Words = dict[tuple[int, ...], float]
 
 
-def scripted(slots: int = 1000, config: DrafterConfig | None = None, tree: TreeConfig = WIDE) -> DrafterEngine:
+def scripted(
+    slots: int = 1000, config: DrafterConfig | None = None, tree: TreeConfig = WIDE, latency: LatencyModel = FAST
+) -> DrafterEngine:
     model = ScriptedRunner(draft_logits, slots, lambda: None).as_loaded()
-    return DrafterEngine(model, FAST, config or DrafterConfig(), tree)
+    return DrafterEngine(model, latency, config or DrafterConfig(), tree)
 
 
 def opening(
@@ -86,7 +89,7 @@ def test_sessions_side_by_side_grow_the_same_trees_as_alone() -> None:
         replace(opening(f"s{i}", tokens, SAMPLED if i % 2 else GREEDY, min_confidence=0.02), seed=i)
         for i, tokens in enumerate(prompts(6, vocab_size=VOCAB_SIZE))
     ]
-    together = scripted(2000, config=DrafterConfig(pass_nodes=5, prefill_tokens=32))
+    together = scripted(2000, config=DrafterConfig(prefill_tokens=32), latency=STEEP)
     for message in messages:
         together.handle("v", message)
     run(together)

@@ -5,7 +5,7 @@ import pytest
 from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.sampling import SamplingParams
 from tests.engine.oracle import greedy, sampled
-from tests.engine.pairs import GREEDY, loaded, noisy_copy, pair, prompts, request
+from tests.engine.pairs import GREEDY, STEEP, loaded, noisy_copy, pair, prompts, request
 from tests.engine.tiny_models import ATTENTION_MODELS, tiny
 
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
@@ -45,7 +45,7 @@ def test_any_mix_of_requests_gives_each_its_own_text() -> None:
     kinds = [(GREEDY, "auto"), (SAMPLED, "fixed"), (SAMPLED, "off"), (SamplingParams(1.3, top_k=9), "auto")]
     requests = [request(str(i), p, 40, kinds[i % 4][0], i, kinds[i % 4][1]) for i, p in enumerate(texts)]
     verifier = VerifierConfig(step_tokens=48, max_sequences=8)
-    both = pair(target, drafts, verifier, DrafterConfig(pass_nodes=3, prefill_tokens=16), TreeConfig(max_nodes=20))
+    both = pair(target, drafts, verifier, DrafterConfig(prefill_tokens=16), TreeConfig(max_nodes=20), STEEP)
     got = both.generate(requests)
     oracle = tiny("llama")
     for r in requests:

@@ -21,7 +21,7 @@ from tests.engine.tiny_models import tiny
 
 POISON = 9
 LONG = [1, 2, 3] * 8
-CONFIG = DrafterConfig(pass_nodes=5, prefill_tokens=16)
+CONFIG = DrafterConfig(prefill_tokens=16)
 
 
 class Failing:
@@ -231,7 +231,7 @@ def test_a_fault_before_the_pass_began_is_tried_one_by_one_too(monkeypatch: pyte
     bad, plan = it.engine.sessions["v", "bad"], it.engine.draft.budget.plan  # type: ignore[union-attr]
 
     class Budget:
-        prefill_tokens = CONFIG.prefill_tokens
+        tokens = CONFIG.prefill_tokens
 
         def plan(self, sessions):  # type: ignore[no-untyped-def]
             if bad in sessions:

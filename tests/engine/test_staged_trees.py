@@ -13,24 +13,28 @@ from drafter.engine import DrafterEngine
 from drafter.session import Session
 from drafthouse.choose import rank
 from drafthouse.config.serving import DrafterConfig
+from drafthouse.policy.latency import LatencyModel
 from drafthouse.sampling import SamplingParams
 from drafthouse.token_tree import ROOT, TokenTree
 from drafthouse.wire.session_messages import Commit, Grow
 from tests.engine.pairs import FAST, GREEDY, prompts
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, ScriptedRunner, _row, draft_logits, stored
 from tests.engine.test_drafter_engine import WIDE, opening, run, words
+from tests.unit.latencies import Table
 
 SAMPLED = SamplingParams(temperature=0.9, top_k=12, repetition_penalty=1.2)
 GUESSING = {"kind": "tests.engine.own_stages:Counting"}
 """One in four of its tokens is among the draft's best four of sixteen."""
 STAGED = [{"kind": "model", "inner": GUESSING}]
 MERGED = [{"kind": "lookup"}, {"kind": "suffix"}, *STAGED]
+FEW = Table([1e-5] * 6 + [2e-5])
+"""Passes over five nodes mostly; further ones cost as much together as another pass, so that guesses pay."""
 
 
-def scripted(stages: list[dict[str, Any]], ahead: bool = True, pass_nodes: int = 5) -> DrafterEngine:
+def scripted(stages: list[dict[str, Any]], ahead: bool = True, latency: LatencyModel = FEW) -> DrafterEngine:
     model = ScriptedRunner(draft_logits, 1000, lambda: None).as_loaded()
-    config = DrafterConfig.model_validate({"stages": stages, "prefill_tokens": 16, "pass_nodes": pass_nodes})
-    return DrafterEngine(model, FAST, config, WIDE.model_copy(update={"grow_during_verification": ahead}))
+    config = DrafterConfig.model_validate({"stages": stages, "prefill_tokens": 16})
+    return DrafterEngine(model, latency, config, WIDE.model_copy(update={"grow_during_verification": ahead}))
 
 
 def check(session: Session) -> int:
@@ -74,7 +78,9 @@ def test_whatever_is_committed_the_draft_ranks_what_it_would_alone(stages: list[
 def test_a_staged_tree_is_the_drafts_own_in_fewer_passes(sampling: SamplingParams) -> None:
     trees, passes = [], []
     for stages in ([{"kind": "model"}], STAGED):
-        engine = scripted(stages, ahead=False, pass_nodes=1)
+        engine = scripted(stages, ahead=False, latency=FAST)
+        assert engine.draft is not None
+        engine.draft.budget = engine.draft.budget._replace(tokens=1)
         engine.handle("v", opening("s", [1, 2, 3], sampling))
         run(engine)
         trees.append(words(engine.sessions["v", "s"].tree))

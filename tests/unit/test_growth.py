@@ -14,13 +14,16 @@ from drafthouse.policy.growth import (
     Frontier,
     GrowthThreshold,
     PassBudget,
+    pass_size,
     worth_a_pass,
     worth_a_place,
 )
 from drafthouse.policy.latency import Curve
 from drafthouse.token_tree import ROOT
+from tests.unit.latencies import Table, tables
 
 LATENCY = Curve("test", "", 10.0, 1.0, 0.001)
+FREE = Curve("free", "", 10.0, 0.0, 0.0)
 ROOMY = TreeLimits(1000, 1000)
 ANY, NOW = GrowthThreshold(0.0, ahead=False), GrowthThreshold(0.2, ahead=False)
 AHEAD = GrowthThreshold(0.2, ahead=True)
@@ -42,7 +45,7 @@ confidences = st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.9])
 @given(st.lists(st.lists(confidences, max_size=6), max_size=6), st.integers(1, 8))
 def test_a_pass_takes_the_best_nodes_of_all_sessions(frontiers: list[list[float]], nodes: int) -> None:
     sessions = [Growing(worth_a_pass([(c, node, 1.0) for node, c in enumerate(each)], 0.5, ANY)) for each in frontiers]
-    planned = PassBudget(nodes, 16).plan(sessions)
+    planned = PassBudget(nodes, FREE).plan(sessions)
     every = sorted((-c, node, i) for i, s in enumerate(sessions) for c, node in s.frontier.now)[:nodes]
     assert sorted((-c, node, sessions.index(s)) for s, chosen in planned for c, node in chosen) == every
     for _, chosen in planned:
@@ -52,25 +55,53 @@ def test_a_pass_takes_the_best_nodes_of_all_sessions(frontiers: list[list[float]
 
 def test_catch_ups_come_first_within_their_own_budget() -> None:
     growing, first, second, third = Growing(Frontier([(0.9, 0)], [])), Growing(missing=10), Growing(missing=100), Growing(missing=1)
-    assert PassBudget(4, 16).plan([growing, first, second, third]) == [(first, []), (second, []), (growing, [(0.9, 0)])]
+    assert PassBudget(16, FREE).plan([growing, first, second, third]) == [(first, []), (second, []), (growing, [(0.9, 0)])]
 
 
 def test_idle_passes_alone_grow_ahead() -> None:
     ahead, both = Growing(Frontier([], [(0.1, 4)])), Growing(Frontier([(0.5, 1)], [(0.2, 2)]))
-    assert PassBudget(4, 16).plan([ahead, both]) == [(both, [(0.5, 1)])]
-    assert PassBudget(4, 16).plan([ahead, Growing(missing=3)])[0][1] == [], "a catch-up is not slowed down either"
+    assert PassBudget(16, FREE).plan([ahead, both]) == [(both, [(0.5, 1)])]
+    assert PassBudget(16, FREE).plan([ahead, Growing(missing=3)])[0][1] == [], "a catch-up is not slowed down either"
     idle = Growing(Frontier([], [(0.2, 2)]))
-    assert PassBudget(4, 16).plan([ahead, idle]) == [(idle, [(0.2, 2)]), (ahead, [(0.1, 4)])], "best first"
-    assert PassBudget(4, 16).announcement(idle, LATENCY) == (0.0, 0.0), "nobody should wait for it"
+    assert PassBudget(16, FREE).plan([ahead, idle]) == [(idle, [(0.2, 2)]), (ahead, [(0.1, 4)])], "best first"
+    assert PassBudget(16, FREE).announcement(idle) == (0.0, 0.0), "nobody should wait for it"
 
 
 def test_an_announcement_promises_what_one_pass_brings() -> None:
-    budget = PassBudget(nodes=2, prefill_tokens=50)
-    assert budget.announcement(Growing(), LATENCY) == (0.0, 0.0)
-    growing = Growing(Frontier([(0.8, 3), (0.4, 1), (0.3, 2)], []))
-    assert budget.announcement(growing, LATENCY) == (LATENCY.seconds(2, 100), pytest.approx(0.5 * 1.2)), "the third waits for another pass"
+    budget = PassBudget(50, LATENCY)
+    assert budget.announcement(Growing()) == (0.0, 0.0)
+    growing = Growing(Frontier([(0.8, 3), (0.4, 1), (0.05, 2)], []))
+    assert budget.announcement(growing) == (LATENCY.seconds(2, 100), pytest.approx(0.5 * 1.2)), "the third waits for another pass"
     behind = Growing(missing=120, kv_tokens=30)
-    assert budget.announcement(behind, LATENCY) == (3 * LATENCY.seconds(50, 150), 0.5), "three chunks"
+    assert budget.announcement(behind) == (3 * LATENCY.seconds(50, 150), 0.5), "three chunks"
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=20), tables(), st.integers(0, 4), st.floats(0.0, 1.0))
+def test_no_other_number_of_nodes_brings_more_a_second(values: list[float], latency: Table, base: int, base_value: float) -> None:
+    values, kv_tokens = sorted(values, reverse=True), [500 if i % 3 == 0 else 0 for i in range(len(values))]
+    rates = [
+        (base_value + sum(values[:n])) / latency.seconds(base + n, 100 + sum(kv_tokens[:n])) for n in range(1, len(values) + 1)
+    ]  # fmt: skip
+    size = pass_size(values, kv_tokens, latency, base, 100, base_value)
+    assert rates[size - 1] == pytest.approx(max(rates))
+
+
+def test_where_tokens_cost_nothing_a_pass_takes_all_sessions_and_where_they_cost_as_much_as_a_pass_the_best() -> None:
+    """Thirty-two sessions with a sure node and three doubtful ones each."""
+    sessions = [Growing(Frontier([(0.9, 0), (0.2, 1), (0.1, 2), (0.05, 3)], [])) for _ in range(32)]
+    sizes = [
+        sum(len(nodes) for _, nodes in PassBudget(256, Curve("", "", 1.0, per_token_ms, 0.0)).plan(sessions))
+        for per_token_ms in (0.0, 0.15, 5.0)
+    ]
+    assert sizes == [128, 32, 32]
+    alone = [len(PassBudget(256, Curve("", "", 1.0, each, 0.0)).plan(sessions[:1])[0][1]) for each in (0.0, 0.15, 5.0)]
+    assert alone == [4, 2, 1]
+
+
+def test_a_session_costs_its_kv_once_a_pass() -> None:
+    short, long = Growing(Frontier([(0.9, 0)], []), kv_tokens=10), Growing(Frontier([(0.8, 0), (0.7, 1)], []), kv_tokens=1_000_000)
+    assert PassBudget(256, LATENCY).plan([short, long]) == [(short, [(0.9, 0)])], "its KV takes a hundred passes' time"
+    assert PassBudget(256, LATENCY).plan([long]) == [(long, [(0.8, 0), (0.7, 1)])], "which is paid with its first node"
 
 
 def test_what_is_worth_a_pass_and_what_a_place() -> None:

@@ -91,8 +91,8 @@ def test_a_simulation_is_a_function_of_its_seed() -> None:
 
 
 def test_pools_scale_on_their_own() -> None:
-    config = ServingConfig.model_validate({"verifier": {"max_sequences": 4}, "drafter": {"pass_nodes": 4}})
-    slow = replace(DRAFT, base_ms=5.0)
+    config = ServingConfig.model_validate({"verifier": {"max_sequences": 4}})
+    slow = replace(DRAFT, base_ms=5.0, per_token_ms=1.0)
 
     def goodput(verifiers: int, drafters: int) -> float:
         """Per verifier, with more requests than can be served."""
