@@ -14,12 +14,14 @@ from drafthouse.errors import DrafthouseError
 @dataclass(frozen=True, slots=True)
 class WithoutModel:
     """Tokens in the vocabulary and in the context; `fingerprint` is that of the stages, under which their calibration is kept;
-    `vocabulary` is the target's."""
+    `vocabulary` is the target's. No forward runs."""
 
     vocab_size: int
     context: int
     fingerprint: str
     vocabulary: str = ""
+    forward: str = ""
+    row_invariant: bool = False
 
 
 def without_model(target: ModelConfig, stages: Sequence[StageConfig]) -> WithoutModel:

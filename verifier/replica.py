@@ -40,7 +40,10 @@ class VerifierReplica:
         self.server = VerifierServer(self.engine, name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.verifier.port)
         node = ray.util.get_node_ip_address()
-        self.replica = Replica(name, f"{node}:{port}", os.getpid(), node, model.fingerprint, model.runner.ranks, model.vocabulary)
+        self.replica = Replica(
+            name, f"{node}:{port}", os.getpid(), node, model.fingerprint, model.runner.ranks, model.vocabulary, model.forward,
+            model.row_invariant,
+        )  # fmt: skip
         metrics = MetricsExporter("verifier", name, ray_metrics)
         self.heartbeat = Heartbeat(controller, metrics.exporting(self.report, self.details), config.controller.heartbeat_s, self.follow)
         self.heartbeat.start()

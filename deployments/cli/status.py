@@ -34,6 +34,8 @@ class ShownReplica:
     load: int
     capacity: int
     draining: bool
+    forward: str
+    row_invariant: bool
     gauges: Gauges
 
 
@@ -91,6 +93,10 @@ def _print_cluster(cluster: ShownCluster) -> None:
     if verifiers:
         console.print(said_of(verifiers), style="bold red" if len(verifiers) > 1 else None)
     console.print(f"[bold]sessions[/]: {cluster.sessions}")
+    for pool, replicas in cluster.pools.items():
+        forwards = {(r.forward, "each row with bits of its own" if r.row_invariant else "not row-invariant") for r in replicas if r.forward}
+        if forwards:
+            console.print(f"[bold]{pool} pool runs on[/]: {'; '.join(', '.join(each) for each in sorted(forwards))}")
     for pool, size in cluster.sizes.items():
         bounds = "" if size.most is None else f", between {size.least} and {size.most}"
         console.print(f"[bold]{pool} pool[/]: {size.actual} of {size.desired} desired{bounds}; {size.reason}")

@@ -55,6 +55,15 @@ class LoadedModel:
     vocabulary: str = ""
     errors: Verdict | None = None
 
+    @property
+    def forward(self) -> str:
+        """The name of what runs it."""
+        return self.runner.forward.name
+
+    @property
+    def row_invariant(self) -> bool:
+        return self.runner.forward.row_invariant
+
 
 def load(config: ModelConfig, stages: LoadStages | None = None) -> LoadedModel:
     """A model in this process alone; with `parallel` above 1 that is `drafthouse.engine.parallel.replica.load_replica`'s work."""

@@ -18,7 +18,8 @@ class Replica:
 
     `address` is where its data plane listens (`host:port`). `fingerprint` is the target's for verifiers, the draft's for drafters
     and empty for gateways. `ranks` are the pids of a tensor-parallel replica's other processes. `vocabulary` is the digest of the
-    model's tokenizer; empty where it is not known.
+    model's tokenizer; empty where it is not known. `forward` names what runs the model (`native`, `transformers`; empty: no model),
+    and `row_invariant` says whether each row's bits are its own there.
     """
 
     name: str
@@ -28,6 +29,8 @@ class Replica:
     fingerprint: str
     ranks: tuple[int, ...] = ()
     vocabulary: str = ""
+    forward: str = ""
+    row_invariant: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

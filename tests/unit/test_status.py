@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -80,3 +81,12 @@ def test_verifiers_that_cannot_replace_each_other_are_told(registry, url):
     assert "verifier pool: 2 fingerprints (aaa: v0, v2; bbb: v1): a text that one began" in status(url)
     registry.observe(verifier_report("v1", pid=2, fingerprint="aaa"), 0.0)
     assert "verifier pool: all 3 of fingerprint aaa" in status(url)
+
+
+def test_which_forward_runs_is_told_where_there_is_a_model(registry, url):
+    plain = verifier_report("v0")
+    registry.observe(replace(plain, replica=replace(plain.replica, forward="native", row_invariant=True)), 0.0)
+    registry.observe(drafter_report("d0"), 0.0)
+    said = status(url)
+    assert "verifier pool runs on: native, each row with bits of its own" in said
+    assert "drafter pool runs on" not in said, "it has no model"
