@@ -1,8 +1,4 @@
-"""How long a step takes: `T(tokens, kv_tokens)` in seconds, from a published curve or from measurements.
-
-`T*(n) = min over m >= n of T(m)`: a step may be padded where the curve dips, so the cost of n
-tokens never exceeds that of more (docs/design.md 5).
-"""
+"""How long a step takes: `T(tokens, kv_tokens)` in seconds, from a published curve or from measurements (docs/design.md 5)."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -3,11 +3,12 @@
 With R sequences, P prompt tokens and all nodes of all trees sorted by path confidence
 p1 >= p2 >= ..., verifying the best N is worth
 
-    R + p1 + ... + pN - v * T*(R + P + N, kv)
+    R + p1 + ... + pN - v * T(R + P + N, kv)
 
 tokens more than doing nothing, where `v` (`value_of_a_second`) is the long-run rate of committed tokens per second:
 the renewal-reward optimum maximises gain minus rate times time, not each step's own ratio
-(Dinkelbach 1967). T* is not convex, so every N is looked at.
+(Dinkelbach 1967). T is not convex, so every N is looked at. It is the step as it will run: no runner pads, so where a curve dips
+nodes alone can reach the dip.
 """
 
 from collections.abc import Sequence
@@ -16,17 +17,8 @@ import numpy as np
 
 from drafthouse.policy.latency import LatencyModel
 
-PAD_LIMIT = 64
-"""How far beyond n the minimum of T* is looked for."""
-
 PRICE_SPAN = 16
 """The price is the cheapest average cost of one to so many more nodes: up to the next step of the curve."""
-
-
-def step_times(latency: LatencyModel, first: int, last: int, kv_tokens: int) -> np.ndarray:
-    """`T*(n)` in seconds for n = first ... last."""
-    raw = latency.times(first, last + PAD_LIMIT, kv_tokens)
-    return np.minimum.accumulate(raw[::-1])[::-1][: last - first + 1]
 
 
 def select(
@@ -38,19 +30,19 @@ def select(
     latency: LatencyModel,
     limit: int,
 ) -> list[int]:
-    """Indices, in order of falling confidence, of the nodes worth verifying; at most `limit`.
+    """Indices, in order of falling confidence, of the nodes worth verifying; at most `limit`, and none of confidence 0.
 
     `confidences` list a parent before its children, each tree in turn; of equal ones the first is
     taken first, so the result is closed under parents. Goodput in tokens per second.
     """
     values = np.asarray(confidences, dtype=np.float64)
-    count = min(len(values), limit)
+    count = min(int(np.count_nonzero(values > 0.0)), limit)  # the others are not to be verified, even where a dip would pay for them
     if count <= 0:
         return []
     order = _falling(values, count)
     gains = np.concatenate([[0.0], np.cumsum(values[order])])
     base = sequences + prompt_tokens
-    times = step_times(latency, base, base + count, kv_tokens)
+    times = latency.times(base, base + count, kv_tokens)
     best = int(np.argmax(gains - value_of_a_second * times))
     chosen: list[int] = order[:best].tolist()
     return chosen
@@ -76,6 +68,6 @@ def _falling(values: np.ndarray, count: int) -> np.ndarray:
 
 def price(tokens: int, kv_tokens: int, value_of_a_second: float, latency: LatencyModel) -> float:
     """Tokens that one more node must promise in a step of `tokens`: what its share of the time is worth."""
-    times = step_times(latency, tokens, tokens + PRICE_SPAN, kv_tokens)
+    times = latency.times(tokens, tokens + PRICE_SPAN, kv_tokens)
     slopes = (times[1:] - times[0]) / np.arange(1, PRICE_SPAN + 1)
     return float(max(0.0, value_of_a_second * slopes.min()))

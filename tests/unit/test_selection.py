@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.policy.latency import Curve, MeasuredLatency
-from drafthouse.policy.selection import PAD_LIMIT, select, step_times
+from drafthouse.policy.latency import Curve
+from drafthouse.policy.selection import select
 from drafthouse.token_tree import ROOT, TokenTree
 from tests.unit.latencies import Table, tables
 
@@ -36,11 +36,6 @@ def flat(forest: Sequence[TokenTree]) -> tuple[list[float], list[int]]:
     return confidences, parents
 
 
-def best_time(latency: Table | MeasuredLatency, n: int, last: int, kv: int) -> float:
-    """T*: a step of n tokens may be padded up to `last`."""
-    return min(latency.seconds(m, kv) for m in range(n, last + 1))
-
-
 rates = st.floats(0.0, 500.0)
 
 
@@ -58,10 +53,9 @@ def test_the_selected_set_is_closed_under_parents_and_within_the_limit(
 @given(forests(), tables(), rates, st.integers(0, 4), st.integers(0, 2000))
 def test_no_number_of_best_nodes_is_worth_more(forest: list[TokenTree], latency: Table, goodput: float, prompt: int, kv: int) -> None:
     confidences, _ = flat(forest)
-    base, ordered = len(forest) + prompt, sorted(confidences, reverse=True)
-    last = base + len(ordered) + PAD_LIMIT
+    base, ordered = len(forest) + prompt, sorted((c for c in confidences if c > 0.0), reverse=True)
     picked = select(confidences, len(forest), prompt, kv, goodput, latency, limit=100)
-    values = [sum(ordered[:n]) - goodput * best_time(latency, base + n, last, kv) for n in range(len(ordered) + 1)]
+    values = [sum(ordered[:n]) - goodput * latency.seconds(base + n, kv) for n in range(len(ordered) + 1)]
     assert values[len(picked)] == pytest.approx(max(values), abs=1e-9)
 
 
@@ -69,14 +63,14 @@ def test_no_number_of_best_nodes_is_worth_more(forest: list[TokenTree], latency:
 def test_no_closed_set_at_all_is_worth_more(forest: list[TokenTree], latency: Table, goodput: float) -> None:
     confidences, parents = flat(forest)
     base = len(forest)
-    last = base + len(confidences) + PAD_LIMIT
     picked = select(confidences, base, 0, 0, goodput, latency, limit=100)
 
     def worth(nodes: Sequence[int]) -> float:
-        return sum(confidences[i] for i in nodes) - goodput * best_time(latency, base + len(nodes), last, 0)
+        return sum(confidences[i] for i in nodes) - goodput * latency.seconds(base + len(nodes), 0)
 
-    for size in range(len(confidences) + 1):
-        for nodes in combinations(range(len(confidences)), size):
+    possible = [i for i, c in enumerate(confidences) if c > 0.0]
+    for size in range(len(possible) + 1):
+        for nodes in combinations(possible, size):
             if all(parents[i] == ROOT or parents[i] in nodes for i in nodes):
                 assert worth(nodes) <= worth(picked) + 1e-9
 
@@ -99,10 +93,12 @@ def test_a_step_of_the_curve_is_climbed_only_for_enough_tokens() -> None:
     assert select([0.9, 0.2], 1, 0, 0, 50.0, latency, 5) == [0, 1]
 
 
-def test_a_dip_is_reached_by_padding() -> None:
-    latency = Table([0.010, 0.030, 0.030, 0.010, 0.040])
-    assert step_times(latency, 1, 4, 0).tolist() == [0.010, 0.010, 0.010, 0.040]
-    assert select([0.5, 0.5, 0.5], 1, 0, 0, 1e3, latency, 3) == [0, 1], "padding up to the dip is free, beyond it is not"
+def test_a_dip_is_reached_by_nodes_alone() -> None:
+    """No runner pads: without the nodes a step takes its own time, and what is not to be verified does not fill it up."""
+    latency = Table([0.010, 0.030, 0.031, 0.010, 0.040])
+    assert select([0.5, 0.5, 0.5], 1, 0, 0, 1e3, latency, 3) == [0, 1]
+    assert select([0.5], 1, 0, 0, 1e3, latency, 3) == [], "one node alone costs a millisecond, though two would save twenty"
+    assert select([0.5, 0.0], 1, 0, 0, 1e3, latency, 3) == []
 
 
 def test_nothing_to_select() -> None:
