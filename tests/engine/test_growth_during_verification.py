@@ -12,7 +12,7 @@ from tests.engine.tiny_models import tiny
 
 SAMPLING = SamplingParams(temperature=0.8, top_k=40)
 PROMPT, TOKENS, SEED = [5, 9, 200, 31], 60, 3
-TARGET, DRAFT = Curve("target", "a test", 20.0, 0.05, 0.0), Curve("draft", "a test", 1.0, 0.01, 0.0)
+TARGET, DRAFT = Curve("target", "a test", 20.0, 0.05, 0.0), Curve("draft", "a test", 1.0, 0.5, 0.0)
 
 
 class Watched(ModelPair):
