@@ -30,7 +30,7 @@ def damaged(message: Grow, kind: str) -> Grow:
         case "index":
             return replace(message, first_node=message.first_node + 1000)
         case "future":
-            return replace(message, base_len=message.base_len + 5)
+            return replace(message, base_len=message.base_len + 1000)
         case "token":
             return replace(message, nodes=TokenTree([VOCAB_SIZE] * len(n), n.parents, n.edges, n.sources))
     return replace(message, nodes=TokenTree(n.tokens, [p + 1000 for p in n.parents], n.edges, n.sources))
