@@ -26,6 +26,7 @@ from drafthouse.engine.fingerprint import fingerprint
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.float32_head import widen_head
 from drafthouse.engine.forward import Forward, StockForward
+from drafthouse.engine.heap import give_back_freed, large_blocks_mapped
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.load_stages import LoadStages
 from drafthouse.engine.model_limits import limits_of, read_config
@@ -92,26 +93,32 @@ def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedM
     if device.type == "cpu":
         torch.set_num_threads(config.threads)
     attention.register()
+    with large_blocks_mapped():
+        return prepare(_weights(path, device, config, stages), config, "", stages)
+
+
+def _weights(path: str, device: torch.device, config: ModelConfig, stages: LoadStages) -> PreTrainedModel:
     dtype = stored_dtype(config)
     options: dict[str, Any] = {"distributed_config": DistributedConfig(tp_size=config.parallel)} if config.parallel > 1 else {}
     if dtype == torch.float64:
         options["experts_implementation"] = "eager"  # torch's grouped matrix product has no float64
     with stages.stage("weights"), _named(config.path):
+        model: PreTrainedModel
         model, loading = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, attn_implementation=attention.IMPLEMENTATION, trust_remote_code=config.trust_remote_code,
             output_loading_info=True, ignore_mismatched_sizes=True, **options,
         )  # fmt: skip
         check_weights(loading)
-        model = model.to(device, torch.float32 if config.dtype == "int8" and model.dtype == torch.float16 else model.dtype)
-    return prepare(model, config, "", stages)
+        return model.to(device, torch.float32 if config.dtype == "int8" and model.dtype == torch.float16 else model.dtype)
 
 
 def identified(model: LoadedModel, config: ModelConfig, stages: LoadStages) -> LoadedModel:
-    """With fingerprint and vocabulary, for which all files are read."""
+    """With fingerprint and vocabulary, for which all files are read. What loading took beyond the model goes back to the system."""
     path, device = model_path(config.path), model.runner.cache.data.device
     with stages.stage("fingerprint"), _named(config.path):
         found = fingerprint(path, config, device, model.runner.forward.kernels, stages.tell)
         vocabulary = vocabulary_digest(path, config.trust_remote_code)
+    give_back_freed()
     stages.tell(f"{config.path}: fingerprint {found} ({config.dtype}, {device})")
     return replace(model, fingerprint=found, vocabulary=vocabulary)
 
