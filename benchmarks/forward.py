@@ -27,7 +27,8 @@ from drafthouse.engine.forward import StockForward
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import prepare, stored_dtype
 from drafthouse.engine.model_runner import ModelRunner
-from drafthouse.engine.segment import Segment, chunk, tree_step
+from drafthouse.engine.packed_step import tree_step
+from drafthouse.engine.segment import Segment, chunk
 from drafthouse.errors import ConfigError
 from drafthouse.token_tree import ROOT, TokenTree
 
@@ -107,7 +108,7 @@ def _segment(kv: KvSequence, case: Case) -> Segment:
     tree = TokenTree()
     for token in range(case.rows - 1):
         tree.add(token, ROOT, 0.1, 0)
-    return tree_step(kv, 7, case.cached, tree)
+    return tree_step(kv, 7, tree)
 
 
 def _rows(seconds: dict[str, dict[str, list[float]]], other: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.harness.report import Report
 from deployments.cli.options import machine
-from drafthouse.choose import Row, choose
+from drafthouse.choose import Rows, choose
 from drafthouse.errors import ModelError
 from drafthouse.filters import kept
 from drafthouse.sampling import SamplingParams
@@ -53,7 +53,7 @@ def run_sampling(vocab: int, rounds: int, threads: int) -> Report:
 
 
 def _calls(logits: torch.Tensor, sampling: SamplingParams, positions: list[int]) -> dict[str, Callable[[], object]]:
-    calls: dict[str, Callable[[], object]] = {"choose": lambda: choose(logits, [Row(sampling, 7, 100 + at) for at in positions])}
+    calls: dict[str, Callable[[], object]] = {"choose": lambda: choose(logits, [Rows(sampling, 7, [100 + at for at in positions])])}
     if sampling.filters:
         scaled, each = logits / sampling.temperature, [sampling] * len(positions)
         calls["filters"] = lambda: kept(scaled, each)

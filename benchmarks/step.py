@@ -1,13 +1,13 @@
 """What a verification step costs in Python: the real engine, on a device that has its logits ready at once.
 
 Promises: every sequence decodes, gets a tree of the same shape before each step, as from a drafter, and all nodes are verified; how many
-are accepted is known beforehand and checked. Kinds take turns step by step, the first of them twice as the A/A control. The engine's
-clock goes on by what the device would have taken; that time is not counted here.
+are accepted is known beforehand and checked. Kinds take turns, some steps each; the first of them is there twice, as the A/A control.
+The engine's clock goes on by what the device would have taken; that time is not counted here.
 """
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from collections.abc import Sequence as TypingSequence
 from typing import Any
 
@@ -34,9 +34,10 @@ from drafthouse.wire.generation_messages import GenerateRequest
 from drafthouse.wire.session_messages import Grow
 from verifier.draft_sessions import DraftSessions
 from verifier.engine import VerifierEngine
+from verifier.node_selection import Selected
 from verifier.scheduler import StepPlan
 from verifier.sequence import Sequence
-from verifier.step import Entry, Step, Walked
+from verifier.step import Batch, Step, Walks
 from verifier.step_loop import run_step
 from verifier.verification import Verification
 
@@ -89,7 +90,7 @@ class ReadyRunner(ModelRunner):
         self.laps, self.logits, self.vocab_size, self.ahead_s = laps, logits, logits.shape[1], 0.0
         self.cache = KvCache(1, 1, 1, slots, torch.int8, torch.device("cpu"))
 
-    def run(self, segments: list[Segment]) -> RunResult:
+    def run(self, segments: TypingSequence[Segment]) -> RunResult:
         self.laps.mark("rest")
         arrays = step_arrays(segments)
         self.laps.mark("arrays")
@@ -116,20 +117,20 @@ class TimedSessions(DraftSessions):
 class TimedVerification(Verification):
     laps: Laps
 
-    def prepare(self, plan: StepPlan, trees: Mapping[str, TokenTree]) -> list[Entry]:
-        entries = super().prepare(plan, trees)
+    def prepare(self, plan: StepPlan, selected: Selected) -> Batch:
+        batch = super().prepare(plan, selected)
         self.laps.mark("prepare")
-        return entries
+        return batch
 
-    def choose(self, step: Step, logits: torch.Tensor) -> list[list[int]]:
+    def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
         choices = super().choose(step, logits)
         self.laps.mark("choose")
         return choices
 
-    def walk(self, step: Step, choices: TypingSequence[list[int]]) -> list[Walked]:
-        walked = super().walk(step, choices)
+    def walk(self, step: Step, choices: TypingSequence[int]) -> Walks:
+        walks = super().walk(step, choices)
         self.laps.mark("walk")
-        return walked
+        return walks
 
 
 class Served:
@@ -212,13 +213,10 @@ def run_steps(sequences: int, vocab: int, steps: int) -> Report:
     served = {kind: Served(sequences, sampling, vocab) for kind, sampling in KINDS.items()}
     seconds: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for turn in track(range(-(-steps // ROUND_STEPS)), "rounds", transient=True):
-        for each in served.values():
+        for kind, each in served.items():
             each.submit(turn)
-        for at in range(WARM_STEPS + ROUND_STEPS):
-            for kind, each in served.items():
-                found = each.step()
-                if at >= WARM_STEPS:
-                    seconds[kind].append(found)
+            found = [each.step() for _ in range(WARM_STEPS + ROUND_STEPS)]
+            seconds[kind] += found[WARM_STEPS:]
     settings = {"sequences": sequences, "nodes": len(PARENTS), "vocab": vocab, "steps": len(seconds[CONTROL])}
     return {"machine": machine(), "settings": settings, "steps": [_row(kind, found) for kind, found in seconds.items()]}
 

@@ -12,7 +12,7 @@ import torch
 from drafter.lookahead import Lookahead
 from drafter.pass_segments import NO_GUESSES, catch_up, tree_nodes
 from drafter.session import Session
-from drafthouse.choose import Row, rank
+from drafthouse.choose import Rows, rank
 from drafthouse.config.serving import DrafterConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.prefix_cache import LEAST_SHARED, common_length
@@ -57,10 +57,9 @@ class Work:
         return (self.nodes or [ROOT]) + list(range(first, first + len(self.guesses)))
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> Rows:
         """How the children of each parent are ranked."""
-        after = [self.segment.positions[output] + 1 for output in self.segment.outputs]
-        return [self.session.row(node, self.guesses, position) for node, position in zip(self.parents, after, strict=True)]
+        return self.session.rows(self.parents, self.guesses, [self.segment.positions[output] + 1 for output in self.segment.outputs])
 
 
 class DraftModel:
@@ -149,9 +148,9 @@ class DraftModel:
 
     def _grow(self, works: list[Work], logits: torch.Tensor, totals: DraftTotals) -> list[Session]:
         """Adds the children that the pass drafted; returns the sessions whose tree may have grown."""
-        rows = [row for work in works for row in work.rows]
+        parts = [work.rows for work in works if work.parents]
         width = max(work.session.width for work in works)
-        ranked = list(zip(*rank(_known_to_targets(logits, works), rows, width, self.shared_noise), strict=True)) if rows else []
+        ranked = list(zip(*rank(_known_to_targets(logits, works), parts, width, self.shared_noise), strict=True)) if parts else []
         grown = []
         for work in works:
             session, parents = work.session, work.parents

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from drafter.lookahead import path_to
 from drafter.session import Session
-from drafthouse.engine.segment import Segment, causal
+from drafthouse.engine.segment import Lines, Segment, causal
 from drafthouse.token_tree import TokenTree
 
 NO_GUESSES = TokenTree()
@@ -31,7 +31,7 @@ def catch_up(session: Session, limit: int, guesses: TokenTree) -> Segment:
     prefix = [*causal(before, count), *[before + count] * len(run)]
     positions += [len(session.tokens) - 1 + len(path) for path in paths]
     outputs += range(count, count + len(run))
-    return Segment(session.kv, tokens + guesses.tokens, positions, outputs, prefix, lines, sinks, skipped)
+    return Segment(session.kv, tokens + guesses.tokens, positions, outputs, prefix, Lines.of(lines), sinks, skipped)
 
 
 def tree_nodes(session: Session, nodes: list[int], guesses: TokenTree) -> Segment:
@@ -40,7 +40,7 @@ def tree_nodes(session: Session, nodes: list[int], guesses: TokenTree) -> Segmen
     committed = len(session.kv) - len(session.expanded)
     session.kv.extend(len(run))
     paths = [path_to(session.growing, guesses, node) for node in run]
-    lines = _lines(paths, session.expanded + run, committed)
+    lines = Lines.of(_lines(paths, session.expanded + run, committed))
     root_position = len(session.tokens) - 1
     positions = [root_position + len(path) for path in paths]
     tokens = [session.token(node, guesses) for node in run]

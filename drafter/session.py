@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from drafter.lookahead import Lookahead, path_to
-from drafthouse.choose import Row
+from drafthouse.choose import Rows
 from drafthouse.config.serving import WindowConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.errors import WireError
@@ -215,10 +215,12 @@ class Session:
         edges = self.calibration.edges(MODEL, margins, self.sampling.temperature)
         return self.growing.add_children(parent, Ranking(MODEL, tokens, margins, edges), self.threshold, self.limits)
 
-    def row(self, node: int, guesses: TokenTree, position: int) -> Row:
-        """What `choose.rank` needs for the children, at `position`, of a node, of a guess or of the root."""
-        path = path_to(self.growing, guesses, node) if self.sampling.penalises else ()
-        return Row(self.sampling, self.seed, position, [self.token(each, guesses) for each in path], self.seen)
+    def rows(self, nodes: Sequence[int], guesses: TokenTree, positions: Sequence[int]) -> Rows:
+        """What `choose.rank` needs for the children, at `positions`, of nodes, guesses or the root."""
+        if not self.sampling.penalises:
+            return Rows(self.sampling, self.seed, positions)
+        paths = [[self.token(each, guesses) for each in path_to(self.growing, guesses, node)] for node in nodes]
+        return Rows(self.sampling, self.seed, positions, paths, self.seen)
 
     def token(self, node: int, guesses: TokenTree) -> int:
         """The token of a node or a guess; guesses are numbered on from the tree's nodes."""

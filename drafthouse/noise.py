@@ -6,6 +6,7 @@ OOPSLA 2014, figure 17), keeps 52 bits, and takes `g = -log(-log1p(-v))` in floa
 float32. `v` lies strictly between 0 and 1, so `g` is finite: it spans about -3.6 to 36.7.
 """
 
+import numpy as np
 import torch
 
 NOISE_VERSION = 1
@@ -34,13 +35,25 @@ def position_key(seed: int, position: int) -> int:
     return _signed(mix64(mix64(seed + _GOLDEN) + (position + 1) * _GOLDEN))
 
 
+def position_keys(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """`position_key` of each pair: uint64 `[N]` twice to int64 `[N]`."""
+    return _mix64_all(_mix64_all(seeds + np.uint64(_GOLDEN)) + (positions + np.uint64(1)) * np.uint64(_GOLDEN)).view(np.int64)
+
+
+def _mix64_all(x: np.ndarray) -> np.ndarray:
+    """`mix64` of each of uint64 `[N]`."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
+    return x ^ (x >> np.uint64(31))
+
+
 def derive_seed(seed: int, index: int) -> int:
     """The seed of choice `index` of a request with `n` choices or several prompts; below 2**63."""
     return mix64(mix64(seed) ^ mix64(index + _GOLDEN)) >> 1
 
 
-BLOCK_ROWS = 4
-"""On a CPU so many rows are hashed at a time, in place: what one thread works on stays in its cache."""
+BLOCK = 1 << 18
+"""On a CPU so many draws are made at a time, in place: what one thread works on stays in its cache."""
 
 
 def _xor_shift(x: torch.Tensor, bits: int) -> None:
@@ -52,7 +65,7 @@ def gumbel(keys: torch.Tensor, vocab_size: int) -> torch.Tensor:
     """Noise for each key and token id: keys int64 `[N]` to float32 `[N, vocab_size]`, on the keys' device."""
     tokens = torch.arange(1, vocab_size + 1, dtype=torch.int64, device=keys.device) * _signed(_GOLDEN)
     out = torch.empty(len(keys), vocab_size, dtype=torch.float32, device=keys.device)
-    rows = BLOCK_ROWS if keys.device.type == "cpu" else max(1, len(keys))
+    rows = max(1, BLOCK // vocab_size if keys.device.type == "cpu" else len(keys))
     for first in range(0, len(keys), rows):
         out[first : first + rows] = _drawn(keys[first : first + rows, None] + tokens)
     return out

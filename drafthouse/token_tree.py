@@ -46,19 +46,25 @@ class TokenTree:
             depths.append(1 if parent == ROOT else depths[parent] + 1)
         return depths
 
+    def depths_and_confidences(self) -> tuple[list[int], list[float]]:
+        """Both of each node: see `depths` and `path_confidences`."""
+        depths: list[int] = []
+        confidences: list[float] = []
+        for parent, edge in zip(self.parents, self.edges, strict=True):
+            if parent == ROOT:
+                depths.append(1)
+                confidences.append(edge)
+            else:
+                depths.append(depths[parent] + 1)
+                confidences.append(confidences[parent] * edge)
+        return depths, confidences
+
     def path_confidences(self) -> list[float]:
         """Probability that each node is accepted: the product of the edges from the root."""
         confidences: list[float] = []
         for parent, edge in zip(self.parents, self.edges, strict=True):
             confidences.append(edge if parent == ROOT else confidences[parent] * edge)
         return confidences
-
-    def lines(self) -> list[list[int]]:
-        """Of each node, the nodes from the root's child down to itself."""
-        lines: list[list[int]] = []
-        for node, parent in enumerate(self.parents):
-            lines.append([node] if parent == ROOT else [*lines[parent], node])
-        return lines
 
     def path(self, node: int) -> list[int]:
         """Tokens from the root's child down to `node`; empty for the root."""
@@ -73,12 +79,13 @@ class TokenTree:
 
     def find(self, tokens: Sequence[int]) -> int | None:
         """The node that the path `tokens` leads to (`ROOT` for an empty path), or None."""
-        node = ROOT
-        for token in tokens:
-            node = next((i for i in self.children(node) if self.tokens[i] == token), -2)
-            if node == -2:
-                return None
-        return node
+        node, depth = ROOT, 0
+        for i, parent in enumerate(self.parents) if tokens else ():  # children come after their parent
+            if parent == node and self.tokens[i] == tokens[depth]:
+                node, depth = i, depth + 1
+                if depth == len(tokens):
+                    break
+        return node if depth == len(tokens) else None
 
     def best_first(self, count: int) -> list[int]:
         """Indices, ascending, of the `count` nodes of highest path confidence.
@@ -123,20 +130,6 @@ class TokenTree:
             return self
         new_root = self.find(tokens)
         return TokenTree() if new_root is None else self._below(new_root, self.survivors(tokens))
-
-    def walk(self, root_choice: int, choices: Sequence[int]) -> tuple[list[int], int]:
-        """Follows what the target chose: `root_choice` after the root, `choices[i]` after node `i`.
-
-        Returns the accepted nodes along one path and the bonus token that ends the walk.
-        """
-        accepted: list[int] = []
-        node, choice = ROOT, root_choice
-        while True:
-            child = next((i for i in self.children(node) if self.tokens[i] == choice), None)
-            if child is None:
-                return accepted, choice
-            accepted.append(child)
-            node, choice = child, choices[child]
 
     def check(self, vocab_size: int, max_nodes: int) -> None:
         """Raises WireError unless the arrays are a tree of at most `max_nodes` tokens below `vocab_size`."""

@@ -38,20 +38,13 @@ class TreeCopy:
     def __len__(self) -> int:
         return len(self.alive)
 
-    def path_confidences(self) -> list[float]:
-        return self.tree.confidences(self.alive, self.root)
-
-    def depths(self) -> list[int]:
+    def depths_and_confidences(self) -> tuple[list[int], list[float]]:
         positions, root = self.tree.positions, self.root
-        return [positions[i] - root for i in self.alive]
+        return [positions[i] - root for i in self.alive], self.tree.confidences(self.alive, self.root)
 
     def reroot(self, tokens: TypingSequence[int]) -> "TreeCopy":
         root = self.root + len(tokens)
         return TreeCopy(self.tree, root, self.tree.below(self.alive, root), self.known)
-
-    def subtree(self, nodes: TypingSequence[int]) -> list[int]:
-        """Which nodes of the session these are."""
-        return [self.alive[i] for i in nodes]
 
     def take(self, known: int) -> None:
         """The first `known` nodes of the session have arrived."""

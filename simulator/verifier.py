@@ -14,9 +14,9 @@ import simpy
 import torch
 
 from drafthouse.engine.model_runner import RunResult
+from drafthouse.engine.tree_rows import tree_rows
 from drafthouse.errors import OverloadError
 from drafthouse.policy.latency import ScaledCurve
-from drafthouse.token_tree import TokenTree
 from drafthouse.wire.generation_messages import GenerateReply
 from drafthouse.wire.session_messages import ToVerifierMessage
 from simulator.draft_session import SimDraftSessions, TreeCopy
@@ -24,37 +24,41 @@ from simulator.options import Options
 from simulator.request import CountedKv, Request, SimSequence, SlotCount
 from simulator.wire import after
 from verifier.engine import VerifierEngine
+from verifier.node_selection import Selected
 from verifier.scheduler import StepPlan
-from verifier.step import Entry, Step, Wait, Walked
-from verifier.verification import EMPTY, Verification
+from verifier.step import Batch, Step, Wait, Walked, Walks
+from verifier.verification import Verification
 
 if TYPE_CHECKING:
     from simulator.drafter import SimDrafter
 
 NO_LOGITS = torch.empty(0, 0)
+NOTHING = Batch([], tree_rows([], [], []), [])
 
 
 class TracedVerification(Verification):
     """Runs nothing; what is accepted is on the committed text's path. Tokens are 0, and trees stay with their sessions."""
 
-    def prepare(self, plan: StepPlan, trees: Mapping[str, TokenTree]) -> list[Entry]:
+    def prepare(self, plan: StepPlan, selected: Selected) -> Batch:
+        return NOTHING
+
+    def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
         return []
 
-    def choose(self, step: Step, logits: torch.Tensor) -> list[list[int]]:
-        return []
-
-    def walk(self, step: Step, choices: TypingSequence[list[int]]) -> list[Walked]:
-        walked = []
-        for s in step.plan.decoding:
-            nodes = cast(list[int], step.selected.trees.get(s.id, ()))
-            accepted = cast(TreeCopy, s.draft_session.tree).tree.accepted(nodes) if nodes and s.draft_session is not None else 0
+    def walk(self, step: Step, choices: TypingSequence[int]) -> Walks:
+        walked, trees = [], step.selected.by_place()
+        for place, s in enumerate(step.plan.decoding):
+            accepted = 0
+            if place in trees and s.draft_session is not None:
+                copy, nodes = cast(tuple[TreeCopy, list[int]], trees[place])
+                accepted = copy.tree.accepted([copy.alive[node] for node in nodes])
             cast(CountedKv, s.kv).extend(1 + accepted)
-            walked.append(Walked(s, [0] * (accepted + 1), EMPTY, range(accepted)))
+            walked.append(Walked(s, [0] * (accepted + 1), 0, accepted, accepted))
         for s, count in step.plan.prefilling:
             cast(CountedKv, s.kv).extend(count)
             if not s.pending:
-                walked.append(Walked(s, [0], EMPTY, ()))
-        return walked
+                walked.append(Walked(s, [0]))
+        return Walks(walked)
 
 
 class SimVerifier:

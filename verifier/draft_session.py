@@ -6,8 +6,6 @@ commit the copy is re-rooted here; the drafter's snapshot replaces it when it ar
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from drafthouse.policy.responsiveness import Responsiveness
 from drafthouse.policy.speculation_gate import SessionWorth
 from drafthouse.policy.start_rule import Announcement, FirstNodes
@@ -53,8 +51,7 @@ class DraftSession:
         return repr((self.drafter, self.epoch, self.base_len, self.tree, self.received, self.snapshot, self.exhausted, self.announcement))
 
     def _measure(self) -> None:
-        self.confidences = np.array(self.tree.path_confidences(), dtype=np.float64)
-        self.depths = np.array(self.tree.depths(), dtype=np.int64)
+        self.depths, self.confidences = self.tree.depths_and_confidences()
 
     @property
     def trust(self) -> float:
@@ -68,7 +65,10 @@ class DraftSession:
 
     def _net(self) -> float:
         """What the nodes at hand promise beyond their price, in tokens."""
-        return float(np.maximum(self.trust * self.confidences - self._price, 0.0).sum())
+        if not self.confidences:
+            return 0.0
+        trust, price = self.trust, self._price
+        return sum([trust * confidence - price for confidence in self.confidences if trust * confidence > price])
 
     def commit(self, tokens: list[int], price: float, now: float) -> None:
         """Re-roots the copy and expects the drafter's nodes when they usually come."""

@@ -26,7 +26,7 @@ from verifier.node_selection import choose_nodes
 from verifier.scheduler import Scheduler, StepPlan
 from verifier.sequence import Sequence, seen_tokens
 from verifier.session_policy import SessionPolicy
-from verifier.step import Step, Wait, Walked
+from verifier.step import Step, Wait, Walks
 from verifier.step_metering import StepFacts, StepMeter
 from verifier.verification import Verification
 
@@ -150,11 +150,11 @@ class VerifierEngine:
         """After the device has run `step.segments`: the replies to gateways. First call `receive` with all that drafters have sent during
         the run: their nodes lie below the old roots, and the commit re-roots them."""
         choices = self.verification.choose(step, result.logits)
-        walked = self.verification.walk(step, choices)
+        walks = self.verification.walk(step, choices)
         now = self.meter.chose()
-        self._commit(step, walked, now)
+        self._commit(step, walks, now)
         committed = sum(len(reply.tokens) for reply in self._replies)
-        self._learn(self.meter.finish(step, walked, committed, result.seconds))
+        self._learn(self.meter.finish(step, walks, committed, result.seconds))
         return self._replies
 
     def _plan(self, now: float) -> StepPlan:
@@ -194,7 +194,7 @@ class VerifierEngine:
             self.session_policy.gate.observe_edge(selected.best_edge)
         self.draft_sessions.hold(plan.decoding)
         expected_s = self.latency.seconds(len(plan.decoding) + plan.prompt_tokens + selected.nodes, plan.kv_tokens)
-        return Step(plan, selected, self.verification.prepare(plan, selected.trees), expected_s)
+        return Step(plan, selected, self.verification.prepare(plan, selected), expected_s)
 
     def _draft_here(self, plan: StepPlan) -> None:
         """Lets the stages in this process add their nodes."""
@@ -203,16 +203,17 @@ class VerifierEngine:
             if s.local is not None and self.local.totals.stage_seconds < until:
                 s.count(drafted=s.local.grow(self.pricing.price, s.max_draft_depth))
 
-    def _commit(self, step: Step, walked: list[Walked], now: float) -> None:
+    def _commit(self, step: Step, walks: Walks, now: float) -> None:
         """Tokens to the gateways' replies, and to what drafts: drafters, the session policy, and stages in this process. Prompt chunks to
         the prefix cache."""
         for s, _ in step.plan.prefilling:
             s.kv.share(s.tokens)
-        for w in walked:
+        for place, w in enumerate(walks.walked):
             s = w.sequence
             if s.draft_session is not None:
-                s.draft_session.verified(*step.selected.drafters(s.id, w.path), self.pricing.price)
-            s.count(verified=len(w.tree), accepted=len(w.path), steps=1)
+                promised, nodes = step.selected.drafters(place)
+                s.draft_session.verified(promised, w.of_drafter, nodes, self.pricing.price)
+            s.count(verified=w.verified, accepted=w.accepted, steps=1)
             reply = s.accept(w.tokens)
             s.fixed_deadline = None
             self.scheduler.clear(s)

@@ -9,9 +9,11 @@ to at most their parent's: stages get what the drafter leaves.
 from collections.abc import Callable
 from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
+from drafthouse.engine.tree_rows import TreeRows, tree_rows
 from drafthouse.policy.node_pricing import NodePricing
 from drafthouse.policy.selection import select
 from drafthouse.speculation import Speculation
@@ -21,110 +23,116 @@ from verifier.local_draft import LocalDraft
 from verifier.scheduler import StepPlan
 from verifier.sequence import Sequence
 
+NONE = np.zeros(0, dtype=np.int64)
+
 
 @dataclass(slots=True)
 class Candidates:
-    """By node: path confidence as the drafter promises it (0: not its node), as it is trusted, and depth. The drafter's
+    """Of one sequence. By node: path confidence as the drafter promises it (0: not its node), as it is trusted, and depth. The drafter's
     nodes are the first `of_drafter`."""
 
     tree: TokenTree
-    promised: np.ndarray
-    trusted: np.ndarray
-    depths: np.ndarray
+    promised: TypingSequence[float]
+    trusted: TypingSequence[float]
+    depths: TypingSequence[int]
     of_drafter: int
 
 
 @dataclass(slots=True)
 class Selected:
-    """By request: the trees to verify, what drafters promised of them, and how many of their first nodes are drafters'.
+    """The trees on offer, by their sequences' places in the plan, and which of their nodes, counted through all of them, are verified.
 
-    In all: trusted tokens, nodes, those on offer, the best that a drafter offered.
+    By place: nodes, what drafters promised of them, and how many of them, the first ones, are drafters'. In all: trusted tokens, nodes,
+    those on offer, the best that a drafter offered.
     """
 
-    trees: dict[str, TokenTree] = field(default_factory=dict)
-    promised: dict[str, float] = field(default_factory=dict)
-    of_drafter: dict[str, int] = field(default_factory=dict)
+    trees: list[TokenTree] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    picked: np.ndarray = field(default_factory=lambda: NONE)
+    counts: list[int] = field(default_factory=list)
+    promised: list[float] = field(default_factory=list)
+    of_drafter: list[int] = field(default_factory=list)
     expected_tokens: float = 0.0
     best_edge: float | None = None
     nodes: int = 0
     offered: int = 0
 
-    def add(self, request: str, candidates: Candidates, nodes: np.ndarray) -> None:
-        """Nodes ascend."""
-        self.trees[request] = candidates.tree.subtree(nodes.tolist())
-        self.promised[request] = float(candidates.promised[nodes].sum())
-        self.of_drafter[request] = int(np.searchsorted(nodes, candidates.of_drafter))
-        self.expected_tokens += float(candidates.trusted[nodes].sum())
-        self.nodes += len(nodes)
+    def rows(self, roots: TypingSequence[int]) -> TreeRows:
+        """With the root of each sequence."""
+        return tree_rows(roots, self.trees, self.places, self.picked)
 
-    def drafters(self, request: str, accepted: TypingSequence[int]) -> tuple[float, int, int]:
-        """Of one request: tokens its drafter promised, how many of the accepted are its nodes, and how many were verified."""
-        count = self.of_drafter.get(request, 0)
-        return self.promised.get(request, 0.0), sum(node < count for node in accepted), count
+    def drafters(self, place: int) -> tuple[float, int]:
+        """Tokens that its drafter promised, and nodes of the drafter's that are verified; nothing of a prompt."""
+        return (self.promised[place], self.of_drafter[place]) if place < len(self.counts) else (0.0, 0)
+
+    def by_place(self) -> dict[int, tuple[TokenTree, list[int]]]:
+        """The trees on offer, and the nodes of each that are verified, ascending and in its own numbering."""
+        found, first, node = {}, 0, 0
+        for place, tree in zip(self.places, self.trees, strict=True):
+            end = first + self.counts[place]
+            found[place] = tree, (self.picked[first:end] - node).tolist()
+            first, node = end, node + len(tree)
+        return found
+
+
+class Offers:
+    """All candidates of a step, flat."""
+
+    def __init__(self, plan: StepPlan):
+        pools = [(place, candidates) for place, s in enumerate(plan.decoding) if (candidates := candidates_of(s)) is not None]
+        self.places, self.pools = [place for place, _ in pools], [candidates for _, candidates in pools]
+        sizes = [len(each.depths) for each in self.pools]
+        self.ends = np.cumsum(sizes).tolist()
+        self.owner = np.repeat(np.array(self.places, dtype=np.int64), sizes)
+        depths, self.promised, trusted = (
+            np.fromiter(chain.from_iterable(lists), np.float64, sum(sizes))
+            for lists in ([c.depths for c in self.pools], [c.promised for c in self.pools], [c.trusted for c in self.pools])
+        )
+        self.within = depths <= np.repeat(np.array([plan.decoding[place].max_draft_depth for place in self.places]), sizes)
+        self.trusted = np.where(self.within, trusted, 0.0)  # what lies too deep is worth nothing, and its parents come before it
+        drafters = np.repeat(np.array([c.of_drafter for c in self.pools]), sizes)
+        self.of_drafter = np.arange(len(self.owner)) - np.repeat(np.array(self.ends) - sizes, sizes) < drafters
+
+    def best_of_size(self, pool: int, count: int) -> np.ndarray:
+        """The `count` best nodes of one tree, without those that lie too deep."""
+        first, end = self.ends[pool] - len(self.pools[pool].depths), self.ends[pool]
+        nodes = first + np.argsort(-self.trusted[first:end], kind="stable")[:count]
+        return nodes[self.within[nodes]]
+
+    def selected(self, picked: np.ndarray, best_edge: float | None, sequences: int) -> Selected:
+        """`picked` in any order; of so many sequences."""
+        picked = np.sort(picked)
+        owner, drafters = self.owner[picked], self.of_drafter[picked]
+        return Selected(
+            [candidates.tree for candidates in self.pools], self.places, picked,
+            np.bincount(owner, minlength=sequences).tolist(),
+            np.bincount(owner, self.promised[picked], minlength=sequences).tolist(),
+            np.bincount(owner[drafters], minlength=sequences).tolist(),
+            float(self.trusted[picked].sum()), best_edge, len(picked), len(self.owner),
+        )  # fmt: skip
 
 
 def choose_nodes(plan: StepPlan, pricing: NodePricing, wanted: Callable[[Speculation], int], limit: int) -> Selected:
     """At most `limit` nodes in all. `wanted` says how many a request of set size takes, before the others compete."""
-    selected = Selected()
-    pools: list[tuple[str, Candidates]] = []
-    confidences_of: list[np.ndarray] = []
-    for s in plan.decoding:
-        if (candidates := candidates_of(s)) is None:
-            continue
-        confidences = _within(candidates, s.max_draft_depth)
-        selected.offered += len(confidences)
-        if s.request.speculation.waits:
-            count = min(wanted(s.request.speculation), max(0, limit - selected.nodes))
-            nodes = np.argsort(-confidences, kind="stable")[:count]
-            nodes = nodes[candidates.depths[nodes] <= s.max_draft_depth]
-            if len(nodes):
-                selected.add(s.id, candidates, np.sort(nodes))
-        else:
-            pools.append((s.id, candidates))
-            confidences_of.append(confidences)
-    if confidences_of:
-        _compete(
-            selected,
-            pools,
-            confidences_of,
-            len(plan.decoding) + selected.nodes,
-            plan.prompt_tokens,
-            plan.kv_tokens,
-            pricing,
-            limit - selected.nodes,
-        )
-    return selected
-
-
-def _within(candidates: Candidates, max_draft_depth: int) -> np.ndarray:
-    """Trusted confidences, 0 for nodes deeper than `max_draft_depth`: never worth anything, and their parents come before them."""
-    return (
-        candidates.trusted
-        if candidates.depths.max() <= max_draft_depth
-        else np.where(candidates.depths <= max_draft_depth, candidates.trusted, 0.0)
-    )
-
-
-def _compete(
-    selected: Selected, pools: list[tuple[str, Candidates]], confidences_of: list[np.ndarray], base: int, prompt_tokens: int,
-    kv_tokens: int, pricing: NodePricing, limit: int,
-) -> None:  # fmt: skip
-    confidences = np.concatenate(confidences_of)
-    best = [
-        float(each[: candidates.of_drafter].max())
-        for (_, candidates), each in zip(pools, confidences_of, strict=True)
-        if candidates.of_drafter
-    ]
-    selected.best_edge = max(best, default=None)
-    taken = select(confidences, base, prompt_tokens, kv_tokens, pricing.value_of_a_second, pricing.latency, limit)
-    picked = np.sort(taken).astype(np.int64)
-    ends = np.cumsum([len(each) for each in confidences_of])
-    cuts = np.searchsorted(picked, ends)
-    first = start = 0
-    for (request, candidates), cut, end in zip(pools, cuts.tolist(), ends.tolist(), strict=True):
-        if cut > first:
-            selected.add(request, candidates, picked[first:cut] - start)
-        first, start = cut, end
+    offers, sequences = Offers(plan), len(plan.decoding)
+    if not offers.pools:
+        return Selected(counts=[0] * sequences, promised=[0.0] * sequences, of_drafter=[0] * sequences)
+    taken, of_set_size = NONE, []
+    for pool, place in enumerate(offers.places):
+        if (speculation := plan.decoding[place].request.speculation).waits:
+            of_set_size.append(place)
+            taken = np.concatenate([taken, offers.best_of_size(pool, min(wanted(speculation), max(0, limit - len(taken))))])
+    competing = np.arange(len(offers.owner))
+    if of_set_size:
+        competing = competing[~np.isin(offers.owner, of_set_size)]
+    confidences, best_edge = offers.trusted[competing], None
+    if len(competing):
+        of_drafters = confidences[offers.of_drafter[competing]]
+        best_edge = float(of_drafters.max()) if len(of_drafters) else None
+        value, base = pricing.value_of_a_second, sequences + len(taken)
+        best = select(confidences, base, plan.prompt_tokens, plan.kv_tokens, value, pricing.latency, limit - len(taken))
+        taken = np.concatenate([taken, competing[np.array(best, dtype=np.int64)]])
+    return offers.selected(taken, best_edge, sequences)
 
 
 def candidates_of(sequence: Sequence) -> Candidates | None:
@@ -133,17 +141,19 @@ def candidates_of(sequence: Sequence) -> Candidates | None:
         return _merged(link, local)
     if link is None or not len(link.tree):
         return None
-    return Candidates(link.tree, link.confidences, link.confidences * link.trust, link.depths, len(link.tree))
+    trust = link.trust
+    trusted = [confidence * trust for confidence in link.confidences]
+    return Candidates(link.tree, link.confidences, trusted, link.depths, len(link.depths))
 
 
 def _merged(link: DraftSession | None, local: LocalDraft) -> Candidates:
     own = local.growing.tree
     if link is None:
-        confidences = np.array(local.growing.confidences)
-        return Candidates(own, np.zeros(len(own)), confidences, np.array(local.growing.depths), 0)
+        return Candidates(own, [0.0] * len(own), local.growing.confidences, local.growing.depths, 0)
     first = len(link.tree)
     tree = link.tree.subtree(range(first))
-    trusted = (link.confidences * link.trust).tolist()
+    trust = link.trust
+    trusted = [confidence * trust for confidence in link.confidences]
     left = {ROOT: 1.0} | dict(enumerate(trusted))  # of each node's confidence, what its children do not take
     for parent, confidence in zip(tree.parents, trusted, strict=True):
         left[parent] -= confidence
@@ -156,5 +166,4 @@ def _merged(link: DraftSession | None, local: LocalDraft) -> Candidates:
             trusted.append(confidence)
             left[above] -= confidence
             left[i] = confidence
-    promised = np.concatenate([link.confidences, np.zeros(len(tree) - first)])
-    return Candidates(tree, promised, np.array(trusted), np.array(tree.depths()), first)
+    return Candidates(tree, [*link.confidences, *[0.0] * (len(tree) - first)], trusted, tree.depths(), first)

@@ -5,8 +5,6 @@ up with another: there is no prefill mode and no decode mode. The last token is 
 until a step runs it.
 """
 
-from dataclasses import replace
-
 import torch
 
 from drafthouse.engine.kv_cache import KvSequence
@@ -25,7 +23,8 @@ class Sequence:
         self.seen = seen  # bool [vocab], only with a repetition penalty
         self.draft_session: DraftSession | None = None
         self.local: LocalDraft | None = None
-        self.usage = SpeculationUsage(synthetic=synthetic)
+        self.synthetic = synthetic  # acceptance is drawn
+        self.drafted = self.verified = self.accepted = self.steps = self.cached_tokens = 0
         self.fixed_deadline: float | None = None
         self.parked_rate: float | None = None  # tokens per second that time was worth when its session did not pay
         self.probed_at_step = -1
@@ -47,7 +46,7 @@ class Sequence:
     def begun(self) -> None:
         """It is to step with what it has taken over. What it has taken from the prompt counts once, before its first step."""
         if self.arrived is not None:
-            self.usage = replace(self.usage, cached_tokens=min(len(self.kv), self.prompt_len))
+            self.cached_tokens = min(len(self.kv), self.prompt_len)
 
     @property
     def output_len(self) -> int:
@@ -66,11 +65,15 @@ class Sequence:
     def speculates(self) -> bool:
         return self.request.speculation.mode != "off"
 
+    @property
+    def usage(self) -> SpeculationUsage:
+        return SpeculationUsage(self.drafted, self.verified, self.accepted, self.steps, self.synthetic, self.cached_tokens)
+
     def count(self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0) -> None:
-        u = self.usage
-        self.usage = replace(
-            u, drafted=u.drafted + drafted, verified=u.verified + verified, accepted=u.accepted + accepted, steps=u.steps + steps
-        )
+        self.drafted += drafted
+        self.verified += verified
+        self.accepted += accepted
+        self.steps += steps
 
     def accept(self, tokens: list[int]) -> GenerateReply:
         """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway."""

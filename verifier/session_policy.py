@@ -88,7 +88,7 @@ class SessionPolicy:
             self._probing = None
         elif len(s.draft_session.tree) or self.budget.spent:
             self._probing = None
-            best = s.draft_session.trust * float(s.draft_session.confidences.max(initial=0.0))
+            best = s.draft_session.trust * max(s.draft_session.confidences, default=0.0)
             self.gate.observe_edge(best)
             self.gate.observe(self.pricing.quoted_price, now)
             if self.gate.open and best > self.pricing.quoted_price:

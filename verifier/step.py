@@ -1,10 +1,11 @@
 """What one verification step is made of: who takes part, what the device runs, and where the walks end."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as TypingSequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drafthouse.engine.segment import Segment
-from drafthouse.token_tree import TokenTree
+from drafthouse.engine.tree_rows import TreeRows
 from verifier.node_selection import Selected
 from verifier.scheduler import StepPlan
 from verifier.sequence import Sequence
@@ -18,14 +19,13 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One sequence's part of a step. `tree` holds the nodes to verify. `choosing`: the target chooses a token for it; a prompt chunk that
-    does not reach the end of the prompt gets none."""
+class Batch:
+    """What the device runs: a segment for each sequence of the plan, those that decode first, with their `trees`. The target chooses a
+    token after each of the trees' rows, and one for each of `prompted`: the sequences whose prompt ends in this step."""
 
-    sequence: Sequence
-    segment: Segment
-    tree: TokenTree
-    choosing: bool
+    segments: TypingSequence[Segment]
+    trees: TreeRows
+    prompted: list[Sequence]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Step:
 
     plan: StepPlan
     selected: Selected
-    entries: TypingSequence[Entry]
+    batch: Batch
     expected_s: float
 
     @property
@@ -43,16 +43,27 @@ class Step:
         return len(self.plan.decoding) + self.plan.prompt_tokens + self.selected.nodes
 
     @property
-    def segments(self) -> list[Segment]:
-        return [entry.segment for entry in self.entries]
+    def segments(self) -> TypingSequence[Segment]:
+        return self.batch.segments
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Walked:
-    """Where one sequence's walk ended. `tokens` are the accepted draft tokens and the bonus token, `tree` was verified, and `path` are its
-    accepted nodes."""
+    """Where one sequence's walk ended. `tokens` are the accepted draft tokens and the bonus token; of its nodes so many were `verified`
+    and `accepted`, of which `of_drafter` are its drafter's; `more`: it ended above further nodes."""
 
     sequence: Sequence
     tokens: list[int]
-    tree: TokenTree
-    path: TypingSequence[int]
+    verified: int = 0
+    accepted: int = 0
+    of_drafter: int = 0
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Walks:
+    """Of a step: each sequence that got a token, and the verified and the accepted nodes by source."""
+
+    walked: list[Walked]
+    verified: Mapping[int, int] = field(default_factory=dict)
+    accepted: Mapping[int, int] = field(default_factory=dict)

@@ -4,14 +4,13 @@ Promises: a step reads the time here and nowhere else; counters only grow. `Acce
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from drafthouse.stages.build import by_name
 from drafthouse.telemetry.metrics import DEPTHS
-from drafthouse.token_tree import ROOT
 from drafthouse.wire.totals import VerifyTotals
-from verifier.step import Step, Walked
+from verifier.step import Step, Walks
 
 KEPT = 10_000
 """Samples that wait for an exporter; where there is none, the oldest go."""
@@ -81,7 +80,7 @@ class StepMeter:
         self._chosen = self._clock()
         return self._chosen
 
-    def finish(self, step: Step, walked: Sequence[Walked], committed: int, run_s: float) -> StepFacts:
+    def finish(self, step: Step, walks: Walks, committed: int, run_s: float) -> StepFacts:
         """All that is chosen is committed."""
         plan, selected, now = step.plan, step.selected, self._chosen
         step_s, busy_s = now - self._started, now - (self._last_end if self._last_end is not None else self._started)
@@ -90,18 +89,17 @@ class StepMeter:
         t.steps += 1
         t.committed += committed
         t.verified += selected.nodes
-        t.accepted += sum(len(w.path) for w in walked)
+        t.accepted += sum(w.accepted for w in walks.walked)
         t.offered += selected.offered
-        t.trees += len(selected.trees)
         t.prompt_tokens += plan.prompt_tokens
-        t.predicted_tokens += len(walked) + selected.expected_tokens
+        t.predicted_tokens += len(walks.walked) + selected.expected_tokens
         t.predicted_seconds += step.expected_s
         t.step_seconds += step_s
         t.select_seconds += self._ready - self._started
         t.run_seconds += run_s
         t.choose_seconds += now - self._ready - run_s
         t.wait_seconds += max(0.0, busy_s - step_s)
-        self.acceptance.observe(walked)
+        self.acceptance.observe(walks)
         return StepFacts(
             len(plan.decoding), plan.prompt_tokens, selected.nodes, plan.kv_tokens, committed, step.expected_s, run_s, step_s, busy_s
         )
@@ -115,14 +113,13 @@ class Acceptance:
         self._verified: Counter[int] = Counter()
         self._accepted: Counter[int] = Counter()
 
-    def observe(self, walked: Sequence[Walked]) -> None:
-        """One step: a few updates for each tree that was verified, nothing for the other sequences."""
-        for w in walked:
-            if len(w.tree):
-                end = w.path[-1] if w.path else ROOT
-                self._ended[len(w.path), end in w.tree.parents] += 1
-                self._verified.update(w.tree.sources)
-                self._accepted.update([w.tree.sources[node] for node in w.path])
+    def observe(self, walks: Walks) -> None:
+        """One step."""
+        for w in walks.walked:
+            if w.verified:
+                self._ended[w.accepted, w.more] += 1
+        self._verified.update(walks.verified)
+        self._accepted.update(walks.accepted)
 
     def totals(self) -> dict[str, float]:
         """By metric key. A depth is reached where a node of it was verified whose parent was accepted."""

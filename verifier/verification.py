@@ -4,20 +4,23 @@ Promises: a draft is accepted if and only if it equals what the target chose the
 that got logits commits at least one token.
 """
 
-from collections.abc import Mapping
 from collections.abc import Sequence as TypingSequence
 
+import numpy as np
 import torch
 
-from drafthouse.choose import Row, choose
-from drafthouse.engine.segment import chunk, tree_step
+from drafthouse.choose import Rows, choose
+from drafthouse.engine.kv_cache import keep_last
+from drafthouse.engine.packed_step import packed, tree_steps
+from drafthouse.engine.segment import Segment, chunk
+from drafthouse.engine.tree_rows import TreeRows
 from drafthouse.noise import mix64, position_key
 from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.token_tree import ROOT, TokenTree
+from verifier.node_selection import Selected
 from verifier.scheduler import StepPlan
-from verifier.step import Entry, Step, Walked
-
-EMPTY = TokenTree()
+from verifier.sequence import Sequence
+from verifier.step import Batch, Step, Walked, Walks
 
 SALT = 0x5EED_ACCE
 """Keeps the draw of a synthetic acceptance apart from the noise that chooses tokens."""
@@ -28,72 +31,104 @@ class Verification:
         """With a `synthetic_rate` acceptance is drawn instead of compared, see `_drawn`."""
         self.synthetic_rate = synthetic_rate
 
-    def prepare(self, plan: StepPlan, trees: Mapping[str, TokenTree]) -> list[Entry]:
-        """`trees` are the selected nodes by request id. Allocates the KV entries."""
-        entries = []
-        for s in plan.decoding:
-            tree = trees.get(s.id, EMPTY)
-            entries.append(Entry(s, tree_step(s.kv, s.tokens[-1], len(s.tokens) - 1, tree), tree, True))
+    def prepare(self, plan: StepPlan, selected: Selected) -> Batch:
+        """Allocates the KV entries."""
+        trees = selected.rows([s.tokens[-1] for s in plan.decoding])
+        step = tree_steps([s.kv for s in plan.decoding], trees)
+        chunks, prompted = list[Segment](), list[Sequence]()
         for s, count in plan.prefilling:
             start = len(s.kv)
             last = start + count == len(s.tokens)
-            entries.append(Entry(s, chunk(s.kv, s.tokens[start : start + count], start, last), EMPTY, last))
-        return entries
+            chunks.append(chunk(s.kv, s.tokens[start : start + count], start, last))
+            if last:
+                prompted.append(s)
+        return Batch(packed([*step, *chunks]) if chunks else step, trees, prompted)
 
-    def choose(self, step: Step, logits: torch.Tensor) -> list[list[int]]:
-        """What the target chooses: of each entry that gets a token, after its root and after each node of its tree."""
-        choosing = [entry for entry in step.entries if entry.choosing]
-        if not choosing:
+    def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
+        """What the target chooses: after each row of the trees, and for each sequence whose prompt ends."""
+        decoding, prompted = step.plan.decoding, step.batch.prompted
+        if not decoding and not prompted:
             return []
-        chosen = iter(choose(logits, [row for entry in choosing for row in _rows(entry)]))
-        choices = [[next(chosen) for _ in range(1 + len(entry.tree))] for entry in choosing]
+        parts = _tree_parts(decoding, step.batch.trees)
+        parts += [Rows(s.request.sampling, s.request.seed, (len(s.tokens),), (), s.seen) for s in prompted]
+        choices = choose(logits, parts)
         if self.synthetic_rate is not None:
-            return [_drawn(mine, entry, self.synthetic_rate, logits.shape[1]) for mine, entry in zip(choices, choosing, strict=True)]
+            return _drawn(choices, step, self.synthetic_rate, logits.shape[1])
         return choices
 
-    def walk(self, step: Step, choices: TypingSequence[list[int]]) -> list[Walked]:
+    def walk(self, step: Step, choices: TypingSequence[int]) -> Walks:
         """Walks each tree and keeps the KV of the accepted path only. A path ends with a stop token: drafts behind it are neither
         committed nor counted."""
-        walked = []
-        for entry, mine in zip([entry for entry in step.entries if entry.choosing], choices, strict=True):
-            tree, s = entry.tree, entry.sequence
-            accepted, bonus = tree.walk(mine[0], mine[1:])
-            tokens, _ = cut_at_stop([*(tree.tokens[node] for node in accepted), bonus], s.request.stop_tokens)
-            accepted = accepted[: len(tokens)]
-            if len(tree):
-                s.kv.keep(len(s.tokens), [len(s.tokens) + node for node in accepted])
-            walked.append(Walked(s, tokens, tree, accepted))
-        return walked
+        trees, decoding = step.batch.trees, step.plan.decoding
+        chosen = np.array(choices[: len(trees)], dtype=np.int32)
+        reached = trees.walk(chosen)
+        tokens, ends = chosen[reached].tolist(), np.cumsum(trees.totals(reached)).tolist()
+        walked, first = [], 0
+        for place, (s, end) in enumerate(zip(decoding, ends, strict=True)):
+            mine, stopped = cut_at_stop(tokens[first:end], s.request.stop_tokens)
+            if stopped:
+                rows = trees.first[place] + np.flatnonzero(reached[trees.first[place] : trees.first[place + 1]])
+                reached[rows[1 + len(mine) :]] = False
+            walked.append(Walked(s, mine))
+            first = end
+        walks = Walks(walked)
+        if trees.nodes:
+            keep_last([s.kv for s in decoding], trees.counts.tolist(), reached)
+            walks = _counted(walked, step.selected, trees, reached)
+        walks.walked.extend(Walked(s, [choice]) for s, choice in zip(step.batch.prompted, choices[len(trees) :], strict=True))
+        return walks
 
 
-def _rows(entry: Entry) -> list[Row]:
-    s, r = entry.sequence, entry.sequence.request
-    position = len(s.tokens)
-    rows = [Row(r.sampling, r.seed, position, (), s.seen)]
-    for node, depth in enumerate(entry.tree.depths()):
-        path = entry.tree.path(node) if r.sampling.penalises else ()
-        rows.append(Row(r.sampling, r.seed, position + depth, path, s.seen))
-    return rows
+def _counted(walked: list[Walked], selected: Selected, trees: TreeRows, reached: np.ndarray) -> Walks:
+    """Fills in what came of the nodes: `reached` are the roots and the accepted ones."""
+    nodes = trees.depths > 0
+    accepted = reached & nodes
+    index = np.arange(len(trees)) - trees.spread(trees.first[:-1])  # of a node, from 1 on
+    drafters = trees.totals(accepted & (index <= trees.spread(selected.of_drafter))).tolist()
+    counts = trees.totals(accepted)
+    last = np.flatnonzero(reached)[np.cumsum(counts + 1) - 1]
+    more = trees.with_children()[last].tolist()
+    for w, verified, count, of_drafter, further in zip(walked, selected.counts, counts.tolist(), drafters, more, strict=True):
+        w.verified, w.accepted, w.of_drafter, w.more = verified, count, of_drafter, further
+    return Walks(walked, _by_source(trees.sources[nodes]), _by_source(trees.sources[accepted]))
 
 
-def _drawn(choices: list[int], entry: Entry, rate: float, vocab_size: int) -> list[int]:
+def _by_source(sources: np.ndarray) -> dict[int, int]:
+    return {source: count for source, count in enumerate(np.bincount(sources).tolist()) if count}
+
+
+def _tree_parts(decoding: TypingSequence[Sequence], trees: TreeRows) -> list[Rows]:
+    positions, first, parts = trees.depths + trees.spread([len(s.tokens) for s in decoding]), trees.first.tolist(), []
+    for place, s in enumerate(decoding):
+        r = s.request
+        paths: list[list[int]] = []
+        if r.sampling.penalises:
+            tree = trees.tree(place)
+            paths = [tree.path(node) for node in range(ROOT, len(tree))]
+        parts.append(Rows(r.sampling, r.seed, positions[first[place] : first[place + 1]], paths, s.seen))
+    return parts
+
+
+def _drawn(choices: list[int], step: Step, rate: float, vocab_size: int) -> list[int]:
     """What stands for `choices` where acceptance is drawn, so that policy can be tested at any rate. The text is then not the target's.
 
     After the root, and after each accepted node, the target "chooses" the first child that was drafted there with probability `rate`,
     verified or not, and no drafted child otherwise. The draw depends on the request's seed and the position alone. The drafter's own
     tree counts where it is known: a plain step, too, may commit what was drafted.
     """
-    s, tree = entry.sequence, entry.tree
-    drafted = s.draft_session.tree if s.draft_session is not None and len(s.draft_session.tree) else tree
-    result = list(choices)
-    for node in range(ROOT, len(tree)):
-        path = tree.path(node)
-        at = drafted.find(path)
-        children = [drafted.tokens[child] for child in drafted.children(at)] if at is not None else []
-        if children and uniform(s.request.seed, len(s.tokens) + len(path)) < rate:
-            result[node + 1] = children[0]
-        elif children:
-            result[node + 1] = _other(choices[node + 1], {*children, *s.request.stop_tokens}, vocab_size)
+    result, sequences = list(choices), [*step.plan.decoding, *step.batch.prompted]
+    first = [*step.batch.trees.first.tolist(), *range(len(step.batch.trees) + 1, len(choices) + 1)]
+    for place, s in enumerate(sequences):
+        tree = step.batch.trees.tree(place) if place < len(step.plan.decoding) else TokenTree()
+        drafted = s.draft_session.tree if s.draft_session is not None and len(s.draft_session.tree) else tree
+        for node in range(ROOT, len(tree)):
+            row, path = first[place] + 1 + node, tree.path(node)
+            at = drafted.find(path)
+            children = [drafted.tokens[child] for child in drafted.children(at)] if at is not None else []
+            if children and uniform(s.request.seed, len(s.tokens) + len(path)) < rate:
+                result[row] = children[0]
+            elif children:
+                result[row] = _other(choices[row], {*children, *s.request.stop_tokens}, vocab_size)
     return result
 
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from benchmarks.harness.contestants import load_stock
 from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from drafthouse.checkpoints.model_path import model_path
-from drafthouse.choose import Row, rank
+from drafthouse.choose import Rows, rank
 from drafthouse.config.serving import TreeConfig
 from drafthouse.demo_models.evaluation import SEED, continue_text
 from drafthouse.errors import ConfigError
@@ -103,7 +103,7 @@ def ranked_positions(
     ends = draft.config.eos_token_id
     positions, going = [], list(range(len(ids)))
     for at in range(prompts.shape[1], ids.shape[1]):
-        rows = [Row(sampling, SEED + i, at) for i in going]
+        rows = [Rows(sampling, SEED + i, [at]) for i in going]
         here = logits[going, at - 1]
         ranked, margins = rank(here, rows, WIDTH)
         probabilities = (here.float() / (sampling.temperature or 1.0)).softmax(-1)

@@ -6,7 +6,7 @@ Promises: teacher-forced, with the noise and filters of the request, so that wha
 from collections.abc import Sequence
 from typing import Any
 
-from drafthouse.choose import Row, rank
+from drafthouse.choose import Rows, rank
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.segment import Segment, causal
@@ -26,7 +26,7 @@ def hits(draft: LoadedModel, prompt: Sequence[int], output: Sequence[int], sampl
         logits = draft.runner.run([segment]).logits
     finally:
         kv.release()
-    ranked, _ = rank(logits, [Row(sampling, seed, len(prompt) + i) for i in range(len(output))], WIDTH)
+    ranked, _ = rank(logits, [Rows(sampling, seed, range(len(prompt), len(prompt) + len(output)))], WIDTH)
     return [row.index(token) if token in row else -1 for row, token in zip(ranked, output, strict=True)]
 
 

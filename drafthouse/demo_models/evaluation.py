@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
-from drafthouse.choose import Row, choose, scores
+from drafthouse.choose import Rows, choose, scores
 from drafthouse.demo_models.prompts import MIN_TOKENS, HeldOutPrompt
 from drafthouse.sampling import SamplingParams
 
@@ -77,9 +77,9 @@ def held_out_loss(model: PreTrainedModel, rows: np.ndarray) -> float:
     return total / (len(picked) * (picked.shape[1] - 1))
 
 
-def _rows(count: int, position: int, sampling: SamplingParams) -> list[Row]:
+def _rows(count: int, position: int, sampling: SamplingParams) -> list[Rows]:
     """One row for each text, with a seed of its own."""
-    return [Row(sampling, SEED + i, position) for i in range(count)]
+    return [Rows(sampling, SEED + i, [position]) for i in range(count)]
 
 
 @torch.no_grad()

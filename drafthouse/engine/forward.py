@@ -6,6 +6,7 @@ Promises: a forward writes the KV of all new tokens and returns the logits asked
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -14,6 +15,7 @@ from drafthouse.engine.attention.layout import layout_of
 from drafthouse.engine.attention.reference import ReferenceAttention
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.model_limits import limits_of
+from drafthouse.engine.packed_step import packed
 from drafthouse.engine.segment import Segment
 
 
@@ -54,19 +56,18 @@ class StockForward:
     def logits(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
         device = cache.data.device
         step = self.attention.begin(cache, layout_of(segments))
-        tokens = torch.tensor([[t for s in segments for t in s.tokens]], device=device)
-        positions = torch.tensor([[p for s in segments for p in s.positions]], device=device)
-        wanted, first = [], 0
-        for segment in segments:
-            wanted += [first + i for i in segment.outputs]
-            first += len(segment)
-        keep = torch.tensor(wanted, dtype=torch.int64, device=device)
+        buffer = packed(segments)
         logits: torch.Tensor = self.model(
-            input_ids=tokens, position_ids=positions, use_cache=False, past_key_values=None,
-            logits_to_keep=keep, drafthouse_step=step,
+            input_ids=_on(buffer.tokens, device)[None], position_ids=_on(buffer.positions, device)[None], use_cache=False,
+            past_key_values=None, logits_to_keep=_on(buffer.outputs, device), drafthouse_step=step,
         ).logits[0]  # fmt: skip
         self.attention_calls = step.calls
         return logits
 
     def close(self) -> None:
         """Holds nothing beyond the model."""
+
+
+def _on(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+    """int64."""
+    return torch.from_numpy(numbers.astype(np.int64)).to(device)

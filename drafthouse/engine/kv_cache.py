@@ -10,6 +10,7 @@ import mmap
 from array import array
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from drafthouse.engine.prefix_cache import Lease, PrefixCache
@@ -171,3 +172,29 @@ class KvSequence:
         """As `release`; entries of `tokens`, all of which were computed, go to the prefix cache."""
         self.share(tokens)
         self.release()
+
+
+def extend_all(sequences: Sequence[KvSequence], counts: Sequence[int]) -> None:
+    """As `extend` of each, of sequences in one cache. Raises OutOfKvSlots, taking nothing."""
+    if not sequences:
+        return
+    taken, first = array("i", sequences[0].cache.allocator.allocate(sum(counts))), 0
+    for kv, count in zip(sequences, counts, strict=True):
+        kv.slots.extend(taken[first : first + count])
+        first += count
+
+
+def keep_last(sequences: Sequence[KvSequence], counts: Sequence[int], kept: np.ndarray) -> None:
+    """Of the last `counts[i]` entries of each sequence keeps those for which `kept` (bool, one sequence after another) is true."""
+    if not sequences:
+        return
+    held = array("i")
+    for kv, count in zip(sequences, counts, strict=True):
+        held.extend(kv.slots[len(kv.slots) - count :])
+        del kv.slots[len(kv.slots) - count :]
+    slots = np.frombuffer(held, dtype=np.int32)
+    sequences[0].cache.allocator.free(slots[~kept].tolist())
+    stay, ends, first = array("i", slots[kept].tobytes()), np.cumsum(kept)[np.cumsum(counts) - 1].tolist(), 0
+    for kv, end in zip(sequences, ends, strict=True):
+        kv.slots.extend(stay[first:end])
+        first = end

@@ -6,6 +6,7 @@ rounding, and on a row-invariant forward not at all. KV is in the model's dtype.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +50,7 @@ class ModelRunner:
         self.forward.close()
 
     @torch.inference_mode()
-    def run(self, segments: list[Segment]) -> RunResult:
+    def run(self, segments: Sequence[Segment]) -> RunResult:
         started = time.perf_counter()
         logits = self.forward.logits(segments, self.cache)
         if self.cache.data.device.type == "cuda":

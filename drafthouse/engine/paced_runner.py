@@ -5,6 +5,7 @@ time counts as an overrun, and a run with more than 1 % of them is void.
 """
 
 import time
+from collections.abc import Sequence
 
 from drafthouse.engine.forward import Forward
 from drafthouse.engine.kv_cache import KvCache
@@ -23,7 +24,7 @@ class PacedRunner(ModelRunner):
         self.steps = 0
         self.overruns = 0
 
-    def run(self, segments: list[Segment]) -> RunResult:
+    def run(self, segments: Sequence[Segment]) -> RunResult:
         started = time.perf_counter()
         result = super().run(segments)
         tokens = sum(len(s) for s in segments)

@@ -7,7 +7,8 @@ import torch
 
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.model_runner import ModelRunner
-from drafthouse.engine.segment import chunk, tree_step
+from drafthouse.engine.packed_step import tree_step
+from drafthouse.engine.segment import chunk
 from drafthouse.errors import ModelError
 from drafthouse.token_tree import ROOT, TokenTree
 
@@ -29,7 +30,7 @@ def check_rows(runner: ModelRunner, context: int) -> None:
     try:
         runner.run([chunk(packed, prompt[:half], 0, False)])
         runner.run([chunk(packed, prompt[half:-1], half, False), chunk(beside, prompt[:3], 0, True)])
-        found = runner.run([chunk(beside, prompt[3:7], 3, True), tree_step(packed, prompt[-1], count - 1, tree)]).logits[1:]
+        found = runner.run([chunk(beside, prompt[3:7], 3, True), tree_step(packed, prompt[-1], tree)]).logits[1:]
     finally:
         packed.release()
         beside.release()

@@ -6,29 +6,60 @@ stands at position `e`, from entry `sinks` on `skipped` further; a line's entrie
 token's own position.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
 
 from drafthouse.engine.kv_cache import KvSequence, SlotTable
-from drafthouse.token_tree import TokenTree
+
+Numbers = Sequence[int] | np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """KV entries of each new token's line, one line after another: small integers, `lengths[i]` of token `i`."""
+
+    lengths: np.ndarray
+    entries: np.ndarray
+
+    @staticmethod
+    def of(lines: Sequence[Sequence[int]]) -> "Lines":
+        return Lines(np.array([len(line) for line in lines]), np.array(list(chain.from_iterable(lines)), dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, token: int) -> list[int]:
+        first = int(self.lengths[:token].sum())
+        return list(self.entries[first : first + self.lengths[token]].tolist())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self[token] for token in range(len(self)))
 
 
 @dataclass(slots=True)
 class Segment:
-    """`outputs` are indices into `tokens` whose logits are wanted. `lines` hold entry indices, one list for each new token;
-    without lines each token's prefix is all that it sees."""
+    """`outputs` are indices into `tokens` whose logits are wanted. `lines` hold entry indices; without lines each token's prefix is all
+    that it sees."""
 
     kv: KvSequence | SlotTable
-    tokens: Sequence[int]
-    positions: Sequence[int]
+    tokens: Numbers
+    positions: Numbers
     outputs: Sequence[int]
-    prefix: Sequence[int]
-    lines: Sequence[Sequence[int]] | None = None
+    prefix: Numbers
+    lines: Lines | None = None
     sinks: int = 0
     skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def joined(parts: Iterable[Numbers]) -> np.ndarray:
+    """One after another, int32; there is at least one."""
+    return np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
 
 
 def causal(before: int, count: int) -> range:
@@ -42,15 +73,3 @@ def chunk(kv: KvSequence, tokens: Sequence[int], start: int, want_logits: bool) 
     kv.extend(len(tokens))
     outputs = [len(tokens) - 1] if want_logits else []
     return Segment(kv, tokens, range(start, start + len(tokens)), outputs, causal(before, len(tokens)))
-
-
-def tree_step(kv: KvSequence, root: int, start: int, tree: TokenTree) -> Segment:
-    """The pending token `root` at position `start` and the tree below it; logits of all of them, root first."""
-    before = len(kv)
-    kv.extend(1 + len(tree))
-    if not len(tree):
-        return Segment(kv, [root], [start], [0], [before + 1])
-    root_line: list[int] = []  # the root is the last entry of every prefix
-    lines = [root_line, *([before + 1 + node for node in line] for line in tree.lines())]
-    positions = [start + len(line) for line in lines]
-    return Segment(kv, [root, *tree.tokens], positions, range(1 + len(tree)), [before + 1] * (1 + len(tree)), lines)

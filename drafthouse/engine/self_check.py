@@ -25,8 +25,9 @@ from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.model_limits import limits_of
 from drafthouse.engine.model_runner import KvShape, ModelRunner
 from drafthouse.engine.native.int8 import rounding
+from drafthouse.engine.packed_step import tree_step
 from drafthouse.engine.raised_precision import raised
-from drafthouse.engine.segment import Segment, causal, chunk, tree_step
+from drafthouse.engine.segment import Segment, causal, chunk
 from drafthouse.errors import ModelError
 from drafthouse.token_tree import ROOT, TokenTree
 
@@ -167,7 +168,7 @@ class SelfCheck:
                 short.outputs = range(len(short))
                 far.extend(1)
                 lone = Segment(far, [0], [self.context - 1], [], causal(0, 1))  # what looks at the row's longest position sees this one
-                after = runner.run([short, tree_step(second, self.long[last], last, self.tree), lone]).logits
+                after = runner.run([short, tree_step(second, self.long[last], self.tree), lone]).logits
         finally:
             for kv in (first, second, far):
                 kv.release()

@@ -178,5 +178,5 @@ class GrowingTree:
         self.tree = self.tree.reroot(tokens)
         self.expanded = [index[node] for node in self.expanded if node in index]
         self.rankings = {renamed[node]: ranked for node, ranked in self.rankings.items() if node in renamed}
-        self.depths, self.confidences = self.tree.depths(), self.tree.path_confidences()
+        self.depths, self.confidences = self.tree.depths_and_confidences()
         return index

@@ -7,6 +7,7 @@ nodes promise beyond their price: one that just pays for its verification is not
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 SLACK_SHARE, SLACK_S = 0.5, 0.002
 """An announcement is trusted this much longer than it said: a share of the announced wait and a constant."""
@@ -26,8 +27,7 @@ WHOLE_GAIN, GAIN_SHARE = 1.0, 0.6
 Mean latency in `drafthouse simulate` is flat between 0.5 and 0.7 and 5 % higher at 1, on the 8B and the 70B curve."""
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
+class Announcement(NamedTuple):
     """Nodes worth `tokens` are expected when the message of time `made` comes true at `next_pass_at` (seconds)."""
 
     made: float

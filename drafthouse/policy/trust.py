@@ -25,27 +25,28 @@ BAN_S = 60.0
 
 
 class TrustRecord:
+    """`ratio`: accepted per promised token, by its own evidence alone."""
+
     def __init__(self) -> None:
         self._promised = self._accepted = 0.0
+        self.ratio = 1.0
 
     def observe(self, promised: float, accepted: float) -> None:
         """One step's verified nodes: the sum of their path confidences as the drafter gave them, and how many were accepted."""
         self._promised = self._promised * FADE + promised
         self._accepted = self._accepted * FADE + accepted
+        self.ratio = self.given(1.0)
 
     def rest(self) -> None:
         """One step in which nothing of it was verified."""
         self._promised *= REST_FADE
         self._accepted *= REST_FADE
+        self.ratio = self.given(1.0)
 
     def given(self, prior: float) -> float:
         """Accepted per promised token, between LOWEST_RATIO and 1; `prior` where evidence is thin."""
         ratio = (self._accepted + PRIOR_TOKENS * prior) / (self._promised + PRIOR_TOKENS)
-        return min(1.0, max(LOWEST_RATIO, ratio))
-
-    @property
-    def ratio(self) -> float:
-        return self.given(1.0)
+        return 1.0 if ratio > 1.0 else LOWEST_RATIO if ratio < LOWEST_RATIO else ratio
 
 
 class Standing:

@@ -36,8 +36,8 @@ class VerifyTotals:
     were announced.
 
     `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
-    `run_seconds`; `offered` are the nodes that it had to choose from. `trees` were made here: one for each session, commit and Grow,
-    and one for each sequence that verifies nodes in a step. A request is `refused` for a full queue or `admitted`, and then it is
+    `run_seconds`; `offered` are the nodes that it had to choose from. `trees` were made here: one for each session, commit and Grow.
+    A request is `refused` for a full queue or `admitted`, and then it is
     `finished`, `cancelled` (some while they waited or before all of their prompt had run), `superseded` by a later attempt, or
     `failed` with its step; until then it is running or waiting.
     """

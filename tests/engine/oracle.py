@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from drafthouse.choose import Row, choose
+from drafthouse.choose import Rows, choose
 from drafthouse.sampling import SamplingParams
 
 
@@ -41,5 +41,5 @@ def sampled(model: PreTrainedModel, prompt: Sequence[int], sampling: SamplingPar
         logits = next_logits(model, tokens)
         seen = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
         seen[tokens] = True
-        tokens += choose(logits, [Row(sampling, seed, position, seen=seen)])
+        tokens += choose(logits, [Rows(sampling, seed, [position], seen=seen)])
     return tokens[len(prompt) :]

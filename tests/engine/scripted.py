@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import torch
 
-from drafthouse.choose import Row, choose, rank
+from drafthouse.choose import Rows, choose, rank
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import RunResult
@@ -64,8 +64,8 @@ class ScriptedRunner:
             slots = segment.kv.slots[len(segment.kv) - len(segment) :]
             prefixes = self.cache.allocator.prefixes
             assert prefixes is None or not set(slots) & set(prefixes.slots()), "a shared slot is written"
-            self.cache.data[0, 0, 0, slots, 0] = torch.tensor(list(segment.tokens))
-            self.cache.data[0, 1, 0, slots, 0] = torch.tensor(list(segment.positions))
+            self.cache.data[0, 0, 0, slots, 0] = torch.tensor(list(segment.tokens), dtype=torch.int64)
+            self.cache.data[0, 1, 0, slots, 0] = torch.tensor(list(segment.positions), dtype=torch.int64)
         rows = [self.logits(path) for segment in segments for path in seen_paths(segment)]
         return RunResult(torch.tensor(rows, dtype=torch.float64).view(-1, VOCAB_SIZE), 0.005)
 
@@ -92,10 +92,10 @@ def seen_paths(segment: Segment) -> list[Path]:
     return paths
 
 
-def _row(path: Path, sampling: SamplingParams, seed: int) -> Row:
+def _row(path: Path, sampling: SamplingParams, seed: int) -> Rows:
     seen = torch.zeros(VOCAB_SIZE, dtype=torch.bool)
     seen[list(path)] = True
-    return Row(sampling, seed, len(path), (), seen)
+    return Rows(sampling, seed, [len(path)], (), seen)
 
 
 @lru_cache(maxsize=1000)

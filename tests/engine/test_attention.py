@@ -8,7 +8,8 @@ import torch
 from drafthouse.engine.attention.layout import layout_of
 from drafthouse.engine.attention.reference import ReferenceAttention
 from drafthouse.engine.kv_cache import KvCache, KvSequence
-from drafthouse.engine.segment import Segment, chunk, tree_step
+from drafthouse.engine.packed_step import tree_step
+from drafthouse.engine.segment import Segment, chunk
 from drafthouse.token_tree import ROOT, TokenTree
 
 KV_HEADS, HEADS, DIM, SLOTS = 2, 4, 8, 64
@@ -66,7 +67,7 @@ def test_each_token_sees_its_line_within_the_window(window: int | None, softcap:
             kv.extend(committed)
             tree = bush(rng, rng.choice([0, 0, 9])) if i else TokenTree()
             count = rng.randint(1, 3)
-            segments.append(tree_step(kv, 0, committed, tree) if i else chunk(kv, [0] * count, committed, want_logits=True))
+            segments.append(tree_step(kv, 0, tree) if i else chunk(kv, [0] * count, committed, want_logits=True))
             trees.append(tree)
         check(cache, segments, trees, window, softcap, seed)
 

@@ -6,7 +6,7 @@ import torch
 from drafter.engine import DrafterEngine
 from drafthouse.config.serving import DrafterConfig
 from drafthouse.engine.kv_cache import KvSequence
-from drafthouse.engine.segment import Segment, chunk
+from drafthouse.engine.segment import Lines, Segment, chunk
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.wire.session_messages import Commit, Open
 from tests.engine.pairs import FAST, GREEDY, loaded, prompts
@@ -27,8 +27,8 @@ def test_what_is_left_is_seen_at_its_own_position(name: str) -> None:
     whole = KvSequence(model.runner.cache)
     whole.extend(30)
     prefix = [*range(1, 30), sinks]
-    lines = [*[[]] * 29, list(range(sinks + gone, 30))]
-    without_them = model.runner.run([Segment(whole, tokens, range(30), [29], prefix, lines)]).logits
+    lines: list[list[int]] = [*[[]] * 29, list(range(sinks + gone, 30))]
+    without_them = model.runner.run([Segment(whole, tokens, range(30), [29], prefix, Lines.of(lines))]).logits
     assert torch.allclose(windowed, without_them, rtol=1e-9, atol=1e-9)
     unwindowed = model.runner.run([Segment(_filled(whole), tokens, range(30), [29], range(1, 31))]).logits
     assert name == "mistral" or not torch.allclose(windowed, unwindowed, rtol=1e-3), "the window must change something"

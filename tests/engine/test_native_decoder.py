@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.native.decoder import NativeDecoder, step_arrays
 from drafthouse.engine.native.description import NotDense, describe
-from drafthouse.engine.segment import Segment, chunk, tree_step
+from drafthouse.engine.packed_step import tree_step
+from drafthouse.engine.segment import Lines, Segment, chunk
 from drafthouse.token_tree import ROOT, TokenTree
 from tests.engine.tiny_models import tiny
 
@@ -57,7 +58,7 @@ def packed(decoder: Decoder, cuts: tuple[int, ...], others: int = 0) -> torch.Te
     edges = [0, *cuts, len(tail)]
     for first, end in zip(edges, edges[1:], strict=False):
         decoder.run(chunk(kv, tail[first:end], first, False), *(chunk(b, TOKENS[i : i + 3], len(b), True) for i, b in enumerate(beside)))
-    step = tree_step(kv, TOKENS[-1], len(tail), tree())
+    step = tree_step(kv, TOKENS[-1], tree())
     logits = decoder.run(step, *(chunk(b, TOKENS[:2], len(b), True) for b in beside))[: len(step)]
     for sequence in (kv, *beside):
         sequence.release()
@@ -137,9 +138,9 @@ def test_a_sum_in_another_order_has_other_bits() -> None:
     decoder = Decoder(tiny("llama").float())
     right, kv = packed(decoder, ()), KvSequence(decoder.cache)
     decoder.run(chunk(kv, TOKENS[:-1], 0, False))
-    step = tree_step(kv, TOKENS[-1], len(TOKENS) - 1, tree())
+    step = tree_step(kv, TOKENS[-1], tree())
     assert step.lines is not None
-    step.lines = [line[::-1] for line in step.lines]
+    step.lines = Lines.of([line[::-1] for line in step.lines])
     found = decoder.run(step)
     torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-3)
     assert not torch.equal(found, right)

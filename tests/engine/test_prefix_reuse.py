@@ -41,12 +41,11 @@ class Recorded(Verification):
         super().__init__(synthetic_rate)
         self.logits: dict[tuple[str, int], torch.Tensor] = {}
 
-    def choose(self, step: Step, logits: torch.Tensor) -> list[list[int]]:
-        row = 0
-        for entry in step.entries:
-            if entry.choosing:
-                self.logits[entry.sequence.id, len(entry.sequence.tokens)] = logits[row].clone()
-                row += 1 + len(entry.tree)
+    def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
+        trees, prompted = step.batch.trees, step.batch.prompted
+        rows = [*trees.first[:-1].tolist(), *range(len(trees), len(trees) + len(prompted))]
+        for row, s in zip(rows, [*step.plan.decoding, *prompted], strict=True):
+            self.logits[s.id, len(s.tokens)] = logits[row].clone()
         return super().choose(step, logits)
 
 

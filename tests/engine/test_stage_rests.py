@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from drafter.session import Session
-from drafthouse.choose import Row, rank
+from drafthouse.choose import Rows, rank
 from drafthouse.config.serving import DrafterConfig, TreeConfig
 from drafthouse.sampling import SamplingParams
 from drafthouse.stages.build import MODEL
@@ -88,7 +88,7 @@ def test_what_brings_nothing_rests_and_comes_back(truths: dict[str, list[int]], 
         assert 2 in working[working.index(1) :], "the stage beside it came back too"
         tokens, ranked = pair.ranked[name]
         if window is None:
-            [wanted], _ = rank(next_logits(noisy_copy("llama", 0, 5.0), tokens), [Row(sampling, 3, len(tokens))], TREE.width)
+            [wanted], _ = rank(next_logits(noisy_copy("llama", 0, 5.0), tokens), [Rows(sampling, 3, [len(tokens)])], TREE.width)
             assert ranked == wanted
     assert pair.drafter.stage_totals.stage_rests >= len(KINDS)
     assert pair.drafter.cache.allocator.free_count == pair.drafter.cache.allocator.count

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.gpu.checks import DRAFT, TARGET, Check, check_noise, check_self, check_texts, compare
 from benchmarks.harness.contestants import Pair, load_pair
-from drafthouse.choose import Row, choose
+from drafthouse.choose import Rows, choose
 from drafthouse.noise import gumbel, position_key
 from drafthouse.sampling import SamplingParams
 from tests.engine.pairs import loaded
@@ -51,5 +51,5 @@ def test_a_penalty_and_filters_choose_what_they_choose_on_the_cpu() -> None:
     chosen = []
     for device in ("cpu", "cuda"):
         seen = torch.arange(4096, device=device) < 100
-        chosen.append(choose(logits.to(device), [Row(sampling, 1, position, (5, 200), seen) for position in range(3)]))
+        chosen.append(choose(logits.to(device), [Rows(sampling, 1, range(3), [(5, 200)] * 3, seen)]))
     assert chosen[0] == chosen[1]

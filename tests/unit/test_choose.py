@@ -18,7 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from drafthouse.choose import Row, choose, rank, scores
+from drafthouse.choose import Rows, choose, rank, scores
 from drafthouse.noise import gumbel, position_key
 from drafthouse.sampling import SamplingParams
 
@@ -45,8 +45,8 @@ def seen_mask(tokens: tuple[int, ...]) -> torch.Tensor:
     return mask
 
 
-def make_row(sampling: SamplingParams, seed: int = 5, position: int = 11, path: tuple[int, ...] = (), seen: tuple[int, ...] = SEEN) -> Row:
-    return Row(sampling, seed, position, path, seen_mask(seen))
+def make_row(sampling: SamplingParams, seed: int = 5, position: int = 11, path: tuple[int, ...] = (), seen: tuple[int, ...] = SEEN) -> Rows:
+    return Rows(sampling, seed, [position], [path], seen_mask(seen))
 
 
 def by_transformers(logits: torch.Tensor, sampling: SamplingParams, seen: tuple[int, ...]) -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_equals_transformers_plus_noise(sampling: SamplingParams, seed: int) -> 
     row = make_row(sampling, seed=seed)
     expected = by_transformers(logits, sampling, SEEN)
     if sampling.temperature > 0:
-        expected = expected + gumbel(torch.tensor([position_key(row.seed, row.position)]), VOCAB)
+        expected = expected + gumbel(torch.tensor([position_key(row.seed, row.positions[0])]), VOCAB)
     ours = scores(logits, [row])
     assert torch.equal(ours.isfinite(), expected.isfinite())
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
@@ -97,7 +97,7 @@ def test_leaves_its_arguments_alone() -> None:
     logits, seen = random_logits(1), seen_mask(SEEN)
     before = logits.clone()
     for sampling in (SamplingParams(0.0, repetition_penalty=2.0), SamplingParams(0.5, top_k=3, repetition_penalty=2.0)):
-        scores(logits, [Row(sampling, 0, 0, (1, 2), seen)])
+        scores(logits, [Rows(sampling, 0, [0], [(1, 2)], seen)])
     assert torch.equal(logits, before)
     assert torch.equal(seen, seen_mask(SEEN))
 
@@ -219,7 +219,7 @@ def test_few_candidates_are_chosen_as_from_the_whole_vocabulary(sampling: Sampli
         ids = logits.div(sampling.temperature).sort(descending=True, stable=True).indices[:, : sampling.top_k]
         expected = torch.full_like(expected, -math.inf).scatter(1, ids, expected.gather(1, ids))
     ours = scores(logits, rows)
-    noise = gumbel(torch.tensor([position_key(row.seed, row.position) for row in rows]), VOCAB)
+    noise = gumbel(torch.tensor([position_key(row.seed, row.positions[0]) for row in rows]), VOCAB)
     if not (tied and sampling.top_p < 1):
         torch.testing.assert_close(ours, expected + noise)
     kept = ours.isfinite()

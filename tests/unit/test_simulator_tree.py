@@ -10,6 +10,7 @@ from drafthouse.token_tree import ROOT, TokenTree
 from simulator.acceptance import Acceptance
 from simulator.draft_tree import DraftTree
 from tests.unit.synthetic_traces import trace
+from tests.unit.test_tree_rows import walk
 
 OTHER = 1000
 """Tokens of nodes off the path start here; the text's token at position p is p."""
@@ -48,5 +49,5 @@ def test_the_same_nodes_survive(seed: int, passes: int, committed: int) -> None:
 def test_the_same_nodes_are_accepted(seed: int, passes: int, count: int) -> None:
     tree, real = _grown(seed, passes)
     chosen = real.best_first(count)
-    accepted, _ = real.subtree(chosen).walk(0, [tree.positions[i] + 1 if tree.on_path(i) else -1 for i in chosen])
+    accepted, _ = walk(real.subtree(chosen), 0, [tree.positions[i] + 1 if tree.on_path(i) else -1 for i in chosen])
     assert tree.accepted(chosen) == len(accepted)

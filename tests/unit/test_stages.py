@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.choose import Row, rank, scores
+from drafthouse.choose import Rows, rank, scores
 from drafthouse.errors import ConfigError
 from drafthouse.noise import gumbel, position_key
 from drafthouse.sampling import SamplingParams
@@ -225,7 +225,7 @@ def test_backing_off_keeps_the_shorter_contexts_order(table: trigram_table.Trigr
 
 
 def perturbed(logits: torch.Tensor, sampling: SamplingParams, position: int) -> np.ndarray:
-    result: np.ndarray = scores(logits[None], [Row(sampling, 7, position)])[0].numpy()
+    result: np.ndarray = scores(logits[None], [Rows(sampling, 7, [position])])[0].numpy()
     return result
 
 
@@ -238,7 +238,7 @@ def test_trigram_ranks_as_the_target_chooses(table: trigram_table.TrigramTable, 
     for path in ([], [5], [27, 81], [1, 2, 3]):
         logits = torch.full((1, 90), -60.0)
         logits[0, table.tokens.tolist()] = torch.from_numpy(table.log_probabilities([7, 9, *path]))
-        [tokens], [margins] = rank(logits, [Row(sampling, 7, 3 + len(path))], 4)
+        [tokens], [margins] = rank(logits, [Rows(sampling, 7, [3 + len(path)])], 4)
         got = stage.children(path, 4)
         wanted = perturbed(logits[0], sampling, 3 + len(path))
         assert wanted[got.tokens] == pytest.approx(wanted[tokens]), "equal scores may come in any order"

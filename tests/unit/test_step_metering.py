@@ -1,17 +1,19 @@
 """Where a step's time goes, at given moments, and how far into the trees the target agreed, as metrics have them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from drafthouse.engine.tree_rows import tree_rows
 from drafthouse.stages.build import FIRST_OWN, MODEL, SOURCE_OF
 from drafthouse.telemetry.metrics import DEPTHS
-from drafthouse.token_tree import TokenTree
+from drafthouse.token_tree import ROOT, TokenTree
 from verifier.node_selection import Selected
 from verifier.scheduler import StepPlan
-from verifier.step import Step, Walked
+from verifier.step import Batch, Step, Walked, Walks
 from verifier.step_metering import Acceptance, StepFacts, StepMeter
 
 
@@ -29,14 +31,14 @@ class Watch:
         self.meter.wait()
 
     def step(self, started: float, ready: float, chosen: float, run_s: float = 0.0, plan: StepPlan | None = None) -> StepFacts:
-        step = Step(plan or StepPlan(), Selected(), [], expected_s=0.0)
+        step = Step(plan or StepPlan(), Selected(), Batch([], tree_rows([], [], []), []), expected_s=0.0)
         self.now = started
         self.meter.start()
         self.now = ready
         self.meter.ready(step)
         self.now = chosen
         self.meter.chose()
-        return self.meter.finish(step, [], 0, run_s)
+        return self.meter.finish(step, Walks([]), 0, run_s)
 
 
 @pytest.fixture
@@ -79,9 +81,13 @@ def test_a_request_has_queued_until_its_first_step(watch: Watch) -> None:
     assert list(watch.meter.queue_seconds) == [1.0, 1.5]
 
 
-def _walked(tree: TokenTree, path: Sequence[int]) -> Walked:
+def _walks(*walked: tuple[TokenTree, Sequence[int]]) -> Walks:
+    """Of trees, along these paths."""
     sequence: Any = None
-    return Walked(sequence, [0] * (len(path) + 1), tree, path)
+    ends = [(path[-1] if path else ROOT) in tree.parents for tree, path in walked]
+    each = [Walked(sequence, [], len(tree), len(path), more=more) for (tree, path), more in zip(walked, ends, strict=True)]
+    accepted = Counter(tree.sources[node] for tree, path in walked for node in path)
+    return Walks(each, Counter(source for tree, _ in walked for source in tree.sources), accepted)
 
 
 def _chain(length: int) -> TokenTree:
@@ -96,7 +102,7 @@ def test_depths_are_conditional_on_the_parent() -> None:
     """Two children of the root, one grandchild. One walk stops at the first child, above the grandchild; one takes the second child."""
     tree = TokenTree([5, 6, 7], [-1, -1, 0], [0.5, 0.3, 0.5], [MODEL, SOURCE_OF["lookup"], FIRST_OWN + 3])
     acceptance = Acceptance()
-    acceptance.observe([*(_walked(tree, path) for path in ([0], [1], [0, 2], [])), _walked(TokenTree(), [])])
+    acceptance.observe(_walks((tree, [0]), (tree, [1]), (tree, [0, 2]), (tree, []), (TokenTree(), [])))
     assert _nonzero(acceptance, "reached_depth") == {"1": 4, "2": 2}, "the second child has none below it"
     assert _nonzero(acceptance, "accepted_depth") == {"1": 3, "2": 1}
     assert _nonzero(acceptance, "verified_source") == {"model": 4, "lookup": 4, "own": 4}
@@ -105,7 +111,7 @@ def test_depths_are_conditional_on_the_parent() -> None:
 
 def test_what_lies_deep_counts_together() -> None:
     acceptance = Acceptance()
-    acceptance.observe([_walked(_chain(20), list(range(18)))])
+    acceptance.observe(_walks((_chain(20), range(18))))
     reached, accepted = _nonzero(acceptance, "reached_depth"), _nonzero(acceptance, "accepted_depth")
     assert list(reached) == list(DEPTHS)
     assert (reached["15"], accepted["15"]) == (1, 1)
@@ -114,5 +120,5 @@ def test_what_lies_deep_counts_together() -> None:
 
 def test_steps_without_trees_say_nothing() -> None:
     acceptance = Acceptance()
-    acceptance.observe([_walked(TokenTree(), [])])
+    acceptance.observe(_walks((TokenTree(), [])))
     assert not any(acceptance.totals().values())

@@ -50,12 +50,8 @@ def test_depth_path_and_confidence(tree: TokenTree) -> None:
         assert tree.depths()[node] == len(up)
         assert tree.path(node) == [tree.tokens[i] for i in up]
         assert tree.path_confidences()[node] == pytest.approx(math.prod(tree.edges[i] for i in up))
+    assert tree.depths_and_confidences() == (tree.depths(), tree.path_confidences())
     assert tree.path(ROOT) == []
-
-
-@given(trees())
-def test_lines(tree: TokenTree) -> None:
-    assert tree.lines() == [sorted(line(tree, node)) for node in range(len(tree))]
 
 
 @given(trees())
@@ -120,18 +116,6 @@ def test_reroot_twice_is_reroot_once(tree: TokenTree, data: st.DataObject) -> No
     tokens = data.draw(st.integers(ROOT, len(tree) - 1).map(tree.path))
     cut = data.draw(st.integers(0, len(tokens)))
     assert tree.reroot(tokens[:cut]).reroot(tokens[cut:]) == tree.reroot(tokens)
-
-
-@given(trees(), st.integers(0, VOCAB - 1), st.lists(st.integers(0, VOCAB - 1), min_size=12, max_size=12))
-def test_walk(tree: TokenTree, root_choice: int, choices: list[int]) -> None:
-    accepted, bonus = tree.walk(root_choice, choices)
-    chosen = {ROOT: root_choice} | dict(enumerate(choices))
-    for parent, node in zip([ROOT, *accepted], accepted, strict=False):
-        assert tree.parents[node] == parent
-        assert tree.tokens[node] == chosen[parent]
-    last = accepted[-1] if accepted else ROOT
-    assert bonus == chosen[last]
-    assert bonus not in [tree.tokens[i] for i in tree.children(last)]
 
 
 @given(trees())

@@ -7,7 +7,7 @@ Promises: pure data about slots and positions, no tensors. Tables have page size
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from drafthouse.engine.segment import Segment
+from drafthouse.engine.segment import Lines, Numbers, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class SequenceRows:
     first: int
     end: int
     slots: Sequence[int]
-    prefix: Sequence[int]
-    lines: Sequence[Sequence[int]] | None
-    positions: Sequence[int]
+    prefix: Numbers
+    lines: Lines | None
+    positions: Numbers
     sinks: int
     skipped: int
 

@@ -86,7 +86,7 @@ def _near(rows: SequenceRows, window: int, device: torch.device) -> torch.Tensor
     entries = torch.tensor([rows.entry_position(entry) for entry in range(len(rows.slots))])
     for row, position in enumerate(rows.positions):
         line = rows.lines[row] if rows.lines is not None else ()
-        entries[list(line) or rows.prefix[row] - 1] = torch.arange(position - max(len(line), 1) + 1, position + 1)
+        entries[line or rows.prefix[row] - 1] = torch.arange(position - max(len(line), 1) + 1, position + 1)
     return (entries[None, :] > torch.tensor(rows.positions)[:, None] - window).to(device)
 
 

@@ -12,12 +12,14 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.native.description import DecoderDescription, LinearWeights
 from drafthouse.engine.native.library import load_library
 from drafthouse.engine.native.packing import gate_up_bias, pack, pack_gate_up, padded_bias
+from drafthouse.engine.packed_step import PackedStep, packed
 from drafthouse.engine.segment import Segment
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2, torch.int8: 3}
@@ -72,37 +74,35 @@ class _Step(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class StepArrays:
-    """A step as `decoder.cpp` reads it: int32 arrays, and the address of each row's slot table, which `segments` keep alive."""
+    """A step as `decoder.cpp` reads it: int32 arrays, and the address of each row's slot table, which `step` keeps alive."""
 
-    arrays: dict[str, "array[int]"]
-    segments: Sequence[Segment]
-    tokens: int
-    outputs: int
+    arrays: dict[str, np.ndarray]
+    step: PackedStep
+
+    @property
+    def tokens(self) -> int:
+        return len(self.arrays["token"])
+
+    @property
+    def outputs(self) -> int:
+        return len(self.arrays["output"])
 
 
 def step_arrays(segments: Sequence[Segment]) -> StepArrays:
     """`line_start[row]` is where the row's line begins in `line`."""
-    arrays = {name: array("q" if name == "table" else "i") for name in _ROWS}
-    token, position, write, table, prefix, sinks, skipped, line_start, line, output = arrays.values()
-    line_start.append(0)
-    for s in segments:
-        count, first = len(s), len(token)
-        slots = s.kv.slots
-        output.extend(first + i for i in s.outputs)
-        token.extend(s.tokens)
-        position.extend(s.positions)
-        prefix.extend(s.prefix)
-        write.extend(slots[-count:])
-        table.extend([slots.buffer_info()[0]] * count)
-        sinks.extend([s.sinks] * count)
-        skipped.extend([s.skipped] * count)
-        if s.lines is None:
-            line_start.extend([len(line)] * count)
-            continue
-        for entries in s.lines:
-            line.extend(entries)
-            line_start.append(len(line))
-    return StepArrays(arrays, segments, len(token), len(output))
+    step = packed(segments)
+    counts, slots, write = np.diff(step.first), [kv.slots for kv in step.tables], array("i")
+    for mine, count in zip(slots, counts.tolist(), strict=True):
+        write.extend(mine[-count:])
+    line_start = np.zeros(len(step.tokens) + 1, dtype=np.int32)
+    np.cumsum(step.lengths, out=line_start[1:])
+    numbers = {
+        "token": step.tokens, "position": step.positions, "prefix": step.prefix, "line_start": line_start, "line": step.entries,
+        "output": step.outputs, "sinks": np.repeat(step.sinks, counts), "skipped": np.repeat(step.skipped, counts),
+        "write_slot": np.frombuffer(write, dtype=np.int32),
+    }  # fmt: skip
+    table = np.repeat(np.array([mine.buffer_info()[0] for mine in slots], dtype=np.int64), counts)
+    return StepArrays({name: np.ascontiguousarray(each, dtype=np.int32) for name, each in numbers.items()} | {"table": table}, step)
 
 
 class WeightMemory:
@@ -163,9 +163,9 @@ class NativeDecoder:
     def run(self, step: StepArrays) -> torch.Tensor:
         """Logits `[outputs, vocab]`; writes keys and values of all tokens."""
         logits = torch.empty(step.outputs, self.vocab_size, dtype=self._compute)
-        pointers = {name: each.buffer_info()[0] for name, each in step.arrays.items()}
-        packed = _Step(tokens=step.tokens, outputs=step.outputs, logits=logits.data_ptr(), **pointers)
-        self._library.drafthouse_decoder_run(self._handle, ctypes.byref(packed))
+        pointers = {name: each.ctypes.data for name, each in step.arrays.items()}
+        c_step = _Step(tokens=step.tokens, outputs=step.outputs, logits=logits.data_ptr(), **pointers)
+        self._library.drafthouse_decoder_run(self._handle, ctypes.byref(c_step))
         return logits
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ KV. Followers neither choose tokens nor schedule: what rank 0 commits is what al
 replica.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from drafthouse.engine.kv_cache import SlotTable
@@ -34,7 +35,7 @@ class ParallelRunner(ModelRunner):
         super().__init__(runner.forward, runner.cache)
         self.followers = followers
 
-    def run(self, segments: list[Segment]) -> RunResult:
+    def run(self, segments: Sequence[Segment]) -> RunResult:
         """Raises RankError when a rank is lost; the runner is of no more use then."""
         step = Step(tuple(replace(s, kv=SlotTable(s.kv.slots)) for s in segments))
         try:

@@ -1,0 +1,86 @@
+"""A step's segments in one buffer: their numbers, one segment after another.
+
+Promises: it is the sequence of its segments, which are views of it; nothing is done row by row.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from drafthouse.engine.kv_cache import KvSequence, SlotTable, extend_all
+from drafthouse.engine.segment import Lines, Segment, joined
+from drafthouse.engine.tree_rows import TreeRows, tree_rows
+from drafthouse.token_tree import TokenTree
+
+NO_LINES = np.zeros(0, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStep(Sequence[Segment]):
+    """`first[i]` is the first row of segment `i`; the last one is the number of rows. By row: tokens, positions, prefix, and the lengths of
+    lines, whose `entries` follow one another. `outputs` are rows, ascending; by segment: `sinks` and `skipped`."""
+
+    tables: Sequence[KvSequence | SlotTable]
+    first: np.ndarray
+    tokens: np.ndarray
+    positions: np.ndarray
+    prefix: np.ndarray
+    lengths: np.ndarray
+    entries: np.ndarray
+    outputs: np.ndarray
+    sinks: np.ndarray
+    skipped: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tables)
+
+    @overload
+    def __getitem__(self, at: int) -> Segment: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Segment]: ...
+    def __getitem__(self, at: int | slice) -> Segment | list[Segment]:
+        return list(self)[at]
+
+    def __iter__(self) -> Iterator[Segment]:
+        line_first = np.concatenate([[0], np.cumsum(self.lengths)])[self.first].tolist()
+        output_first, first = np.searchsorted(self.outputs, self.first).tolist(), self.first.tolist()
+        for i, kv in enumerate(self.tables):
+            a, b = first[i], first[i + 1]
+            entries = self.entries[line_first[i] : line_first[i + 1]]
+            yield Segment(
+                kv, self.tokens[a:b], self.positions[a:b], (self.outputs[output_first[i] : output_first[i + 1]] - a).tolist(),
+                self.prefix[a:b], Lines(self.lengths[a:b], entries) if len(entries) else None, int(self.sinks[i]), int(self.skipped[i]),
+            )  # fmt: skip
+
+
+def packed(segments: Sequence[Segment]) -> PackedStep:
+    """At least one segment; itself if it is packed."""
+    if isinstance(segments, PackedStep):
+        return segments
+    first = np.cumsum([0, *(len(s) for s in segments)])
+    lengths = [s.lines.lengths if s.lines is not None else np.zeros(len(s), dtype=np.int32) for s in segments]
+    return PackedStep(
+        [s.kv for s in segments], first, joined([s.tokens for s in segments]), joined([s.positions for s in segments]),
+        joined([s.prefix for s in segments]), joined(lengths),
+        joined([NO_LINES, *(s.lines.entries for s in segments if s.lines is not None)]),
+        joined([np.asarray(s.outputs, dtype=np.int32) + row for s, row in zip(segments, first.tolist(), strict=False)]),
+        np.array([s.sinks for s in segments]), np.array([s.skipped for s in segments]),
+    )  # fmt: skip
+
+
+def tree_step(kv: KvSequence, root: int, tree: TokenTree) -> Segment:
+    """The pending token `root` and the tree below it; logits of all of them, root first."""
+    [segment] = tree_steps([kv], tree_rows([root], [tree], [0]))
+    return segment
+
+
+def tree_steps(sequences: Sequence[KvSequence], rows: TreeRows) -> PackedStep:
+    """As `tree_step`, of several sequences. Every entry of theirs stands at its own position."""
+    before = rows.spread([len(kv) for kv in sequences])
+    extend_all(sequences, rows.counts.tolist())
+    ancestors, numbers = rows.ancestors(), np.arange(len(rows))
+    entries = (numbers + before - rows.spread(rows.first[:-1]))[ancestors]
+    none = np.zeros(len(sequences), dtype=np.int32)
+    return PackedStep(sequences, rows.first, rows.tokens, before + rows.depths, before + 1, rows.depths, entries, numbers, none, none)
