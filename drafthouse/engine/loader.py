@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import distributed
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
@@ -30,11 +31,12 @@ from drafthouse.engine.heap import give_back_freed, large_blocks_mapped
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.load_stages import LoadStages
 from drafthouse.engine.model_limits import limits_of, read_config
-from drafthouse.engine.model_runner import ModelRunner
+from drafthouse.engine.model_runner import KvShape, ModelRunner
 from drafthouse.engine.native.decoder import NativeDecoder
 from drafthouse.engine.native.description import DecoderDescription, NotDense, describe
 from drafthouse.engine.native.forward import NativeForward
 from drafthouse.engine.native.library import NoLibrary, load_library
+from drafthouse.engine.native.share import Share
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.row_check import check_rows
 from drafthouse.engine.self_check import SelfCheck, Verdict
@@ -176,7 +178,6 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
     context = limits_of(model.config).context_tokens
     shape, int8 = kv_shape(model, config.parallel), config.dtype == "int8"
     kv_dtype = torch.bfloat16 if int8 else model.dtype
-    cache = KvCache(shape.layers, shape.kv_heads, shape.head_dim, config.kv_tokens, kv_dtype, model.device)
     try:
         model.set_attn_implementation(attention.IMPLEMENTATION)
     except ValueError as error:
@@ -184,6 +185,9 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
     check = SelfCheck(model, context, int8)
     try:
         description = _description(model, config, context, stages)
+        if description is not None:  # its ranks share out KV heads that transformers' keep whole in some architectures
+            shape = KvShape(len(description.layers), description.kv_heads, description.head_dim)
+        cache = KvCache(shape.layers, shape.kv_heads, shape.head_dim, config.kv_tokens, kv_dtype, model.device)
         with stages.stage("self-check"):
             check.learn()
             if description is None:
@@ -210,11 +214,12 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
 
 def _description(model: PreTrainedModel, config: ModelConfig, context: int, stages: LoadStages) -> DecoderDescription | None:
     """For the native decoder where it runs this model here; None where transformers' modules do. The log says which and why."""
-    if config.parallel > 1 or model.device.type != "cpu":
+    if model.device.type != "cpu" or (config.dtype == "int8" and config.parallel > 1):
         reason = f"device {model.device.type}, {config.parallel} ranks"
     else:
         try:
-            description = describe(model, context)
+            share = Share(distributed.get_rank(), config.parallel) if config.parallel > 1 else Share()
+            description = describe(model, context, share)
             load_library()
             stages.tell(f"{config.path}: runs on the native decoder; each row's bits are its own")
             return description

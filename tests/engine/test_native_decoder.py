@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.native.decoder import NativeDecoder, step_arrays
 from drafthouse.engine.native.description import NotDense, describe
+from drafthouse.engine.native.share import Share
 from drafthouse.engine.packed_step import tree_step
 from drafthouse.engine.segment import Lines, Segment, chunk
 from drafthouse.token_tree import ROOT, TokenTree
@@ -33,10 +34,10 @@ def tree() -> TokenTree:
 
 
 class Decoder:
-    """A native decoder of one tiny model, and its cache."""
+    """A native decoder of one tiny model, or of a rank's share of it, and its cache."""
 
-    def __init__(self, model: PreTrainedModel, threads: int = 2, int8: bool = False):
-        description = describe(model, CONTEXT)
+    def __init__(self, model: PreTrainedModel, threads: int = 2, share: Share = Share(), int8: bool = False):  # noqa: B008 (frozen)
+        description = describe(model, CONTEXT, share)
         shape = (len(description.layers), description.kv_heads, description.head_dim)
         self.cache = KvCache(*shape, SLOTS, torch.bfloat16 if int8 else model.dtype, torch.device("cpu"))
         self.native = NativeDecoder(description, self.cache, torch.int8 if int8 else model.dtype, threads)
@@ -95,7 +96,7 @@ def test_a_rows_bits_do_not_depend_on_what_stands_beside_it(name: str, dtype: to
         packed(decoder, ()),
         packed(decoder, (1, 8, 13)),
         packed(decoder, (17,), others=5),
-        packed(Decoder(model, 1, int8), ()),
+        packed(Decoder(model, 1, int8=int8), ()),
     ):
         assert torch.equal(found, other)
     assert torch.equal(found[0], decoder.one_by_one(TOKENS)[-1])

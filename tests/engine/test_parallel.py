@@ -62,10 +62,12 @@ def split(tmp_path: pathlib.Path) -> Iterator[Split]:
         runner_of(model).close()
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "mixtral"])
+@pytest.mark.parametrize("name", ["llama", "phi3", "olmo2", "mixtral"])
 def test_two_ranks_give_the_text_of_one_with_trees_on(name: str, split: Split) -> None:
-    """Greedy and sampled together, prompts in chunks, too few KV slots for all, so that sequences come and go."""
-    target, draft = split(tiny(name), kv_tokens=200), loaded(noisy_copy(name, 0, 0.02))
+    """Greedy and sampled together, prompts in chunks, too few KV slots for all, so that sequences come and go. By the native decoder,
+    whose weights transformers has sharded as it needs them (Llama) or otherwise, and by transformers' modules."""
+    target, draft = split(tiny(name), kv_tokens=160), loaded(noisy_copy(name, 0, 0.02))
+    assert target.runner.forward.name == ("transformers" if name == "mixtral" else "native")
     assert target.runner.cache.data.shape[2] == 1, "each rank holds one of the two KV heads"
     texts = [*prompts(4, longest=30), *prompts(1, shortest=100, longest=100, seed=5)]
     requests = [request(str(i), p, 32, (GREEDY, SAMPLED)[i % 2], seed=i) for i, p in enumerate(texts)]
@@ -88,6 +90,21 @@ def test_ranks_in_bfloat16_check_themselves_in_float32_and_give_unrounded_logits
     spread = float(logits[0].std())
     assert two.errors is not None
     assert float((logits[1] - logits[0]).abs().max()) < 2 * two.errors.stock.worst * spread
+
+
+def test_speculation_on_two_ranks_changes_no_token_in_bfloat16(split: Split) -> None:
+    """Beside each other and alone, greedy and sampled: each row's bits are its own on ranks, too."""
+    target = split(tiny("llama", dtype=torch.bfloat16), kv_tokens=600)
+    draft = loaded(noisy_copy("llama", 0, 0.02).bfloat16())
+    texts = prompts(4, longest=30)
+
+    def generated(mode: str, drafts: list[LoadedModel]) -> dict[str, list[int]]:
+        both = pair(target, drafts, tree=TreeConfig(max_nodes=20))
+        found = both.generate([request(str(i), p, 24, (GREEDY, SAMPLED)[i % 2], seed=i, mode=mode) for i, p in enumerate(texts)])
+        assert (both.verifier.totals.accepted > 20) == bool(drafts)
+        return found
+
+    assert generated("auto", [draft]) == generated("off", [])
 
 
 def test_a_draft_has_its_own_parallel_size(split: Split) -> None:

@@ -76,11 +76,14 @@ _EMBEDDING_SCALE = {"olmo2": 4.0}
 """Olmo2 normalises what each sublayer adds to 1; a small embedding would be lost below that, and the text constant."""
 
 
-def tiny(name: str, seed: int = 0, dtype: torch.dtype = torch.float64, layers: int = 2) -> PreTrainedModel:
-    """A fresh model of an architecture in `ATTENTION_MODELS` or "mamba". Leaves torch's random state as it was."""
+def tiny(name: str, seed: int = 0, dtype: torch.dtype = torch.float64, layers: int = 2, **changes: Any) -> PreTrainedModel:
+    """A fresh model of an architecture in `ATTENTION_MODELS` or "mamba", with `changes` to its config. Leaves torch's random state
+    as it was."""
+    config = _CONFIGS[name](layers)
+    config.update(changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(_CONFIGS[name](layers))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.data += NORM_STD * torch.randn_like(parameter)

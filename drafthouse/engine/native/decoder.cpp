@@ -13,6 +13,7 @@
 #include "int8.h"
 #include "layout.h"
 #include "linears.h"
+#include "ranks.h"
 #include "rows.h"
 #include "team.h"
 #include "vectors.h"
@@ -47,6 +48,7 @@ template <class T, class W, class KV> struct Run {
   Scratch<T>* scratch;                              // of each thread
   const std::vector<int>& blocks;
   int heads_dim, kv_dim;
+  Ranks<T> ranks;
 
   template <Epilogue E, class Weights, class In>
   void panel_rows(const Linear& l, int panel, const Weights* w, const In* in, int64_t in_stride, int rows, T* out, int64_t out_stride) {
@@ -108,9 +110,12 @@ template <class T, class W, class KV> struct Run {
   static constexpr bool IN_INT8 = std::is_same_v<W, Int8>;
   static int64_t panel_size(int inner) { return IN_INT8 ? panel_bytes(inner) : int64_t(PANEL) * inner; }
 
+  // Of several ranks the one that holds the token writes its part.
   void embed(int row) {
     int token = s.token[row];
-    T* out = x + int64_t(row) * m.hidden;
+    T* out = (m.ranks > 1 ? ranks.mine(int64_t(s.tokens) * m.hidden) : x) + int64_t(row) * m.hidden;
+    if (token / ranks.share() != m.rank) return;
+    token -= m.rank * ranks.share();
     if (m.tied || IN_INT8) {
       const W* w = static_cast<const W*>(m.tied ? m.head.panels : m.embedding) + token / PANEL * panel_size(m.hidden);
       int c = token % PANEL;
@@ -151,8 +156,12 @@ template <class T, class W, class KV> struct Run {
     const Layer& l = m.layer[layer];
     T* q = qkv + int64_t(row) * (heads_dim + 2 * kv_dim);
     if (l.q_norm && m.norm_over_all_heads) {
-      norm_row(q, static_cast<const T*>(l.q_norm), q, heads_dim, m.eps);
-      norm_row(q + heads_dim, static_cast<const T*>(l.k_norm), q + heads_dim, kv_dim, m.eps);
+      T* k = q + heads_dim;
+      int64_t at = int64_t(row) * 2, all = int64_t(s.tokens) * 2;
+      T q_squares = m.ranks > 1 ? ranks.sum_one(all, at) : squares_of(q, heads_dim);
+      T k_squares = m.ranks > 1 ? ranks.sum_one(all, at + 1) : squares_of(k, kv_dim);
+      norm_part(q, static_cast<const T*>(l.q_norm), q, heads_dim, q_squares, heads_dim * m.ranks, m.eps);
+      norm_part(k, static_cast<const T*>(l.k_norm), k, kv_dim, k_squares, kv_dim * m.ranks, m.eps);
     }
     for (int h = 0; h < m.kv_heads; h++) place(layer, row, h);
   }
@@ -160,6 +169,7 @@ template <class T, class W, class KV> struct Run {
   void attention(int layer, int& region, int thread) {
     int count = int(blocks.size()) - 1;
     bool together = count == 1 && !m.norm_over_all_heads;
+    if (m.ranks > 1 && m.norm_over_all_heads) gather_squares(region);
     if (!together) team.share(s.tokens, region, [&](int row) { place_all(layer, row); });
     team.share(count * m.kv_heads, region, [&](int task) {
       int first = blocks[task / m.kv_heads], rows = blocks[task / m.kv_heads + 1] - first, head = task % m.kv_heads;
@@ -168,13 +178,27 @@ template <class T, class W, class KV> struct Run {
     });
   }
 
-  // added = linear(in), then x += scale * norm(added); or the sum at once where no norm follows.
+  // Norms over all heads need the squares of the other ranks' heads.
+  void gather_squares(int& region) {
+    int64_t all = int64_t(s.tokens) * 2;
+    team.share(s.tokens, region, [&](int r) {
+      const T* q = qkv + int64_t(r) * (heads_dim + 2 * kv_dim);
+      ranks.mine(all)[r * 2] = squares_of(q, heads_dim);
+      ranks.mine(all)[r * 2 + 1] = squares_of(q + heads_dim, kv_dim);
+    });
+    ranks.gather(all, region);
+  }
+
+  // added = linear(in), of several ranks summed over them, then x += scale * norm(added); or at once where neither is.
   void into_residual(const Linear& l, const void* norm, int& region, int thread, const T* in) {
-    if (!norm) return linear<RESIDUAL>(l, region, thread, {in, nullptr}, s.tokens, x, m.hidden);
-    linear<STORE>(l, region, thread, {in, nullptr}, s.tokens, added, m.hidden);
+    if (!norm && m.ranks == 1) return linear<RESIDUAL>(l, region, thread, {in, nullptr}, s.tokens, x, m.hidden);
+    int64_t all = int64_t(s.tokens) * m.hidden;
+    linear<STORE>(l, region, thread, {in, nullptr}, s.tokens, m.ranks > 1 ? ranks.mine(all) : added, m.hidden);
+    if (m.ranks > 1) ranks.gather(all, region);
     team.share(s.tokens, region, [&](int r) {
       T *a = added + int64_t(r) * m.hidden, *to = x + int64_t(r) * m.hidden;
-      norm_row(a, static_cast<const T*>(norm), a, m.hidden, m.eps);
+      if (m.ranks > 1) ranks.sum(all, int64_t(r) * m.hidden, m.hidden, a);
+      if (norm) norm_row(a, static_cast<const T*>(norm), a, m.hidden, m.eps);
       for (int i = 0; i < m.hidden; i++) to[i] += a[i] * T(m.residual_scale);
     });
   }
@@ -187,9 +211,32 @@ template <class T, class W, class KV> struct Run {
     return {normed, nullptr};
   }
 
+  void embed_all(int& region) {
+    team.share(s.tokens, region, [&](int r) { embed(r); });
+    if (m.ranks == 1) return;
+    int64_t all = int64_t(s.tokens) * m.hidden;
+    ranks.gather(all, region);
+    team.share(s.tokens, region, [&](int r) {
+      std::memcpy(x + int64_t(r) * m.hidden, ranks.of(s.token[r] / ranks.share(), all) + int64_t(r) * m.hidden, m.hidden * sizeof(T));
+    });
+  }
+  void head(int& region, int thread) {
+    T* logits = static_cast<T*>(s.logits);
+    if (m.ranks == 1) return linear<LOGITS>(m.head, region, thread, {normed, nullptr}, s.outputs, logits, m.vocab);
+    int share = ranks.share();
+    int64_t all = int64_t(s.outputs) * share;
+    linear<LOGITS>(m.head, region, thread, {normed, nullptr}, s.outputs, ranks.mine(all), share);
+    ranks.gather(all, region);
+    team.share(s.outputs, region, [&](int r) {
+      for (int first = 0, rank = 0; first < m.vocab; first += share, rank++)
+        std::memcpy(logits + int64_t(r) * m.vocab + first, ranks.of(rank, all) + int64_t(r) * share,
+                    (m.vocab - first < share ? m.vocab - first : share) * sizeof(T));
+    });
+  }
+
   void work(int thread) {
     int region = 0;
-    team.share(s.tokens, region, [&](int r) { embed(r); });
+    embed_all(region);
     for (int i = 0; i < m.layers; i++) {
       const Layer& l = m.layer[i];
       linear<STORE>(l.qkv, region, thread, normalised(l.attn_in, region), s.tokens, qkv, heads_dim + 2 * kv_dim);
@@ -201,7 +248,7 @@ template <class T, class W, class KV> struct Run {
     team.share(s.outputs, region, [&](int r) {
       norm_row(x + int64_t(s.output[r]) * m.hidden, static_cast<const T*>(m.final_norm), normed + int64_t(r) * m.hidden, m.hidden, m.eps);
     });
-    if (s.outputs) linear<LOGITS>(m.head, region, thread, {normed, nullptr}, s.outputs, static_cast<T*>(s.logits), m.vocab);
+    if (s.outputs) head(region, thread);
   }
 };
 
@@ -222,18 +269,19 @@ template <class T, class W, class KV> void forward(Decoder& d, const Step& s) {
   const Model& m = d.model;
   int heads_dim = m.heads * m.head_dim, kv_dim = m.kv_heads * m.head_dim;
   int64_t rows = s.tokens > s.outputs ? s.tokens : s.outputs;
-  int64_t widths[] = {m.hidden, m.hidden, heads_dim + 2 * kv_dim, heads_dim, m.intermediate, m.hidden};
+  int64_t in_parts = m.ranks > 1 ? (m.hidden > m.vocab / m.ranks + 1 ? m.hidden : m.vocab / m.ranks + 1) * m.ranks : 0;
+  int64_t widths[] = {m.hidden, m.hidden, heads_dim + 2 * kv_dim, heads_dim, m.intermediate, m.hidden, in_parts};
   int widest = m.intermediate > m.hidden ? m.intermediate : m.hidden;
   int64_t rounded = std::is_same_v<W, Int8> ? rows * row_bytes(widest > heads_dim ? widest : heads_dim) : 0;
   int64_t total = 64 + rounded;
   for (int64_t w : widths) total += (rows * w * int64_t(sizeof(T)) + 63) / 64 * 64;
   if (int64_t(d.scratch.size()) < total) { d.scratch.clear(); d.scratch.shrink_to_fit(); d.scratch.resize(total); }
   char* at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(d.scratch.data()) + 63) / 64 * 64);
-  T* part[6];
-  for (int i = 0; i < 6; i++) { part[i] = reinterpret_cast<T*>(at); at += (rows * widths[i] * int64_t(sizeof(T)) + 63) / 64 * 64; }
+  T* part[7];
+  for (int i = 0; i < 7; i++) { part[i] = reinterpret_cast<T*>(at); at += (rows * widths[i] * int64_t(sizeof(T)) + 63) / 64 * 64; }
   find_blocks(s, d.blocks);
-  Run<T, W, KV> run{m, s, d.team, part[0], part[1], part[2], part[3], part[4], part[5], reinterpret_cast<uint8_t*>(at), scratch_of(d, T()), d.blocks, heads_dim, kv_dim};
-  d.team.run([](void* r, int thread) { static_cast<Run<T, W, KV>*>(r)->work(thread); }, &run, 16 * m.layers + 8);
+  Run<T, W, KV> run{m, s, d.team, part[0], part[1], part[2], part[3], part[4], part[5], reinterpret_cast<uint8_t*>(at), scratch_of(d, T()), d.blocks, heads_dim, kv_dim, {m, d.team, part[6]}};
+  d.team.run([](void* r, int thread) { static_cast<Run<T, W, KV>*>(r)->work(thread); }, &run, 20 * m.layers + 12);
 }
 
 }  // namespace drafthouse

@@ -19,6 +19,7 @@ from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.native.description import DecoderDescription, LinearWeights
 from drafthouse.engine.native.library import load_library
 from drafthouse.engine.native.packing import gate_up_bias, pack, pack_gate_up, padded_bias
+from drafthouse.engine.native.rank_link import GATHER, RankLink
 from drafthouse.engine.packed_step import PackedStep, packed
 from drafthouse.engine.segment import Segment
 
@@ -57,6 +58,9 @@ class _Model(ctypes.Structure):
         ("final_norm", ctypes.c_void_p),
         ("cache", ctypes.c_void_p),
         ("slots", ctypes.c_int64),
+        ("rank", ctypes.c_int32),
+        ("ranks", ctypes.c_int32),
+        ("gather", GATHER),
     ]  # fmt: skip
 
 
@@ -127,7 +131,7 @@ class WeightMemory:
 
 
 class NativeDecoder:
-    """Owns the packed weights, which are rounded to `dtype`; `cache` is where keys and values go, in bfloat16 for int8."""
+    """Owns the packed weights, of several ranks its share, rounded to `dtype`. Keys and values go into `cache`, for int8 in bfloat16."""
 
     def __init__(self, description: DecoderDescription, cache: KvCache, dtype: torch.dtype, threads: int):
         self._library = load_library()
@@ -135,7 +139,7 @@ class NativeDecoder:
         self._held: list[torch.Tensor] = []  # what the library points to
         self._memory = WeightMemory()
         self._dtype, self.vocab_size, self.layers = dtype, description.vocab, len(description.layers)
-        d = description
+        d, self._link = description, RankLink(description.share.rank, description.share.ranks)
         layers = (_Layer * len(d.layers))()
         rotary = {kind: (self._number(cos), self._number(sin)) for kind, (cos, sin) in d.rotary.items()}
         for target, layer in zip(layers, d.layers, strict=True):
@@ -154,6 +158,7 @@ class NativeDecoder:
             embedding_scale=d.embedding_scale, residual_scale=d.residual_scale, logit_scale=d.logit_scale,
             layer=layers, embedding=None if d.tied else self._embedding(d.embedding), head=head,
             final_norm=self._number(d.final_norm), cache=cache.data.data_ptr(), slots=cache.data.shape[3],
+            rank=d.share.rank, ranks=d.share.ranks, gather=self._link.gather,
         )  # fmt: skip
         self.parameters = description.parameters
         self.weight_bytes = sum(tensor.nbytes for tensor in self._held)
@@ -161,11 +166,12 @@ class NativeDecoder:
         self._handle = ctypes.c_void_p(self._library.drafthouse_decoder_new(ctypes.byref(model), threads))
 
     def run(self, step: StepArrays) -> torch.Tensor:
-        """Logits `[outputs, vocab]`; writes keys and values of all tokens."""
+        """Logits `[outputs, vocab]`; writes keys and values of all tokens. All ranks run the same steps."""
         logits = torch.empty(step.outputs, self.vocab_size, dtype=self._compute)
         pointers = {name: each.ctypes.data for name, each in step.arrays.items()}
         c_step = _Step(tokens=step.tokens, outputs=step.outputs, logits=logits.data_ptr(), **pointers)
         self._library.drafthouse_decoder_run(self._handle, ctypes.byref(c_step))
+        self._link.check()
         return logits
 
     def close(self) -> None:

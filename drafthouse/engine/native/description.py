@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from drafthouse.engine.native.share import Share, whole
+
 MULTIPLE = 16
 """Hidden sizes and head sizes are whole vectors."""
 
@@ -54,7 +56,11 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class DecoderDescription:
-    """`rotary` by kind of layer: cosines and sines `[context, rotary_dim / 2]`."""
+    """`rotary` by kind of layer: cosines and sines `[context, rotary_dim / 2]`.
+
+    Of several ranks each has its share of the linears, of `embedding` and of `head`, and `heads`, `kv_heads` and `intermediate` count
+    this share; `vocab` is of all.
+    """
 
     layers: Sequence[LayerWeights]
     embedding: torch.Tensor
@@ -76,10 +82,12 @@ class DecoderDescription:
     residual_scale: float
     logit_scale: float
     norm_over_all_heads: bool
+    tied: bool
+    share: Share
 
     @property
     def parameters(self) -> int:
-        """Numbers in all weights; a tied head counts once."""
+        """Numbers in this rank's weights; a tied head counts once."""
         tensors = [self.embedding, self.final_norm, *(() if self.tied else (self.head,))]
         for layer in self.layers:
             linears = (layer.qkv, layer.out, layer.gate_up, layer.down)
@@ -88,13 +96,9 @@ class DecoderDescription:
             tensors += [norm for norm in norms if norm is not None]
         return sum(tensor.numel() for tensor in tensors)
 
-    @property
-    def tied(self) -> bool:
-        return self.head.data_ptr() == self.embedding.data_ptr()
 
-
-def describe(model: PreTrainedModel, context: int) -> DecoderDescription:
-    """Raises NotDense for a model of another kind."""
+def describe(model: PreTrainedModel, context: int, share: Share = Share()) -> DecoderDescription:  # noqa: B008 (frozen)
+    """Of the share of one rank; all ranks must call it together. Raises NotDense for a model of another kind."""
     config = model.config.get_text_config()
     if model.dtype not in DTYPES:
         raise NotDense(f"weights are {model.dtype}")
@@ -103,21 +107,22 @@ def describe(model: PreTrainedModel, context: int) -> DecoderDescription:
         attention = layers[0].self_attn
         heads, head_dim = config.num_attention_heads, int(attention.head_dim)
         kv_heads = config.num_key_value_heads or heads
+        _check_share(share, heads, kv_heads, config.intermediate_size, model.lm_head.weight.shape[0])
         activation = _activation(config)
         gain = 1.0 if "gemma" in config.model_type else 0.0  # Gemma stores what is added to 1
         rotary = _rotary(model, layers, context)
         q_norm = getattr(attention, "q_norm", None)
         described = DecoderDescription(
-            layers=[_layer(model, index, gain) for index in range(len(layers))],
-            embedding=model.model.embed_tokens.weight,
-            head=model.lm_head.weight,
+            layers=[_layer(model, index, gain, share) for index in range(len(layers))],
+            embedding=share.rows(model.model.embed_tokens.weight)[0],
+            head=share.rows(model.lm_head.weight)[0],
             final_norm=_norm(model.model.norm, gain),
             rotary=rotary,
             hidden=config.hidden_size,
-            heads=heads,
-            kv_heads=kv_heads,
+            heads=heads // share.ranks,
+            kv_heads=kv_heads // share.ranks,
             head_dim=head_dim,
-            intermediate=config.intermediate_size,
+            intermediate=config.intermediate_size // share.ranks,
             vocab=model.lm_head.weight.shape[0],
             activation=activation,
             eps=config.rms_norm_eps,
@@ -128,6 +133,8 @@ def describe(model: PreTrainedModel, context: int) -> DecoderDescription:
             residual_scale=float(getattr(config, "residual_multiplier", 1.0)),
             logit_scale=1.0 / float(getattr(config, "logits_scaling", 1.0)),
             norm_over_all_heads=q_norm is not None and q_norm.weight.shape[0] != head_dim,
+            tied=model.lm_head.weight is model.model.embed_tokens.weight,
+            share=share,
         )
     except AttributeError as error:
         raise NotDense(f"its modules are not those of a dense decoder ({error})") from error
@@ -143,6 +150,14 @@ def _check(d: DecoderDescription, config: Any) -> None:
         raise NotDense(f"model_type {config.model_type} is none of {', '.join(sorted(_FAMILIES))}")
     if d.intermediate % 2 or d.hidden % 2 or (d.heads * d.head_dim) % 2:
         raise NotDense("an inner size is odd")
+
+
+def _check_share(share: Share, heads: int, kv_heads: int, intermediate: int, vocab: int) -> None:
+    for name, value in (("num_attention_heads", heads), ("num_key_value_heads", kv_heads), ("intermediate_size", intermediate)):
+        if value % share.ranks:
+            raise NotDense(f"{name} {value} is not a multiple of {share.ranks} ranks")
+    if -(-vocab // share.ranks) * (share.ranks - 1) >= vocab:
+        raise NotDense(f"{share.ranks} ranks are too many for {vocab} tokens")
 
 
 _FAMILIES = {
@@ -167,23 +182,32 @@ def _embedding_scale(model: PreTrainedModel, config: Any) -> float:
 
 
 def _norm(module: Any, gain: float) -> torch.Tensor:
-    return module.weight.detach().float() + gain if gain else module.weight.detach()
+    return whole(module.weight).float() + gain if gain else whole(module.weight)
 
 
-def _linear(*modules: torch.nn.Linear) -> LinearWeights:
+def _by_output(share: Share, modules: Sequence[torch.nn.Linear], blocks: Sequence[int] = ()) -> LinearWeights:
+    """`blocks` are the outputs that a module merges."""
     biases = [module.bias for module in modules]
     if any(b is None for b in biases):
         if any(b is not None for b in biases):
             raise NotDense("some merged linears have a bias and some have none")
-        return LinearWeights([module.weight.detach() for module in modules], None)
-    return LinearWeights([module.weight.detach() for module in modules], torch.cat([b.detach() for b in biases]))
+        biases = []
+    weights = [part for module in modules for part in share.rows(module.weight, blocks)]
+    return LinearWeights(weights, torch.cat([part for b in biases for part in share.rows(b, blocks)]) if biases else None)
 
 
-def _layer(model: PreTrainedModel, index: int, gain: float) -> LayerWeights:
+def _by_input(share: Share, module: torch.nn.Linear) -> LinearWeights:
+    """The bias is added once, by the first rank."""
+    bias = whole(module.bias) if module.bias is not None else None
+    return LinearWeights([share.columns(module.weight)], bias if share.rank == 0 else None)
+
+
+def _layer(model: PreTrainedModel, index: int, gain: float, share: Share) -> LayerWeights:
     config, layer = model.config.get_text_config(), model.model.layers[index]
     attention, mlp = layer.self_attn, layer.mlp
     qkv = [attention.qkv_proj] if hasattr(attention, "qkv_proj") else [attention.q_proj, attention.k_proj, attention.v_proj]
     gate_up = [mlp.gate_up_proj] if hasattr(mlp, "gate_up_proj") else [mlp.gate_proj, mlp.up_proj]
+    heads = (config.num_attention_heads, *[config.num_key_value_heads or config.num_attention_heads] * 2)
 
     def norm(name: str) -> torch.Tensor | None:
         return _norm(getattr(layer, name), gain) if hasattr(layer, name) else None
@@ -191,19 +215,27 @@ def _layer(model: PreTrainedModel, index: int, gain: float) -> LayerWeights:
     after = hasattr(layer, "post_feedforward_layernorm")  # Olmo 2 and Gemma norm what a part adds, others what it takes
     q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     return LayerWeights(
-        qkv=_linear(*qkv),
-        out=_linear(attention.o_proj),
-        gate_up=_linear(*gate_up),
-        down=_linear(mlp.down_proj),
+        qkv=_by_output(share, qkv, [int(attention.head_dim) * count for count in heads] if len(qkv) == 1 else ()),
+        out=_by_input(share, attention.o_proj),
+        gate_up=_by_output(share, gate_up, [config.intermediate_size] * 2 if len(gate_up) == 1 else ()),
+        down=_by_input(share, mlp.down_proj),
         attn_in=norm("input_layernorm"),
         attn_out=norm("post_attention_layernorm") if after else None,
         mlp_in=norm("pre_feedforward_layernorm") if after else norm("post_attention_layernorm"),
         mlp_out=norm("post_feedforward_layernorm"),
-        q_norm=_norm(q_norm, gain) if q_norm is not None else None,
-        k_norm=_norm(k_norm, gain) if k_norm is not None else None,
+        q_norm=_head_norm(q_norm, gain, attention, share),
+        k_norm=_head_norm(k_norm, gain, attention, share),
         rotary=_rotary_kind(config, attention, index),
         window=_window(config, attention, index),
     )
+
+
+def _head_norm(module: Any, gain: float, attention: Any, share: Share) -> torch.Tensor | None:
+    """One for all heads alike stays whole; one over all heads is shared out as they are."""
+    if module is None:
+        return None
+    weight = _norm(module, gain)
+    return weight if weight.shape[0] == attention.head_dim else share.rows(weight)[0]
 
 
 def _window(config: Any, attention: Any, index: int) -> int:

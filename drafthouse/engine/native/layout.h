@@ -1,6 +1,6 @@
 // What the decoder is told: the model's shapes and weights, and a step. `decoder.py` writes the same structs.
 //
-// Weights lie in panels of PANEL columns (see packing.py).
+// Of several ranks each has its share of heads, of the MLP's columns and of the vocabulary. Weights lie in panels of PANEL columns (see packing.py).
 
 #pragma once
 
@@ -32,11 +32,13 @@ struct Model {
   int32_t kind, activation, tied, norm_over_all_heads;
   double eps, scaling, attention_softcap, final_softcap, embedding_scale, residual_scale, logit_scale;
   const Layer* layer;
-  const void* embedding;  // if not tied: rows, or for INT8 panels
-  Linear head;
+  const void* embedding;  // if not tied: rows of this rank's tokens, or for INT8 panels
+  Linear head;            // outer: this rank's tokens
   const void* final_norm;
   void* cache;  // [layers, 2, kv_heads, slots, head_dim]
   int64_t slots;
+  int32_t rank, ranks;  // heads, kv_heads and intermediate are this rank's; vocab is of all ranks
+  void (*gather)(void* parts, int64_t bytes);  // parts [ranks, bytes]: this rank's is there, the others' come
 };
 
 struct Step {

@@ -7,11 +7,20 @@
 
 namespace drafthouse {
 
-template <class T> void norm_row(const T* x, const T* weight, T* out, int n, double eps) {
+template <class T> T squares_of(const T* x, int n) {
   Vec<T> squares{};
   for (int i = 0; i < n; i += LANES<T>) { Vec<T> v = load(x + i); squares += v * v; }
-  T scale = T(1) / std::sqrt(sum_lanes(squares) / T(n) + T(eps));
+  return sum_lanes(squares);
+}
+
+// `squares`: of all `of` numbers that are normed together, of which x holds n.
+template <class T> void norm_part(const T* x, const T* weight, T* out, int n, T squares, int of, double eps) {
+  T scale = T(1) / std::sqrt(squares / T(of) + T(eps));
   for (int i = 0; i < n; i += LANES<T>) store(out + i, load(x + i) * scale * load(weight + i));
+}
+
+template <class T> void norm_row(const T* x, const T* weight, T* out, int n, double eps) {
+  norm_part(x, weight, out, n, squares_of(x, n), n, eps);
 }
 
 template <class T> void rotate(T* x, const T* cos, const T* sin, int half) {

@@ -51,5 +51,6 @@ class ParallelRunner(ModelRunner):
 
     def close(self) -> None:
         """Lets the other ranks end and takes the process group apart, so that this process may load another model."""
+        super().close()
         self.followers.close()
         leave()
