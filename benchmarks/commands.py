@@ -164,6 +164,28 @@ def forward(
 
 
 @bench_app.command()
+def bits(
+    target: Target = "smollm2",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float64 or int8.")] = "float32",
+    threads: Threads = 2,
+    texts: Annotated[int, typer.Option(help="Texts, greedy and sampled in turn.", min=2)] = 200,
+    tokens: Annotated[int, typer.Option(help="Tokens of each text.", min=4)] = 24,
+    json_file: Json = None,
+) -> None:
+    """Whether a text and all its logits stay the same bit for bit with speculation on, in batches, chunks, after preemption and so on."""
+    from benchmarks.bits import print_bits, run_bits
+    from deployments.cli.options import check_writable, write_json
+
+    with errors():
+        check_writable(json_file)
+        report = run_bits(target, dtype, threads, texts, tokens)
+        write_json(json_file, report)
+    print_bits(Console(), report)
+    if report["differences"]:
+        raise typer.Exit(1)
+
+
+@bench_app.command()
 def sampling(
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.", min=1024)] = 49_152,
     rounds: Annotated[int, typer.Option(help="Calls of each kind.", min=1)] = 20,
