@@ -37,7 +37,7 @@ def outcomes(model: LoadedModel, names: Sequence[str] = ()) -> tuple[Outcome, li
     return comparison.run(plain), [comparison.run(setting) for setting in others if not names or setting.name in names]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 def test_all_bits_of_all_logits_are_the_same_in_every_setting(dtype: str) -> None:
     model = loaded(dtype)
     plain, others = outcomes(model)
