@@ -31,6 +31,7 @@ from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.stages.build import FIRST_OWN, StageMaker
 from drafthouse.stages.stage import NOTHING, Children, SessionFacts, Stage
+from drafthouse.token_tree import ROOT
 from drafthouse.wire.generation_messages import GenerateRequest
 from simulator.one_process import OneProcess
 from verifier.engine import VerifierEngine
@@ -102,13 +103,14 @@ class RecordedVerification(Verification):
         super().__init__(None)
         self.rows = rows
 
-    def choose(self, step: Step, logits: torch.Tensor) -> list[list[int]]:
+    def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
         each = iter(logits)
-        for entry in step.entries:
-            if entry.choosing:
-                before = tuple(entry.sequence.tokens)
-                for node in range(-1, len(entry.tree)):
-                    self.rows.add(entry.sequence.request.seed, before + tuple(entry.tree.path(node)), next(each))
+        for place, s in enumerate(step.plan.decoding):
+            tree = step.batch.trees.tree(place)
+            for node in range(ROOT, len(tree)):
+                self.rows.add(s.request.seed, (*s.tokens, *tree.path(node)), next(each))
+        for s in step.batch.prompted:
+            self.rows.add(s.request.seed, tuple(s.tokens), next(each))
         return super().choose(step, logits)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.loader import LoadedModel, load
 from drafthouse.engine.native.forward import NativeForward
+from drafthouse.engine.packed_step import packed
 from drafthouse.engine.segment import Segment
 
 TARGET, TEXTS, TOKENS = "demo:target", 6, 10
@@ -22,7 +24,9 @@ class BackwardsForward(NativeForward):
     """Sums the keys of tree nodes in another order than those of plain tokens."""
 
     def logits(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
-        return super().logits([replace(s, lines=s.lines and [line[::-1] for line in s.lines]) for s in segments], cache)
+        step = packed(segments)
+        lines = np.split(step.entries, np.cumsum(step.lengths)[:-1])
+        return super().logits(replace(step, entries=np.concatenate([line[::-1] for line in lines])), cache)
 
 
 def loaded(dtype: str) -> LoadedModel:
