@@ -145,3 +145,15 @@ def check_segments(it: Setting, segments: Any, before: list[list[int]]) -> None:
 
 def ancestors(tree: TokenTree, node: int) -> list[int]:
     return [] if node == ROOT else [*ancestors(tree, tree.parents[node]), node]
+
+
+def test_a_path_ends_with_a_stop_token() -> None:
+    rng, cache = random.Random(0), KvCache(1, 1, 1, 99, torch.int8, torch.device("cpu"))
+    s, chain = sequence(rng, cache, SAMPLINGS[0], 5, 1), TokenTree([11, 12, 13], [ROOT, 0, 1], [1.0] * 3, [0] * 3)
+    s.request.stop_tokens = (12,)
+    plan, selected = StepPlan([s], []), Selected([chain], [0], np.arange(3), [3], [1.0], [3], nodes=3)
+    verification = Verification(None)
+    step = Step(plan, selected, verification.prepare(plan, selected), 0.0)
+    [walked] = verification.walk(step, [11, 12, 13, 14]).walked
+    assert (walked.tokens, walked.accepted, walked.of_drafter, walked.more) == ([11, 12], 2, 2, True)
+    assert len(s.kv) == 5 + 1 + 2
