@@ -17,6 +17,7 @@ from transformers.distributed.tensor_parallel import get_kv_heads_per_rank
 from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.model_limits import ModelLimits, limits_of
 from drafthouse.engine.model_runner import KvShape
+from drafthouse.engine.native.description import DENSE_FAMILIES
 from drafthouse.engine.native.int8 import GROUP
 from drafthouse.errors import ConfigError, ModelError
 
@@ -74,7 +75,8 @@ def check_memory(config: ModelConfig, model_config: PretrainedConfig, device: to
 
 
 def memory_need(config: ModelConfig, model_config: PretrainedConfig) -> MemoryNeed:
-    """In int8 each group of weights has a scale of two bytes, and norms and biases are float32."""
+    """The native decoder holds each weight once; norms and biases, which it widens to float32, count as nothing beside linears. In
+    int8 each group of weights has a scale of two bytes, and norms and biases are float32."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
     plan = model.tp_plan if config.parallel > 1 else {}
@@ -86,7 +88,8 @@ def memory_need(config: ModelConfig, model_config: PretrainedConfig) -> MemoryNe
         return MemoryNeed(others * 4, packed + packed // GROUP * 2, kv * 2)
     size = getattr(torch, config.dtype).itemsize
     linears: dict[str, int] = {}
-    if config.device != "cuda" and config.dtype == "float32" and config.parallel == 1:
+    native = model_config.get_text_config().model_type in DENSE_FAMILIES
+    if config.device != "cuda" and config.dtype == "float32" and config.parallel == 1 and not native:
         linears = {f"{name}.weight": m.weight.numel() for name, m in model.named_modules() if type(m) is torch.nn.Linear}
     # A head that is tied to the embedding has the embedding's name here, and counts in both: one is packed, one is read by rows.
     others = ((name, weight.numel()) for name, weight in model.named_parameters() if name not in linears)

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 from safetensors.torch import save_file
-from transformers import LlamaConfig
+from transformers import LlamaConfig, MixtralConfig
 
 from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.fit import check_heads, memory_need
@@ -35,16 +35,28 @@ def test_memory_of_a_rank() -> None:
     linears = 3 * (attention + mlp) + 64 * 1000
     embedding, whole_norms = 1000 * 64, 3 * norms + 64
     one = memory_need(ModelConfig(path="x", kv_tokens=100), SMALL)
-    assert (one.weights, one.packed) == (4 * (embedding + whole_norms), 4 * linears)
+    assert (one.weights, one.packed) == (4 * (embedding + linears + whole_norms), 0)
     assert one.kv == 4 * 100 * 3 * 2 * 4 * 8
     tied = LlamaConfig.from_dict(SMALL.to_dict() | {"tie_word_embeddings": True})
-    assert memory_need(ModelConfig(path="x", kv_tokens=100), tied) == one  # a tied head is packed beside the embedding
+    assert memory_need(ModelConfig(path="x", kv_tokens=100), tied).weights == one.weights - 4 * embedding, "a tied head is held once"
     int8 = memory_need(ModelConfig(path="x", kv_tokens=100, dtype="int8"), SMALL)
     assert (int8.weights, int8.packed, int8.kv) == (4 * whole_norms, (linears + embedding) * 34 // 32, one.kv // 2)
     two = memory_need(ModelConfig(path="x", kv_tokens=100, dtype="bfloat16", parallel=2), SMALL)
     assert two.weights == 2 * ((linears + embedding) // 2 + whole_norms)
     assert two.kv == 2 * 100 * 3 * 2 * 2 * 8
     assert two.packed == 0
+
+
+def test_memory_of_what_the_native_decoder_does_not_run() -> None:
+    """transformers' modules: a tied head is packed, and the embedding beside it is read by rows."""
+    experts = MixtralConfig(
+        vocab_size=1000, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=4,
+        head_dim=8, num_local_experts=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    found = memory_need(ModelConfig(path="x", kv_tokens=100), experts)
+    attention, head = 64 * 64 + 2 * 64 * 32 + 64 * 64, 1000 * 64
+    assert found.packed == 4 * (attention + head)
+    assert found.weights >= 4 * (head + 2 * 3 * 64 * 96)
 
 
 def test_too_little_memory_is_refused_with_the_arithmetic(tmp_path: pathlib.Path) -> None:

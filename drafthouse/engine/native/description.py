@@ -17,6 +17,11 @@ from drafthouse.engine.native.share import Share, whole
 MULTIPLE = 16
 """Hidden sizes and head sizes are whole vectors."""
 
+DENSE_FAMILIES = {
+    "llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "olmo2", "phi3", "gemma2", "gemma3_text",
+}  # fmt: skip
+"""`model_type` of what fits the description; the weights have the last word."""
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 """Of weights."""
 
@@ -146,8 +151,8 @@ def _check(d: DecoderDescription, config: Any) -> None:
     for name, value in (("hidden_size", d.hidden), ("head_dim", d.head_dim)):
         if value % MULTIPLE:
             raise NotDense(f"{name} {value} is not a multiple of {MULTIPLE}")
-    if config.model_type not in _FAMILIES:
-        raise NotDense(f"model_type {config.model_type} is none of {', '.join(sorted(_FAMILIES))}")
+    if config.model_type not in DENSE_FAMILIES:
+        raise NotDense(f"model_type {config.model_type} is none of {', '.join(sorted(DENSE_FAMILIES))}")
     if d.intermediate % 2 or d.hidden % 2 or (d.heads * d.head_dim) % 2:
         raise NotDense("an inner size is odd")
 
@@ -158,11 +163,6 @@ def _check_share(share: Share, heads: int, kv_heads: int, intermediate: int, voc
             raise NotDense(f"{name} {value} is not a multiple of {share.ranks} ranks")
     if -(-vocab // share.ranks) * (share.ranks - 1) >= vocab:
         raise NotDense(f"{share.ranks} ranks are too many for {vocab} tokens")
-
-
-_FAMILIES = {
-    "llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "olmo2", "phi3", "gemma2", "gemma3_text",
-}  # fmt: skip
 
 
 def _activation(config: Any) -> str:
