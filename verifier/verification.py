@@ -22,6 +22,8 @@ from verifier.scheduler import StepPlan
 from verifier.sequence import Sequence
 from verifier.step import Batch, Step, Walked, Walks
 
+EMPTY = TokenTree()
+
 SALT = 0x5EED_ACCE
 """Keeps the draw of a synthetic acceptance apart from the noise that chooses tokens."""
 
@@ -119,7 +121,7 @@ def _drawn(choices: list[int], step: Step, rate: float, vocab_size: int) -> list
     result, sequences = list(choices), [*step.plan.decoding, *step.batch.prompted]
     first = [*step.batch.trees.first.tolist(), *range(len(step.batch.trees) + 1, len(choices) + 1)]
     for place, s in enumerate(sequences):
-        tree = step.batch.trees.tree(place) if place < len(step.plan.decoding) else TokenTree()
+        tree = step.batch.trees.tree(place) if first[place + 1] - first[place] > 1 else EMPTY
         drafted = s.draft_session.tree if s.draft_session is not None and len(s.draft_session.tree) else tree
         for node in range(ROOT, len(tree)):
             row, path = first[place] + 1 + node, tree.path(node)
