@@ -62,7 +62,7 @@ def test_texts_count_what_went_wrong() -> None:
 
 
 def test_a_model_that_computes_something_else_is_found() -> None:
-    pair = checks.Pair(checks.TARGET, checks.DRAFT, "float32", 1, False, 1024)
+    pair = checks.Pair(checks.TARGET, checks.DRAFT, "float32", 1, 1024)
     target, draft = checks.load_pair(pair)
     right = target.runner.run
     target.runner.run = lambda segments: replace(result := right(segments), logits=-result.logits)  # type: ignore[method-assign]
