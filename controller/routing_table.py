@@ -32,8 +32,8 @@ class RoutingTable:
         else:
             if report.role == "verifier" and name not in routes:
                 self._verifiers = None
-            caches = isinstance(report, VerifierReport) and report.caches_prefixes
-            routes[name] = Route(name, who.address, who.fingerprint, report.load, report.capacity, caches)
+            caches, places = (report.caches_prefixes, report.max_sequences) if isinstance(report, VerifierReport) else (False, 0)
+            routes[name] = Route(name, who.address, who.fingerprint, report.load, report.capacity, caches, places)
         if report.role == "verifier" or not report.draining:
             peer = Peer(name, who.vocabulary)
             self._stale |= peers.get(name) != peer

@@ -1,7 +1,8 @@
 """Which verifier takes the next request: the routing table and what this gateway has sent since.
 
 Promises: picks the lowest share of capacity in use, but prefers a verifier whose cache should hold the text's beginning, by at
-most LEAD_SHARE of capacity, or one request. Between equals, texts that begin alike go to one verifier, whichever gateway sends
+most LEAD_SHARE of the requests that run at once there, or one, and not where it would wait while another verifier has a free place.
+Between equals, texts that begin alike go to one verifier, whichever gateway sends
 them; short ones go at random, so that gateways do not herd. A route's load is what it reported or what this gateway itself has running
 there, whichever is more, plus what this gateway has started since the report. A replica that failed or drains comes last for
 SHUN_S, since the controller may need as long to take it out.
@@ -20,7 +21,7 @@ TOKENS_OF_A_REQUEST = 256
 """Tokens that a verifier need not prefill are worth as much as one request less there: each request brings about so many to its steps."""
 
 LEAD_SHARE = 1 / 16
-"""No prefix, however long, is worth more of a verifier's capacity than this: behind too many others it would come late all the same."""
+"""No prefix, however long, is worth more of a verifier's places in a step than this: behind too many others it would come late all the same."""
 
 
 class VerifierRoutes:
@@ -79,7 +80,8 @@ class VerifierRoutes:
     def pick(self, fingerprint: str | None, avoid: Container[str], now: float, blocks: Sequence[int] = ()) -> Route | None:
         """Where a text of these blocks goes: a route of this fingerprint (None: any) whose replica is not to be avoided."""
         fitting = self._fitting(fingerprint, avoid)
-        worths = {route.replica: self._worth(route, blocks) for route in fitting}
+        free = any(self._has_place(route) and not self._is_shunned(route, now) for route in fitting)
+        worths = {route.replica: self._worth(route, blocks) if self._has_place(route) or not free else 0.0 for route in fitting}
         best = max(worths.values(), default=0.0)
 
         def cost(route: Route) -> tuple[bool, float, float, float]:
@@ -110,10 +112,16 @@ class VerifierRoutes:
     def _is_shunned(self, route: Route, now: float) -> bool:
         return self._shunned.get(route.replica, now) > now
 
+    def _load(self, route: Route) -> int:
+        return max(route.load + self._since_report[route.replica], self._running[route.replica], 0)
+
+    def _has_place(self, route: Route) -> bool:
+        """Whether a request would run at once."""
+        return self._load(route) < route.max_sequences
+
     def _share(self, route: Route, lack: float) -> float:
         """Of its capacity in use, with what the route lacks to the best one, in requests, up to the bound."""
-        reported = route.load + self._since_report[route.replica]
-        load = max(reported, self._running[route.replica], 0) + min(lack, max(1.0, LEAD_SHARE * route.capacity))
+        load = self._load(route) + min(lack, max(1.0, LEAD_SHARE * route.max_sequences))
         return load / max(route.capacity, 1)
 
 

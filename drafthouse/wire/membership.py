@@ -11,7 +11,10 @@ Role = Literal["gateway", "verifier", "drafter"]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a peer's data plane listens (`host:port`) and how loaded it said it was. `caches_prefixes`: a verifier has a prefix cache."""
+    """Where a peer's data plane listens (`host:port`) and how loaded it said it was.
+
+    Of a verifier: whether it has a prefix cache, and how many requests it runs at once; the others of its `capacity` wait.
+    """
 
     replica: str
     address: str
@@ -19,6 +22,7 @@ class Route:
     load: int
     capacity: int
     caches_prefixes: bool = False
+    max_sequences: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ GATEWAY = gateway_report()
 def test_gateways_get_verifiers_and_verifiers_get_drafters(registry):
     verifier, drafter = verifier_report(load=3, capacity=9), drafter_report("d0", load=2)
     observe(registry, 0.0, GATEWAY, verifier, drafter)
-    assert registry.directive_for(GATEWAY, 0.0).verifiers == (Route("v0", "v0:1", "f", 3, 9),)
+    assert registry.directive_for(GATEWAY, 0.0).verifiers == (Route("v0", "v0:1", "f", 3, 9, max_sequences=8),)
     assert registry.directive_for(GATEWAY, 0.0).drafters == ()
     assert registry.directive_for(verifier, 0.0).drafters == (Route("d0", "d0:1", "f", 2, 8),)
     assert registry.directive_for(drafter, 0.0) == registry.directive_for(drafter_report("d9", load=2), 0.0)

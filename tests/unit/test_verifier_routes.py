@@ -65,7 +65,8 @@ TEXT = blocks_of("", range(1000), ())
 
 
 def caching(replica: str, load: int, capacity: int = 8) -> Route:
-    return replace(route(replica, load, capacity), caches_prefixes=True)
+    """Of whose capacity all run at once."""
+    return replace(route(replica, load, capacity), caches_prefixes=True, max_sequences=capacity)
 
 
 def sent(routes: VerifierRoutes, one: Route, blocks: Sequence[int]) -> None:
@@ -109,6 +110,31 @@ def test_a_burst_that_begins_alike_stays_together_within_the_bound():
     first = picked[0].replica
     assert [one.replica for one in picked].index("b" if first == "a" else "a") == 3, "two and a half requests ahead"
     assert [one.replica for one in picked].count(first) in (4, 5), "then both have it"
+
+
+def test_a_prefix_is_worth_a_share_of_what_runs_at_once_and_not_of_the_queue():
+    routes = VerifierRoutes(random.random)
+    for load in range(6):
+        had, other = (replace(caching(name, n, 288), max_sequences=32) for name, n in (("a", load), ("b", 0)))
+        routes.replace((had, other))
+        sent(routes, had, TEXT)
+        assert routes.pick(None, (), 0.0, TEXT).replica == ("a" if load <= 2 else "b"), load
+
+
+def test_no_text_waits_for_its_beginning_while_another_verifier_has_a_free_place():
+    routes = VerifierRoutes(random.random)
+
+    def picked(loads: tuple[int, int, int]) -> str:
+        a, b, c = (replace(caching(name, load, 64), max_sequences=8) for name, load in zip("abc", loads, strict=True))
+        routes.replace((a, b, c))
+        sent(routes, a, TEXT)
+        return routes.pick(None, (), 0.0, TEXT).replica
+
+    assert picked((7, 7, 7)) == "a"
+    assert picked((8, 8, 7)) == "c"
+    assert picked((8, 8, 8)) == "a", "it waits everywhere"
+    routes.shun("c", 0.0)
+    assert picked((8, 8, 7)) == "a", "a place at one that failed is none"
 
 
 def test_what_a_verifier_was_sent_is_forgotten_with_it():
