@@ -67,6 +67,11 @@ def test_what_is_left_open_is_sampled_as_the_model_advises():
     assert grpc_api.make_plan(planner, bare).requests[0].sampling == SamplingParams(temperature=0.6)
 
 
+@pytest.mark.parametrize(("fields", "stop_tokens"), [({}, (0,)), ({"ignore_eos": False}, (0,)), ({"ignore_eos": True}, ())])
+def test_the_models_own_end_of_text_can_be_ignored(fields, stop_tokens):
+    assert grpc_api.make_plan(PLANNER, request(**fields)).requests[0].stop_tokens == stop_tokens
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

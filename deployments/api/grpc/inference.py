@@ -45,6 +45,7 @@ def make_plan(planner: RequestPlanner, request: pb.GenerateRequest) -> RequestPl
         max_tokens=max_tokens,
         seed=request.seed if request.HasField("seed") else None,
         stops=checked_stops(request.stop),
+        ignore_eos=request.ignore_eos,
     )
     return planner.plan("gen", [prompt], settings, field=kind)
 
