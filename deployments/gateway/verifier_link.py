@@ -20,7 +20,7 @@ import grpc
 
 from deployments.gateway.channels import Channels
 from deployments.gateway.request_progress import Broken, Moved, Refused, RequestProgress, Unreachable, translated
-from drafthouse.errors import DrafthouseError, OverloadError, WireError
+from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
 from drafthouse.policy.verifier_routes import VerifierRoutes
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, from_reply_proto, to_request_proto
 from drafthouse.wire.membership import Route
@@ -156,7 +156,8 @@ class VerifierLink:
         call = _Call(route, stream, aiter(stream))
         self._calls.add(call)
         self._watch()
-        self.routes.started(route, progress.blocks())
+        blocks, taken = progress.blocks(), True
+        known = self.routes.started(route, blocks)
         try:
             while (message := await call.read()) is not None:
                 reply = progress.take(from_reply_proto(message), route.fingerprint)
@@ -164,7 +165,9 @@ class VerifierLink:
                     yield reply
                 self._leave(call, progress, message.draining)
         except grpc.aio.AioRpcError as error:
-            raise translated(error) from error
+            failure = translated(error)
+            taken = not isinstance(failure, Refused | RequestError)
+            raise failure from error
         except WireError as error:
             raise Broken(str(error)) from error
         except asyncio.CancelledError:
@@ -176,7 +179,10 @@ class VerifierLink:
         finally:
             stream.cancel()
             self._calls.discard(call)
-            self.routes.ended(route, progress.blocks())
+            if taken:
+                self.routes.ended(route, progress.blocks())
+            else:
+                self.routes.refused(route, blocks[known:])
 
     def _leave(self, call: _Call, progress: RequestProgress, draining: bool) -> None:
         """Raises Moved when this verifier drains and another may take over; until there is one, it goes on here."""

@@ -63,10 +63,15 @@ class SentPrefixes:
         if era is None:
             return 0
         low, high = 0, len(blocks)
-        while low < high:  # the first `low` blocks are there, those from `high` on are not
+        while low < high:  # a block that is there was sent with all before it; those from `high` on are not there
             middle = (low + high) // 2
             low, high = (middle + 1, high) if (blocks[middle], era) in self._sent else (low, middle)
         return low * BLOCK_TOKENS
+
+    def take_back(self, place: Place, blocks: Sequence[int]) -> None:
+        """The verifier did not take what was remembered so."""
+        for block in blocks:
+            self._sent.pop((block, self._eras.get(place, 0)), None)
 
     def forget(self, name: str) -> None:
         """The verifier of this name may have lost its cache."""

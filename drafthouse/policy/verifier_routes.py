@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 
-from drafthouse.policy.sent_prefixes import Place, SentPrefixes
+from drafthouse.policy.sent_prefixes import BLOCK_TOKENS, Place, SentPrefixes
 from drafthouse.wire.membership import Route
 
 SHUN_S = 10.0
@@ -21,7 +21,7 @@ TOKENS_OF_A_REQUEST = 256
 """Tokens that a verifier need not prefill are worth as much as one request less there: each request brings about so many to its steps."""
 
 LEAD_SHARE = 1 / 16
-"""No prefix, however long, is worth more of a verifier's places in a step than this: behind too many others it would come late all the same."""
+"""No prefix, however long, is worth more of a verifier's places in a step than this: behind too many others it would come late anyway."""
 
 
 class VerifierRoutes:
@@ -54,11 +54,18 @@ class VerifierRoutes:
     def addresses(self) -> set[str]:
         return {route.address for route in self._routes}
 
-    def started(self, route: Route, blocks: Sequence[int] = ()) -> None:
-        """A text of these blocks (`sent_prefixes.blocks_of`) is sent there."""
+    def started(self, route: Route, blocks: Sequence[int] = ()) -> int:
+        """A text of these blocks (`sent_prefixes.blocks_of`) is sent there. How many of them had been sent there before."""
+        known = self._sent.tokens(_place(route), blocks) // BLOCK_TOKENS
         self._remember(route, blocks)
         self._running[route.replica] += 1
         self._since_report[route.replica] += 1
+        return known
+
+    def refused(self, route: Route, blocks: Sequence[int]) -> None:
+        """It ended, and was not taken. `blocks`: those of the text that had not been sent there before."""
+        self._sent.take_back(_place(route), blocks)
+        self.ended(route)
 
     def ended(self, route: Route, blocks: Sequence[int] = ()) -> None:
         """`blocks`: of the text as it has grown there."""

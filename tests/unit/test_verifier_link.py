@@ -11,6 +11,7 @@ from deployments.gateway import verifier_link
 from deployments.gateway.request_progress import UNTOLD_S
 from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.errors import OverloadError, RequestError
+from drafthouse.policy.sent_prefixes import blocks_of
 from drafthouse.wire.generation_messages import GenerateReply, SpeculationUsage, to_reply_proto
 from tests.unit.linked import REQUEST, collect, linked, tokens_of
 from tests.unit.verifier_double import USAGE, VerifierDouble, at, forever, serving, text_of
@@ -240,5 +241,24 @@ def test_another_key_does_not_know_where_a_text_went():
             await collect(link, replace(first, request_id="r2", cache_key="two"))
             await collect(link, replace(first, request_id="r3"))
         assert [[request.request_id for request in verifier.seen] for verifier in verifiers] == [["r1", "r3"], ["r2"]]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT])
+def test_what_a_verifier_refused_is_not_in_its_cache(code):
+    """The beginning that it had before still is."""
+
+    async def run():
+        verifier = VerifierDouble("a")
+        async with linked(verifier) as link:
+            route = replace(verifier.route, caches_prefixes=True)
+            link.update((route,))
+            await collect(link, replace(REQUEST, prompt=tuple(range(40))))
+            verifier.before = at(0, code)
+            long = tuple(range(200))
+            with pytest.raises(OverloadError if code is grpc.StatusCode.RESOURCE_EXHAUSTED else RequestError):
+                await collect(link, replace(REQUEST, request_id="r2", prompt=long))
+            assert link.routes.started(route, blocks_of("", long, ())) == 1
 
     asyncio.run(run())
