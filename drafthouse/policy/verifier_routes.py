@@ -2,10 +2,10 @@
 
 Promises: picks the lowest share of capacity in use, but prefers a verifier whose cache should hold the text's beginning, by at
 most LEAD_SHARE of the requests that run at once there, or one, and not where it would wait while another verifier has a free place.
-Between equals, texts that begin alike go to one verifier, whichever gateway sends
-them; short ones go at random, so that gateways do not herd. A route's load is what it reported or what this gateway itself has running
-there, whichever is more, plus what this gateway has started since the report. A replica that failed or drains comes last for
-SHUN_S, since the controller may need as long to take it out.
+Between equals, texts that begin alike go to one verifier, whichever gateway sends them; short ones go at random, so that gateways do
+not herd. A route's load is what it reported or what this gateway itself has running there, whichever is more, plus what this gateway
+has started since the report. A replica that failed or drains comes last for SHUN_S, since the controller may need as long to take it
+out.
 """
 
 import zlib
