@@ -6,6 +6,7 @@ how many of the selected nodes the target accepts is what the trace says.
 
 from collections.abc import Callable, Generator, Mapping
 from collections.abc import Sequence as TypingSequence
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -33,25 +34,32 @@ if TYPE_CHECKING:
     from simulator.drafter import SimDrafter
 
 NO_LOGITS = torch.empty(0, 0)
-NOTHING = Batch([], tree_rows([], [], []), [])
+NO_ROWS = tree_rows([], [], [])
+
+
+@dataclass(frozen=True, slots=True)
+class TracedBatch(Batch):
+    """Runs nothing. `accepted`: by a sequence's place in the plan, how many of its selected nodes are on the committed text's path."""
+
+    accepted: Mapping[int, int]
 
 
 class TracedVerification(Verification):
     """Runs nothing; what is accepted is on the committed text's path. Tokens are 0, and trees stay with their sessions."""
 
-    def prepare(self, plan: StepPlan, selected: Selected) -> Batch:
-        return NOTHING
+    def prepare(self, plan: StepPlan, selected: Selected) -> TracedBatch:
+        """Resolves the nodes now: trees grow during the run, and with them the numbers of all nodes that come behind."""
+        trees = cast(dict[int, tuple[TreeCopy, list[int]]], selected.by_place())
+        accepted = {place: copy.tree.accepted([copy.alive[node] for node in nodes]) for place, (copy, nodes) in trees.items()}
+        return TracedBatch([], NO_ROWS, [], accepted)
 
     def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
         return []
 
     def walk(self, step: Step, choices: TypingSequence[int]) -> Walks:
-        walked, trees = [], step.selected.by_place()
+        walked, by_place = [], cast(TracedBatch, step.batch).accepted
         for place, s in enumerate(step.plan.decoding):
-            accepted = 0
-            if place in trees and s.draft_session is not None:
-                copy, nodes = cast(tuple[TreeCopy, list[int]], trees[place])
-                accepted = copy.tree.accepted([copy.alive[node] for node in nodes])
+            accepted = by_place.get(place, 0) if s.draft_session is not None else 0
             cast(CountedKv, s.kv).extend(1 + accepted)
             walked.append(Walked(s, [0] * (accepted + 1), 0, accepted, accepted))
         for s, count in step.plan.prefilling:

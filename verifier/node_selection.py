@@ -66,7 +66,7 @@ class Selected:
         return (self.promised[place], self.of_drafter[place]) if place < len(self.counts) else (0.0, 0)
 
     def by_place(self) -> dict[int, tuple[TokenTree, list[int]]]:
-        """The trees on offer, and the nodes of each that are verified, ascending and in its own numbering."""
+        """The trees on offer, and the nodes of each that are verified, ascending and in its own numbering: as long as no tree has grown."""
         found, first, node = {}, 0, 0
         for place, tree in zip(self.places, self.trees, strict=True):
             end = first + self.counts[place]
