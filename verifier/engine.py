@@ -129,6 +129,7 @@ class VerifierEngine:
         self.totals.failed += 1
         s.kv.release()  # what it holds may be spoilt: not for others
         self._release(s)
+        self.scheduler.allocator.forget_prefixes()  # of earlier chunks
         check_device(self.runner)
         return [*replies, GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage)]
 

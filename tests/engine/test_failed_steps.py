@@ -21,8 +21,8 @@ POISON = 9
 class Poisoned(Setting):
     """Steps with the token POISON in a prompt raise, and so does each one whose number is in `broken_runs`."""
 
-    def __init__(self, max_sequences: int = 4):
-        super().__init__(max_sequences=max_sequences)
+    def __init__(self, max_sequences: int = 4, step_tokens: int = 512):
+        super().__init__(max_sequences=max_sequences, step_tokens=step_tokens)
         self.runs, self.broken_runs = 0, set[int]()
         self._run, self.engine.runner.run = self.engine.runner.run, self.run  # type: ignore[method-assign]
 
@@ -104,6 +104,25 @@ def test_what_a_failed_step_may_have_spoilt_is_not_cached(names: str, broken_run
     assert reply.usage.cached_tokens == cached
     assert tuple(it.outputs["c"]) == TEXT[2:10]
     assert all(tuple(it.outputs[name]) == TEXT[:10] for name, end in ends.items() if end == "length")
+
+
+def test_chunks_of_a_request_that_fails_alone_are_not_cached() -> None:
+    """Its first chunk went through and was shared; what the next one broke may be among it."""
+    it = Poisoned(step_tokens=16)
+    it.engine.runner.cache.share_prefixes()
+    for name, prompt in (("a", PROMPT), ("b", (8,) * 20)):
+        it.submit(request(name, prompt, 10, mode="off"))
+    it.broken_runs = {1, 4}
+    with pytest.raises(RuntimeError):
+        it.step()
+    assert it.engine.recover("out of memory") == []
+    it.step()
+    it.step()
+    with pytest.raises(RuntimeError):
+        it.step()
+    assert [reply.request_id for reply in it.engine.recover("out of memory")] == ["b"]
+    assert it.engine.scheduler.allocator.cached_count == 0
+    assert [reply.finish_reason for reply in it.finish_in_spite()] == ["length"]
 
 
 def test_what_waits_stays_out_of_it_and_a_suspect_may_be_cancelled() -> None:
