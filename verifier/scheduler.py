@@ -55,6 +55,7 @@ class Scheduler:
         self.preemptions = 0
         self.ended = 0
         self.cached_tokens = 0
+        self._refused: tuple[Sequence, int] | None = None  # the head that did not fit, and the slots that were left for it
 
     @property
     def in_service(self) -> int:
@@ -81,6 +82,7 @@ class Scheduler:
         for sequence in self.running:
             sequence.kv.release()
         self.allocator.forget_prefixes()
+        self._refused = None
         self.suspects.update(self.running)
         self.running.clear()
 
@@ -145,10 +147,22 @@ class Scheduler:
             self.running[first] = None
 
     def _begin(self, sequence: Sequence, reserved_slots: int) -> bool:
-        """Lets it take over what is cached of its tokens, if the others fit beside `reserved_slots` and no one is about to cache more."""
+        """Lets it take over what is cached of its tokens, if the others fit beside `reserved_slots` and no one is about to cache more.
+
+        What runs leases no more of its tokens unless it prefills. So one that did not fit fits only when more slots are left, and is
+        not matched with the cache before. The number is kept up to date: slots that a sequence gives back let it match again, which
+        makes its prefix the last to be evicted.
+        """
+        left = self.allocator.free_count - reserved_slots
+        if self._refused is not None and self._refused[0] is sequence and left <= self._refused[1]:
+            self._refused = sequence, left
+            return False
+        self._refused = None
         sequence.begin()
         if sequence.pending + 1 + reserved_slots > self.allocator.free_count or self._is_prefilled_by_another(sequence):
             sequence.kv.release()
+            if reserved_slots == len(self.running):  # one for each: all decode
+                self._refused = sequence, left
             return False
         self.cached_tokens += len(sequence.kv)
         sequence.begun()

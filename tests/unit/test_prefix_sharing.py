@@ -157,6 +157,18 @@ class Sharing(RuleBasedStateMachine):
     def no_slot_is_lost_or_has_two_owners(self) -> None:
         self.it.check()
 
+    @invariant()
+    def what_is_refused_unseen_does_not_fit(self) -> None:
+        scheduler, allocator = self.it.scheduler, self.it.cache.allocator
+        head = next(iter(scheduler.waiting), None)
+        reserved = sum(s.pending for s in scheduler.running)
+        if head is None or scheduler.suspects or scheduler._refused is None or scheduler._refused[0] is not head:
+            return
+        if allocator.free_count - reserved <= scheduler._refused[1]:
+            head.begin()
+            assert head.pending + 1 + reserved > allocator.free_count
+            head.kv.release()
+
     def teardown(self) -> None:
         for _ in range(1000):
             if not self.it.sequences:
@@ -222,6 +234,36 @@ def test_who_waits_for_a_sequence_that_goes_away_goes_on_without_it() -> None:
     it.end(first)
     it.step()
     assert (other in it.scheduler.running, other.usage.cached_tokens) == (True, 16)
+    finish(it)
+
+
+class Counted(Sequence):
+    begins = 0
+
+    def begin(self) -> None:
+        self.begins += 1
+        super().begin()
+
+
+def test_a_request_that_does_not_fit_is_matched_again_only_when_slots_were_given_back() -> None:
+    it = Setting(slots=50)
+    short, long = it.add([0] * 10, max_tokens=8), it.add([1] * 14, max_tokens=40)
+    it.step()
+    it.step()
+    request = GenerateRequest("c", 1, (*[0] * 10, *[1] * 30), (), SamplingParams(), 0, 4, (), Speculation())
+    waits = Counted(request, KvSequence(it.cache), None)
+    it.sequences.append(waits)
+    it.scheduler.add(waits)
+    for _ in range(4):
+        it.step()
+    assert (short.output_len, long.output_len, waits.begins) == (6, 5, 1)
+    it.end(short)
+    it.step()
+    assert waits.begins == 2
+    it.end(long)
+    it.step()
+    assert waits.begins == 3
+    assert waits in it.scheduler.running
     finish(it)
 
 
