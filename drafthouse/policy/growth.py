@@ -1,10 +1,9 @@
 """What drafters grow next: which nodes are worth a pass of the draft, and which of their children a place in the tree.
 
-Promises: drafter and simulator run this code. One pass takes the best nodes of all sessions, whosever
-they are, and as many as bring most per second on the draft's latency curve; catch-ups come first, since without them nothing can be
-drafted. A drafter with nothing left to
-grow that is worth its price grows ahead: below nodes that the target may be verifying, where the commit
-may land. Prices, confidences and promises are in tokens.
+Promises: drafter and simulator run this code. One pass takes the best nodes of all sessions, whichever they are of, and as many as
+bring most per second on the draft's latency curve; catch-ups come first, since without them nothing can be drafted. A drafter with
+nothing left to grow that is worth its price grows ahead: below nodes that the target may be verifying, where the commit may land.
+Prices, confidences and promises are in tokens.
 """
 
 import heapq

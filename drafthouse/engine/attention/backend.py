@@ -23,8 +23,8 @@ class AttentionStep(Protocol):
     ) -> torch.Tensor:  # fmt: skip
         """query `[heads, T, D]`, key and value `[kv_heads, T, D]` to output `[T, heads, D]`.
 
-        Rows beyond the layout's tokens are padding: nothing of theirs is stored, and their output is 0. `scaling` None stands
-        for `D ** -0.5`; `softcap` c maps scores s to `c * tanh(s / c)`; `window` w shows positions above `own - w`.
+        T is the layout's tokens. `scaling` None stands for `D ** -0.5`; `softcap` c maps scores s to `c * tanh(s / c)`; `window` w
+        shows positions above `own - w`.
         """
         ...
 

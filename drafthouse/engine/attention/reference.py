@@ -37,7 +37,6 @@ class ReferenceStep:
         self.calls = 0
         device = cache.data.device
         self._write = torch.tensor(layout.write_slots, device=device)
-        self._tokens = layout.tokens
         self._parts = [_part(rows, device) for rows in layout.sequences]
 
     def attend(
@@ -46,9 +45,9 @@ class ReferenceStep:
     ) -> torch.Tensor:  # fmt: skip
         """As `AttentionStep.attend`."""
         self.calls += 1
-        self._store(layer, 0, key[:, : self._tokens])
-        self._store(layer, 1, value[:, : self._tokens])
-        heads, tokens, dim = query.shape
+        self._store(layer, 0, key)
+        self._store(layer, 1, value)
+        heads, _, dim = query.shape
         kv_heads = key.shape[0]
         groups = heads // kv_heads
         stored = self.cache.data[layer]
@@ -59,8 +58,6 @@ class ReferenceStep:
             pair = stored.index_select(2, part.keys)
             bias = _bias(part, window, groups, q.dtype, q.device)
             outputs.append(_attention(q, pair[0], pair[1], bias, scaling, softcap).view(heads, count, dim))
-        if tokens > self._tokens:
-            outputs.append(query.new_zeros(heads, tokens - self._tokens, dim))
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
         return joined.transpose(0, 1)
 
