@@ -87,7 +87,8 @@ def check_fit(config: ModelConfig) -> None:
 
 
 def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedModel:
-    """What this process holds of the model: all, or a rank's share where the process group of all ranks is there. Not yet `identified`."""
+    """What this process holds of the model: all, or a rank's share where the process group of all ranks is there. Not yet `identified`.
+    What loading took beyond the model goes back to the system."""
     stages = stages or LoadStages()
     path, device = model_path(config.path), device_of(config)
     if (origin := dequantised(pathlib.Path(path))) is not None:
@@ -96,7 +97,9 @@ def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedM
         torch.set_num_threads(config.threads)
     attention.register()
     with large_blocks_mapped():
-        return prepare(_weights(path, device, config, stages), config, "", stages)
+        loaded = prepare(_weights(path, device, config, stages), config, "", stages)
+    give_back_freed()
+    return loaded
 
 
 def _weights(path: str, device: torch.device, config: ModelConfig, stages: LoadStages) -> PreTrainedModel:
@@ -115,12 +118,11 @@ def _weights(path: str, device: torch.device, config: ModelConfig, stages: LoadS
 
 
 def identified(model: LoadedModel, config: ModelConfig, stages: LoadStages) -> LoadedModel:
-    """With fingerprint and vocabulary, for which all files are read. What loading took beyond the model goes back to the system."""
+    """With fingerprint and vocabulary, for which all files are read."""
     path, device = model_path(config.path), model.runner.cache.data.device
     with stages.stage("fingerprint"), _named(config.path):
         found = fingerprint(path, config, device, model.runner.forward.kernels, stages.tell)
         vocabulary = vocabulary_digest(path, config.trust_remote_code)
-    give_back_freed()
     stages.tell(f"{config.path}: fingerprint {found} ({config.dtype}, {device})")
     return replace(model, fingerprint=found, vocabulary=vocabulary)
 

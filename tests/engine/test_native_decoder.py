@@ -122,6 +122,18 @@ def test_a_rows_bits_do_not_depend_on_the_number_of_rows(name: str, dtype: torch
         kv.release()
 
 
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3", "phi3"])
+def test_a_path_of_drafts_may_be_longer_than_the_window(name: str) -> None:
+    """Rows at the end of a chain of 40 see none of the 31 tokens before the tree."""
+    decoder, chain = Decoder(tiny(name).float()), TokenTree()
+    for token in LONG[31:71]:
+        chain.add(token, len(chain) - 1, 0.5, 0)
+    kv = KvSequence(decoder.cache)
+    decoder.run(chunk(kv, LONG[:30], 0, False))
+    found = decoder.run(tree_step(kv, LONG[30], chain))
+    assert torch.equal(found, decoder.one_by_one(LONG[:71])[30:])
+
+
 def test_where_entries_lie_changes_no_bit() -> None:
     """Slots in any order: taken from a cache whose free list is a shuffle."""
     decoder = Decoder(tiny("llama").float())

@@ -75,7 +75,7 @@ template <class T, class KV> struct Attention {
     low = std::numeric_limits<int>::max();
     for (int r = 0; r < rows; r++) {
       row[r] = seen(s, first + r, m.layer[layer].window);
-      low = std::min(low, row[r].begin / LANE * LANE), end = std::max(end, row[r].end);
+      low = std::min(low, std::min(row[r].begin, row[r].prefix) / LANE * LANE), end = std::max(end, row[r].end);
     }
     stride = (end - low + 2 * LANE - 1) / LANE * LANE;
     scores = sized(scratch.scores, rows * group * stride);

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import math
 import mmap
+import weakref
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ def step_arrays(segments: Sequence[Segment]) -> StepArrays:
     step = packed(segments)
     counts, slots, write = np.diff(step.first), [kv.slots for kv in step.tables], array("i")
     for mine, count in zip(slots, counts.tolist(), strict=True):
-        write.extend(mine[-count:])
+        write.extend(mine[len(mine) - count :])
     line_start = np.zeros(len(step.tokens) + 1, dtype=np.int32)
     np.cumsum(step.lengths, out=line_start[1:])
     numbers = {
@@ -164,9 +165,12 @@ class NativeDecoder:
         self.weight_bytes = sum(tensor.nbytes for tensor in self._held)
         self.cache, self._pointed_to = cache, (model, layers)
         self._handle = ctypes.c_void_p(self._library.drafthouse_decoder_new(ctypes.byref(model), threads))
+        self._free = weakref.finalize(self, self._library.drafthouse_decoder_free, self._handle)
+        self._free.atexit = False  # a step may still run then, on a thread that nobody waits for
 
     def run(self, step: StepArrays) -> torch.Tensor:
         """Logits `[outputs, vocab]`; writes keys and values of all tokens. All ranks run the same steps."""
+        assert self._free.alive, "the decoder is closed"
         logits = torch.empty(step.outputs, self.vocab_size, dtype=self._compute)
         pointers = {name: each.ctypes.data for name, each in step.arrays.items()}
         c_step = _Step(tokens=step.tokens, outputs=step.outputs, logits=logits.data_ptr(), **pointers)
@@ -176,9 +180,7 @@ class NativeDecoder:
 
     def close(self) -> None:
         """Ends the library's threads."""
-        if self._handle:
-            self._library.drafthouse_decoder_free(self._handle)
-            self._handle = ctypes.c_void_p()
+        self._free()
 
     def _hold(self, tensor: torch.Tensor) -> int:
         """Of a copy: weights as loaded are views of a mapped file, all of whose pages would stay with one of them."""

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 SOURCE = pathlib.Path(__file__).parent / "decoder.cpp"
 BUILT = SOURCE.parent / "built"
 """What an image brings along; anywhere else the library is built into the user's cache."""
-FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-Wno-psabi")
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-Wno-psabi")
 _V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 LEVELS = (
     ("x86-64-v4+avx512vnni", {*_V4, "avx512_vnni"}),
@@ -42,9 +42,9 @@ class NoLibrary(Exception):
 
 
 def instruction_set() -> str:
-    """The widest level that this processor has; `native` on other machines."""
+    """The widest level that this processor has; on other machines their name, and what every one of them has."""
     if platform.machine() != "x86_64":
-        return "native"
+        return platform.machine()
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -55,18 +55,21 @@ def instruction_set() -> str:
 
 @functools.cache
 def load_library() -> ctypes.CDLL:
-    """Builds the library if it is not there. Raises NoLibrary without a compiler."""
+    """Builds the library if it is not there. Raises NoLibrary without a compiler, and where no file can be written or loaded."""
     level = instruction_set()
     name = f"decoder-{level}-{_key(level)}.so"
     file = BUILT / name
     if not file.exists():
         file = cache_folder("native") / name
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{file}.lock"):  # of replicas that start together one compiles
-            if not file.exists():
-                build(file, level)
-    return opened(file)
+    try:
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{file}.lock"):  # of replicas that start together one compiles
+                if not file.exists():
+                    build(file, level)
+        return opened(file)
+    except OSError as error:
+        raise NoLibrary(f"{file}: cannot build or load the native decoder: {error}") from error
 
 
 def opened(file: pathlib.Path) -> ctypes.CDLL:
@@ -94,7 +97,8 @@ def build(file: pathlib.Path, level: str) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         made = pathlib.Path(folder) / file.name
         march, *more = level.split("+")
-        command = [compiler, *FLAGS, f"-march={march}", *(f"-m{name}" for name in more), str(SOURCE), "-o", str(made)]
+        machine = [f"-march={march}", *(f"-m{name}" for name in more)] if march.startswith("x86-64") else []
+        command = [compiler, *FLAGS, *machine, str(SOURCE), "-o", str(made)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise NoLibrary(f"{compiler} cannot build the native decoder: {done.stderr.strip()[-500:]}")
@@ -118,5 +122,5 @@ def _key(level: str) -> str:
 
 if __name__ == "__main__":
     # `--all`: for every x86-64 level. An image is built on one machine and runs on others.
-    every = (*(level for level, _ in LEVELS), "x86-64") if platform.machine() == "x86_64" else ("native",)
+    every = (*(level for level, _ in LEVELS), "x86-64") if platform.machine() == "x86_64" else (instruction_set(),)
     build_into_package(every if sys.argv[1:] == ["--all"] else [instruction_set()])
