@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, PreTrainedModel
@@ -14,8 +15,8 @@ from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.model_runner import ModelRunner, RunResult
 from drafthouse.engine.segment import Segment
 from drafthouse.engine.self_check import RowErrors, SelfCheck, Verdict
+from drafthouse.engine.tree_rows import TreeRows
 from drafthouse.errors import ModelError
-from drafthouse.token_tree import TokenTree
 from tests.engine.pairs import loaded
 from tests.engine.tiny_models import ATTENTION_MODELS, tiny
 
@@ -104,7 +105,11 @@ def test_a_tree_whose_nodes_see_those_before_them_is_noticed(
     name: str, said: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On transformers' modules by their logic, on the native decoder by its errors or by the bits of its rows."""
-    monkeypatch.setattr(TokenTree, "lines", lambda tree: [list(range(i + 1)) for i in range(len(tree))])
+
+    def those_before(rows: TreeRows) -> np.ndarray:
+        return np.concatenate([np.arange(row - depth, row) + 1 for row, depth in enumerate(rows.depths)])
+
+    monkeypatch.setattr(TreeRows, "ancestors", those_before)
     with pytest.raises(ModelError, match=said):
         loaded(tiny(name, dtype=dtype))
 
