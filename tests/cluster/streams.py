@@ -22,12 +22,13 @@ class Stream:
 
 
 class Streams:
-    """One stream for each prompt, all sampled and with one seed."""
+    """One stream for each prompt, all sampled and with one seed, and of exactly `tokens` tokens."""
 
-    def __init__(self, grpc_port: int, prompts: Sequence[str], max_tokens: int):
+    def __init__(self, grpc_port: int, prompts: Sequence[str], tokens: int):
         self.streams = [Stream() for _ in prompts]
         self._channel = grpc.insecure_channel(f"127.0.0.1:{grpc_port}")
-        requests = [pb.GenerateRequest(model="demo", prompt=prompt, max_tokens=max_tokens, seed=7, temperature=0.8) for prompt in prompts]
+        settings = {"model": "demo", "max_tokens": tokens, "seed": 7, "temperature": 0.8, "ignore_eos": True}
+        requests = [pb.GenerateRequest(prompt=prompt, **settings) for prompt in prompts]
         self._threads = [threading.Thread(target=self._read, args=pair) for pair in zip(self.streams, requests, strict=True)]
         for thread in self._threads:
             thread.start()
@@ -53,7 +54,7 @@ class Streams:
         for thread in self._threads:
             thread.join()
         self._channel.close()
-        assert {stream.end for stream in self.streams} <= {"stop", "length"}, [stream.end for stream in self.streams]
+        assert {stream.end for stream in self.streams} == {"length"}, [stream.end for stream in self.streams]
         return [stream.tokens for stream in self.streams]
 
     def longest_pause_s(self) -> float:

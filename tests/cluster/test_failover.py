@@ -15,7 +15,8 @@ from tests.cluster.deployed import Deployed
 from tests.cluster.streams import Streams
 
 pytestmark = [pytest.mark.cluster_long, pytest.mark.timeout(1800)]
-STREAMS, TOKENS = 6, 300
+STREAMS, TOKENS = 6, 800
+"""Texts that take long enough for Serve to scale a pool while they run; with their prompts they fit into the context of 1,024."""
 
 NOTICED_S = 5.0
 """Until the totals show that a stopped process was noticed: five beats of its peers, a heartbeat to tell of it, and room for a machine with
@@ -40,24 +41,14 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 
 @pytest.fixture(scope="module")
-def texts(deployed: Deployed, held_out: list[str]) -> dict[str, list[int]]:
-    """Prompts whose undisturbed output does not end early, and that output."""
+def prompts(held_out: list[str]) -> list[str]:
+    return [text[-300:] for text in held_out[:STREAMS]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(deployed: Deployed, prompts: list[str]) -> list[list[int]]:
     both(deployed)
-    candidates = [text[-300:] for text in held_out[: 4 * STREAMS]]
-    outputs = Streams(deployed.grpc_port, candidates, TOKENS).finish()
-    long = [(prompt, tokens) for prompt, tokens in zip(candidates, outputs, strict=True) if len(tokens) == TOKENS]
-    assert len(long) >= STREAMS
-    return dict(long[:STREAMS])
-
-
-@pytest.fixture(scope="module")
-def prompts(texts: dict[str, list[int]]) -> list[str]:
-    return list(texts)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(texts: dict[str, list[int]]) -> list[list[int]]:
-    return list(texts.values())
+    return Streams(deployed.grpc_port, prompts, TOKENS).finish()
 
 
 def both(deployed: Deployed) -> None:
