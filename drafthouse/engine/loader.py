@@ -216,8 +216,8 @@ def prepare(model: PreTrainedModel, config: ModelConfig, model_fingerprint: str,
 
 def _description(model: PreTrainedModel, config: ModelConfig, context: int, stages: LoadStages) -> DecoderDescription | None:
     """For the native decoder where it runs this model here; None where transformers' modules do. The log says which and why."""
-    if model.device.type != "cpu" or (config.dtype == "int8" and config.parallel > 1):
-        reason = f"device {model.device.type}, {config.parallel} ranks"
+    if model.device.type != "cpu":
+        reason = f"device {model.device.type}"
     else:
         try:
             share = Share(distributed.get_rank(), config.parallel) if config.parallel > 1 else Share()

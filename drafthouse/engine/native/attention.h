@@ -30,10 +30,6 @@ template <class T> struct AttentionScratch {
   std::vector<T> scores, keys;
   std::vector<int32_t> line;
 };
-template <class N> N* sized(std::vector<N>& memory, int64_t count) {
-  if (int64_t(memory.size()) < count) memory.resize(count + count / 2);
-  return memory.data();
-}
 
 // What a row sees: entries [begin, prefix) of its sequence, then those of its line, numbered [prefix, end).
 struct Seen { int begin, prefix, end; };
@@ -149,13 +145,7 @@ template <class T, class KV> struct Attention {
       T* out[ROWS];
       for (int i = 0; i < std::min(left, ROWS); i++) out[i] = output(r + (q + i) / group, (q + i) % group);
       now = left >= 6 ? 6 : left >= 4 ? 4 : left;
-      switch (now) {
-        case 1: weigh<1>(p, slots, to - from, out); break;
-        case 2: weigh<2>(p, slots, to - from, out); break;
-        case 3: weigh<3>(p, slots, to - from, out); break;
-        case 4: weigh<4>(p, slots, to - from, out); break;
-        case 6: weigh<6>(p, slots, to - from, out); break;
-      }
+      by_rows(now, [&](auto queries) { weigh<decltype(queries)::value>(p, slots, to - from, out); });
     }
   }
   template <int M> void weigh(const T* p, const int32_t* slots, int count, T* const* out) {

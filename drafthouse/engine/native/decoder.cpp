@@ -18,8 +18,6 @@
 #include "team.h"
 #include "vectors.h"
 
-#include <type_traits>
-
 namespace drafthouse {
 
 enum Epilogue { STORE, RESIDUAL, GLU, LOGITS };

@@ -166,7 +166,7 @@ class NativeDecoder:
         self.cache, self._pointed_to = cache, (model, layers)
         self._handle = ctypes.c_void_p(self._library.drafthouse_decoder_new(ctypes.byref(model), threads))
         self._free = weakref.finalize(self, self._library.drafthouse_decoder_free, self._handle)
-        self._free.atexit = False  # a step may still run then, on a thread that nobody waits for
+        self._free.atexit = False  # a step may still run then, on a thread that the interpreter does not wait for
 
     def run(self, step: StepArrays) -> torch.Tensor:
         """Logits `[outputs, vocab]`; writes keys and values of all tokens. All ranks run the same steps."""

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "layout.h"
+#include "linears.h"
 #include "vectors.h"
 
 #if defined(__x86_64__)
@@ -184,15 +185,7 @@ template <int M> inline void multiply_panel8(const uint8_t* rows, int64_t stride
 // acc[rows][PANEL] = rounded rows times one panel.
 inline void multiply_rows(int rows, const uint8_t* x, int64_t stride, int inner, const Int8* panel, float* acc) {
   const uint8_t* p = reinterpret_cast<const uint8_t*>(panel);
-  int groups = groups_of(inner);
-  switch (rows) {
-    case 1: return multiply_panel8<1>(x, stride, groups, p, acc);
-    case 2: return multiply_panel8<2>(x, stride, groups, p, acc);
-    case 3: return multiply_panel8<3>(x, stride, groups, p, acc);
-    case 4: return multiply_panel8<4>(x, stride, groups, p, acc);
-    case 5: return multiply_panel8<5>(x, stride, groups, p, acc);
-    case 6: return multiply_panel8<6>(x, stride, groups, p, acc);
-  }
+  by_rows(rows, [&](auto count) { multiply_panel8<decltype(count)::value>(x, stride, groups_of(inner), p, acc); });
 }
 
 // One weight of column c.

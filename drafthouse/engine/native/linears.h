@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 #include "layout.h"
@@ -70,28 +71,33 @@ template <int M, class T, class W> void multiply_panel(const T* x, int64_t strid
   constexpr int J = side<T>(M), COLUMNS = J * WIDTH<T>, WORD = sizeof(W) == 2 ? 2 : 1;
   for (int c = 0; c < PANEL; c += COLUMNS) multiply<M, J>(x, stride, inner, w + c * WORD, acc + c);
 }
+// Calls `f` with the number of rows, which is from 1 to ROWS, as a constant.
+template <class F> inline void by_rows(int rows, F f) {
+  static_assert(ROWS == 6);
+  switch (rows) {
+    case 1: return f(std::integral_constant<int, 1>());
+    case 2: return f(std::integral_constant<int, 2>());
+    case 3: return f(std::integral_constant<int, 3>());
+    case 4: return f(std::integral_constant<int, 4>());
+    case 5: return f(std::integral_constant<int, 5>());
+    case 6: return f(std::integral_constant<int, 6>());
+  }
+}
 // acc[rows][PANEL] = rows of x times one panel.
 template <class T, class W> inline void multiply_rows(int rows, const T* x, int64_t stride, int inner, const W* w, T* acc) {
-  switch (rows) {
-    case 1: return multiply_panel<1>(x, stride, inner, w, acc);
-    case 2: return multiply_panel<2>(x, stride, inner, w, acc);
-    case 3: return multiply_panel<3>(x, stride, inner, w, acc);
-    case 4: return multiply_panel<4>(x, stride, inner, w, acc);
-    case 5: return multiply_panel<5>(x, stride, inner, w, acc);
-    case 6: return multiply_panel<6>(x, stride, inner, w, acc);
-  }
+  by_rows(rows, [&](auto count) { multiply_panel<decltype(count)::value>(x, stride, inner, w, acc); });
 }
 
 // The panel in the compute type: for many rows, that each number is widened once.
 inline const float* widened(const Bf16* w, int inner, std::vector<float>& room) {
-  if (int64_t(room.size()) < int64_t(inner) * PANEL) room.resize(int64_t(inner) * PANEL);
+  float* panel = sized(room, int64_t(inner) * PANEL);
   for (int k = 0; k < inner; k += 2, w += 2 * PANEL) {
     for (int c = 0; c < PANEL; c += WIDTH<float>) {
-      store_wide(room.data() + k * PANEL + c, even_of(w + 2 * c));
-      store_wide(room.data() + (k + 1) * PANEL + c, odd_of(w + 2 * c));
+      store_wide(panel + k * PANEL + c, even_of(w + 2 * c));
+      store_wide(panel + (k + 1) * PANEL + c, odd_of(w + 2 * c));
     }
   }
-  return room.data();
+  return panel;
 }
 
 }  // namespace drafthouse

@@ -1,4 +1,4 @@
-// The decoder's threads: whoever is on a core takes the next task; a thread that is not there holds nobody up.
+// The decoder's threads: one that has a core takes the next task. One that has none delays the others by its own task at most.
 
 #pragma once
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace drafthouse {
 
@@ -112,6 +113,12 @@ __attribute__((noinline)) Vec<double> exp_lanes(Vec<double> x) {
 }
 template <class T> inline Vec<T> tanh_lanes(Vec<T> x) {  // 1 - 2 / (exp(2 x) + 1)
   return T(1) - T(2) / (exp_lanes(x * T(2)) + T(1));
+}
+
+// Memory that grows, for `count` numbers at least.
+template <class N> N* sized(std::vector<N>& memory, int64_t count) {
+  if (int64_t(memory.size()) < count) memory.resize(count + count / 2);
+  return memory.data();
 }
 
 }  // namespace drafthouse
