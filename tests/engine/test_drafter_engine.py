@@ -37,6 +37,14 @@ def opening(
     return Open(name, 1, tuple(tokens), sampling, 5, NOISE_VERSION, "f", WIDE.max_nodes, WIDE.max_depth, min_confidence, vocab)
 
 
+def close_all(engine: DrafterEngine) -> None:
+    for peer, name in list(engine.sessions):
+        engine.handle(peer, Close(name, 1))
+    allocator = engine.cache.allocator
+    allocator.check_integrity()
+    assert (allocator.free_count, engine.admission.reserved_slots) == (allocator.count, 0), "KV slots leaked"
+
+
 def run(engine: DrafterEngine) -> list[ToVerifierMessage]:
     out: list[Outgoing] = []
     while engine.has_work():

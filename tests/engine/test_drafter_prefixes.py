@@ -6,10 +6,10 @@ from drafter.engine import DrafterEngine
 from drafthouse.config.serving import DrafterConfig, WindowConfig
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
-from drafthouse.wire.session_messages import Close, Commit, Opened
+from drafthouse.wire.session_messages import Commit, Opened
 from tests.engine.pairs import FAST
 from tests.engine.scripted import ScriptedRunner, draft_logits, recent_logits
-from tests.engine.test_drafter_engine import WIDE, grown, opening, run, scripted, tree_of, words
+from tests.engine.test_drafter_engine import WIDE, close_all, grown, opening, run, scripted, tree_of, words
 
 CONFIG = DrafterConfig(prefill_tokens=16)
 COMMON = [1, 2, 3, 4] * 12  # three chunks
@@ -36,13 +36,6 @@ class Setting:
     def open(self, name: str, tokens: list[int]) -> None:
         assert isinstance(self.engine.handle("v", opening(name, tokens))[0][1], Opened)
 
-    def close_all(self) -> None:
-        for _, name in list(self.engine.sessions):
-            self.engine.handle("v", Close(name, 1))
-        allocator = self.engine.cache.allocator
-        allocator.check_integrity()
-        assert (allocator.free_count, self.engine.admission.reserved_slots) == (allocator.count, 0), "KV slots leaked"
-
 
 @pytest.mark.parametrize("together", [True, False])
 def test_a_common_beginning_is_run_once(together: bool) -> None:
@@ -57,7 +50,7 @@ def test_a_common_beginning_is_run_once(together: bool) -> None:
     assert it.engine.totals.cached_tokens == 4 * len(COMMON)
     for name, tokens in texts.items():
         assert words(tree_of(it.engine, name)) == pytest.approx(grown(scripted(config=CONFIG), opening(name, tokens))), name
-    it.close_all()
+    close_all(it.engine)
 
 
 def test_a_session_that_is_over_leaves_its_committed_tokens_and_no_node() -> None:
@@ -71,7 +64,7 @@ def test_a_session_that_is_over_leaves_its_committed_tokens_and_no_node() -> Non
     path += [7, session.tree.tokens[session.expanded[0]]]
     it.engine.handle("v", Commit("a", 1, len(COMMON) + 2, (path[2],), 0.0))
     assert len(session.expanded) > 0
-    it.close_all()
+    close_all(it.engine)
     prefixes = it.engine.cache.allocator.prefixes
     assert prefixes is not None
     assert prefixes.slot_count == len(COMMON) + 3
@@ -87,7 +80,7 @@ def test_with_a_window_nothing_is_shared() -> None:
     for name in "ab":
         it.open(name, COMMON)
     run(it.engine)
-    it.close_all()
+    close_all(it.engine)
     assert it.runner.caught_up == 2 * len(COMMON)
     assert it.engine.totals.cached_tokens == 0
 
@@ -98,4 +91,4 @@ def test_the_count_can_tell() -> None:
         it.open(name, COMMON)
     run(it.engine)
     assert it.runner.caught_up == 3 * len(COMMON)
-    it.close_all()
+    close_all(it.engine)

@@ -16,7 +16,7 @@ from drafthouse.engine.segment import Segment
 from drafthouse.wire.session_messages import Close, Commit, Dropped, Grow, Opened, Refused
 from tests.engine.pairs import FAST, loaded
 from tests.engine.scripted import VOCAB_SIZE, ScriptedRunner, draft_logits
-from tests.engine.test_drafter_engine import WIDE, grown, opening, scripted, tree_of, words
+from tests.engine.test_drafter_engine import WIDE, close_all, grown, opening, scripted, tree_of, words
 from tests.engine.tiny_models import tiny
 
 POISON = 9
@@ -65,13 +65,6 @@ class Failing:
         for name, committed in tokens.items():
             assert words(tree_of(self.engine, name)) == pytest.approx(grown(scripted(config=CONFIG), opening(name, committed))), name
 
-    def close_all(self) -> None:
-        for _, name in list(self.engine.sessions):
-            self.engine.handle("v", Close(name, 1))
-        allocator = self.engine.cache.allocator
-        allocator.check_integrity()
-        assert (allocator.free_count, self.engine.admission.reserved_slots) == (allocator.count, 0), "KV slots leaked"
-
 
 def poisoned(segments: list[Segment]) -> bool:
     """The last part of a long catch-up does not fit."""
@@ -89,7 +82,7 @@ def test_only_the_cause_of_a_failed_pass_is_dropped() -> None:
     assert it.dropped() == ["bad"]
     assert it.loop.faults == 2, "once with others, once alone"
     it.check_trees(a=[1, 2, 3], b=[4, 5])
-    it.close_all()
+    close_all(it.engine)
 
 
 def test_a_session_in_no_failed_pass_keeps_its_tree() -> None:
@@ -113,7 +106,7 @@ def test_a_fault_that_is_nobodys_drops_nobody() -> None:
     it.rounds()
     assert (it.dropped(), it.loop.faults) == ([], 1)
     it.check_trees(a=[1, 2, 3], b=[4, 5])
-    it.close_all()
+    close_all(it.engine)
 
 
 def test_what_a_window_left_behind_is_run_again() -> None:
@@ -130,7 +123,7 @@ def test_what_a_window_left_behind_is_run_again() -> None:
     assert (it.loop.faults, plain.loop.faults) == (1, 0)
     for name in "ab":
         assert words(tree_of(it.engine, name)) == pytest.approx(words(tree_of(plain.engine, name)))
-    it.close_all()
+    close_all(it.engine)
 
 
 @pytest.mark.parametrize("others", ["", "bc"])
@@ -147,7 +140,7 @@ def test_what_a_failed_pass_may_have_spoilt_is_not_cached(others: str) -> None:
     it.rounds()
     assert it.engine.totals.cached_tokens - found == (len(LONG) if others else 0)
     it.check_trees(later=[*LONG, 4], **{name: [*LONG, 5] for name in others})
-    it.close_all()
+    close_all(it.engine)
 
 
 def test_what_was_cached_before_a_fault_is_run_again() -> None:
@@ -212,7 +205,7 @@ def test_a_suspect_may_close() -> None:
     it.engine.forget_peer("w")
     it.rounds()
     it.check_trees(b=[1, 2, 3], c=[1, 2, 3])
-    it.close_all()
+    close_all(it.engine)
 
 
 def test_a_device_that_fails_without_any_session_ends_the_loop() -> None:
@@ -221,7 +214,7 @@ def test_a_device_that_fails_without_any_session_ends_the_loop() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         it.rounds()
     assert it.sizes == [1, 1], "a pass, then one token of no session"
-    it.close_all()
+    close_all(it.engine)
 
 
 def test_a_fault_before_the_pass_began_is_tried_one_by_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
