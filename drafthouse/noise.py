@@ -53,7 +53,7 @@ def derive_seed(seed: int, index: int) -> int:
 
 
 BLOCK = 1 << 18
-"""On a CPU so many draws are made at a time, in place: what one thread works on stays in its cache."""
+"""Draws that a CPU makes at a time, in place: what one thread works on stays in its cache."""
 
 
 def _xor_shift(x: torch.Tensor, bits: int) -> None:

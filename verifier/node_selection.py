@@ -100,7 +100,7 @@ class Offers:
         return nodes[self.within[nodes]]
 
     def selected(self, picked: np.ndarray, best_edge: float | None, sequences: int) -> Selected:
-        """`picked` in any order; of so many sequences."""
+        """`picked` in any order; `sequences` is how many decode."""
         picked = np.sort(picked)
         owner, drafters = self.owner[picked], self.of_drafter[picked]
         return Selected(

@@ -49,8 +49,8 @@ class Step:
 
 @dataclass(slots=True)
 class Walked:
-    """Where one sequence's walk ended. `tokens` are the accepted draft tokens and the bonus token; of its nodes so many were `verified`
-    and `accepted`, of which `of_drafter` are its drafter's; `more`: it ended above further nodes."""
+    """Where one sequence's walk ended. `tokens` are the accepted draft tokens and the bonus token; `verified` and
+    `accepted` count its nodes, `of_drafter` those accepted that are its drafter's. `more`: it ended above further nodes."""
 
     sequence: Sequence
     tokens: list[int]

@@ -28,7 +28,7 @@ class ExactPrompts:
         self._encode, self._decode, self._texts = encode, decode, texts
 
     def plain(self, number: int, body: int, tokens: int) -> str:
-        """Text to go on from. Raises ConfigError where a tokenizer cannot be brought to give so many tokens."""
+        """Text to go on from. Raises ConfigError where no text is found that the tokenizer makes exactly `tokens` of."""
         words = self._text(body, tokens).split(" ")  # text cut after a token may encode to another number: then from a later word on
         starts = (" ".join(words[skip:]) for skip in range(TRIES))
         return self._exact(tokens, (self._decode(self._encode(_head(number) + text)[:tokens]) for text in starts))
@@ -48,7 +48,7 @@ class ExactPrompts:
         for text in candidates:
             if len(self._encode(text)) == tokens:
                 return text
-        raise ConfigError(f"--prompt-tokens {tokens}: found no text that the tokenizer makes so many tokens of")
+        raise ConfigError(f"--prompt-tokens {tokens}: found no text that the tokenizer makes exactly this number of tokens of")
 
     def _text(self, body: int, tokens: int) -> str:
         """More of it than `tokens` and TRIES words are."""

@@ -25,7 +25,7 @@ SPINS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """So many requests at once, each with so long a prompt."""
+    """`clients` requests at once, each with a prompt of `prompt_tokens`."""
 
     clients: int
     prompt_tokens: int

@@ -107,7 +107,7 @@ S = TypeVar("S", bound=Growing)
 
 
 class PassBudget(NamedTuple):
-    """Of one pass: at most so many tokens of catch-ups and as many tree nodes, of which it takes those that bring most in its time."""
+    """Of one pass: at most `tokens` of catch-ups, and at most as many tree nodes. It takes the nodes that bring most in its time."""
 
     tokens: int
     latency: LatencyModel

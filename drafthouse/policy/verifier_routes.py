@@ -18,7 +18,7 @@ from drafthouse.wire.membership import Route
 SHUN_S = 10.0
 
 TOKENS_OF_A_REQUEST = 256
-"""Tokens that a verifier need not prefill are worth as much as one request less there: each request brings about so many to its steps."""
+"""This many tokens that a verifier need not prefill are worth one request less there: a request brings about as many to its steps."""
 
 LEAD_SHARE = 1 / 16
 """No prefix, however long, is worth more of a verifier's places in a step than this: behind too many others it would come late anyway."""
