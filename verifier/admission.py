@@ -1,7 +1,7 @@
 """Who is let into the queue, when the refused may come again, and what was cancelled at which point. No clock.
 
-Promises: the queue is bounded for new requests. One that goes on here after its verifier failed was admitted
-once and is never refused: those are bounded by what the other verifiers had admitted.
+Promises: the queue is bounded, whatever peers say. A request that goes on here after its verifier failed was admitted once, so a
+full queue does not refuse it: it has room beyond, for as many as a verifier can have had. Who says so without cause gains no more.
 """
 
 from drafthouse.errors import OverloadError, RequestError
@@ -19,9 +19,9 @@ class Admission:
         self.most_steps_to_free = 0  # between a cancellation and the release of what it held
 
     def take_place(self, resumed: bool, now: float) -> None:
-        """Raises OverloadError when the queue is full."""
+        """Raises OverloadError when the queue is full, and for a resumed request when the room beyond is full, too."""
         scheduler = self._scheduler
-        if scheduler.full and not resumed:
+        if scheduler.overfull if resumed else scheduler.full:
             self._totals.refused += 1
             retry_after_s = self._line.refuse(now, scheduler.in_service)
             raise OverloadError(f"{len(scheduler.waiting)} requests wait already", retry_after_s)

@@ -66,6 +66,12 @@ class Scheduler:
         """Whether no more requests may wait: the queue holds `max_queue`, and those that will be admitted to the next step."""
         return len(self.waiting) >= self.config.max_queue + max(0, self.config.max_sequences - self.in_service)
 
+    @property
+    def overfull(self) -> bool:
+        """Whether as many requests wait beyond a full queue as another verifier of this size can have had, running and waiting."""
+        beyond = self.config.max_queue + self.config.max_sequences
+        return len(self.waiting) >= self.config.max_queue + max(0, self.config.max_sequences - self.in_service) + beyond
+
     def add(self, sequence: Sequence) -> None:
         self.waiting[sequence] = None
 

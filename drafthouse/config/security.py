@@ -48,3 +48,15 @@ class DataPlaneConfig(_Section):
 class SecurityConfig(_Section):
     api_keys: ApiKeysConfig | None = Field(None, description="without it the API is open")
     data_plane: DataPlaneConfig | None = Field(None, description="without it the data plane is plaintext, open to whoever reaches it")
+    open_data_plane: bool = Field(False, description="serve with API keys although whoever reaches a verifier's port needs none")
+
+    @model_validator(mode="after")
+    def _keys_are_not_bypassed(self) -> "SecurityConfig":
+        if self.api_keys is not None and self.data_plane is None and not self.open_data_plane:
+            raise ValueError(
+                "api_keys without data_plane: whoever reaches a verifier's port needs no key. Give security.data_plane, or set "
+                "security.open_data_plane: true where a network policy or a firewall keeps others away from it"
+            )
+        if self.data_plane is not None and self.open_data_plane:
+            raise ValueError("open_data_plane: true and data_plane exclude each other: take one out")
+        return self

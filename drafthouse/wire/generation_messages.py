@@ -30,7 +30,7 @@ class SpeculationUsage:
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One attempt at one request. `delivered` are output tokens that earlier attempts delivered. `resumed`: an earlier attempt was
-    admitted by a verifier that is gone now, so a full queue does not refuse this one. `cache_key` names whose traffic may be
+    admitted by a verifier that is gone now, so this one has room beyond a full queue. `cache_key` names whose traffic may be
     remembered together; empty: no one's. KV of common prefixes is shared within one key, the empty one included."""
 
     request_id: str

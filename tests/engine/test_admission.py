@@ -46,6 +46,19 @@ def test_a_full_queue_refuses_and_a_request_that_goes_on_here_is_let_in() -> Non
     assert totals(it) == {"admitted": 4, "finished": 4, "refused": 1}
 
 
+def test_who_claims_to_be_resumed_finds_a_bound_too() -> None:
+    """A peer's word opens the room beyond a full queue: as much as one verifier can have had, and no more."""
+    it = full()
+    for i in range(2):
+        it.submit(replace(request(f"claims {i}", PROMPT, 20, mode="off"), attempt=2, resumed=True))
+    for claim in ({"resumed": True}, {"delivered": TEXT[:3]}):
+        with pytest.raises(OverloadError, match="3 requests wait already"):
+            it.submit(replace(request("one more", PROMPT, 20, mode="off"), attempt=2, **claim))
+    assert len(it.engine.scheduler.waiting) == 3
+    it.finish()
+    assert totals(it) == {"admitted": 4, "finished": 4, "refused": 2}
+
+
 def test_a_refused_request_is_told_the_time_at_which_a_place_is_expected() -> None:
     """One place; a request takes 20 steps of 5 ms there."""
     it = Setting(max_sequences=1, max_queue=1)

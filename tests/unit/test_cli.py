@@ -133,7 +133,7 @@ def test_serve_tells_all_faults_of_the_machine_and_the_folders_together(tmp_path
         "target": {"path": "/nowhere/model"},
         "draft": {"path": str(tmp_path)},
         "server": {"http_port": port, "grpc_port": port, "dashboard_port": free_port()},
-        "security": {"api_keys": {"file": "/nowhere/keys"}},
+        "security": {"api_keys": {"file": "/nowhere/keys"}, "open_data_plane": True},
     }
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps(sections), encoding="utf-8")

@@ -10,6 +10,8 @@ from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
 
 SERVE_CONFIG = pathlib.Path(__file__).parents[2] / "deployments" / "serve_config.yaml"
+HASH = "sha256:" + 64 * "0"
+PLANE = "{certificate: /c, key: /k, authority: /a, token_file: /t}"
 
 
 def _write(folder: pathlib.Path, text: str) -> pathlib.Path:
@@ -60,6 +62,11 @@ def test_what_says_nothing_is_refused_and_not_taken_for_the_demo(tmp_path: pathl
         ("drafter: {stages: [{kind: modle}]}", "drafter.stages.0.kind: must be model, trigram, lookup, suffix, or module:Class; did you"),
         ("drafter: {stages: model}", "drafter.stages: must be a list"),
         ("security: {api_keys: {hashes: [sk-1]}}", "'^sha256:[0-9a-f]{64}$' (what `drafthouse hash-key` prints)"),
+        (
+            f"security: {{api_keys: {{hashes: ['{HASH}']}}}}",
+            "security: api_keys without data_plane: whoever reaches a verifier",
+        ),
+        (f"security: {{open_data_plane: true, data_plane: {PLANE}}}", "security: open_data_plane: true and data_plane exclude each other"),
         ("target:\n\tpath: x", "not YAML: line 2, column 1: found character"),
         ("target: {path: a}\ntarget: {path: b}", "not YAML: line 2, column 1: the key target stands twice"),
     ],
