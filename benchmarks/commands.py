@@ -204,6 +204,23 @@ def sampling(
 
 
 @bench_app.command()
+def long_prompt(
+    target: Target = "demo:target",
+    chars: Annotated[int, typer.Option(help="Characters of the prompt.", min=1)] = 4_000_000,
+    json_file: Json = None,
+) -> None:
+    """Time that a gateway's event loop stands still while a long prompt is tokenized: ours beside `Tokenizer.encode`."""
+    from benchmarks.long_prompt import print_long_prompt, run_long_prompt
+    from deployments.cli.options import check_writable, write_json
+
+    with errors():
+        check_writable(json_file)
+        report = run_long_prompt(target, chars)
+        write_json(json_file, report)
+    print_long_prompt(Console(), report)
+
+
+@bench_app.command()
 def step(
     sequences: Annotated[int, typer.Option(help="Sequences that decode.", min=1)] = 32,
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary; small, so that choosing takes little beside Python.", min=32)] = 256,

@@ -39,6 +39,10 @@ class Faults:
             raise ConfigError("\n".join(str(error) for error in self.errors))
 
 
+TOO_LARGE = "request_too_large"
+"""The code of a RequestError for what is refused by its size alone."""
+
+
 class RequestError(DrafthouseError):
     """A request cannot be served as asked; `param` names the field, `code` is OpenAI's error code."""
 

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -17,12 +18,18 @@ from deployments.gateway.fan_in import fan_in
 from deployments.gateway.request_planner import RequestPlan, RequestPlanner
 from deployments.gateway.text_stream import TextDelta, generate_text
 from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
-from drafthouse.errors import OverloadError, RequestError
+from drafthouse.config.serving import MAX_BODY_BYTES
+from drafthouse.errors import TOO_LARGE, OverloadError, RequestError
 from drafthouse.policy.retry_line import RetryLine
 from drafthouse.wire.generation_messages import GenerateRequest
 from drafthouse.wire.totals import GatewayTotals, Outcome
 
-Body = TypeVar("Body")
+Result = TypeVar("Result")
+
+LONG_BYTES = 1 << 16
+"""Of a request. Its text may take tens of milliseconds to tokenize, megabytes take seconds: such ones wait for each other alone."""
+
+LONG_AT_ONCE = 2
 
 KEPT_SAMPLES = 10_000
 """Latencies of one kind that wait for the exporter; where there is none, the oldest go."""
@@ -108,11 +115,12 @@ class Stopwatch:
 
 
 class InferenceService:
-    def __init__(self, planner: RequestPlanner, link: VerifierLink, places: int) -> None:
-        self.planner, self.link = planner, link
+    def __init__(self, planner: RequestPlanner, link: VerifierLink, places: int, max_bytes: int = MAX_BODY_BYTES) -> None:
+        self.planner, self.link, self._max_bytes = planner, link, max_bytes
         self.places = Capacity(places)
         self.latencies = Latencies()
         self._totals = GatewayTotals()
+        self._long = ThreadPoolExecutor(LONG_AT_ONCE, "long-prompt")
 
     @property
     def running(self) -> int:
@@ -123,17 +131,24 @@ class InferenceService:
         """A copy."""
         return replace(self._totals, outcome=dict(self._totals.outcome), failovers=self.link.failovers, moves=self.link.moves)
 
-    async def plan(self, make: Callable[[Body], RequestPlan], body: Body, cache_key: str) -> RequestPlan:
-        """Runs `make` in a thread: tokenizing a long prompt takes long, and streams must go on meanwhile. `cache_key` names whose
+    async def plan(self, make: Callable[[], RequestPlan], size: int, cache_key: str) -> RequestPlan:
+        """Runs `make` in a thread, where streams go on meanwhile; `size`: bytes of what it is made of. `cache_key` names whose
         traffic the requests are; empty: it is not known. Raises OverloadError, and RequestError for what could never be served."""
         try:
+            if size > self._max_bytes:
+                raise RequestError(f"the request has {size} bytes, and the limit is {self._max_bytes}", code=TOO_LARGE, status=413)
             with self.places.planning():
-                plan = await asyncio.to_thread(make, body)
+                plan = await self.in_thread(make, size)
             self._check_choices(len(plan.requests))
         except (RequestError, OverloadError) as error:
             self._ended(outcome_of(error))
             raise
         return replace(plan, requests=tuple(replace(request, cache_key=cache_key) for request in plan.requests))
+
+    async def in_thread(self, work: Callable[[], Result], size: int) -> Result:
+        """What `work` on `size` bytes returns or raises; streams go on, and the short do not wait for the long."""
+        executor = self._long if size > LONG_BYTES else None
+        return await asyncio.get_running_loop().run_in_executor(executor, work)
 
     def _check_choices(self, choices: int) -> None:
         """Raises RequestError for more choices than could run at once even if all were idle: the refusal of one would end the others."""

@@ -50,10 +50,10 @@ class Gateway:
         codec = load_codec(config.target)
         metadata = load_metadata(config.target, codec.stop_token, config.gateway.sampling_defaults)
         planner = RequestPlanner(config.model, codec, metadata)
-        self._controller = controller
+        self._controller, self._config = controller, config.gateway
         self._keys = load_api_keys(config.security.api_keys)
         self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))
-        self._service = InferenceService(planner, self._link, config.gateway.max_ongoing_requests)
+        self._service = InferenceService(planner, self._link, config.gateway.max_ongoing_requests, config.gateway.max_body_bytes)
         name, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
         self._replica = Replica(name, ray.util.get_node_ip_address(), os.getpid(), node, "")
         metrics = MetricsExporter("gateway", name, ray_metrics)
@@ -62,7 +62,7 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
-        return build_http_app(self._service, self._snapshot, self._lifespan, self._keys)
+        return build_http_app(self._service, self._snapshot, self._lifespan, self._keys, self._config)
 
     async def Generate(  # the proto's name; Serve fills in `grpc_context`
         self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext

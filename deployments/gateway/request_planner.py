@@ -2,7 +2,8 @@
 
 Promises: what comes out has a known model, a prompt of at least one token inside the vocabulary,
 prompt and output within the context, sampling in range and a seed; anything else is a RequestError
-naming the field. HTTP and gRPC share it. Choice `i` of several takes `derive_seed(seed, i)`; one alone takes the seed.
+naming the field. What is too long for any tokenizer is refused before it is tokenized.
+HTTP and gRPC share it. Choice `i` of several takes `derive_seed(seed, i)`; one alone takes the seed.
 """
 
 import secrets
@@ -10,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deployments.api.openai.schema import ChatRequest, CompletionRequest, is_ids
+from deployments.api.openai.schema import ChatRequest, CompletionRequest, check_model, is_ids
 from deployments.gateway.model_metadata import ModelMetadata
 from deployments.gateway.text_codec import TextCodec
 from drafthouse.errors import RequestError
@@ -62,19 +63,21 @@ class RequestPlanner:
         self.model, self.codec, self.metadata = model, codec, metadata
 
     def completion(self, body: CompletionRequest) -> RequestPlan:
+        check_model(body.model, self.model)
         settings = self._settings(body, body.max_tokens or DEFAULT_MAX_TOKENS)
         prompts = [body.prompt] if isinstance(body.prompt, str) or (body.prompt and is_ids(body.prompt)) else body.prompt
-        return self.plan("cmpl", prompts, settings)  # type: ignore[arg-type]  # is_prompt has checked the forms
+        return self.plan("cmpl", prompts, settings)
 
     def chat(self, body: ChatRequest) -> RequestPlan:
+        check_model(body.model, self.model)
         settings = self._settings(body, body.token_limit)
-        self._check_model(body.model)
+        self._check_chars(sum(message.chars() for message in body.messages), "messages")
         prompt = self.codec.encode_chat([message.plain() for message in body.messages])
         return self.plan("chatcmpl", [prompt], settings, field="messages")
 
     def plan(self, kind: str, prompts: Sequence[str | Sequence[int]], settings: Settings, field: str = "prompt") -> RequestPlan:
         """Prompts as text or ids. `kind` begins the id, `field` is what errors of the prompt name."""
-        self._check_model(settings.model)
+        check_model(settings.model, self.model)
         if not prompts:
             raise RequestError(f"{field} is empty", field)
         total = len(prompts) * settings.choices
@@ -99,12 +102,17 @@ class RequestPlanner:
         wish, ignore_eos = body.speculation_wish(), bool(body.ignore_eos)
         return Settings(body.model, sampling, wish, max_tokens, body.seed, body.stops(), body.choices, ignore_eos)
 
-    def _check_model(self, model: str) -> None:
-        if model != self.model:
-            message = f"The model {model!r} does not exist; this server has {self.model!r}"
-            raise RequestError(message, "model", code="model_not_found", status=404)
+    def _check_chars(self, chars: int, field: str) -> None:
+        """Raises RequestError for a text that no tokens of the context could hold, before it costs the time to make them."""
+        context = self.metadata.context_tokens
+        most = context * self.codec.longest_token
+        if chars > most:
+            message = f"{field} has {chars} characters, and the {context} tokens of the context hold at most {most}"
+            raise RequestError(message, field, code="context_length_exceeded")
 
     def _prompt(self, text: str | Sequence[int], field: str) -> tuple[int, ...]:
+        if isinstance(text, str):
+            self._check_chars(len(text), field)
         ids = tuple(self.codec.encode(text)) if isinstance(text, str) else tuple(text)
         if not ids:
             raise RequestError(f"{field} is empty: there must be at least one token to go on from", field)

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from deployments.gateway.chat_template import ChatTemplate, Message, load_chat_template
-from deployments.gateway.control_tokens import ControlTokens, load_control_tokens
+from deployments.gateway.control_tokens import ControlTokens, encode, load_control_tokens
 from deployments.gateway.detokenizer import TokenBytes
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.config.serving import ModelConfig
@@ -21,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class TextCodec:
-    """Text to token ids, for prompts and for chats. Thread-safe: encoding changes no state."""
+    """Text to token ids, for prompts and for chats. Thread-safe: encoding changes no state.
+
+    `longest_token`: characters; N tokens are of at most N times as many, unless the tokenizer drops some.
+    """
 
     def __init__(
         self, backend: Tokenizer, token_bytes: TokenBytes, chat: ChatTemplate, control: ControlTokens, stop_token: int | None
@@ -29,11 +32,12 @@ class TextCodec:
         """`stop_token` is what the tokenizer takes for the end of a text."""
         self._backend, self._chat, self._control = backend, chat, control
         self.token_bytes, self.stop_token = token_bytes, stop_token
+        self.longest_token = max(map(len, backend.get_vocab(with_added_tokens=True)))
 
     def encode(self, text: str) -> list[int]:
         """The prompt's ids, with the special tokens the model expects around a prompt. A prompt is in its writer's hands alone:
         control tokens in it are tokens."""
-        return list(self._backend.encode(text, add_special_tokens=True).ids)
+        return encode(self._backend, text, add_special_tokens=True)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """The chat's ids, ready for the assistant's turn; no string of a message becomes a control token.

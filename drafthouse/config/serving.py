@@ -170,6 +170,10 @@ class DrafterConfig(PoolConfig):
         return 2 * self.prefill_tokens + inner
 
 
+MAX_BODY_BYTES = 4 << 20
+"""Of one request: the ids of half a million tokens."""
+
+
 class GatewayConfig(_Section):
     replicas: int = Field(1, ge=1, le=1000)
     num_cpus: float = Field(0.1, ge=0)
@@ -179,6 +183,8 @@ class GatewayConfig(_Section):
         "generation_config", description="for what a request leaves open; none: temperature 1 and no filters (docs/chat.md)"
     )
     drain_s: float = Field(60, ge=0, le=3600, description="a replica that is to go finishes its requests for so long")
+    max_body_bytes: int = Field(MAX_BODY_BYTES, ge=1024, le=1 << 30, description="of one request, HTTP or gRPC; more is refused with 413")
+    body_timeout_s: float = Field(30, gt=0, le=3600, description="a request whose body takes longer to arrive is refused with 408")
 
 
 class ControllerConfig(_Section):

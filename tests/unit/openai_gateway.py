@@ -10,6 +10,7 @@ from deployments.api.openai.routes import build_http_app
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
+from drafthouse.config.serving import GatewayConfig
 from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.verifier_double import VerifierDouble, serving
 
@@ -29,29 +30,33 @@ async def snapshot():
 
 
 @asynccontextmanager
-async def gateway(verifier: VerifierDouble | None = None, cluster=snapshot, capacity: int = 16):
+async def gateway(verifier: VerifierDouble | None = None, cluster=snapshot, capacity: int = 16, context_tokens: int = 64, **config):
     """(app, service) in front of one verifier, which always says TEXT."""
     verifiers = [verifier or VerifierDouble("a", tokens=lambda request: IDS)]
     async with serving(*verifiers) as routes:
         link = VerifierLink(patience_s=0.05)
         link.update(routes)
-        service = InferenceService(RequestPlanner("demo", codec(), metadata()), link, capacity)
+        service = InferenceService(RequestPlanner("demo", codec(), metadata(context_tokens)), link, capacity)
         try:
-            yield build_http_app(service, cluster, no_lifespan, keys=None), service
+            yield build_http_app(service, cluster, no_lifespan, None, GatewayConfig(**config)), service
         finally:
             await link.close()
 
 
-def request(path: str, body: object = None, content: bytes | None = None, routed: bool = True, **options) -> httpx.Response:
+JSON = {"content-type": "application/json"}
+
+
+def request(
+    path: str, body: object = None, content: bytes | None = None, routed: bool = True, headers=JSON, method: str = "", **options
+) -> httpx.Response:
     async def run():
         async with gateway(**options) as (app, service):
             if not routed:
                 service.link.update(())
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                if body is None and content is None:
-                    return await client.get(path)
-                return await client.post(path, json=body) if content is None else await client.post(path, content=content)
+                data = content if body is None else json.dumps(body).encode()
+                return await client.request(method or ("GET" if data is None else "POST"), path, content=data, headers=headers)
 
     return asyncio.run(run())
 

@@ -19,7 +19,7 @@ from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.security import ApiKeysConfig
-from drafthouse.config.serving import ControllerConfig, ServingConfig
+from drafthouse.config.serving import ControllerConfig, GatewayConfig, ServingConfig
 from drafthouse.errors import ConfigError, RequestError
 from drafthouse.security import watched_files
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of, load_api_keys
@@ -47,7 +47,7 @@ def calls(keys: ApiKeys | None, *requests: httpx.Request) -> list[httpx.Response
                 registry.observe(gateway_report("g", service.running, service.totals()), now=1.0)
                 return registry.snapshot(now=1.0)
 
-            transport = httpx.ASGITransport(app=build_http_app(service, snapshot, no_lifespan, keys))
+            transport = httpx.ASGITransport(app=build_http_app(service, snapshot, no_lifespan, keys, GatewayConfig()))
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 answers = [await client.send(request) for request in requests]
             await link.close()
@@ -107,7 +107,11 @@ def test_without_the_section_the_api_is_open():
 def test_a_refused_body_is_not_read():
     async def run():
         app = build_http_app(
-            InferenceService(RequestPlanner("demo", codec(), metadata()), VerifierLink(5.0), 16), None, no_lifespan, ApiKeys(IN_CONFIG)
+            InferenceService(RequestPlanner("demo", codec(), metadata()), VerifierLink(5.0), 16),
+            None,
+            no_lifespan,
+            ApiKeys(IN_CONFIG),
+            GatewayConfig(),
         )
         sent = []
 

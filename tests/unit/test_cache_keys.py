@@ -11,6 +11,7 @@ from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.security import ApiKeysConfig
+from drafthouse.config.serving import GatewayConfig
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of
 from drafthouse.wire.generation_messages import GenerateRequest
 from tests.unit.byte_tokenizer import codec, metadata
@@ -42,7 +43,7 @@ def over_http(keys: ApiKeys | None, path: str, body: dict[str, object], *headers
     """Cache keys of the verifier's requests, one HTTP request for each of `headers`."""
 
     async def call(service: InferenceService) -> None:
-        transport = httpx.ASGITransport(app=build_http_app(service, None, no_lifespan, keys))
+        transport = httpx.ASGITransport(app=build_http_app(service, None, no_lifespan, keys, GatewayConfig()))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             for each in headers:
                 assert (await client.post(path, json=body, headers=each)).status_code == 200

@@ -29,7 +29,7 @@ def test_errors_have_openais_shape(path, body, expected):
     assert error_of(request(path, content=json.dumps(body).encode())) == expected
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff", b"[" * 50_000])
 def test_malformed_json(content):
     assert error_of(request("/v1/completions", content=content)) == (400, BAD, None, "invalid_json")
 

@@ -121,7 +121,8 @@ async def asgi_post(app, path: str, body: object, sent: asyncio.Queue) -> None:
     received.put_nowait({"type": "http.request", "body": json.dumps(body).encode(), "more_body": False})
     scope = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "POST",
-        "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [], "scheme": "http", "root_path": "",
+        "path": path, "raw_path": path.encode(), "query_string": b"",
+        "headers": [(b"content-type", b"application/json")], "scheme": "http", "root_path": "",
     }  # fmt: skip
     await app(scope, received.get, sent.put)
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from deployments.api.openai.schema import ChatRequest, CompletionRequest, parse_body
+from deployments.api.openai.body import parse_body
+from deployments.api.openai.schema import ChatRequest, CompletionRequest
 from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation

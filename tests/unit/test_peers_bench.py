@@ -11,7 +11,8 @@ from benchmarks.harness.http_stream import Completion
 from benchmarks.peers.bench import PeersOptions, contestants, places, turns
 from benchmarks.peers.report import Block, Place, notes, places_report, wrong_counts
 from benchmarks.peers.servers import Installed, Launch, Setup, at_least, launches
-from deployments.api.openai.schema import CompletionRequest, parse_body
+from deployments.api.openai.body import parse_body
+from deployments.api.openai.schema import CompletionRequest
 from drafthouse.errors import ConfigError, DrafthouseError
 
 ONE, MANY = Place(1, 16), Place(8, 16)

@@ -8,12 +8,13 @@ with `grpc-retry-pushback-ms`, through the call's context: Serve drops the metad
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 import grpc
 from ray.serve.exceptions import gRPCStatusError
 from ray.serve.grpc_util import RayServegRPCContext
 
-from deployments.api.openai.schema import checked_stops
+from deployments.api.openai.schema import check_model, checked_stops
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, RequestPlan, RequestPlanner, Settings
 from deployments.gateway.text_stream import TextDelta
@@ -26,11 +27,12 @@ from drafthouse.wire.settings import retry_metadata
 from protos import inference_pb2 as pb
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-CODES = {401: grpc.StatusCode.UNAUTHENTICATED, 404: grpc.StatusCode.NOT_FOUND}
+CODES = {401: grpc.StatusCode.UNAUTHENTICATED, 404: grpc.StatusCode.NOT_FOUND, 413: grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 def make_plan(planner: RequestPlanner, request: pb.GenerateRequest) -> RequestPlan:
     """Raises RequestError naming the field at fault."""
+    check_model(request.model, planner.model)
     kind = request.WhichOneof("input")
     if kind is None:
         raise RequestError("prompt or prompt_tokens must be set", "prompt")
@@ -83,7 +85,7 @@ async def stream(
     """Chunks, of which the last has the finish reason and the usage; none where the context has got a status instead.
     Raises gRPCStatusError. `zero_chunks`: whether Serve heeds the context of a call without one."""
     try:
-        plan = await service.plan(lambda message: make_plan(service.planner, message), request, cache_key)
+        plan = await service.plan(partial(make_plan, service.planner, request), request.ByteSize(), cache_key)
         completion_tokens = 0
         async with aclosing(service.stream(plan)) as deltas:
             async for _, delta in deltas:

@@ -10,8 +10,9 @@ import math
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from deployments.gateway.text_stream import GenerationError
 from deployments.gateway.verifier_link import NoVerifierError
@@ -21,6 +22,12 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
 """Of 503: about the time in which the controller routes a new verifier."""
+
+
+CLIENT_GONE = 499
+"""Nothing reads it; access logs know the number."""
+
+MAX_MESSAGE_CHARS = 1000
 
 
 class NoControllerError(DrafthouseError):
@@ -63,8 +70,12 @@ def install_error_handlers(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> JSONResponse:
         return error_response(error)
 
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE)
+
     for kind in (DrafthouseError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)
+    app.add_exception_handler(ClientDisconnect, gone)
 
 
 def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
@@ -72,8 +83,8 @@ def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[
 
 
 def _utf8(text: str) -> str:
-    """A client's JSON may name fields with lone surrogates, which no answer can carry."""
-    return text.encode(errors="replace").decode()
+    """A client's JSON may name fields with lone surrogates, which no answer can carry, and of any length."""
+    return text[:MAX_MESSAGE_CHARS].encode(errors="replace").decode()
 
 
 def _http_code(status: int) -> str:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,19 +18,19 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.api.openai.errors import NoControllerError, describe_error, error_response, install_error_handlers
+from deployments.api.openai.body import MIN_VALUES, Body, parse_body, parse_json, read_body
+from deployments.api.openai.body_limit import BodyLimit
+from deployments.api.openai.errors import CLIENT_GONE, NoControllerError, describe_error, error_response, install_error_handlers
 from deployments.api.openai.responses import DONE, Answerer, UsageCount, sse
-from deployments.api.openai.schema import ChatRequest, CompletionRequest, parse_body
+from deployments.api.openai.schema import ChatRequest, CompletionRequest
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
+from drafthouse.config.serving import GatewayConfig
 from drafthouse.errors import RequestError
 from drafthouse.security.api_keys import ApiKeys
 
 SNAPSHOT_TIMEOUT_S = 2.0
-
-CLIENT_GONE = 499
-"""Nobody reads it; access logs know the number."""
 
 OPEN_PATHS = frozenset({"/health"})
 CACHE_KEY = "cache_key"
@@ -63,12 +64,17 @@ def cache_key_of(request: Request) -> str:
 
 
 def build_http_app(
-    service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]], lifespan: Lifespan, keys: ApiKeys | None
+    service: InferenceService,
+    snapshot: Callable[[], Awaitable[dict[str, Any]]],
+    lifespan: Lifespan,
+    keys: ApiKeys | None,
+    config: GatewayConfig,
 ) -> FastAPI:
     """`snapshot` asks the controller for /v1/cluster; without `keys` the API is open."""
     app = FastAPI(title="Drafthouse", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app)
-    if keys is not None:
+    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, timeout_s=config.body_timeout_s)
+    if keys is not None:  # what is added last comes first
         app.add_middleware(ApiKeyGate, keys=keys)
     _add_generation(app, service)
     _add_status(app, service, snapshot)
@@ -76,17 +82,27 @@ def build_http_app(
 
 
 def _add_generation(app: FastAPI, service: InferenceService) -> None:
+    planner = service.planner
+
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        body = parse_body(CompletionRequest, await _json(request))
-        plan = await service.plan(service.planner.completion, body, cache_key_of(request))
+        size, body = await _read(request, service, CompletionRequest)
+        plan = await service.plan(partial(planner.completion, body), size, cache_key_of(request))
         return await _answer(request, service, plan, chat=False, stream=bool(body.stream), include_usage=body.include_usage)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        body = parse_body(ChatRequest, await _json(request))
-        plan = await service.plan(service.planner.chat, body, cache_key_of(request))
+        size, body = await _read(request, service, ChatRequest)
+        plan = await service.plan(partial(planner.chat, body), size, cache_key_of(request))
         return await _answer(request, service, plan, chat=True, stream=bool(body.stream), include_usage=body.include_usage)
+
+
+async def _read(request: Request, service: InferenceService, kind: type[Body]) -> tuple[int, Body]:
+    """(bytes, body). Raises RequestError, and ClientDisconnect."""
+    data = await read_body(request)
+    planner = service.planner
+    max_values = max(MIN_VALUES, 2 * planner.metadata.context_tokens)
+    return len(data), await service.in_thread(lambda: parse_body(kind, parse_json(data, max_values), planner.model), len(data))
 
 
 def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> None:
@@ -124,13 +140,6 @@ def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], 
 
 async def _awaited(snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     return await snapshot()
-
-
-async def _json(request: Request) -> object:
-    try:
-        return await request.json()
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from error
 
 
 async def _answer(

@@ -1,15 +1,15 @@
 """What a client may send to /v1/completions and /v1/chat/completions.
 
 Promises: unknown fields are refused, and so is a known field that this system does not serve,
-unless it has the value that asks for nothing; types are not coerced; every string is valid Unicode.
+unless it has the value that asks for nothing; types are not coerced.
 `speculation`, `ignore_eos` and the sampling fields top_k, min_p and repetition_penalty are extensions.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from drafthouse.errors import RequestError
@@ -62,7 +62,7 @@ def _all(values: list[Any], kind: type) -> bool:
 
 
 Prompt = Annotated[
-    str | list[str] | list[int] | list[list[int]],
+    Any,  # the check has seen every item; a union would look at all of them four times, and write an error for each
     shaped("a string, a list of strings, a list of token ids or a list of lists of token ids", is_prompt),
 ]
 Stop = Annotated[str | list[str] | None, shaped(f"a string or a list of at most {MAX_STOPS} strings", is_stop)]
@@ -102,7 +102,7 @@ class _GenerationBody(_Body):
     stream_options: StreamOptions | None = None
     speculation: SpeculationOptions | None = None
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
     presence_penalty: Annotated[object, only(0)] = None
     frequency_penalty: Annotated[object, only(0)] = None
@@ -162,13 +162,18 @@ class TextPart(_Body):
     text: str
 
 
+TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
+
+
 def is_content(value: Any) -> bool:
     return value is None or isinstance(value, str | list)
 
 
 class ChatMessage(_Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str | list[TextPart] | None, shaped("a string or a list of text parts", is_content)] = None
+    content: Annotated[
+        str | Annotated[list[TextPart], Field(fail_fast=True)] | None, shaped("a string or a list of text parts", is_content)
+    ] = None
     name: str | None = None
 
     refusal: Annotated[object, only()] = None
@@ -176,6 +181,11 @@ class ChatMessage(_Body):
     function_call: Annotated[object, only()] = None
     annotations: Annotated[object, only([])] = None
     audio: Annotated[object, only()] = None
+
+    def chars(self) -> int:
+        """Of its text and its name."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
+        return len(text) + len(self.name or "")
 
     def plain(self) -> dict[str, Any]:
         """As chat templates know messages: with a name only where there is one, and without the role developer, which is OpenAI's
@@ -186,7 +196,7 @@ class ChatMessage(_Body):
 
 
 class ChatRequest(_GenerationBody):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     parallel_tool_calls: bool | None = None  # says nothing where there are no tools
     service_tier: str | None = None
@@ -226,58 +236,7 @@ def checked_stops(stops: Sequence[str]) -> tuple[str, ...]:
     return tuple(stops)
 
 
-Body = TypeVar("Body", bound=_GenerationBody)
-
-
-def parse_body(kind: type[Body], body: object) -> Body:
-    """Raises RequestError for the fault that lies deepest in the body, `param` its dotted path.
-
-    Deepest, because each member of a union has its say, and the one that got furthest is what was meant.
-    """
-    check_unicode(body)
-    try:
-        return kind.model_validate(body)
-    except ValidationError as error:
-        faults = [(field_path(e["loc"], body, e["type"] == "missing"), e) for e in error.errors(include_url=False, include_context=False)]
-        path, fault = max(faults, key=lambda found: len(found[0]))
-        param = ".".join(path) or None
-        code = "unsupported_value" if fault["type"] == "unsupported" else "invalid_value"
-        raise RequestError(f"{param or 'body'}: {fault['msg']}", param, code) from error
-
-
-def check_unicode(body: object) -> None:
-    """Raises RequestError naming the field of a lone surrogate: JSON can spell one, but it is no character, and no text can hold it."""
-    left: list[tuple[tuple[str, ...], object]] = [((), body)]
-    while left:
-        path, value = left.pop()
-        if isinstance(value, dict):
-            left += [(path, key) for key in value]
-            left += [((*path, key), inner) for key, inner in value.items()]
-        elif isinstance(value, list):
-            left += [((*path, str(i)), item) for i, item in enumerate(value) if not isinstance(item, int)]
-        elif isinstance(value, str) and not is_unicode(value):
-            while path and path[-1].isdecimal():  # a list of strings is one field
-                path = path[:-1]
-            param = ".".join(path) or None
-            raise RequestError(f"{param or 'body'}: not valid Unicode: it has half of a surrogate pair; send whole characters", param)
-
-
-def is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def field_path(loc: Sequence[str | int], body: object, missing: bool) -> list[str]:
-    """The path in the client's own JSON: pydantic's `loc` without the tags of union members."""
-    path: list[str] = []
-    for part in loc:
-        here = isinstance(body, dict) and part in body or isinstance(body, list) and isinstance(part, int) and part < len(body)
-        if here:
-            body = body[part]  # type: ignore[index]
-            path.append(str(part))
-    if missing:
-        path.append(str(loc[-1]))
-    return path
+def check_model(name: str, served: str) -> None:
+    """Raises RequestError for another model than this server's."""
+    if name != served:
+        raise RequestError(f"The model {name[:200]!r} does not exist; this server has {served!r}", "model", "model_not_found", 404)
