@@ -147,7 +147,7 @@ def decisions(
 @bench_app.command()
 def forward(
     target: Target = "smollm2",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or int8, beside which bfloat16 stands.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or int8, beside which bfloat16 stands.")] = "float32",
     threads: Threads = 2,
     rounds: Rounds = 10,
     json_file: Json = None,
@@ -166,7 +166,7 @@ def forward(
 @bench_app.command()
 def bits(
     target: Target = "smollm2",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float64 or int8.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or int8.")] = "float32",
     threads: Threads = 2,
     texts: Annotated[int, typer.Option(help="Texts, greedy and sampled in turn.", min=2)] = 200,
     tokens: Annotated[int, typer.Option(help="Tokens of each text.", min=4)] = 24,

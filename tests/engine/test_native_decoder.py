@@ -16,7 +16,7 @@ from drafthouse.token_tree import ROOT, TokenTree
 from tests.engine.tiny_models import tiny
 
 FAMILIES = ("llama", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "olmo2")
-DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 CONTEXT, SLOTS = 512, 320
 TOKENS = torch.randint(0, 256, (40,), generator=torch.Generator().manual_seed(1)).tolist()
 LONG = torch.randint(0, 256, (150,), generator=torch.Generator().manual_seed(2)).tolist()

@@ -93,7 +93,7 @@ template <class T, class W, class KV> struct Run {
       if constexpr (IN_INT8) return panel_rows<E>(l, panel, w, rounded + row * bytes, bytes, count, to, stride);
       if (!in.rows) in.rows = normed_alone(in.norm, rows, thread);
       const T* from = in.rows + int64_t(row) * l.inner;
-      if constexpr (std::is_same_v<W, Bf16>) {
+      if constexpr (sizeof(W) < sizeof(T) && !IN_INT8) {
         if (count >= WIDENED) return panel_rows<E>(l, panel, widened(w, l.inner, scratch[thread].panel), from, l.inner, count, to, stride);
       }
       if constexpr (!IN_INT8) panel_rows<E>(l, panel, w, from, l.inner, count, to, stride);
@@ -126,10 +126,12 @@ template <class T, class W, class KV> struct Run {
   static float number(float w) { return w; }
   static double number(double w) { return w; }
   static float number(Bf16 w) { return widen(w); }
+  static float number(Half w) { return widen(w); }
   static float number(Int8 w) { return w.bits; }
   static float column(const float* w, int c, int k) { return w[k * PANEL + c]; }
   static double column(const double* w, int c, int k) { return w[k * PANEL + c]; }
   static float column(const Bf16* w, int c, int k) { return widen(w[(k / 2 * PANEL + c) * 2 + k % 2]); }
+  static float column(const Half* w, int c, int k) { return widen(w[k * PANEL + c]); }
   static float column(const Int8* w, int c, int k) { return weight8(w, c, k); }
 
   // Norms and rotates the queries that share a KV head, and its key, and stores the row's key and value.
@@ -295,6 +297,7 @@ void drafthouse_decoder_run(void* decoder, const drafthouse::Step* step) {
   switch (d.model.kind) {
     case drafthouse::F32: return drafthouse::forward<float, float, float>(d, *step);
     case drafthouse::BF16: return drafthouse::forward<float, drafthouse::Bf16, drafthouse::Bf16>(d, *step);
+    case drafthouse::F16: return drafthouse::forward<float, drafthouse::Half, drafthouse::Half>(d, *step);
     case drafthouse::INT8: return drafthouse::forward<float, drafthouse::Int8, drafthouse::Bf16>(d, *step);
     case drafthouse::F64: return drafthouse::forward<double, double, double>(d, *step);
   }

@@ -24,7 +24,7 @@ from drafthouse.engine.native.rank_link import GATHER, RankLink
 from drafthouse.engine.packed_step import PackedStep, packed
 from drafthouse.engine.segment import Segment
 
-KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2, torch.int8: 3}
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2, torch.int8: 3, torch.float16: 4}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
 

@@ -22,7 +22,7 @@ DENSE_FAMILIES = {
 }  # fmt: skip
 """`model_type` of what fits the description; the weights have the last word."""
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Of weights."""
 
 ROTARY_KINDS = {"default", "linear", "llama3", "yarn"}

@@ -12,10 +12,12 @@ namespace drafthouse {
 
 // A stored vector in the compute type: where it lies, or copied to `room`.
 template <class T> inline const T* as_computed(const T* stored, T*, int) { return stored; }
-inline const float* as_computed(const Bf16* stored, float* room, int count) {
+template <class S> inline const float* widened(const S* stored, float* room, int count) {
   for (int i = 0; i < count; i += WIDTH<float>) store_wide(room + i, load_wide_as(stored + i));
   return room;
 }
+inline const float* as_computed(const Bf16* stored, float* room, int count) { return widened(stored, room, count); }
+inline const float* as_computed(const Half* stored, float* room, int count) { return widened(stored, room, count); }
 
 // Of each 2 * HALF lanes of a the HALF that begin at SIDE, beside the same of b.
 template <int HALF, int SIDE, class V, size_t... I> inline V beside(V a, V b, std::index_sequence<I...>) {

@@ -10,7 +10,7 @@ namespace drafthouse {
 
 constexpr int PANEL = 64;
 
-enum Kind : int32_t { F32 = 0, BF16 = 1, F64 = 2, INT8 = 3 };  // INT8: keys and values are bfloat16
+enum Kind : int32_t { F32 = 0, BF16 = 1, F64 = 2, INT8 = 3, F16 = 4 };  // INT8: keys and values are bfloat16
 enum Activation : int32_t { SILU = 0, GELU_TANH = 1 };
 
 struct Linear {

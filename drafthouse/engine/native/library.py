@@ -31,7 +31,7 @@ _V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 LEVELS = (
     ("x86-64-v4+avx512vnni", {*_V4, "avx512_vnni"}),
     ("x86-64-v4", _V4),
-    ("x86-64-v3", {"avx2", "fma", "bmi2"}),
+    ("x86-64-v3", {"avx2", "fma", "bmi2", "f16c"}),
 )
 """Instruction sets, the widest first, and what the processor must say that it has: a level of x86-64, and what the compiler is to take
 besides. Elsewhere the compiler's own default."""

@@ -35,14 +35,14 @@ inline __attribute__((always_inline)) void add_products(Wide<T> (&sums)[M][J], c
     for (int j = 0; j < J; j++) sums[m][j] += number * w[j];
   }
 }
-template <int M, int J, class T> inline void multiply(const T* x, int64_t stride, int inner, const T* w, T* acc) {
+template <int M, int J, class T, class W> inline void multiply(const T* x, int64_t stride, int inner, const W* w, T* acc) {
   Wide<T> sums[M][J] = {};
   for (int k = 0; k < inner; k++, w += PANEL) {
     Wide<T> b[J];
 #pragma GCC unroll 16
     for (int j = 0; j < J; j++) {
-      b[j] = load_wide(w + j * WIDTH<T>);
-      __builtin_prefetch(w + AHEAD * PANEL + j * WIDTH<T>);
+      b[j] = load_wide_as(w + j * WIDTH<T>);
+      __builtin_prefetch(w + AHEAD * PANEL * int(sizeof(T) / sizeof(W)) + j * WIDTH<T>);
     }
     add_products<M, J, T>(sums, x + k, stride, b);
   }
@@ -68,7 +68,7 @@ template <int M, int J> inline void multiply(const float* x, int64_t stride, int
 
 // The panel's columns in groups of what the registers hold.
 template <int M, class T, class W> void multiply_panel(const T* x, int64_t stride, int inner, const W* w, T* acc) {
-  constexpr int J = side<T>(M), COLUMNS = J * WIDTH<T>, WORD = sizeof(W) == 2 ? 2 : 1;
+  constexpr int J = side<T>(M), COLUMNS = J * WIDTH<T>, WORD = std::is_same_v<W, Bf16> ? 2 : 1;
   for (int c = 0; c < PANEL; c += COLUMNS) multiply<M, J>(x, stride, inner, w + c * WORD, acc + c);
 }
 // Calls `f` with the number of rows, which is from 1 to ROWS, as a constant.
@@ -89,6 +89,11 @@ template <class T, class W> inline void multiply_rows(int rows, const T* x, int6
 }
 
 // The panel in the compute type: for many rows, that each number is widened once.
+inline const float* widened(const Half* w, int inner, std::vector<float>& room) {
+  float* panel = sized(room, int64_t(inner) * PANEL);
+  for (int i = 0; i < inner * PANEL; i += WIDTH<float>) store_wide(panel + i, load_wide_as(w + i));
+  return panel;
+}
 inline const float* widened(const Bf16* w, int inner, std::vector<float>& room) {
   float* panel = sized(room, int64_t(inner) * PANEL);
   for (int k = 0; k < inner; k += 2, w += 2 * PANEL) {

@@ -7,6 +7,10 @@
 #include <cstring>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace drafthouse {
 
 template <class T> struct Vectors;
@@ -62,7 +66,7 @@ inline double sum_lanes(Vec<double> v) {
   return v[0];
 }
 
-// Stored keys and values: a vector of the compute type from f32, bf16 or f64.
+// Stored numbers: a vector of the compute type from f32, bf16, f16 or f64.
 struct Bf16 { uint16_t bits; };
 inline float widen(Bf16 x) { uint32_t w = uint32_t(x.bits) << 16; float f; std::memcpy(&f, &w, 4); return f; }
 inline Bf16 narrow(float f) {  // round to nearest, ties to even
@@ -70,11 +74,45 @@ inline Bf16 narrow(float f) {  // round to nearest, ties to even
   if ((w & 0x7fffffff) > 0x7f800000) return {uint16_t((w >> 16) | 64)};
   return {uint16_t((w + 0x7fff + ((w >> 16) & 1)) >> 16)};
 }
+struct Half { uint16_t bits; };
+inline float widen(Half x) {  // the exponent is moved by a product, which is exact and also right below the normal range
+  uint32_t rest = x.bits & 0x7fffu, w = rest << 13;
+  float f; std::memcpy(&f, &w, 4);
+  f *= 0x1p112f;
+  std::memcpy(&w, &f, 4);
+  w |= uint32_t(x.bits & 0x8000u) << 16 | (rest >= 0x7c00u ? 0x7f800000u : 0u);
+  std::memcpy(&f, &w, 4);
+  return f;
+}
+inline Half to_half(float f) {  // round to nearest, ties to even; from 65,520 on infinite
+  uint32_t w; std::memcpy(&w, &f, 4);
+  uint32_t sign = w >> 16 & 0x8000u;
+  w &= 0x7fffffffu;
+  if (w >= 0x47800000u) return {uint16_t(sign | (w > 0x7f800000u ? 0x7e00u : 0x7c00u))};
+  if (w < 0x38800000u) {  // below the normal range: 0.5 has the spacing of the smallest halves
+    std::memcpy(&f, &w, 4);
+    f += 0.5f;
+    std::memcpy(&w, &f, 4);
+    return {uint16_t(sign | (w - 0x3f000000u))};
+  }
+  return {uint16_t(sign | ((w - 0x38000000u + 0xfffu + (w >> 13 & 1u)) >> 13))};
+}
 inline Wide<float> load_wide_as(const float* p) { return load_wide(p); }
 inline Wide<double> load_wide_as(const double* p) { return load_wide(p); }
 inline Wide<float> load_wide_as(const Bf16* p) {
   typedef uint16_t Halves __attribute__((vector_size(REGISTER / 2), aligned(2), may_alias));
   return (Wide<float>)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Wide<uint32_t>) << 16);
+}
+inline Wide<float> load_wide_as(const Half* p) {
+#if defined(__AVX512F__)
+  return (Wide<float>)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+  return (Wide<float>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  Wide<float> v;
+  for (int i = 0; i < WIDTH<float>; i++) v[i] = widen(p[i]);
+  return v;
+#endif
 }
 // A register of 32-bit words that hold two numbers each.
 inline Wide<float> even_of(const Bf16* p) { return (Wide<float>)(load_wide(reinterpret_cast<const uint32_t*>(p)) << 16); }
@@ -82,6 +120,7 @@ inline Wide<float> odd_of(const Bf16* p) { return (Wide<float>)(load_wide(reinte
 inline void store_as(float* p, float x) { *p = x; }
 inline void store_as(double* p, double x) { *p = x; }
 inline void store_as(Bf16* p, float x) { *p = narrow(x); }
+inline void store_as(Half* p, float x) { *p = to_half(x); }
 
 // Cephes' expf: within 2 ulp; 0 below the normal range. Never inlined: copies could contract multiply-adds differently.
 __attribute__((noinline)) Vec<float> exp_lanes(Vec<float> x) {
