@@ -109,6 +109,9 @@ def paced(
     prompt_tokens: PromptTokens = 64,
     tokens: Tokens = 128,
     rounds: Rounds = 1,
+    network_ms: Annotated[
+        float, typer.Option(help="Round trip to the drafter in the curves' time, by a proxy; needs root and nft.", min=0, max=1000)
+    ] = 0.0,
     prompts_file: PromptsFile = None,
     json_file: Json = None,
 ) -> None:
@@ -121,7 +124,7 @@ def paced(
     with errors():
         check_writable(json_file)
         pair = PacedPair(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens)
-        report = run_paced(PacedOptions(pair, prompts, prompt_tokens, tokens, rounds, prompts_file), console)
+        report = run_paced(PacedOptions(pair, prompts, prompt_tokens, tokens, rounds, prompts_file, network_ms), console)
         write_json(json_file, report)
     print_paced(console, report)
     if report["void"]:

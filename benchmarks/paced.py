@@ -10,8 +10,8 @@ times `time_scale` it is that of the curves' hardware. Overheads are this machin
 """
 
 import pathlib
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,11 +21,13 @@ from rich.table import Table
 from benchmarks.harness.http_stream import connect
 from benchmarks.harness.interleave import SAMPLINGS, Turn
 from benchmarks.harness.overruns import is_void, print_overruns
-from benchmarks.harness.paced_server import PacedPair, PacedServer, Totals, difference
+from benchmarks.harness.paced_server import PacedPair, PacedServer, Sections, Totals, cluster, difference
 from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from benchmarks.harness.report import Report
-from benchmarks.http import AUTO, CONTROL, OFF, Timed, http_report, measure, of_arm, warm_up
+from benchmarks.harness.slow_network import slow_network
+from benchmarks.http import AUTO, CONTROL, OFF, Timed, http_report, measure, notes, of_arm, warm_up
 from deployments.cli.options import machine
+from deployments.cli.ray_environment import free_port
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.engine.curve_files import load_curve
 from drafthouse.policy.latency import Curve
@@ -39,6 +41,7 @@ class PacedOptions:
     tokens: int
     rounds: int
     prompts_file: pathlib.Path | None = None
+    network_ms: float = 0.0
 
 
 @dataclass
@@ -70,20 +73,46 @@ def run_paced(options: PacedOptions, console: Console) -> Report:
     draft_curve = load_curve(options.pair.draft_curve)
     tokenizer = load_tokenizer(model_path(options.pair.target))
     prompts = encode(tokenizer, load_texts(options.prompts_file, options.prompts), options.prompt_tokens)
-    server = PacedServer(options.pair)
-    with console.status("starting Ray and the Serve application"):
-        server.start()
-    with closing(server), connect(server.url, trust_env=False) as client:
+    with _drafter_away(options) as sections:
+        server = PacedServer(options.pair, sections)
+        with console.status("starting Ray and the Serve application"):
+            server.start()
+        with closing(server):
+            meter, timed = _measured(options, server, prompts, console)
+            round_trip_ms = _round_trip_ms(cluster(server.url))
+    report = {"paced": True, **http_report(timed), **paced_report(meter.arms, timed, curve, options.pair.time_scale)}
+    report["round_trip_ms"] = round_trip_ms
+    report["settings"] = {
+        **asdict(options.pair), "curves": {"target": asdict(curve), "draft": asdict(draft_curve)}, "prompts": options.prompts,
+        "prompt_tokens": options.prompt_tokens, "tokens": options.tokens, "rounds": options.rounds, "network_ms": options.network_ms,
+        "machine": state,
+    }  # fmt: skip
+    return report
+
+
+@contextmanager
+def _drafter_away(options: PacedOptions) -> Iterator[Sections]:
+    """Inside, the drafter is `network_ms` away, stretched like all times; yields what its configuration needs for that."""
+    if not options.network_ms:
+        yield {}
+        return
+    port = free_port()
+    with slow_network(port, options.network_ms / 1e3 * options.pair.time_scale, "--network-ms"):
+        yield {"drafter": {"port": port}}
+
+
+def _measured(options: PacedOptions, server: PacedServer, prompts: Sequence[Sequence[int]], console: Console) -> tuple[Meter, list[Timed]]:
+    with connect(server.url, trust_env=False) as client:
         with console.status("warming up"):
             meter = Meter(server, warm_up(client, "paced", prompts, options.tokens))
             meter.start()
-        timed = measure(client, "paced", prompts, options.tokens, options.rounds, console, meter.observe)
-    report = {"paced": True, **http_report(timed), **paced_report(meter.arms, timed, curve, options.pair.time_scale)}
-    report["settings"] = {
-        **asdict(options.pair), "curves": {"target": asdict(curve), "draft": asdict(draft_curve)}, "prompts": options.prompts,
-        "prompt_tokens": options.prompt_tokens, "tokens": options.tokens, "rounds": options.rounds, "machine": state,
-    }  # fmt: skip
-    return report
+        return meter, measure(client, "paced", prompts, options.tokens, options.rounds, console, meter.observe)
+
+
+def _round_trip_ms(state: dict[str, Any]) -> float:
+    """As the verifier measures it to its drafter."""
+    gauges = next(iter(state["pools"]["verifier"]))["gauges"]
+    return 1e3 * max(value for name, value in gauges.items() if name.startswith("round_trip_seconds."))
 
 
 def paced_report(arms: dict[tuple[str, str], dict[str, Totals]], timed: Sequence[Timed], curve: Curve, time_scale: float) -> Report:
@@ -141,10 +170,9 @@ def _overruns(arms: dict[tuple[str, str], dict[str, Totals]], role: str) -> floa
 
 def print_paced(console: Console, report: Report) -> None:
     settings = report["settings"]
-    table = Table(
-        title=f"paced: {settings['target_curve']} with {settings['draft_curve']}, time stretched by {settings['time_scale']:g}",
-        title_justify="left",
-    )  # fmt: skip
+    away = f", drafter {settings['network_ms']:g} ms away" if settings["network_ms"] else ""
+    title = f"paced: {settings['target_curve']} with {settings['draft_curve']}{away}, time stretched by {settings['time_scale']:g}"
+    table = Table(title=title, title_justify="left")
     table.add_column("one stream, full stack")
     for sampling in SAMPLINGS:
         table.add_column(sampling, justify="right")
@@ -163,4 +191,7 @@ def print_paced(console: Console, report: Report) -> None:
     for name, values, form in rows:
         table.add_row(name, *(form.format(values[s]) for s in SAMPLINGS))
     console.print(table)
+    console.print(f"round trip from verifier to drafter: {report['round_trip_ms']:.1f} ms")
+    for line in notes(report):
+        console.print(line)
     print_overruns(console, report)
