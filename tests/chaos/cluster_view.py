@@ -48,7 +48,16 @@ class ClusterView:
         """Of the live members of a pool, or of the controller, in the last answer."""
         if role == "controller":
             return [self.state["controller"]["pid"]] if self.state else []
-        return [replica["pid"] for replica in self.state.get("pools", {}).get(role, [])]
+        return [replica["pid"] for replica in self.pool(role)]
+
+    def pool(self, role: str) -> list[dict[str, Any]]:
+        """Reports of its live members, in the last answer."""
+        return list(self.state.get("pools", {}).get(role, []))
+
+    @property
+    def failovers(self) -> float:
+        """Requests that went to another verifier, so far."""
+        return float(self.state.get("totals", {}).get("gateway", {}).get("failovers", 0.0))
 
     def sizes(self) -> dict[str, int]:
         """Live replicas of each pool."""

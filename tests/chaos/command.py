@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from tests.chaos.server import Address
     from tests.chaos.work import Work
 
-QUICK = (20, 6)
-"""Streams and faults of `--quick`: one fault of each kind, with a few streams more than must run at each."""
-
-THOROUGH = (64, 12)
+QUICK_STREAMS, THOROUGH_STREAMS = 20, 64
+"""Of `--quick` a few more than must run at each fault. Faults: one of each kind, and two."""
 
 chaos_app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -32,9 +30,9 @@ chaos_app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=Fals
 def chaos(
     log: Annotated[pathlib.Path, typer.Option(help="Raw log to write: what the client saw, one JSON object a line.")],
     json_file: Json = None,
-    quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK[0]} streams and {QUICK[1]} faults.")] = False,
-    streams: Annotated[int | None, typer.Option(help=f"Streams at any time; {THOROUGH[0]} unless --quick.", max=1024)] = None,
-    faults: Annotated[int | None, typer.Option(help=f"Faults; {THOROUGH[1]} unless --quick.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK_STREAMS} streams and one fault of each kind.")] = False,
+    streams: Annotated[int | None, typer.Option(help=f"Streams at any time; {THOROUGH_STREAMS} unless --quick.", max=1024)] = None,
+    faults: Annotated[int | None, typer.Option(help="Faults; two of each kind unless --quick.")] = None,
     seed: Annotated[int, typer.Option(help="Of faults and requests.", min=0)] = 0,
     tokens: Annotated[int, typer.Option(help="Tokens of a stream.", min=2)] = 160,
     prompt_tokens: PromptTokens = 48,
@@ -46,21 +44,24 @@ def chaos(
     grpc: Annotated[str, typer.Option(help="Its gRPC API.")] = "localhost:9000",
     recompute: Annotated[bool, typer.Option("--recompute", help="Make the report of --log, which exists, and run nothing.")] = False,
 ) -> None:
-    """Kill and stop drafters, verifiers and the controller under running streams, and compare every text with the fault-free one."""
+    """Kill, stop and cut off drafters, verifiers and the controller under running streams, and compare every text with the fault-free
+    one. Cuts need root and the program nft, and are left out without."""
     from deployments.cli.options import check_writable, write_json
+    from tests.chaos.cuts import possible
     from tests.chaos.display import print_chaos
     from tests.chaos.event_log import read_log
-    from tests.chaos.faults import plan
+    from tests.chaos.faults import CUTS, KINDS, plan
     from tests.chaos.oracle import Oracle
     from tests.chaos.report import make_report
 
     console = Console()
-    default_streams, default_faults = QUICK if quick else THOROUGH
+    kinds = (*KINDS, *CUTS) if possible() else KINDS
+    default_streams, rounds = (QUICK_STREAMS, 1) if quick else (THOROUGH_STREAMS, 2)
     with errors():
         check_writable(json_file)
         if not recompute:
             check_writable(log, "--log")
-            schedule = plan(default_faults if faults is None else faults, seed)
+            schedule = plan(rounds * len(kinds) if faults is None else faults, seed, kinds)
             works = _works(target, default_streams if streams is None else streams, prompt_tokens, tokens, seed)
             with _address(url, grpc, target, draft, len(works), prompt_tokens + tokens, console) as address:
                 _run(address, works, schedule, log, console)

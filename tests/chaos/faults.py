@@ -1,31 +1,36 @@
 """Which faults happen in which order.
 
-Promises: pure; equal seeds give equal plans. The first six are one of each kind, so are the next six, and so on.
+Promises: pure; equal seeds give equal plans. The first faults are one of each kind, so are those after them, and so on.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from drafthouse.errors import ConfigError
 
-ROLES = ("verifier", "drafter", "controller")
-Signal = Literal["kill", "stop"]
-SIGNALS: tuple[Signal, ...] = get_args(Signal)
-KINDS = len(ROLES) * len(SIGNALS)
+Way = Literal["kill", "stop", "cut"]
+Kind = tuple[Way, str]
+"""What is done, and to which role."""
+
+KINDS: tuple[Kind, ...] = tuple((way, role) for way in ("kill", "stop") for role in ("verifier", "drafter", "controller"))  # type: ignore[misc]
+CUTS: tuple[Kind, ...] = (("cut", "verifier"), ("cut", "drafter"))
+"""Beside KINDS where they can be made (`tests.chaos.cuts`). The controller has no data plane."""
 
 PAUSE_S = (1.0, 4.0)
 """Between what a fault needs being there and the fault."""
 
 STOPPED_S = (1.0, 5.0)
-"""From when the others have given a stopped process up to when it wakes: its work is then another's."""
+"""From when the others have given a stopped process up to when it wakes, or a cut heals: its work is then another's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`draw` in [0, 1) picks the victim among the role's processes; a stopped one goes on `stopped_s` after it was noticed."""
+    """`draw` in [0, 1) picks the victim among the role's processes; a stopped one, or one cut off, goes on `stopped_s` after it was
+    noticed."""
 
-    signal: Signal
+    way: Way
     role: str
     pause_s: float
     stopped_s: float
@@ -33,15 +38,15 @@ class Fault:
 
     @property
     def kind(self) -> str:
-        return f"{self.signal}-{self.role}"
+        return f"{self.way}-{self.role}"
 
 
-def plan(count: int, seed: int) -> list[Fault]:
+def plan(count: int, seed: int, kinds: Sequence[Kind] = KINDS) -> list[Fault]:
     """Raises ConfigError naming --faults when not every kind can occur."""
-    if count < KINDS:
-        raise ConfigError(f"--faults {count}: at least {KINDS}, one of each kind: killed and stopped {', '.join(ROLES)}")
+    if count < len(kinds):
+        raise ConfigError(f"--faults {count}: at least {len(kinds)}, one of each kind: {', '.join('-'.join(kind) for kind in kinds)}")
     rng = random.Random(seed)
-    kinds: list[tuple[Signal, str]] = []
-    while len(kinds) < count:
-        kinds += rng.sample([(signal, role) for signal in SIGNALS for role in ROLES], KINDS)
-    return [Fault(signal, role, rng.uniform(*PAUSE_S), rng.uniform(*STOPPED_S), rng.random()) for signal, role in kinds[:count]]
+    drawn: list[Kind] = []
+    while len(drawn) < count:
+        drawn += rng.sample(kinds, len(kinds))
+    return [Fault(way, role, rng.uniform(*PAUSE_S), rng.uniform(*STOPPED_S), rng.random()) for way, role in drawn[:count]]

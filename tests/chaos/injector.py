@@ -3,11 +3,12 @@
 `lost` of a fault in the log is
     "process"       killed, and the process is gone;
     "connection"    stopped (state T), and the controller has taken it out of the cluster, or, where it is the controller
-                    itself, a question to the cluster that was put after the signal got no answer;
+                    itself, a question to the cluster that was put after the signal got no answer; or cut off, and requests of a
+                    verifier have gone elsewhere, or no verifier has the drafter any more;
     null            nothing of the kind within NOTICE_S: the fault does not count.
 `signalled` is when the signal was sent, `t` when the loss was seen, `overlooked` for how long after the signal at least
 the controller had a stopped replica among the live ones (`tests.chaos.overlooked`). Promises: a fault strikes only while MIN_RUNNING
-streams run, and a verifier only while another one is at work; every stopped process goes on, whatever happens.
+streams run, and a verifier only while another one is at work; every stopped process goes on and every cut heals, whatever happens.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import psutil
 
 from drafthouse.errors import DrafthouseError
 from tests.chaos.cluster_view import ClusterView, until
+from tests.chaos.cuts import Cuts
 from tests.chaos.event_log import EventLog
 from tests.chaos.faults import Fault
 from tests.chaos.overlooked import Overlooked
@@ -40,7 +42,7 @@ class Injector:
     def __init__(self, view: ClusterView, streams: Streams, log: EventLog, tell: Callable[[str], None]):
         """`tell` gets a line for each fault."""
         self._view, self._streams, self._log, self._tell = view, streams, log, tell
-        self._processes = Processes()
+        self._processes, self._cuts = Processes(), Cuts()
         self._sleepers: list[asyncio.Task[None]] = []
         self._struck = time.monotonic()
 
@@ -54,6 +56,7 @@ class Injector:
             await asyncio.gather(*self._sleepers)
         finally:
             self._processes.resume_all()
+            self._cuts.heal_all()
             for task in self._sleepers:
                 task.cancel()
 
@@ -63,12 +66,18 @@ class Injector:
                 f"{fault.kind}: after {RECOVERY_S:.0f} s not yet {NEEDED[fault.role]} {fault.role} process(es) at work"
                 f" and {MIN_RUNNING} streams running, but {len(self._at_work(fault.role))} and {len(self._streams.running)}"
             )
-        pids = sorted(self._at_work(fault.role))
-        process = self._processes.find(pids[int(fault.draw * len(pids))])
+        process = self._processes.find(self._victim(fault))
         signalled, before, overlooked = self._log.now(), time.monotonic(), Overlooked()
-        if fault.signal == "kill":
+        if fault.way == "kill":
             process.kill()
             lost = "process" if await until(lambda: gone(process), NOTICE_S) else None
+        elif fault.way == "cut":
+            replica = next(replica for replica in self._view.pool(fault.role) if replica["pid"] == process.pid)
+            port = int(replica["address"].rpartition(":")[2])
+            left = partial(self._left_alone, fault.role, replica["replica"], self._view.failovers)
+            self._cuts.cut(port)
+            lost = "connection" if await until(left, NOTICE_S) else None
+            self._sleepers.append(asyncio.create_task(self._heal(port, fault.stopped_s)))
         else:
             self._processes.stop(process)
             watched = partial(self._given_up, fault.role, process, before, overlooked)
@@ -78,6 +87,13 @@ class Injector:
         self._log.write("fault", kind=fault.kind, pid=process.pid, signalled=signalled, lost=lost, overlooked=overlooked.seconds)
         seen = f"{lost} lost after {self._log.now() - signalled:.1f} s" if lost else "nothing seen to be lost"
         self._tell(f"{signalled:7.1f} s  {fault.kind} {process.pid}: {seen}, {len(self._streams.running)} streams running")
+
+    def _victim(self, fault: Fault) -> int:
+        """A verifier that is cut off is the busiest: the loss is seen by its requests."""
+        pids = sorted(self._at_work(fault.role))
+        if fault.way == "cut" and fault.role == "verifier":
+            return int(max((r for r in self._view.pool(fault.role) if r["pid"] in pids), key=lambda r: r["load"])["pid"])
+        return pids[int(fault.draw * len(pids))]
 
     def _ready(self, role: str) -> bool:
         """The answer must be to a question put after the fault before: an older one may come from a controller that is no more."""
@@ -95,6 +111,16 @@ class Injector:
         there = process.pid in self._view.pids(role)
         overlooked.look(self._view.answered if there else None)
         return self._view.answered > since and not there
+
+    def _left_alone(self, role: str, replica: str, failovers: float) -> bool:
+        if role == "verifier":
+            return self._view.failovers > failovers
+        verifiers = self._view.pool("verifier")
+        return bool(verifiers) and not any(f"trust.{replica}" in verifier["gauges"] for verifier in verifiers)
+
+    async def _heal(self, port: int, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        self._cuts.heal(port)
 
     async def _resume(self, pid: int, after_s: float) -> None:
         await asyncio.sleep(after_s)

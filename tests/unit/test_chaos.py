@@ -15,7 +15,7 @@ from drafthouse.errors import ConfigError
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 from tests.chaos.event_log import EventLog
-from tests.chaos.faults import KINDS, plan
+from tests.chaos.faults import CUTS, KINDS, Kind, plan
 from tests.chaos.overlooked import LOOK_S, Overlooked
 from tests.chaos.processes import REPLICA, Processes, gone, stopped
 from tests.chaos.streams import Stream, Streams
@@ -24,14 +24,16 @@ from tests.chaos.work import SAMPLINGS, SPECULATIONS, Work, from_json, make_work
 WORK = make_works([[1, 2]], 1, 8, seed=0)[0]
 
 
+@pytest.mark.parametrize("kinds", [KINDS, (*KINDS, *CUTS)], ids=["signals", "cuts too"])
 @pytest.mark.parametrize("seed", range(5))
-def test_every_six_faults_are_one_of_each_kind(seed: int) -> None:
-    faults = plan(2 * KINDS + 3, seed)
-    assert len(faults) == 2 * KINDS + 3
-    for start in (0, KINDS):
-        assert set(Counter(fault.kind for fault in faults[start : start + KINDS]).values()) == {1}
-    assert faults == plan(2 * KINDS + 3, seed)
-    assert faults != plan(2 * KINDS + 3, seed + 1)
+def test_faults_come_in_rounds_of_one_of_each_kind(seed: int, kinds: tuple[Kind, ...]) -> None:
+    every = len(kinds)
+    faults = plan(2 * every + 3, seed, kinds)
+    assert len(faults) == 2 * every + 3
+    for start in (0, every):
+        assert Counter(fault.kind for fault in faults[start : start + every]) == Counter("-".join(kind) for kind in kinds)
+    assert faults == plan(2 * every + 3, seed, kinds)
+    assert faults != plan(2 * every + 3, seed + 1, kinds)
 
 
 def overlooked(answers: list[tuple[int, float | None]], looks: int) -> float:
@@ -54,7 +56,7 @@ def test_only_time_that_is_certainly_the_clusters_counts() -> None:
 
 def test_too_few_faults_are_refused() -> None:
     with pytest.raises(ConfigError, match="--faults 5"):
-        plan(KINDS - 1, 0)
+        plan(len(KINDS) - 1, 0)
 
 
 def test_work_has_every_kind_and_survives_the_log() -> None:
