@@ -15,6 +15,7 @@ from controller.live_pool import LivePool
 from controller.price_floor import PriceFloor, supply
 from controller.routing_table import RoutingTable
 from drafthouse.config.serving import ControllerConfig
+from drafthouse.policy.client_shares import ClientShares
 from drafthouse.wire.membership import Directive, Role
 from drafthouse.wire.reports import DrafterReport, GatewayReport, Report, VerifierReport
 
@@ -39,6 +40,7 @@ class Registry:
         self._began = self._heard = -math.inf  # the first and the last report of anyone
         self._table = RoutingTable()
         self._floor = PriceFloor()
+        self._clients = ClientShares()
 
     def __len__(self) -> int:
         """Replicas that report."""
@@ -60,6 +62,7 @@ class Registry:
         match report:
             case GatewayReport():
                 self._gateways.observe(report, now, expires)
+                self._clients.observe(report.replica.name, report.clients)
             case VerifierReport():
                 self._floor.resume(report.price_floor if math.isfinite(report.price_floor) else 0.0)
                 self._verifiers.observe(report, now, expires)
@@ -99,7 +102,11 @@ class Registry:
         complete = now > self._began + self.interval_s * self._config.expire_heartbeats
         match report:
             case GatewayReport():
-                return Directive(self.interval_s, verifiers=self._table.verifiers(), complete=complete)
+                # Before all have reported it is not known what they hold, so nothing is shared out: the last shares stay.
+                shares = self._clients.answer(report.replica.name) if complete else {}
+                return Directive(
+                    self.interval_s, verifiers=self._table.verifiers(), complete=complete, gateways=len(self._gateways), shares=shares
+                )
             case VerifierReport():
                 drafters = self._table.drafters_of(report.replica.name, now, self._settle_s)
                 return Directive(self.interval_s, drafters=drafters, price_floor=self._floor.floor, complete=complete)
@@ -131,4 +138,5 @@ class Registry:
         for role, pool in self.pools.items():
             for name in pool.expire(now):
                 self._table.remove(role, name)
+                self._clients.remove(name)
         self._earliest_expiry = min(pool.next_expiry for pool in self.pools.values())

@@ -59,6 +59,14 @@ class OverloadError(DrafthouseError):
         self.retry_after_s = retry_after_s
 
 
+class LimitError(OverloadError):
+    """This client has had its part of `resource` (requests, tokens or streams): others may have room."""
+
+    def __init__(self, message: str, resource: str, retry_after_s: float):
+        super().__init__(message, retry_after_s)
+        self.resource = resource
+
+
 class WireError(DrafthouseError):
     """A data-plane message that is malformed or breaks the protocol; it fails its own session only."""
 

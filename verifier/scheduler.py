@@ -1,11 +1,11 @@
 """Who takes part in the next step, and with how much. No torch, no clock.
 
-Promises: sequences that decode come first and always get their pending token; what is left of the
-token budget, and never less than a share of it, goes to prompt chunks, oldest request first. Tree nodes may take what both leave,
-and never less than a share either: beside a full chunk their price limits them, not the budget. When KV slots run out the youngest
-sequence is preempted: its tokens are kept, and its KV is computed again later, but for what the prefix cache still has of it.
-After a step that failed its sequences step one by one, until each has got a token alone or is known as the cause. A request that
-would prefill what a running one prefills waits for that, and those behind it with it. A plan takes time linear in the running
+Promises: sequences that decode come first and always get their pending token; what is left of the token budget, and never less than a share
+of it, goes to prompt chunks, oldest request first. Tree nodes may take what both leave, and never less than a share either: beside a full
+chunk their price limits them, not the budget. When KV slots run out the youngest sequence is preempted: its tokens are kept, and its KV is
+computed again later, but for what the prefix cache still has of it. Requests that wait take turns between clients by their tokens, each
+client's own in order. After a step that failed its sequences step one by one, until each has got a token alone or is known as the cause. A
+request that would prefill what a running one prefills waits for that, and those behind it with it. A plan takes time linear in the running
 sequences and in the tokens of those it admits and preempts; adding and removing one takes no more.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from drafthouse.config.serving import VerifierConfig
 from drafthouse.engine.kv_cache import SlotAllocator
 from drafthouse.engine.prefix_cache import LEAST_SHARED, common_length
+from drafthouse.policy.fair_queue import FairQueue
 from verifier.sequence import Sequence
 
 PROMPT_SHARE = 8
@@ -55,6 +56,7 @@ class Scheduler:
         self.preemptions = 0
         self.ended = 0
         self.cached_tokens = 0
+        self._turns = FairQueue[Sequence]()  # those that wait, in fair order between clients
         self._refused: tuple[Sequence, int] | None = None  # the head that did not fit, and the slots that were left for it
 
     @property
@@ -74,6 +76,9 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         self.waiting[sequence] = None
+        request = sequence.request
+        left = len(request.prompt) + request.max_tokens - len(request.delivered)
+        self._turns.add(sequence, request.cache_key, left)
 
     def remove(self, sequence: Sequence) -> None:
         for those in (self.running, self.suspects):
@@ -81,6 +86,7 @@ class Scheduler:
                 del those[sequence]
                 self.ended += 1
         self.waiting.pop(sequence, None)
+        self._turns.remove(sequence)
         sequence.kv.retire(sequence.tokens)
 
     def suspect(self) -> None:
@@ -140,15 +146,16 @@ class Scheduler:
         return plan
 
     def _admit(self) -> None:
-        """Takes waiting requests, in order, while their tokens fit beside what the running ones still prefill."""
+        """Takes waiting requests, in fair order, while their tokens fit beside what the running ones still prefill."""
         if not self.waiting or len(self.running) >= self.config.max_sequences:
             return
         reserved_slots = sum(s.pending for s in self.running)
         while self.waiting and len(self.running) < self.config.max_sequences:
-            first = _first(self.waiting)
+            first = self._turns.first()
             if not self._begin(first, reserved_slots):
                 return
             reserved_slots += first.pending + 1
+            self._turns.take()
             del self.waiting[first]
             self.running[first] = None
 
@@ -195,6 +202,7 @@ class Scheduler:
         sequence.kv.retire(sequence.tokens)
         self.waiting[sequence] = None
         self.waiting.move_to_end(sequence, last=False)
+        self._turns.put_back(sequence)
         self.preemptions += 1
 
 

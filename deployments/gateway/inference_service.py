@@ -14,10 +14,12 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+from deployments.gateway.client_limits import UNLIMITED, ClientLimits, ClientRequest
 from deployments.gateway.fan_in import fan_in
 from deployments.gateway.request_planner import RequestPlan, RequestPlanner
 from deployments.gateway.text_stream import TextDelta, generate_text
 from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
+from drafthouse.config.limits import RateLimits
 from drafthouse.config.serving import MAX_BODY_BYTES
 from drafthouse.errors import TOO_LARGE, OverloadError, RequestError
 from drafthouse.policy.retry_line import RetryLine
@@ -115,8 +117,12 @@ class Stopwatch:
 
 
 class InferenceService:
-    def __init__(self, planner: RequestPlanner, link: VerifierLink, places: int, max_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self, planner: RequestPlanner, link: VerifierLink, places: int, max_bytes: int = MAX_BODY_BYTES, limits: ClientLimits | None = None
+    ) -> None:
+        """Without `limits` clients have none."""
         self.planner, self.link, self._max_bytes = planner, link, max_bytes
+        self.limits = limits or ClientLimits(lambda client: RateLimits())
         self.places = Capacity(places)
         self.latencies = Latencies()
         self._totals = GatewayTotals()
@@ -158,8 +164,9 @@ class InferenceService:
         if 0 < capacity < choices:
             raise RequestError(f"{choices} choices in all, but the verifiers that run have places and queues for {capacity}", "n")
 
-    async def stream(self, plan: RequestPlan) -> AsyncGenerator[tuple[int, TextDelta], None]:
-        """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. Raises OverloadError."""
+    async def stream(self, plan: RequestPlan, counted: ClientRequest = UNLIMITED) -> AsyncGenerator[tuple[int, TextDelta], None]:
+        """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. `counted` is told of each token.
+        Raises OverloadError."""
         left = len(plan.requests)
         try:
             self.places.take(left)
@@ -169,6 +176,7 @@ class InferenceService:
         try:
             async with aclosing(fan_in([self._choice(request, plan.stops) for request in plan.requests])) as deltas:
                 async for index, delta in deltas:
+                    counted.generated(len(delta.tokens))
                     if delta.finish_reason:
                         left -= 1
                         self.places.release(1)

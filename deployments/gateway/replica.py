@@ -20,11 +20,13 @@ from ray.util import metrics as ray_metrics
 
 from deployments.api.grpc import inference as grpc_api
 from deployments.api.openai.routes import build_http_app
+from deployments.gateway.client_limits import ClientLimits
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.model_metadata import load_metadata
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.text_codec import load_codec
 from deployments.gateway.verifier_link import VerifierLink
+from drafthouse.config.limits import RateLimits
 from drafthouse.config.serving import ServingConfig
 from drafthouse.security.api_keys import load_api_keys
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
@@ -53,7 +55,9 @@ class Gateway:
         self._controller, self._config = controller, config.gateway
         self._keys = load_api_keys(config.security.api_keys)
         self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))
-        self._service = InferenceService(planner, self._link, config.gateway.max_ongoing_requests, config.gateway.max_body_bytes)
+        self._limits = ClientLimits(self._limits_of)
+        gateway = config.gateway
+        self._service = InferenceService(planner, self._link, gateway.max_ongoing_requests, gateway.max_body_bytes, self._limits)
         name, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
         self._replica = Replica(name, ray.util.get_node_ip_address(), os.getpid(), node, "")
         metrics = MetricsExporter("gateway", name, ray_metrics)
@@ -68,13 +72,14 @@ class Gateway:
         self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
     ) -> inference_pb2.GenerateResponse:
         cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
-        return await grpc_api.generate(self._service, request, cache_key, grpc_context)
+        return await grpc_api.generate(self._service, request, cache_key, grpc_context, self._address(grpc_context))
 
     async def GenerateStream(
         self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
     ) -> AsyncGenerator[inference_pb2.GenerateChunk, None]:
         cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
-        chunks = grpc_api.stream(self._service, request, cache_key, grpc_context, zero_chunks=RAY_SERVE_ENABLE_DIRECT_INGRESS)
+        address, zero_chunks = self._address(grpc_context), RAY_SERVE_ENABLE_DIRECT_INGRESS
+        chunks = grpc_api.stream(self._service, request, cache_key, grpc_context, zero_chunks, address)
         async for chunk in chunks:
             yield chunk
 
@@ -93,6 +98,14 @@ class Gateway:
 
     def _directed(self, directive: Directive) -> None:
         self._link.update(directive.verifiers)
+        self._limits.directed(directive)
+
+    def _limits_of(self, client: str) -> RateLimits:
+        own = self._keys.limits_of(client) if self._keys is not None else {}
+        return self._config.limits.model_copy(update=own) if own else self._config.limits
+
+    def _address(self, context: RayServegRPCContext) -> str:
+        return grpc_api.address_of(context.peer(), context.invocation_metadata(), self._config.limits.proxy_hops)
 
     def _details(self) -> Numbers:
         """What metrics have beyond the report."""
@@ -101,5 +114,6 @@ class Gateway:
 
     def _report(self) -> GatewayReport:
         return GatewayReport(
-            replica=self._replica, load=self._service.running, capacity=self._service.places.count, totals=self._service.totals()
-        )
+            replica=self._replica, load=self._service.running, capacity=self._service.places.count, totals=self._service.totals(),
+            clients=self._limits.uses(),
+        )  # fmt: skip

@@ -53,6 +53,11 @@ class RequestPlan:
     choices: int
 
     @property
+    def max_tokens(self) -> int:
+        """That all choices together may generate."""
+        return sum(request.max_tokens for request in self.requests)
+
+    @property
     def prompt_tokens(self) -> int:
         """Each prompt counts once, however many choices it has."""
         return sum(len(request.prompt) for request in self.requests[:: self.choices])

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from drafthouse.config.autoscaling import AutoscalingConfig
 from drafthouse.config.faults import refuse
+from drafthouse.config.limits import LimitsConfig
 from drafthouse.config.security import SecurityConfig
 
 
@@ -185,6 +186,7 @@ class GatewayConfig(_Section):
     drain_s: float = Field(60, ge=0, le=3600, description="a replica that is to go finishes its requests for so long")
     max_body_bytes: int = Field(MAX_BODY_BYTES, ge=1024, le=1 << 30, description="of one request, HTTP or gRPC; more is refused with 413")
     body_timeout_s: float = Field(30, gt=0, le=3600, description="a request whose body takes longer to arrive is refused with 408")
+    limits: LimitsConfig = Field(LimitsConfig(), description="of one API key or address, for all gateways together (docs/limits.md)")
 
 
 class ControllerConfig(_Section):

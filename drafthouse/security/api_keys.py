@@ -13,14 +13,17 @@ import hmac
 import pathlib
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from drafthouse.config.limits import RateLimits
 from drafthouse.config.security import HASH_PATTERN, ApiKeysConfig
 from drafthouse.errors import ConfigError, RequestError
 from drafthouse.security.watched_files import WatchedFiles, read_text
 
 LEAST_CHARACTERS = 20
 """Of a secret that somebody brings along: shorter ones may be guessed from their hash."""
+
+OWN_LIMIT = re.compile(rf"({'|'.join(RateLimits.model_fields)})=([1-9]\d{{0,11}}|none)")
 
 
 def generate_key() -> str:
@@ -51,26 +54,31 @@ def check_secret(secret: str) -> None:
         raise ConfigError(f"a key or token has {LEAST_CHARACTERS} characters or more, all of them printable ASCII without spaces")
 
 
-def read_hashes(path: pathlib.Path) -> tuple[str, ...]:
-    """One hash a line; `#` begins a comment. Raises ConfigError naming file and line."""
-    hashes = []
+def read_keys(path: pathlib.Path) -> dict[str, dict[str, int | None]]:
+    """Limits of their own by hash: one hash a line, `NAME=NUMBER` or `NAME=none` after it; `#` begins a comment. Raises ConfigError
+    naming file and line."""
+    keys: dict[str, dict[str, int | None]] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
-        if not re.match(HASH_PATTERN, words[0]) or len(words) > 1:
-            raise ConfigError(f"{path}: line {number} is not a hash, as `drafthouse hash-key` prints it")
-        hashes.append(words[0])
-    return tuple(hashes)
+        limits = [OWN_LIMIT.fullmatch(word) for word in words[1:]]
+        if not re.match(HASH_PATTERN, words[0]) or None in limits:
+            raise ConfigError(
+                f"{path}: line {number} is not a hash, as `drafthouse hash-key` prints it, with limits such as streams=4 or streams=none"
+            )
+        keys[words[0]] = {found[1]: None if found[2] == "none" else int(found[2]) for found in limits if found is not None}
+    return keys
 
 
 class ApiKeys:
     """Raises ConfigError when the file cannot be used or holds no hash. Emptied later, it lets nobody in."""
 
     def __init__(self, config: ApiKeysConfig) -> None:
-        self._hashes, self._watched = config.hashes, None
+        self._hashes: Mapping[str, Mapping[str, int | None]] = {known: {} for known in config.hashes}
+        self._watched = None
         if (file := config.file) is not None:
-            self._watched = WatchedFiles((file,), lambda: read_hashes(file))
+            self._watched = WatchedFiles((file,), lambda: read_keys(file))
             if not self._watched.current():
                 raise ConfigError(f"{file}: holds no hash, so nobody could call the API")
 
@@ -79,9 +87,16 @@ class ApiKeys:
         key = bearer(authorization)
         if key is None:
             raise RequestError("no API key: send `Authorization: Bearer KEY`", code="missing_api_key", status=401)
-        if not matches(key, self._hashes if self._watched is None else self._watched.current()):
+        if not matches(key, self._current()):
             raise RequestError("this API key is not known", code="invalid_api_key", status=401)
         return hash_of(key)
+
+    def limits_of(self, key_hash: str) -> Mapping[str, int | None]:
+        """The limits that this key has of its own, by their names in the configuration."""
+        return self._current().get(key_hash, {})
+
+    def _current(self) -> Mapping[str, Mapping[str, int | None]]:
+        return self._hashes if self._watched is None else self._watched.current()
 
 
 def load_api_keys(config: ApiKeysConfig | None) -> ApiKeys | None:

@@ -3,8 +3,11 @@
 Promises: a directive is complete each time or says that it is not, so that everyone can go on with the last one.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from drafthouse.wire.client_shares import ClientShare
 
 Role = Literal["gateway", "verifier", "drafter"]
 
@@ -30,7 +33,8 @@ class Directive:
     """The answer to a heartbeat: gateways route to `verifiers`, a verifier opens sessions on `drafters`.
 
     `interval_s` is when to report next; replicas keep their last directive when no answer comes. `complete` is false while the
-    controller has not yet had the time to hear from everyone: what it does not know of is then to be kept.
+    controller has not yet had the time to hear from everyone: what it does not know of is then to be kept. `gateways` are those that
+    report, `shares` what this one may let through of clients with limits; a client that is not there has an even part at each.
     """
 
     interval_s: float
@@ -38,13 +42,16 @@ class Directive:
     drafters: tuple[Route, ...] = ()
     price_floor: float = 0.0
     complete: bool = True
+    gateways: int = 1
+    shares: Mapping[str, ClientShare] = field(default_factory=dict)
 
     def after(self, former: "Directive") -> "Directive":
         """What holds once this has followed `former`."""
         if self.complete:
             return self
         verifiers, drafters = _joined(self.verifiers, former.verifiers), _joined(self.drafters, former.drafters)
-        return replace(self, verifiers=verifiers, drafters=drafters)
+        shares, gateways = {**former.shares, **self.shares}, max(self.gateways, former.gateways)
+        return replace(self, verifiers=verifiers, drafters=drafters, shares=shares, gateways=gateways)
 
 
 def _joined(routes: tuple[Route, ...], former: tuple[Route, ...]) -> tuple[Route, ...]:

@@ -5,9 +5,10 @@ grow while the process lives; everything else is of the moment.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
+from drafthouse.wire.client_shares import ClientUse
 from drafthouse.wire.membership import Role
 from drafthouse.wire.totals import DrafterTotals, GatewayTotals, VerifierTotals
 
@@ -45,8 +46,11 @@ class _ReplicaReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayReport(_ReplicaReport):
+    """`clients`: those with limits that have asked for something in the last minute."""
+
     role: ClassVar[Role] = "gateway"
     totals: GatewayTotals
+    clients: Mapping[str, ClientUse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ class Setting:
         config = VerifierConfig(max_sequences=max_sequences, max_queue=max_queue, step_tokens=step_tokens)
         self.scheduler = Scheduler(config, self.cache.allocator)
 
-    def add(self, name: str, prompt_tokens: int, max_tokens: int = 100) -> Sequence:
-        request = GenerateRequest(name, 1, (0,) * prompt_tokens, (), SamplingParams(), 0, max_tokens, (), Speculation())
+    def add(self, name: str, prompt_tokens: int, max_tokens: int = 100, cache_key: str = "") -> Sequence:
+        request = GenerateRequest(name, 1, (0,) * prompt_tokens, (), SamplingParams(), 0, max_tokens, (), Speculation(), cache_key)
         sequence = Sequence(request, KvSequence(self.cache), None)
         self.scheduler.add(sequence)
         return sequence

@@ -14,6 +14,7 @@ import grpc
 from ray.serve.exceptions import gRPCStatusError
 from ray.serve.grpc_util import RayServegRPCContext
 
+from deployments.api.openai.client_limit import address
 from deployments.api.openai.schema import check_model, checked_stops
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, RequestPlan, RequestPlanner, Settings
@@ -63,13 +64,20 @@ def authenticate(keys: ApiKeys | None, metadata: Iterable[tuple[str, str | bytes
         raise as_status(error) from error
 
 
+def address_of(peer: str, metadata: Iterable[tuple[str, str | bytes]], proxy_hops: int) -> str:
+    """The client's address; gRPC writes a peer as `ipv4:ADDRESS:PORT`."""
+    connection = peer.partition(":")[2].rpartition(":")[0]
+    forwarded = ",".join(str(value) for name, value in metadata if name == "x-forwarded-for")
+    return address(connection, forwarded, proxy_hops)
+
+
 async def generate(
-    service: InferenceService, request: pb.GenerateRequest, cache_key: str, context: RayServegRPCContext
+    service: InferenceService, request: pb.GenerateRequest, cache_key: str, context: RayServegRPCContext, address: str = ""
 ) -> pb.GenerateResponse:
     """Empty where the context has got a status instead. Raises gRPCStatusError."""
     response = pb.GenerateResponse()
     pieces: list[str] = []
-    async with aclosing(stream(service, request, cache_key, context, zero_chunks=True)) as chunks:
+    async with aclosing(stream(service, request, cache_key, context, True, address)) as chunks:
         async for chunk in chunks:
             pieces.append(chunk.text)
             response.tokens.extend(chunk.tokens)
@@ -80,14 +88,23 @@ async def generate(
 
 
 async def stream(
-    service: InferenceService, request: pb.GenerateRequest, cache_key: str, context: RayServegRPCContext, zero_chunks: bool
+    service: InferenceService,
+    request: pb.GenerateRequest,
+    cache_key: str,
+    context: RayServegRPCContext,
+    zero_chunks: bool,
+    address: str = "",
 ) -> AsyncGenerator[pb.GenerateChunk, None]:
     """Chunks, of which the last has the finish reason and the usage; none where the context has got a status instead.
-    Raises gRPCStatusError. `zero_chunks`: whether Serve heeds the context of a call without one."""
+    Raises gRPCStatusError. `zero_chunks`: whether Serve heeds the context of a call without one.
+    `address`: the client's, whose limits count where there is no key."""
+    counted = service.limits.begin(cache_key or address)
     try:
+        await counted.enter()
         plan = await service.plan(partial(make_plan, service.planner, request), request.ByteSize(), cache_key)
+        await counted.charge(plan.prompt_tokens, plan.max_tokens, len(plan.requests))
         completion_tokens = 0
-        async with aclosing(service.stream(plan)) as deltas:
+        async with aclosing(service.stream(plan, counted)) as deltas:
             async for _, delta in deltas:
                 completion_tokens += len(delta.tokens)
                 yield _chunk(plan, delta, completion_tokens)
@@ -97,6 +114,8 @@ async def stream(
         context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
         context.set_details(_details(error))
         context.set_trailing_metadata(list(retry_metadata(error.retry_after_s)))
+    finally:
+        counted.end()
 
 
 def as_status(error: Exception) -> gRPCStatusError:

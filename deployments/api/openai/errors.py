@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from deployments.gateway.text_stream import GenerationError
 from deployments.gateway.verifier_link import NoVerifierError
-from drafthouse.errors import DrafthouseError, OverloadError, RequestError
+from drafthouse.errors import DrafthouseError, LimitError, OverloadError, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class NoControllerError(DrafthouseError):
 
 
 KINDS: tuple[tuple[type[Exception], int, str, str], ...] = (
+    (LimitError, 429, "rate_limit_error", "rate_limit_exceeded"),
     (OverloadError, 429, "overloaded_error", "overloaded"),
     (NoVerifierError, 503, "unavailable_error", "no_verifier"),
     (NoControllerError, 503, "unavailable_error", "no_controller"),

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.api.openai.body import MIN_VALUES, Body, parse_body, parse_json, read_body
 from deployments.api.openai.body_limit import BodyLimit
+from deployments.api.openai.client_limit import CACHE_KEY, ClientLimit, counted_of
 from deployments.api.openai.errors import CLIENT_GONE, NoControllerError, describe_error, error_response, install_error_handlers
 from deployments.api.openai.responses import DONE, Answerer, UsageCount, sse
 from deployments.api.openai.schema import ChatRequest, CompletionRequest
@@ -33,7 +34,6 @@ from drafthouse.security.api_keys import ApiKeys
 SNAPSHOT_TIMEOUT_S = 2.0
 
 OPEN_PATHS = frozenset({"/health"})
-CACHE_KEY = "cache_key"
 
 Deltas = AsyncGenerator[tuple[int, TextDelta], None]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -74,6 +74,7 @@ def build_http_app(
     app = FastAPI(title="Drafthouse", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, timeout_s=config.body_timeout_s)
+    app.add_middleware(ClientLimit, limits=service.limits, proxy_hops=config.limits.proxy_hops)
     if keys is not None:  # what is added last comes first
         app.add_middleware(ApiKeyGate, keys=keys)
     _add_generation(app, service)
@@ -147,7 +148,9 @@ async def _answer(
 ) -> Response:
     answerer = Answerer(plan, service.planner.model, chat)
     headers = {"x-drafthouse-seed": str(plan.seed)}
-    deltas = service.stream(plan)
+    counted = counted_of(request)
+    await counted.charge(plan.prompt_tokens, plan.max_tokens, len(plan.requests))
+    deltas = service.stream(plan, counted)
     if not stream:
         body = await _unless_gone(request, _whole(answerer, plan, deltas))
         return JSONResponse(body, headers=headers) if body is not None else Response(status_code=CLIENT_GONE)

@@ -1,0 +1,79 @@
+"""The fair queue: each client's order, no client ahead by more than one item and a turn, and nothing lost."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drafthouse.policy.fair_queue import QUANTUM, FairQueue
+from tests.unit.test_scheduler import Setting
+
+COSTS = st.integers(1, 3000)
+QUEUES = st.dictionaries(st.sampled_from("abcd"), st.lists(COSTS, min_size=1, max_size=30), min_size=1)
+
+
+def served(queues: dict[str, list[int]]) -> list[tuple[str, int, int]]:
+    queue = FairQueue[tuple[str, int, int]]()
+    for client, costs in queues.items():
+        for i, cost in enumerate(costs):
+            queue.add((client, i, cost), client, cost)
+    return [queue.take() for _ in range(len(queue))]
+
+
+@given(QUEUES)
+def test_nothing_is_lost_and_each_clients_items_keep_their_order(queues: dict[str, list[int]]) -> None:
+    order = served(queues)
+    for client, costs in queues.items():
+        assert [(i, cost) for name, i, cost in order if name == client] == list(enumerate(costs))
+
+
+@given(QUEUES)
+def test_no_client_gets_ahead_of_one_that_waits_by_more_than_its_largest_item_and_a_turn(queues: dict[str, list[int]]) -> None:
+    got = dict.fromkeys(queues, 0)
+    left = {client: len(costs) for client, costs in queues.items()}
+    largest = max(max(costs) for costs in queues.values())
+    for client, _, cost in served(queues):
+        got[client] += cost
+        left[client] -= 1
+        waiting = [got[other] for other in queues if left[other]]
+        if left[client]:
+            assert max(waiting) - min(waiting) <= 2 * (largest + QUANTUM)
+
+
+@given(st.lists(st.tuples(st.sampled_from(("add", "take", "remove", "back", "look")), st.sampled_from("abc"), COSTS), max_size=60))
+def test_any_order_of_calls_keeps_all_items_and_the_next_one_stays(calls: list[tuple[str, str, int]]) -> None:
+    queue, there, taken, count = FairQueue[int](), [], [], 0
+    for call, client, cost in calls:
+        if call == "add":
+            count += 1
+            queue.add(count, client, cost)
+            there.append(count)
+        elif call == "back" and taken:
+            queue.put_back(taken.pop())
+            there.append(queue.first())
+        elif there and call == "remove":
+            queue.remove(there.pop(cost % len(there)))
+        elif there and call == "take":
+            first = queue.first()
+            assert queue.take() == first
+            there.remove(first)
+            taken.append(first)
+        elif there:
+            first = queue.first()
+            assert first == queue.first()
+        assert len(queue) == len(there)
+    assert sorted(queue.take() for _ in range(len(queue))) == sorted(there)
+
+
+def test_the_schedulers_queue_serves_keys_in_turn() -> None:
+    """One key brings twelve requests at once, another two afterwards: they do not wait for the twelve."""
+    it = Setting(slots=4000, max_sequences=1, max_queue=20, step_tokens=64)
+    for key, count in (("many", 12), ("few", 2)):
+        for i in range(count):
+            it.add(f"{key} {i}", 8, max_tokens=400, cache_key=key)
+    begun = []
+    while it.scheduler.waiting:
+        it.step()
+        (running,) = it.scheduler.running
+        begun.append(running.id)
+        it.scheduler.remove(running)
+    assert [name for name in begun if name.startswith("many")] == [f"many {i}" for i in range(12)]
+    assert [name for name in begun[:5] if name.startswith("few")] == ["few 0", "few 1"]
