@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 
 from deployments.api.openai.routes import build_http_app
+from deployments.gateway.client_limits import ClientLimits
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
@@ -30,15 +31,19 @@ async def snapshot():
 
 
 @asynccontextmanager
-async def gateway(verifier: VerifierDouble | None = None, cluster=snapshot, capacity: int = 16, context_tokens: int = 64, **config):
+async def gateway(
+    verifier: VerifierDouble | None = None, cluster=snapshot, capacity: int = 16, context_tokens: int = 64, keys=None, **config
+):
     """(app, service) in front of one verifier, which always says TEXT."""
+    settings = GatewayConfig(**config)
     verifiers = [verifier or VerifierDouble("a", tokens=lambda request: IDS)]
     async with serving(*verifiers) as routes:
         link = VerifierLink(patience_s=0.05)
         link.update(routes)
-        service = InferenceService(RequestPlanner("demo", codec(), metadata(context_tokens)), link, capacity)
+        limits = ClientLimits(lambda client: settings.limits)
+        service = InferenceService(RequestPlanner("demo", codec(), metadata(context_tokens)), link, capacity, limits=limits)
         try:
-            yield build_http_app(service, cluster, no_lifespan, None, GatewayConfig(**config)), service
+            yield build_http_app(service, cluster, no_lifespan, keys, settings), service
         finally:
             await link.close()
 

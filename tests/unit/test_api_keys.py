@@ -251,3 +251,21 @@ def test_faults_of_the_configuration_name_the_key_and_repeat_none(section, named
         ServingConfig.model_validate({"security": section})
     assert named in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+def test_a_key_may_have_limits_of_its_own(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(f"{hash_of(KEY)} streams=4 tokens_per_minute=none # alice\n{hash_of(OTHER)}\n", encoding="utf-8")
+    keys = ApiKeys(ApiKeysConfig(file=path))
+    assert keys.limits_of(hash_of(KEY)) == {"streams": 4, "tokens_per_minute": None}
+    assert keys.limits_of(hash_of(OTHER)) == keys.limits_of("10.0.0.1") == {}
+    path.write_text(f"{hash_of(KEY)} streams=5\n", encoding="utf-8")
+    assert keys.limits_of(hash_of(KEY)) == {"streams": 5}
+
+
+@pytest.mark.parametrize("limit", ["streams=0", "streams=", "streams=-1", "stream=4", "streams", "proxy_hops=1"])
+def test_a_limit_that_cannot_be_read_is_named_by_its_line(tmp_path, limit):
+    path = tmp_path / "keys"
+    path.write_text(f"{hash_of(OTHER)}\n{hash_of(KEY)} {limit}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="line 2 is not a hash.* with limits such as streams=4"):
+        ApiKeys(ApiKeysConfig(file=path))
