@@ -5,7 +5,7 @@ answered, and only then may another's rise. Before the first answer each holds a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from drafthouse.wire.client_shares import Amounts, ClientShare, ClientUse
 
@@ -56,50 +56,78 @@ def _parts(left: float, wanted: Sequence[float], largest: Sequence[float]) -> li
 
 
 class ClientShares:
-    """The controller's side: feed it each gateway's report, ask it for that gateway's answer."""
+    """The controller's side: feed it each gateway's report, ask it for that gateway's answer.
+
+    Who asks little keeps even parts. Targets are made once a round of answers, so that an answer costs little.
+    """
 
     def __init__(self) -> None:
         self._uses: dict[str, Mapping[str, ClientUse]] = {}
-        self._granted: dict[str, dict[str, Amounts]] = {}  # by client, by gateway
+        self._shared: dict[str, _Shared] = {}
+        self._answered: set[str] = set()  # in this round
 
     def observe(self, gateway: str, uses: Mapping[str, ClientUse]) -> None:
         self._uses[gateway] = uses
 
     def remove(self, gateway: str) -> None:
         """Its share is free again."""
-        self._uses.pop(gateway, None)
-        for granted in self._granted.values():
-            granted.pop(gateway, None)
+        if self._uses.pop(gateway, None) is not None:
+            self._begin_round()
 
     def answer(self, gateway: str) -> dict[str, ClientShare]:
-        """This gateway's shares of all clients that any gateway has something to tell of."""
-        clients = {client: use.limits for uses in self._uses.values() for client, use in uses.items()}
-        for client in self._granted.keys() - clients.keys():
-            del self._granted[client]
-        return {client: self._share(gateway, client, limits) for client, limits in clients.items()}
+        """This gateway's shares of the clients that ask for much; it must have been observed."""
+        if not self._answered or gateway in self._answered or any(gateway not in shared.granted for shared in self._shared.values()):
+            self._begin_round()
+        self._answered.add(gateway)
+        return {client: shared.answer(gateway) for client, shared in self._shared.items()}
 
-    def _share(self, gateway: str, client: str, limits: Amounts) -> ClientShare:
+    def _begin_round(self) -> None:
+        self._answered.clear()
         names = sorted(self._uses)
-        nothing = ClientUse(limits, Amounts(), Amounts())
-        uses = [self._uses[name].get(client, nothing) for name in names]
-        granted, unheard = self._granted.setdefault(client, {}), even_part(limits, len(names))
-        held = [granted.get(name, unheard) for name in names if name != gateway]
-        used = [use.used for name, use in zip(names, uses, strict=True) if name != gateway]
-        target = targets(limits, uses)[names.index(gateway)]
-        share = Amounts(*(_at_most(getattr(target, name), getattr(limits, name), [getattr(h, name) for h in held]) for name in FIELDS))
-        granted[gateway] = share
-        return ClientShare(share, _sum(used))
+        limits = {client: use.limits for name in names for client, use in self._uses[name].items() if self._is_much(use)}
+        former, self._shared = self._shared, {}
+        for client, limit in limits.items():
+            nothing = ClientUse(limit, Amounts(), Amounts())
+            uses = {name: self._uses[name].get(client, nothing) for name in names}
+            self._shared[client] = _Shared(limit, uses, former[client].granted if client in former else {})
+
+    def _is_much(self, use: ClientUse) -> bool:
+        """More than half of an even part, in use or in one request."""
+        part = even_part(use.limits, len(self._uses))
+        asked = (use.used.requests, max(use.used.tokens, use.largest), max(use.used.streams, use.wanted.streams))
+        return any(2 * amount > held for amount, held in zip(asked, (part.requests, part.tokens, part.streams), strict=True))
+
+
+class _Shared:
+    """One client's round: what each gateway should hold, and what each holds."""
+
+    def __init__(self, limits: Amounts, uses: Mapping[str, ClientUse], granted: Mapping[str, Amounts]) -> None:
+        self._limits = limits
+        self._used = {name: use.used for name, use in uses.items()}
+        self._all_used = _sum(self._used.values())
+        self._targets = dict(zip(uses, targets(limits, list(uses.values())), strict=True))
+        unheard = even_part(limits, len(uses))
+        self.granted = {name: granted.get(name, unheard) for name in uses}
+        self._held = _sum(self.granted.values())
+
+    def answer(self, gateway: str) -> ClientShare:
+        own, target = self.granted[gateway], self._targets[gateway]
+        share = Amounts(*(_at_most(*(getattr(amounts, name) for amounts in (target, self._limits, self._held, own))) for name in FIELDS))
+        self.granted[gateway] = share
+        self._held = Amounts(*(getattr(self._held, name) + getattr(share, name) - getattr(own, name) for name in FIELDS))
+        used = self._used[gateway]
+        return ClientShare(share, Amounts(*(getattr(self._all_used, name) - getattr(used, name) for name in FIELDS)))
 
 
 FIELDS = ("requests", "tokens", "streams")
 
 
-def _at_most(target: float, limit: float, held: Sequence[float]) -> float:
-    """`target`, but not what others hold. Nothing is subtracted from infinity."""
-    return target if math.isinf(limit) else max(0.0, min(target, limit - sum(held)))
+def _at_most(target: float, limit: float, held: float, own: float) -> float:
+    """`target`, but not what others hold: `held` by all, `own` included. Nothing is subtracted from infinity."""
+    return target if math.isinf(limit) else max(0.0, min(target, limit - held + own))
 
 
-def _sum(amounts: Sequence[Amounts]) -> Amounts:
+def _sum(amounts: Iterable[Amounts]) -> Amounts:
     total = Amounts()
     for each in amounts:
         total = total.plus(each)

@@ -157,20 +157,29 @@ def test_without_a_limit_a_share_is_without_one() -> None:
     unlimited = Amounts(NONE, 10.0, NONE)
     shares = ClientShares()
     for gateway in "ab":
-        shares.observe(gateway, {"client": ClientUse(unlimited, Amounts(5.0, 2.0, 1.0), Amounts(1.0, 1.0, 1.0))})
+        shares.observe(gateway, {"client": ClientUse(unlimited, Amounts(5.0, 4.0, 1.0), Amounts(1.0, 1.0, 1.0))})
     assert shares.answer("a")["client"].share.requests == NONE
     assert even_part(unlimited, 4) == Amounts(NONE, 2.0, NONE)
 
 
 def test_a_gateway_that_is_gone_leaves_its_share_to_the_others() -> None:
-    shares, use = ClientShares(), ClientUse(Amounts(100.0, NONE, NONE), Amounts(), Amounts(1.0, 1.0, 1.0))
+    shares = ClientShares()
     for _ in range(3):
-        for gateway in "ab":
-            shares.observe(gateway, {"client": use})
+        for gateway, used in (("a", 60.0), ("b", 20.0)):
+            shares.observe(gateway, {"client": ClientUse(Amounts(100.0, NONE, NONE), Amounts(used), Amounts(1.0, 1.0, 1.0))})
             shares.answer(gateway)
-    assert shares.answer("a")["client"].share.requests == 50.0
+    assert shares.answer("a")["client"] == ClientShare(Amounts(70.0, NONE, NONE), Amounts(20.0))
     shares.remove("b")
-    assert shares.answer("a")["client"].share.requests == 100.0
+    assert shares.answer("a")["client"] == ClientShare(Amounts(100.0, NONE, NONE), Amounts())
+
+
+def test_a_client_that_asks_little_keeps_even_parts() -> None:
+    shares, limits = ClientShares(), Amounts(100.0, NONE, NONE)
+    for gateway, used in (("a", 25.0), ("b", 3.0)):
+        shares.observe(gateway, {"client": ClientUse(limits, Amounts(used), Amounts(1.0, 1.0, 1.0))})
+    assert shares.answer("a") == {}
+    shares.observe("a", {"client": ClientUse(limits, Amounts(26.0), Amounts(1.0, 1.0, 1.0))})
+    assert shares.answer("a")["client"] == ClientShare(Amounts(50.0, NONE, NONE), Amounts(3.0))
 
 
 def test_a_request_gives_back_what_it_has_not_generated() -> None:
