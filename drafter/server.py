@@ -19,6 +19,7 @@ import grpc
 from drafter.engine import DrafterEngine, Outgoing
 from drafter.pass_loop import Command, PassLoop
 from drafthouse.errors import WireError
+from drafthouse.wire.fields import shown
 from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
 from drafthouse.wire.settings import DRAFTER_METADATA
 from drafthouse.wire.silence import Silence, while_heard
@@ -151,7 +152,7 @@ class DrafterServer(rpc.DrafterServicer):
                 said.append(partial(self._handle, peer=peer, message=from_drafter_proto(proto)))
             except WireError as error:
                 self.malformed += 1
-                logger.warning("malformed message from %s: %s", batch.verifier, error)
+                logger.warning("malformed message from %s: %s", shown(batch.verifier), error)
                 if (named := session_of(proto)) is not None:
                     said.append(partial(DrafterEngine.fail, peer=peer, session=named[0], epoch=named[1], reason=f"malformed: {error}"))
         if said:  # most batches are but probes

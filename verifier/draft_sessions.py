@@ -18,6 +18,7 @@ from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.batch_table import chain_length
 from drafthouse.speculation import Speculation
 from drafthouse.token_tree import TokenTree
+from drafthouse.wire.fields import shown
 from drafthouse.wire.session_messages import (
     Close,
     Commit,
@@ -190,7 +191,7 @@ class DraftSessions:
         record = self.records[drafter]
         if message.scope == Scope.PAIR and not record.unfit:
             record.unfit = message.reason
-            logger.warning("drafter %s can never draft for this verifier and is not asked again: %s", drafter, message.reason)
+            logger.warning("drafter %s can never draft for this verifier and is not asked again: %s", drafter, shown(message.reason))
         self._unlink(sequence)
 
     def _grow(self, sequence: Sequence, session: DraftSession, message: Grow, now: float) -> None:

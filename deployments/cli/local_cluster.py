@@ -80,7 +80,7 @@ class LocalCluster:
     def start(self) -> None:
         """Starts Ray and Serve's proxies. Raises DeployError, and ConfigError where the machine has fewer GPUs than the config asks for."""
         self._scratch = pathlib.Path(tempfile.mkdtemp(prefix="drafthouse-"))
-        ray_environment.prepare(self._scratch)
+        ray_environment.prepare(self._scratch, self.config.gateway.max_body_bytes)
         import ray
         from ray import serve
         from ray.serve.config import HTTPOptions, gRPCOptions

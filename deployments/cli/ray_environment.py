@@ -49,8 +49,12 @@ def free_gateway_ports() -> int:
     raise ConfigError("no free ports found between 40000 and 60000 for the gateways' gRPC servers")
 
 
-def local_environment(scratch: pathlib.Path) -> dict[str, str]:
-    """Variables for a local cluster whose HAProxy keeps its files in `scratch`.
+HTTP2_STREAMS = 2048
+"""On one connection, of a client and of the proxy to a gateway. HAProxy takes 100 if it is not told; the others wait unseen."""
+
+
+def local_environment(scratch: pathlib.Path, max_message_bytes: int) -> dict[str, str]:
+    """Variables for a local cluster whose HAProxy keeps its files in `scratch`. `max_message_bytes` of gRPC messages from clients.
 
     Ray listens on every interface and runs the code it is sent, so it asks for a token. Streams are
     fastest through HAProxy with Serve in throughput mode, where user code shares the replica's event
@@ -73,6 +77,9 @@ def local_environment(scratch: pathlib.Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": str(HTTP2_STREAMS),
+        "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": str(HTTP2_STREAMS),
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(max_message_bytes),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
@@ -85,7 +92,7 @@ def local_environment(scratch: pathlib.Path) -> dict[str, str]:
     }
 
 
-def prepare(scratch: pathlib.Path) -> None:
+def prepare(scratch: pathlib.Path, max_message_bytes: int) -> None:
     """Puts what is missing into this process's environment. Must run before Ray is imported."""
-    for name, value in local_environment(scratch).items():
+    for name, value in local_environment(scratch, max_message_bytes).items():
         os.environ.setdefault(name, value)

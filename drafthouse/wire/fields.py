@@ -10,10 +10,18 @@ MAX_TOKENS = 1 << 22
 """No sequence on the wire is longer than this."""
 
 
+MAX_SHOWN_CHARS = 200
+
+
 def identifier(value: str) -> str:
     if not value or len(value) > 256:
         raise WireError("a session or request id has 1 to 256 characters")
     return value
+
+
+def shown(text: str) -> str:
+    """A peer's words as they may stand in a log: one line, of a bounded length."""
+    return ascii(text[:MAX_SHOWN_CHARS])[1:-1] + ("..." if len(text) > MAX_SHOWN_CHARS else "")
 
 
 def cache_key(value: str) -> str:

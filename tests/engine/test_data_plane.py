@@ -118,8 +118,9 @@ def test_malformed_message_ends_its_session_only() -> None:
     run(test)
 
 
-def test_an_unreadable_commit_ends_a_live_session() -> None:
-    """Its KV slots and its place are free, since the verifier that hears of the end sends no Close; a session beside it goes on."""
+def test_an_unreadable_commit_ends_a_live_session(caplog: pytest.LogCaptureFixture) -> None:
+    """Its KV slots and its place are free, since the verifier that hears of the end sends no Close; a session beside it goes on.
+    The log shows of the sender's name what fits into a line."""
 
     async def test() -> None:
         drafter, route = await start_drafter(0.01, "drafter")
@@ -132,7 +133,7 @@ def test_an_unreadable_commit_ends_a_live_session() -> None:
         call = rpc.DrafterStub(channel).Connect()  # type: ignore[no-untyped-call]
         await call.write(pb.ToDrafter(verifier="raw", messages=opens))
         await until(lambda: len(engine.sessions) == 2 and not engine.has_work(), "two whole trees")
-        await call.write(pb.ToDrafter(verifier="raw", messages=bad[:1]))
+        await call.write(pb.ToDrafter(verifier="raw\n" * 100_000, messages=bad[:1]))
         await until(lambda: drafter.malformed == 1, "an older epoch's")
         await call.write(pb.ToDrafter(verifier="raw", messages=bad[1:]))
         await until(lambda: [name for _, name in engine.sessions] == ["b"], "one session")
@@ -144,6 +145,9 @@ def test_an_unreadable_commit_ends_a_live_session() -> None:
             dropped += [m.dropped for m in (await call.read()).messages if m.WhichOneof("kind") == "dropped"]
         assert [(m.session_id, m.epoch) for m in dropped] == [("a", 6), ("a", 7)]
         assert all(m.reason == "malformed: commit.tokens is empty" for m in dropped)
+        told = [record.getMessage() for record in caplog.records if "malformed" in record.getMessage()]
+        assert len(told) == 2
+        assert all(len(line) < 1000 and "\n" not in line for line in told)
         call.cancel()
         await channel.close()
         await drafter.stop()
