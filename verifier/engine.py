@@ -15,7 +15,7 @@ from drafthouse.engine.model_runner import RunResult, check_device
 from drafthouse.errors import RequestError
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.policy.node_pricing import NodePricing
-from drafthouse.policy.start_rule import GAIN_SHARE, WHOLE_GAIN, Announcement, wait_until
+from drafthouse.policy.start_rule import GAIN_SHARE, WHOLE_GAIN, wait_until
 from drafthouse.stages.build import StageMaker
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.session_messages import ToVerifierMessage
@@ -28,10 +28,8 @@ from verifier.sequence import Sequence, seen_tokens
 from verifier.session_policy import SessionPolicy
 from verifier.step import Step, Wait, Walks
 from verifier.step_metering import StepFacts, StepMeter
+from verifier.tree_waits import TreeWaits
 from verifier.verification import Verification
-
-FIXED_WAIT_S = 0.5
-"""Modes `fixed` and `table` wait this long for a tree; then the step begins with what is there."""
 
 
 class VerifierEngine:
@@ -55,6 +53,7 @@ class VerifierEngine:
         self.local = LocalDrafts(stages, tree, self.runner.vocab_size, clock)
         self.pricing = NodePricing(latency)
         self.session_policy = SessionPolicy(self.draft_sessions, self.pricing)
+        self.tree_waits = TreeWaits(self.draft_sessions)
         self.verification = verification(config.synthetic_acceptance.rate if config.synthetic_acceptance is not None else None)
         self.sequences: dict[str, Sequence] = {}
         self.admission = Admission(self.scheduler, self.totals)
@@ -140,10 +139,13 @@ class VerifierEngine:
         if not plan.sequences:
             self.meter.idle()
             return None
-        if (until := self._wait(plan, now)) is not None:
+        late = [] if self.scheduler.suspects else self.tree_waits.late(plan, now)  # no other sequence runs before a suspect has
+        others = self._without(plan, late)
+        if (until := self._wait(others, late, now)) is not None:
             self.meter.wait()
             return Wait(until)
-        step = self._select(plan, now)
+        self.tree_waits.begun()
+        step = self._select(others, now)
         self.meter.ready(step)
         return step
 
@@ -159,7 +161,7 @@ class VerifierEngine:
         return self._replies
 
     def _plan(self, now: float) -> StepPlan:
-        """Who takes part, and what a second and a node are worth to them."""
+        """Who could take part, and what a second and a node are worth to them."""
         plan = self.scheduler.plan()
         self.admission.begin_step(now)
         if not plan.sequences:
@@ -170,20 +172,24 @@ class VerifierEngine:
         self.pricing.quote(len(plan.decoding), plan.prompt_tokens, plan.kv_tokens)
         return plan
 
-    def _wait(self, plan: StepPlan, now: float) -> float | None:
-        """Until when to wait for drafts, or None to start. Prompt chunks and first tokens never wait: all of a prompt may be cached."""
+    def _without(self, plan: StepPlan, late: list[Sequence]) -> StepPlan:
+        """The step that begins now if it does not wait for `late`; prices are for that one, if there is one."""
+        if not late:
+            return plan
+        others = plan.without(late)
+        if others.sequences:
+            self._stepping = others.sequences
+            self.pricing.quote(len(others.decoding), others.prompt_tokens, others.kv_tokens)
+        return others
+
+    def _wait(self, plan: StepPlan, late: list[Sequence], now: float) -> float | None:
+        """Until when to wait for drafts, or None to start `plan`. Prompt chunks and first tokens never wait: all of a prompt may be cached."""
+        if late and (until := self.tree_waits.until(plan, late, now, self.pricing.plain_s)) is not None:
+            return until
         if plan.prefilling or not all(s.output_len for s in plan.decoding):
             return None
-        announcements: list[Announcement] = []
-        for s in plan.decoding:
-            if s.draft_session is None or s.draft_session.exhausted or s.max_draft_depth <= 0:
-                continue
-            if s.request.speculation.waits:
-                s.fixed_deadline = s.fixed_deadline or now + FIXED_WAIT_S
-                if len(s.draft_session.tree) < self.draft_sessions.wanted(s.request.speculation) and now < s.fixed_deadline:
-                    return s.fixed_deadline
-            elif (expected := s.draft_session.expected(s.max_draft_depth)) is not None:
-                announcements.append(expected)
+        sessions = [(s.draft_session, s.max_draft_depth) for s in plan.decoding if s.auto and s.draft_session is not None]
+        announcements = [expected for session, depth in sessions if (expected := session.expected(depth)) is not None]
         return wait_until(now, announcements, self.pricing.value_of_a_second, self._gain_share)
 
     def _select(self, plan: StepPlan, now: float) -> Step:
@@ -216,7 +222,7 @@ class VerifierEngine:
                 s.draft_session.verified(promised, w.of_drafter, nodes, self.pricing.price)
             s.count(verified=w.verified, accepted=w.accepted, steps=1)
             reply = s.accept(w.tokens)
-            s.fixed_deadline = None
+            s.tree_deadline = None
             self.scheduler.clear(s)
             self._replies.append(reply)
             if reply.finish_reason:

@@ -43,6 +43,12 @@ class StepPlan:
     def sequences(self) -> list[Sequence]:
         return [*self.decoding, *(sequence for sequence, _ in self.prefilling)]
 
+    def without(self, late: list[Sequence]) -> "StepPlan":
+        """The same step, without some of those that decode."""
+        left_out = set(late)
+        decoding = [sequence for sequence in self.decoding if sequence not in left_out]
+        return StepPlan(decoding, self.prefilling, self.kv_tokens - sum(len(sequence.kv) for sequence in late))
+
 
 class Scheduler:
     """Ordered sets of sequences, the one that came first in front. `ended` counts those that were removed after they had begun,

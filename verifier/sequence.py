@@ -25,7 +25,7 @@ class Sequence:
         self.local: LocalDraft | None = None
         self.synthetic = synthetic  # acceptance is drawn
         self.drafted = self.verified = self.accepted = self.steps = self.cached_tokens = 0
-        self.fixed_deadline: float | None = None
+        self.tree_deadline: float | None = None  # of its wait for a tree of set size; None while it waits for none
         self.parked_rate: float | None = None  # tokens per second that time was worth when its session did not pay
         self.probed_at_step = -1
         self.arrived: float | None = None  # on the engine's clock; None once it has been in a step

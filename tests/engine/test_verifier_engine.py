@@ -11,7 +11,7 @@ from tests.engine.driven_verifier import Setting
 from tests.engine.pairs import GREEDY, request
 from tests.engine.scripted import CONTEXT, VOCAB_SIZE, truth
 from verifier.draft_sessions import REMEMBERED, RETRY_S
-from verifier.engine import FIXED_WAIT_S
+from verifier.tree_waits import FIXED_WAIT_S
 
 PROMPT = (1, 2, 3, 4, 5)
 TEXT = truth(PROMPT, GREEDY, 0, 30)
@@ -170,15 +170,6 @@ def test_a_fixed_request_does_not_wait_when_no_more_is_to_come() -> None:
     it.grow("a", TEXT[1:2], next_pass_eta_us=0)
     [reply] = it.step()
     assert reply.tokens == TEXT[1:3]
-
-
-def test_prompt_chunks_do_not_wait_for_others_drafts() -> None:
-    it = Setting()
-    it.open(request("a", PROMPT, 20, mode="fixed"))
-    it.step()
-    assert it.wait()
-    it.submit(request("b", PROMPT, 20, mode="off"))
-    assert [reply.request_id for reply in it.step()] == ["a", "b"]
 
 
 @pytest.mark.parametrize("how", ["refused", "malformed"])
