@@ -139,7 +139,7 @@ class VerifierEngine:
         if not plan.sequences:
             self.meter.idle()
             return None
-        late = [] if self.scheduler.suspects else self.tree_waits.late(plan, now)  # no other sequence runs before a suspect has
+        late = self._late(plan, now)
         others = self._without(plan, late)
         if (until := self._wait(others, late, now)) is not None:
             self.meter.wait()
@@ -172,6 +172,11 @@ class VerifierEngine:
         self.pricing.quote(len(plan.decoding), plan.prompt_tokens, plan.kv_tokens)
         return plan
 
+    def _late(self, plan: StepPlan, now: float) -> list[Sequence]:
+        """Who may be left out, waiting for a tree. Steps with prompt chunks or first tokens take all along, and no other runs before a
+        suspect has."""
+        return [] if self.scheduler.suspects or plan.begins else self.tree_waits.late(plan, now)
+
     def _without(self, plan: StepPlan, late: list[Sequence]) -> StepPlan:
         """The step that begins now if it does not wait for `late`; prices are for that one, if there is one."""
         if not late:
@@ -183,10 +188,10 @@ class VerifierEngine:
         return others
 
     def _wait(self, plan: StepPlan, late: list[Sequence], now: float) -> float | None:
-        """Until when to wait for drafts, or None to start `plan`. Prompt chunks and first tokens never wait: all of a prompt may be cached."""
+        """Until when to wait for drafts, or None to start `plan`. Prompt chunks and first tokens never wait."""
         if late and (until := self.tree_waits.until(plan, late, now, self.pricing.plain_s)) is not None:
             return until
-        if plan.prefilling or not all(s.output_len for s in plan.decoding):
+        if plan.begins:
             return None
         sessions = [(s.draft_session, s.max_draft_depth) for s in plan.decoding if s.auto and s.draft_session is not None]
         announcements = [expected for session, depth in sessions if (expected := session.expected(depth)) is not None]

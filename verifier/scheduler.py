@@ -43,6 +43,11 @@ class StepPlan:
     def sequences(self) -> list[Sequence]:
         return [*self.decoding, *(sequence for sequence, _ in self.prefilling)]
 
+    @property
+    def begins(self) -> bool:
+        """Whether it has prompt chunks, or the first token of a text: all of its prompt may be cached."""
+        return bool(self.prefilling) or not all(sequence.output_len for sequence in self.decoding)
+
     def without(self, late: list[Sequence]) -> "StepPlan":
         """The same step, without some of those that decode."""
         left_out = set(late)
