@@ -20,15 +20,17 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 from ray.util import metrics as ray_metrics
 
 from controller.fingerprints import said_of
+from controller.membership_events import MembershipEvents
 from controller.pool_sizes import PoolSizes
 from controller.registry import Registry
 from drafthouse.config.serving import ServingConfig
+from drafthouse.telemetry.log_lines import set_up_logs
 from drafthouse.telemetry.metrics import DRAINING
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.wire.membership import Directive, Role
 from drafthouse.wire.reports import Report
 
-logger = logging.getLogger("ray.serve")  # the one that Serve writes to its files
+logger = logging.getLogger(__name__)
 
 GOODPUT_LOG_S = 10.0
 
@@ -45,6 +47,7 @@ class ControllerReplica:
 
     async def __init__(self, config: ServingConfig, pools: Mapping[str, str]) -> None:
         """`pools`: names of the deployments of verifiers and drafters, by role."""
+        set_up_logs()
         context = serve.get_replica_context()
         self._registry = Registry(config.controller)
         self._metrics = MetricsExporter("controller", context.replica_id.unique_id, ray_metrics)
@@ -54,6 +57,7 @@ class ControllerReplica:
         self._app, self._pools = context.app_name, {pool: pools[pool] for pool in self._sizes.scaled}
         self._refused = ""
         self._fingerprints_told: Set[str] = frozenset()
+        self._members = MembershipEvents()
         self._scaling = asyncio.get_running_loop().create_task(self._scale()) if self._pools else None
 
     async def heartbeat(self, report: Report) -> Directive:
@@ -64,6 +68,7 @@ class ControllerReplica:
             self._exported = now
             self._metrics.export(lambda: cluster_numbers(self._registry, self._sizes.desired, self._heartbeats))
             self._tell_fingerprints()
+            self._members.tell(self._registry.pools)
         if now >= self._logged + GOODPUT_LOG_S:
             self._logged = now
             logger.info(self._registry.goodput().log_line())

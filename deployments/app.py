@@ -21,6 +21,7 @@ from deployments.rank_actors import RankActors
 from drafter.replica import DrafterReplica
 from drafter.server import DRAIN_S
 from drafthouse.config.serving import ModelConfig, PoolConfig, ServingConfig
+from drafthouse.telemetry.log_lines import SERVE_LOGGING
 from verifier.replica import VerifierReplica
 
 logger = logging.getLogger("ray.serve")
@@ -62,6 +63,7 @@ def build_app(args: ServingConfig) -> serve.Application:
             num_replicas=replicas,
             max_constructor_retry_count=CONSTRUCTOR_RETRIES,
             graceful_shutdown_timeout_s=drain_s + STOP_S,
+            logging_config=SERVE_LOGGING,
             **{"max_ongoing_requests": CONTROL_REQUESTS, "graceful_shutdown_wait_loop_s": WAIT_LOOP_S, **options, **more},
         )
 

@@ -21,6 +21,7 @@ from drafthouse.engine.parallel.replica import load_replica
 from drafthouse.engine.profiling import latency_of
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.stages.build import MODEL, by_name
+from drafthouse.telemetry.log_lines import set_up_logs
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.wire.heartbeat import Heartbeat
 from drafthouse.wire.reports import DrafterReport, Replica
@@ -44,6 +45,7 @@ class DrafterReplica:
     """Serve starts it; verifiers dial its data plane directly."""
 
     async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle, ranks: Launcher):
+        set_up_logs()
         name = serve.get_replica_context().replica_id.unique_id
         model, latency = _load(config, ranks)
         # Margins with the target's noise and without it are not the same thing, so neither is what is learned of them.

@@ -17,6 +17,7 @@ from drafthouse.errors import WireError
 from drafthouse.noise import NOISE_VERSION
 from drafthouse.policy.batch_table import chain_length
 from drafthouse.speculation import Speculation
+from drafthouse.telemetry.log_lines import log_event
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.fields import shown
 from drafthouse.wire.session_messages import (
@@ -217,6 +218,10 @@ class DraftSessions:
         banned = {drafter for drafter, record in self.records.items() if record.standing.end_step(now)}
         hung = {drafter for drafter, record in self.records.items() if record.responsiveness.end_step(now)}
         self.events.banned += len(banned)
+        for drafter in sorted(banned):
+            log_event(logger, logging.WARNING, "set aside", f"drafter {drafter} promised more than it kept: no sessions", drafter=drafter)
+        for drafter in sorted(hung):
+            log_event(logger, logging.WARNING, "set aside", f"drafter {drafter} answers too slowly: it rests", drafter=drafter)
         for sequence in sequences if banned or hung else ():
             if sequence.draft_session is not None and sequence.draft_session.drafter in banned | hung:
                 self.events.lost += sequence.draft_session.drafter in hung

@@ -13,6 +13,7 @@ from drafthouse.engine.parallel.invitation import Launcher
 from drafthouse.engine.parallel.replica import load_replica
 from drafthouse.engine.profiling import latency_of
 from drafthouse.stages.build import placed
+from drafthouse.telemetry.log_lines import set_up_logs
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.wire.heartbeat import Heartbeat
 from drafthouse.wire.membership import Directive
@@ -28,6 +29,7 @@ class VerifierReplica:
     """Serve starts it; requests come over its own data plane, never through a Serve handle."""
 
     async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle, ranks: Launcher):
+        set_up_logs()
         name = serve.get_replica_context().replica_id.unique_id
         self.drain_s = config.verifier.drain_s
         loading = logged("verifier")

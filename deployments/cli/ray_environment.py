@@ -58,8 +58,9 @@ def local_environment(scratch: pathlib.Path, max_message_bytes: int) -> dict[str
 
     Ray listens on every interface and runs the code it is sent, so it asks for a token. Streams are
     fastest through HAProxy with Serve in throughput mode, where user code shares the replica's event
-    loop. The draining periods are for load balancers in front, of which there is none here. Ports and
-    files are drawn afresh, so that several clusters fit on one machine.
+    loop, and where Serve would hold back 1,000 log records. The draining periods are for load balancers
+    in front, of which there is none here. Ports and files are drawn afresh, so that several clusters fit
+    on one machine.
     """
     gateway_port = free_gateway_ports()
     fallback_http, fallback_grpc, metrics, stats = free_ports(4)
@@ -70,6 +71,7 @@ def local_environment(scratch: pathlib.Path, max_message_bytes: int) -> dict[str
         "RAY_ROTATION_MAX_BYTES": str(8 << 20),
         "RAY_ROTATION_BACKUP_COUNT": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         haproxy.BINARY: str(pathlib.Path(sysconfig.get_path("scripts"), "drafthouse-haproxy")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from deployments.gateway.client_limits import UNLIMITED, ClientLimits, ClientRequest
 from deployments.gateway.fan_in import fan_in
+from deployments.gateway.request_log import RequestLog, RequestRecord
 from deployments.gateway.request_planner import RequestPlan, RequestPlanner
 from deployments.gateway.text_stream import TextDelta, generate_text
 from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
@@ -89,7 +90,7 @@ class Latencies:
 
 
 class Stopwatch:
-    """One request, dispatched at `now` (seconds): at most four samples, however many tokens it has."""
+    """One request that arrived at `now` (seconds): at most four samples, however many tokens it has."""
 
     def __init__(self, latencies: Latencies, now: float):
         self._samples, self._began = latencies.samples, now
@@ -118,13 +119,20 @@ class Stopwatch:
 
 class InferenceService:
     def __init__(
-        self, planner: RequestPlanner, link: VerifierLink, places: int, max_bytes: int = MAX_BODY_BYTES, limits: ClientLimits | None = None
+        self,
+        planner: RequestPlanner,
+        link: VerifierLink,
+        places: int,
+        max_bytes: int = MAX_BODY_BYTES,
+        limits: ClientLimits | None = None,
+        request_id: Callable[[], str] = str,
     ) -> None:
-        """Without `limits` clients have none."""
+        """Without `limits` clients have none. `request_id` says what the client of the request being served got in `x-request-id`."""
         self.planner, self.link, self._max_bytes = planner, link, max_bytes
         self.limits = limits or ClientLimits(lambda client: RateLimits())
         self.places = Capacity(places)
         self.latencies = Latencies()
+        self.log = RequestLog(planner.model, request_id)
         self._totals = GatewayTotals()
         self._long = ThreadPoolExecutor(LONG_AT_ONCE, "long-prompt")
 
@@ -137,9 +145,11 @@ class InferenceService:
         """A copy."""
         return replace(self._totals, outcome=dict(self._totals.outcome), failovers=self.link.failovers, moves=self.link.moves)
 
-    async def plan(self, make: Callable[[], RequestPlan], size: int, cache_key: str) -> RequestPlan:
+    async def plan(self, make: Callable[[], RequestPlan], size: int, cache_key: str, arrived: float | None = None) -> RequestPlan:
         """Runs `make` in a thread, where streams go on meanwhile; `size`: bytes of what it is made of. `cache_key` names whose
-        traffic the requests are; empty: it is not known. Raises OverloadError, and RequestError for what could never be served."""
+        traffic the requests are; empty: it is not known. `arrived` (seconds, monotonic): before the body was read; None: now. Raises
+        OverloadError, and RequestError for what could never be served."""
+        arrived = time.monotonic() if arrived is None else arrived
         try:
             if size > self._max_bytes:
                 raise RequestError(f"the request has {size} bytes, and the limit is {self._max_bytes}", code=TOO_LARGE, status=413)
@@ -147,9 +157,10 @@ class InferenceService:
                 plan = await self.in_thread(make, size)
             self._check_choices(len(plan.requests))
         except (RequestError, OverloadError) as error:
-            self._ended(outcome_of(error))
+            self._turned_away(error, cache_key)
             raise
-        return replace(plan, requests=tuple(replace(request, cache_key=cache_key) for request in plan.requests))
+        requests = tuple(replace(request, cache_key=cache_key) for request in plan.requests)
+        return replace(plan, requests=requests, arrived=arrived)
 
     async def in_thread(self, work: Callable[[], Result], size: int) -> Result:
         """What `work` on `size` bytes returns or raises; streams go on, and the short do not wait for the long."""
@@ -170,11 +181,11 @@ class InferenceService:
         left = len(plan.requests)
         try:
             self.places.take(left)
-        except OverloadError:
-            self._ended("refused", left)
+        except OverloadError as error:
+            self._turned_away(error, plan.requests[0].cache_key, left)
             raise
         try:
-            async with aclosing(fan_in([self._choice(request, plan.stops) for request in plan.requests])) as deltas:
+            async with aclosing(fan_in([self._choice(request, plan) for request in plan.requests])) as deltas:
                 async for index, delta in deltas:
                     counted.generated(len(delta.tokens))
                     if delta.finish_reason:
@@ -184,24 +195,32 @@ class InferenceService:
         finally:
             self.places.release(left)
 
-    async def _choice(self, request: GenerateRequest, stops: tuple[str, ...]) -> AsyncGenerator[TextDelta, None]:
+    async def _choice(self, request: GenerateRequest, plan: RequestPlan) -> AsyncGenerator[TextDelta, None]:
         outcome: Outcome = "cancelled"
-        stopwatch = Stopwatch(self.latencies, time.monotonic())
+        record = RequestRecord(request, self.log.request_id(), time.monotonic() if plan.arrived is None else plan.arrived)
+        stopwatch = Stopwatch(self.latencies, record.arrived)
         try:
-            async with aclosing(generate_text(self.link, self.planner.codec.token_bytes, request, stops)) as deltas:
+            async with aclosing(generate_text(self.link, self.planner.codec.token_bytes, request, plan.stops, record.verifiers)) as deltas:
                 async for delta in deltas:
                     self._totals.completion_tokens += len(delta.tokens)
-                    stopwatch.tokens(len(delta.tokens), time.monotonic())
+                    now = time.monotonic()
+                    stopwatch.tokens(len(delta.tokens), now)
+                    record.tokens(len(delta.tokens), delta.attempt, delta.usage, now)
                     if delta.finish_reason:
-                        outcome = "served"
+                        outcome, record.finish_reason = "served", delta.finish_reason
                         stopwatch.served()
                     yield delta
         except Exception as error:
-            outcome = outcome_of(error)
+            outcome, record.error = outcome_of(error), error
             raise
         finally:
             self._totals.prompt_tokens += len(request.prompt)
             self._ended(outcome)
+            self.log.ended(record, outcome)
+
+    def _turned_away(self, error: Exception, cache_key: str, choices: int = 1) -> None:
+        self._ended(outcome_of(error), choices)
+        self.log.turned_away(outcome_of(error), cache_key, error)
 
     def _ended(self, outcome: Outcome, choices: int = 1) -> None:
         self._totals.requests += choices

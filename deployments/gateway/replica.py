@@ -14,6 +14,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS
+from ray.serve.context import _get_serve_request_context
 from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 from ray.util import metrics as ray_metrics
@@ -29,6 +30,8 @@ from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.limits import RateLimits
 from drafthouse.config.serving import ServingConfig
 from drafthouse.security.api_keys import load_api_keys
+from drafthouse.telemetry.log_lines import set_up_logs
+from drafthouse.telemetry.loop_lag import LoopLag
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.wire.heartbeat import Heartbeat
 from drafthouse.wire.membership import Directive
@@ -49,15 +52,16 @@ class Gateway:
         verifiers: DeploymentHandle | None = None,
         drafters: DeploymentHandle | None = None,
     ) -> None:
+        set_up_logs()
         codec = load_codec(config.target)
         metadata = load_metadata(config.target, codec.stop_token, config.gateway.sampling_defaults)
         planner = RequestPlanner(config.model, codec, metadata)
         self._controller, self._config = controller, config.gateway
         self._keys = load_api_keys(config.security.api_keys)
         self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))
-        self._limits = ClientLimits(self._limits_of)
-        gateway = config.gateway
-        self._service = InferenceService(planner, self._link, gateway.max_ongoing_requests, gateway.max_body_bytes, self._limits)
+        self._limits, self._lag = ClientLimits(self._limits_of), LoopLag()
+        places, max_bytes = config.gateway.max_ongoing_requests, config.gateway.max_body_bytes
+        self._service = InferenceService(planner, self._link, places, max_bytes, self._limits, _request_id)
         name, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
         self._replica = Replica(name, ray.util.get_node_ip_address(), os.getpid(), node, "")
         metrics = MetricsExporter("gateway", name, ray_metrics)
@@ -86,10 +90,12 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self._heartbeat.start()
+        self._lag.start()
         try:
             yield
         finally:
             await self._heartbeat.stop()
+            await self._lag.stop()
             await self._link.close()
 
     async def _snapshot(self) -> dict[str, object]:
@@ -110,10 +116,17 @@ class Gateway:
     def _details(self) -> Numbers:
         """What metrics have beyond the report."""
         gauges = {"verifiers": float(len(self._link.routes)), "controller_answers": float(self._heartbeat.answered is True)}
-        return Numbers(gauges=gauges, samples=self._service.latencies.samples)
+        log = self._service.log
+        samples = {**self._service.latencies.samples, **log.samples, "loop_lag_seconds": self._lag.samples}
+        return Numbers(log.totals(), gauges, samples)
 
     def _report(self) -> GatewayReport:
         return GatewayReport(
             replica=self._replica, load=self._service.running, capacity=self._service.places.count, totals=self._service.totals(),
             clients=self._limits.uses(),
         )  # fmt: skip
+
+
+def _request_id() -> str:
+    """Of the request that this task serves: what the client gets in `x-request-id`, over gRPC in the metadata `request_id`."""
+    return str(_get_serve_request_context().request_id)

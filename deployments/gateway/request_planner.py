@@ -51,6 +51,7 @@ class RequestPlan:
     stops: tuple[str, ...]
     seed: int
     choices: int
+    arrived: float | None = None  # seconds, monotonic
 
     @property
     def max_tokens(self) -> int:

@@ -69,12 +69,13 @@ class _Text:
 
 
 async def generate_text(
-    link: VerifierLink, token_bytes: TokenBytes, request: GenerateRequest, stops: tuple[str, ...]
+    link: VerifierLink, token_bytes: TokenBytes, request: GenerateRequest, stops: tuple[str, ...], asked: list[str] | None = None
 ) -> AsyncGenerator[TextDelta, None]:
-    """Closing it cancels the request. Raises GenerationError, and what VerifierLink.generate raises."""
+    """Closing it cancels the request; `asked` gets the name of each verifier that is. Raises GenerationError, and what
+    VerifierLink.generate raises."""
     text = _Text(token_bytes, stops, request.stop_tokens)
     usage = SpeculationUsage()
-    async with aclosing(link.generate(request)) as replies:
+    async with aclosing(link.generate(request, asked)) as replies:
         async for reply in replies:
             if reply.finish_reason == "error":
                 raise GenerationError(reply.error or "the verifier gave no reason")

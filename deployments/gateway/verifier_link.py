@@ -22,6 +22,7 @@ from deployments.gateway.channels import Channels
 from deployments.gateway.request_progress import Broken, Moved, Refused, RequestProgress, Unreachable, translated
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
 from drafthouse.policy.verifier_routes import VerifierRoutes
+from drafthouse.telemetry.log_lines import log_event
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, from_reply_proto, to_request_proto
 from drafthouse.wire.membership import Route
 from drafthouse.wire.silence import BEAT_S, Silence
@@ -93,11 +94,14 @@ class VerifierLink:
             self._watcher.cancel()
         await self._channels.close()
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateReply, None]:
-        """Raises RequestError, OverloadError or NoVerifierError; a reply with finish_reason `error` is passed on."""
+    async def generate(self, request: GenerateRequest, asked: list[str] | None = None) -> AsyncGenerator[GenerateReply, None]:
+        """`asked` gets the name of each verifier that is. Raises RequestError, OverloadError or
+        NoVerifierError; a reply with finish_reason `error` is passed on."""
         progress = RequestProgress(request, list(request.delivered))
         while True:
             route = await self._route(progress)
+            if asked is not None:
+                asked.append(route.replica)
             replies = self._attempt(progress, route)
             try:
                 async for reply in replies:
@@ -214,4 +218,6 @@ class VerifierLink:
             self.moves += 1
         elif not isinstance(error, Refused | Unreachable):
             self.failovers += 1
-            logger.warning("request %s, attempt %d on %s", progress.request.request_id, progress.request.attempt, progress.last_failure)
+            request = progress.request
+            message = f"request {request.request_id}, attempt {request.attempt} on {progress.last_failure}"
+            log_event(logger, logging.WARNING, "failover", message, id=request.request_id, attempt=request.attempt, verifier=route.replica)

@@ -5,7 +5,7 @@ Promises: a declaration that Prometheus would refuse is refused when the module 
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from drafthouse.wire.membership import Role
 
@@ -14,6 +14,9 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 PREFIX = "ray_"
 """Ray puts it before every name that it exports."""
+
+LATENCY_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""From a small model alone to the patience of a client."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*\Z")
 
@@ -64,3 +67,20 @@ class Metric:
     @property
     def labels(self) -> tuple[str, ...]:
         return ("replica", self.label) if self.label else ("replica",)
+
+
+def maker(owner: Owner, kind: Kind) -> Any:
+    """What declares metrics of one role and kind."""
+
+    def make(key: str, unit: str, help: str, **more: Any) -> Metric:
+        return Metric(owner, kind, key, unit, help, **more)
+
+    return make
+
+
+def answers(gauge: Any) -> Metric:
+    """Of every replica that reports."""
+    metric: Metric = gauge(
+        "controller_answers", "0 or 1", "Whether the last heartbeat was answered; at 0 the replica goes on with what it knows."
+    )
+    return metric

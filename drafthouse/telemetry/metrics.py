@@ -11,7 +11,8 @@ Promises: knows no Ray. Names say what is counted and in what unit; shares lie b
 from typing import Any
 
 from drafthouse.config.serving import STAGE_KINDS
-from drafthouse.telemetry.metric import Kind, Metric, Owner
+from drafthouse.telemetry.gateway_metrics import gateway_metrics
+from drafthouse.telemetry.metric import LATENCY_S, Metric, answers, maker
 from drafthouse.wire.membership import Role
 
 DEPTHS = (*(str(depth) for depth in range(1, 16)), "16+")
@@ -23,66 +24,11 @@ SOURCES = (*STAGE_KINDS, "own")
 DRAINING: tuple[Role, ...] = ("verifier", "drafter")
 """Roles whose replicas say that they take nothing new."""
 
-LATENCY_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""From a small model alone to the patience of a client."""
-
-TOKEN_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
-"""Per output token: faster than anyone reads, to slower."""
-
-REQUEST_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 120.0, 300.0, 600.0)
-
-
-def _maker(owner: Owner, kind: Kind) -> Any:
-    def make(key: str, unit: str, help: str, **more: Any) -> Metric:
-        return Metric(owner, kind, key, unit, help, **more)
-
-    return make
-
-
-def _answers(gauge: Any) -> Metric:
-    metric: Metric = gauge(
-        "controller_answers", "0 or 1", "Whether the last heartbeat was answered; at 0 the replica goes on with what it knows."
-    )
-    return metric
-
 
 def _draining(gauge: Any) -> Metric:
     """Not of gateways, which Serve drains itself, without a word to them before the end."""
     metric: Metric = gauge("draining", "0 or 1", "1 while the replica takes nothing new: it drains, or its device or thread is broken.")
     return metric
-
-
-def _gateway() -> list[Metric]:
-    count, gauge, spread = (_maker("gateway", kind) for kind in ("counter", "gauge", "histogram"))
-    outcomes = ("served", "cancelled", "refused", "unavailable", "rejected", "failed")
-    return [
-        count(
-            "outcome",
-            "requests",
-            "Requests (each choice for itself) by how they ended: served; cancelled by the client; refused "
-            "for want of room (429); unavailable, no verifier was to be had (503); rejected as wrong (400); failed inside.",
-            name="requests",
-            label="outcome",
-            values=outcomes,
-        ),
-        count("prompt_tokens", "tokens", "Prompt tokens of requests that have ended."),
-        count("completion_tokens", "tokens", "Output tokens handed to clients."),
-        count("failovers", "failovers", "Streams to a verifier that broke and went on, or were tried, on another one."),
-        count("moves", "requests", "Streams that a draining verifier handed over to another one.", name="handovers"),
-        gauge("load", "requests", "Requests running or waiting at a verifier for this gateway.", name="running"),
-        gauge("capacity", "requests", "Choices that one gateway has in progress at most; more are refused."),
-        gauge("verifiers", "replicas", "Verifiers that this gateway may send requests to; at 0 it can serve nobody."),
-        _answers(gauge),
-        spread(
-            "first_token_seconds",
-            "s",
-            "From dispatch to a verifier until the first output token is there, queue included.",
-            buckets=LATENCY_S,
-        ),
-        spread("token_seconds", "s", "Mean time of one output token after the first, one sample for each request.", buckets=TOKEN_S),
-        spread("longest_pause_seconds", "s", "Longest time without a new token after the first, by request.", buckets=LATENCY_S),
-        spread("request_seconds", "s", "From dispatch to the last token, of requests that were served.", buckets=REQUEST_S),
-    ]
 
 
 def _verifier() -> list[Metric]:
@@ -91,7 +37,7 @@ def _verifier() -> list[Metric]:
 
 def _verifier_steps() -> list[Metric]:
     """What its steps have done."""
-    count = _maker("verifier", "counter")
+    count = maker("verifier", "counter")
     return [
         count("steps", "steps", "Verification steps."),
         count(
@@ -127,7 +73,7 @@ def _verifier_steps() -> list[Metric]:
 
 def _verifier_times() -> list[Metric]:
     """Where the time of its steps went, and what was expected of them."""
-    count = _maker("verifier", "counter")
+    count = maker("verifier", "counter")
     return [
         count("predicted_tokens", "tokens", "Tokens that selection expected the steps to commit."),
         count("predicted_seconds", "s", "Time that the latency model expected the target's runs to take."),
@@ -142,7 +88,7 @@ def _verifier_times() -> list[Metric]:
 
 def _verifier_requests() -> list[Metric]:
     """What became of requests."""
-    count = _maker("verifier", "counter")
+    count = maker("verifier", "counter")
     return [
         count("finished", "requests", "Requests that came to their end here.", name="finished_requests"),
         count("cancelled", "requests", "Requests whose client went away or whose deadline passed.", name="cancelled_requests"),
@@ -154,7 +100,7 @@ def _verifier_requests() -> list[Metric]:
 
 def _verifier_sessions() -> list[Metric]:
     """Draft sessions, stages in its own process, and the paced device."""
-    count, spread = _maker("verifier", "counter"), _maker("verifier", "histogram")
+    count, spread = maker("verifier", "counter"), maker("verifier", "histogram")
     events = ("opened", "refused", "dropped", "lost", "stale", "malformed", "banned", "unfit")
     return [
         count(
@@ -179,7 +125,7 @@ def _verifier_sessions() -> list[Metric]:
 
 def _verifier_state() -> list[Metric]:
     """Gauges: how things stand now."""
-    gauge = _maker("verifier", "gauge")
+    gauge = maker("verifier", "gauge")
     return [
         gauge("running", "sequences", "Sequences admitted to steps."),
         gauge("waiting", "requests", "Requests in the queue."),
@@ -205,12 +151,12 @@ def _verifier_state() -> list[Metric]:
         gauge("banned", "0 or 1", "1 while a drafter is left alone for promises it did not keep.", label="drafter"),
         gauge("round_trip_seconds", "s", "Round trip to a drafter, averaged.", label="drafter"),
         _draining(gauge),
-        _answers(gauge),
+        answers(gauge),
     ]
 
 
 def _drafter() -> list[Metric]:
-    count, gauge = _maker("drafter", "counter"), _maker("drafter", "gauge")
+    count, gauge = maker("drafter", "counter"), maker("drafter", "gauge")
     return [
         count("drafted_source", "tokens", "Tokens drafted, by source.", name="drafted_tokens", label="source", values=SOURCES),
         count("passes", "passes", "Passes of the draft model."),
@@ -248,12 +194,12 @@ def _drafter() -> list[Metric]:
         gauge("calibration_brier", "score", "Squared error of the promised edges, summed over siblings; lower is better."),
         gauge("calibration_brier_prior", "score", "The same without what was learned; calibration pays while it is the higher one."),
         _draining(gauge),
-        _answers(gauge),
+        answers(gauge),
     ]
 
 
 def _controller() -> list[Metric]:
-    count, gauge = _maker("controller", "counter"), _maker("controller", "gauge")
+    count, gauge = maker("controller", "counter"), maker("controller", "gauge")
     roles = ("gateway", "verifier", "drafter")
     return [
         count("heartbeats", "reports", "Heartbeats answered."),
@@ -279,4 +225,4 @@ def _controller() -> list[Metric]:
     ]
 
 
-METRICS: tuple[Metric, ...] = (*_gateway(), *_verifier(), *_drafter(), *_controller())
+METRICS: tuple[Metric, ...] = (*gateway_metrics(), *_verifier(), *_drafter(), *_controller())

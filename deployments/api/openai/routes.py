@@ -7,6 +7,7 @@ the annotations of these routes, so they must not be postponed here.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import asdict
@@ -87,14 +88,16 @@ def _add_generation(app: FastAPI, service: InferenceService) -> None:
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
+        arrived = time.monotonic()
         size, body = await _read(request, service, CompletionRequest)
-        plan = await service.plan(partial(planner.completion, body), size, cache_key_of(request))
+        plan = await service.plan(partial(planner.completion, body), size, cache_key_of(request), arrived)
         return await _answer(request, service, plan, chat=False, stream=bool(body.stream), include_usage=body.include_usage)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
+        arrived = time.monotonic()
         size, body = await _read(request, service, ChatRequest)
-        plan = await service.plan(partial(planner.chat, body), size, cache_key_of(request))
+        plan = await service.plan(partial(planner.chat, body), size, cache_key_of(request), arrived)
         return await _answer(request, service, plan, chat=True, stream=bool(body.stream), include_usage=body.include_usage)
 
 
