@@ -42,6 +42,11 @@ WAIT_LOOP_S = 0.1
 GATEWAY_WAIT_LOOP_S = 2.0
 """Proxies that have not heard yet that a gateway goes may send it requests for so long."""
 
+SURGE_PERCENT = 25
+"""Of a pool's replicas, rounded up: as many new ones may stand beside the old ones while a change replaces them. An old one goes only when a
+new one runs; without room for one more the change waits. Not for the controller: each of two would hear half of the heartbeats, and
+take the other half of the replicas for gone."""
+
 STOP_S = 5.0
 """From the end of draining to the end of the process; then Serve kills it."""
 
@@ -64,6 +69,7 @@ def build_app(args: ServingConfig) -> serve.Application:
             max_constructor_retry_count=CONSTRUCTOR_RETRIES,
             graceful_shutdown_timeout_s=drain_s + STOP_S,
             logging_config=SERVE_LOGGING,
+            max_surge_percent=0 if deployment is ControllerReplica else SURGE_PERCENT,
             **{"max_ongoing_requests": CONTROL_REQUESTS, "graceful_shutdown_wait_loop_s": WAIT_LOOP_S, **options, **more},
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ray._private.label_utils import validate_label_selector
 
-from deployments.app import build_app
+from deployments.app import SURGE_PERCENT, build_app
 from deployments.placement import ACCELERATOR_LABEL, HEAD, ROLE_LABEL, ROLES, label_selector, unplaceable
 from deployments.rank_actors import RankActors
 from drafthouse.checkpoints.model_path import DEMO_MODELS
@@ -45,6 +45,12 @@ def test_every_deployment_of_the_application_asks_for_its_role() -> None:
         "DrafterReplica": label_selector("drafter"),
         "ControllerReplica": label_selector("controller"),
     }
+
+
+def test_new_replicas_stand_before_old_ones_go_but_for_the_controller() -> None:
+    """Two controllers would each take the replicas that report to the other for gone."""
+    surges = {name: deployment._deployment_config.max_surge_percent for name, deployment in _deployments(ServingConfig()).items()}
+    assert surges == {"Gateway": SURGE_PERCENT, "VerifierReplica": SURGE_PERCENT, "DrafterReplica": SURGE_PERCENT, "ControllerReplica": 0}
 
 
 def test_each_rank_has_a_bundle_on_one_node_of_its_role_and_accelerator() -> None:
