@@ -43,8 +43,8 @@ GATEWAY_WAIT_LOOP_S = 2.0
 """Proxies that have not heard yet that a gateway goes may send it requests for so long."""
 
 SURGE_PERCENT = 25
-"""Of a pool's replicas, rounded up: as many new ones may stand beside the old ones while a change replaces them. An old one goes only when a
-new one runs; without room for one more the change waits. Not for the controller: each of two would hear half of the heartbeats, and
+"""Of a pool's replicas, rounded up: as many new ones may stand beside the old ones while a change replaces them. An old one goes only when
+a new one runs; without room for one more the change waits. Not for the controller: each of two would hear half of the heartbeats, and
 take the other half of the replicas for gone."""
 
 STOP_S = 5.0
