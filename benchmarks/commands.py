@@ -12,6 +12,7 @@ from benchmarks.ablation.commands import ablation
 from benchmarks.calibration.command import calibration
 from benchmarks.cancel.commands import cancel
 from benchmarks.drafts.commands import drafts, gain
+from benchmarks.gateway.command import gateway
 from benchmarks.gpu.command import gpu
 from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Threads, Tokens
 from benchmarks.load.commands import load, load_steps, off_cost
@@ -37,6 +38,7 @@ bench_app.command()(drafts)
 bench_app.command()(gain)
 bench_app.command()(calibration)
 bench_app.command()(cancel)
+bench_app.command()(gateway)
 bench_app.command()(gpu)
 bench_app.command()(peers)
 
