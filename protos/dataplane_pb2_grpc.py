@@ -101,7 +101,7 @@ class Drafter:
 
 
 class VerifierStub:
-    """Served by each verifier for the gateways. One stream is one attempt at one request.
+    """Served by each verifier for the gateways. A gateway dials; one stream carries all of its requests there.
     """
 
     def __init__(self, channel):
@@ -110,18 +110,18 @@ class VerifierStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Generate = channel.unary_stream(
-                '/drafthouse.dataplane.v1.Verifier/Generate',
-                request_serializer=protos_dot_dataplane__pb2.GenerateRequest.SerializeToString,
-                response_deserializer=protos_dot_dataplane__pb2.GenerateReply.FromString,
+        self.Connect = channel.stream_stream(
+                '/drafthouse.dataplane.v1.Verifier/Connect',
+                request_serializer=protos_dot_dataplane__pb2.FromGateway.SerializeToString,
+                response_deserializer=protos_dot_dataplane__pb2.ToGateway.FromString,
                 _registered_method=True)
 
 
 class VerifierServicer:
-    """Served by each verifier for the gateways. One stream is one attempt at one request.
+    """Served by each verifier for the gateways. A gateway dials; one stream carries all of its requests there.
     """
 
-    def Generate(self, request, context):
+    def Connect(self, request_iterator, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,10 +130,10 @@ class VerifierServicer:
 
 def add_VerifierServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Generate': grpc.unary_stream_rpc_method_handler(
-                    servicer.Generate,
-                    request_deserializer=protos_dot_dataplane__pb2.GenerateRequest.FromString,
-                    response_serializer=protos_dot_dataplane__pb2.GenerateReply.SerializeToString,
+            'Connect': grpc.stream_stream_rpc_method_handler(
+                    servicer.Connect,
+                    request_deserializer=protos_dot_dataplane__pb2.FromGateway.FromString,
+                    response_serializer=protos_dot_dataplane__pb2.ToGateway.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -144,11 +144,11 @@ def add_VerifierServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Verifier:
-    """Served by each verifier for the gateways. One stream is one attempt at one request.
+    """Served by each verifier for the gateways. A gateway dials; one stream carries all of its requests there.
     """
 
     @staticmethod
-    def Generate(request,
+    def Connect(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -158,12 +158,12 @@ class Verifier:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/drafthouse.dataplane.v1.Verifier/Generate',
-            protos_dot_dataplane__pb2.GenerateRequest.SerializeToString,
-            protos_dot_dataplane__pb2.GenerateReply.FromString,
+            '/drafthouse.dataplane.v1.Verifier/Connect',
+            protos_dot_dataplane__pb2.FromGateway.SerializeToString,
+            protos_dot_dataplane__pb2.ToGateway.FromString,
             options,
             channel_credentials,
             insecure,

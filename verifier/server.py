@@ -1,43 +1,37 @@
-"""The verifier's data plane: `Generate` streams for gateways, one client per drafter it may use.
+"""The verifier's data plane: one bidirectional stream per gateway carries all its requests, one client per drafter it may use.
 
-Promises: each accepted request's stream ends with exactly one reply that has a finish_reason, and is never silent for
-longer than a beat while this process runs; a stream that is cancelled frees its KV slots before the next step; with TLS on,
-nobody is served without. Draining, it takes nothing new and is left by every stream within the time it is given.
+Promises: each accepted request ends with exactly one reply that has a finish_reason, or is cancelled; no stream is silent for longer
+than a beat while this process runs; what is cancelled, or was asked for on a stream that is gone, frees its KV slots before the next
+step; a gateway that falls silent or does not read loses its stream, and no one else anything; with TLS on, nobody is served without.
+Draining, it takes nothing new and is left by every request within the time it is given.
 """
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
 
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
-from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, from_request_proto, to_reply_proto
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, Refusal, RefusalKind, from_request_proto
 from drafthouse.wire.membership import Route
 from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage
-from drafthouse.wire.settings import retry_metadata
-from drafthouse.wire.silence import BEAT_S
+from drafthouse.wire.settings import VERIFIER_METADATA
+from drafthouse.wire.silence import BEAT_S, while_heard
 from drafthouse.wire.transport import PLAINTEXT, Transport
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from verifier.drafter_client import DrafterClient
 from verifier.engine import VerifierEngine
+from verifier.gateway_stream import GatewayStream, Key
 from verifier.step_loop import StepLoop
+
+logger = logging.getLogger(__name__)
 
 FAREWELL_S = 0.5
 """What is told to go finds the way out in this time; then the server stops anyway."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Leaving:
-    """To every stream: this verifier drains; with finish reason `moved`, it goes on no longer."""
-
-    finish_reason: str
-
-
-_Replies = asyncio.Queue[GenerateReply | _Leaving | DrafthouseError]
 
 
 class VerifierServer(rpc.VerifierServicer):
@@ -45,8 +39,9 @@ class VerifierServer(rpc.VerifierServicer):
         self.name, self._transport = name, transport
         self.loop = StepLoop(engine, self._deliver_from_thread)
         self.clients: dict[str, DrafterClient] = {}
-        self._streams: dict[tuple[str, int], _Replies] = {}
-        self._left = asyncio.Event()  # by a stream
+        self._streams: set[GatewayStream] = set()
+        self._requests: dict[Key, GatewayStream] = {}  # those that have not had their last reply
+        self._left = asyncio.Event()  # by a request
         self.draining = False
 
     async def start(self, host: str, port: int) -> int:
@@ -71,104 +66,139 @@ class VerifierServer(rpc.VerifierServicer):
     async def drain(self, limit_s: float) -> None:
         """Takes nothing new and asks the gateways to go on elsewhere; what has nowhere to go runs on here for `limit_s`.
 
-        Returns when no stream is left. A second call does nothing.
+        Returns when no request is left. A second call does nothing.
         """
         if self.draining:
             return
         self.draining = True
-        self._tell(_Leaving(""))
+        for stream in self._streams:
+            stream.drain()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._empty()
-        self._tell(_Leaving("moved"))
+        for request, attempt in list(self._requests):
+            self._end(GenerateReply(request, attempt, 0, (), "moved"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 await self._empty()
 
-    def _tell(self, leaving: _Leaving) -> None:
-        for queue in self._streams.values():
-            queue.put_nowait(leaving)
-
     async def _empty(self) -> None:
-        while self._streams:
+        """Returns when all has been said to all."""
+        while not all(stream.empty for stream in self._streams):
             self._left.clear()
             await self._left.wait()
 
-    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncIterator[pb.GenerateReply]:
+    async def Connect(self, request_iterator: AsyncIterator[pb.FromGateway], context: Any) -> None:
+        if self.loop.trouble:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, self.loop.trouble)
+        await context.send_initial_metadata(((VERIFIER_METADATA, self.name),))
+        serving = asyncio.current_task()
+        assert serving is not None
+        stream = GatewayStream(context.peer(), self.draining, cut=serving.cancel)
+        self._streams.add(stream)
+        reader = asyncio.create_task(self._read(stream, request_iterator))
         try:
-            parsed = from_request_proto(request)
-        except WireError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            return
-        key = (parsed.request_id, parsed.attempt)
-        if key in self._streams:
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"request {parsed.request_id} is running already, attempt {parsed.attempt}"
-            )
-            return
-        if not self.takes_requests:
-            await context.abort(grpc.StatusCode.ABORTED, "this verifier takes no new requests")
-            return
-        queue: _Replies = asyncio.Queue()
-        self._streams[key] = queue
-        self._supersede(parsed)
-        self._submit(parsed, queue)
-        try:
-            async for reply in self._replies(queue, GenerateReply(*key, len(parsed.delivered), ())):
-                yield to_reply_proto(reply)
-        except OverloadError as error:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), retry_metadata(error.retry_after_s))
-        except RequestError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        except ConnectionError as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            while not reader.done():
+                await stream.ready(BEAT_S)
+                if self.loop.trouble:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, self.loop.trouble)
+                await context.write(stream.take())
+                self._left.set()
+        except asyncio.CancelledError:
+            if not stream.over_full:
+                raise
+            self._lose(stream)
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "this gateway does not read what it is sent")
         finally:
-            del self._streams[key]
-            self._left.set()
-            self.loop.post_cancel(*key)
+            reader.cancel()
+            self._lose(stream)
 
-    async def _replies(self, queue: _Replies, nothing_new: GenerateReply) -> AsyncIterator[GenerateReply]:
-        """What there is to say up to the end, and every beat at least that there is nothing new.
+    def _lose(self, stream: GatewayStream) -> None:
+        """What its gateway asked for is not wanted any more."""
+        self._streams.discard(stream)
+        for key in list(stream.requests):
+            self._forget(key)
+        self._left.set()
 
-        Raises what the engine says of the request, ConnectionError when nobody is left to work on it.
-        """
-        while True:
-            item: GenerateReply | _Leaving | DrafthouseError = nothing_new
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(BEAT_S):
-                    item = await queue.get()
-            if isinstance(item, DrafthouseError):
-                raise item
-            if isinstance(item, _Leaving):
-                item = replace(nothing_new, finish_reason=item.finish_reason, draining=True)
-            elif item is nothing_new and self.loop.trouble:
-                raise ConnectionError(self.loop.trouble)
-            yield item
-            if item.finish_reason:
-                return
-            nothing_new = replace(nothing_new, first_token_index=item.first_token_index + len(item.tokens), usage=item.usage)
+    async def _read(self, stream: GatewayStream, requests: AsyncIterator[pb.FromGateway]) -> None:
+        try:
+            await while_heard(stream.silence, self._listen(stream, requests))
+        except (grpc.RpcError, ConnectionError) as error:  # Connect's `finally` cancels its requests
+            logger.info("gateway at %s: %s", stream.name, error)
+        finally:
+            stream.wake()
+
+    async def _listen(self, stream: GatewayStream, requests: AsyncIterator[pb.FromGateway]) -> None:
+        async for batch in requests:
+            stream.silence.heard()
+            for start in batch.starts:
+                self._begin(stream, start)
+            for cancel in batch.cancels:
+                if self._requests.get((cancel.request_id, cancel.attempt)) is stream:
+                    self._forget((cancel.request_id, cancel.attempt))
+
+    def _begin(self, stream: GatewayStream, start: pb.GenerateRequest) -> None:
+        """Gives the request to the engine, or refuses it."""
+        key = (start.request_id, start.attempt)
+        try:
+            request = from_request_proto(start)
+        except WireError as error:
+            stream.refuse(Refusal(*key, RefusalKind.WRONG, str(error)))
+            return
+        if key in self._requests:
+            reason = f"request {request.request_id} is running already, attempt {request.attempt}"
+            stream.refuse(Refusal(*key, RefusalKind.WRONG, reason))
+        elif not self.takes_requests:
+            stream.refuse(Refusal(*key, RefusalKind.NOT_TAKEN, "this verifier takes no new requests"))
+        else:
+            self._supersede(request)
+            self._requests[key] = stream
+            stream.requests.add(key)
+            self._submit(request)
 
     def _supersede(self, request: GenerateRequest) -> None:
-        """Ends the streams of older attempts, whose gateway has gone elsewhere and come back."""
-        for (name, attempt), queue in self._streams.items():
-            if name == request.request_id and attempt < request.attempt:
-                queue.put_nowait(GenerateReply(name, attempt, 0, (), "error", f"superseded by attempt {request.attempt}"))
+        """Ends older attempts, whose gateway has gone elsewhere and come back."""
+        for name, attempt in [key for key in self._requests if key[0] == request.request_id and key[1] < request.attempt]:
+            self._end(GenerateReply(name, attempt, 0, (), "error", f"superseded by attempt {request.attempt}"))
 
-    def _submit(self, request: GenerateRequest, queue: _Replies) -> None:
-        """What the engine says against the request goes to its queue."""
+    def _submit(self, request: GenerateRequest) -> None:
+        """What the engine says against the request goes to its gateway."""
+        key = (request.request_id, request.attempt)
 
         def command(engine: VerifierEngine) -> None:
             try:
                 engine.submit(request)
             except DrafthouseError as refused:
-                self._asyncio.call_soon_threadsafe(queue.put_nowait, refused)
+                self._asyncio.call_soon_threadsafe(self._refuse, key, refused)
             except Exception as error:  # the request has its last reply, and the thread counts a fault
                 words = f"{type(error).__name__}: {error}"
-                last = GenerateReply(request.request_id, request.attempt, len(request.delivered), (), "error", words)
-                self._asyncio.call_soon_threadsafe(queue.put_nowait, last)
+                last = GenerateReply(*key, len(request.delivered), (), "error", words)
+                self._asyncio.call_soon_threadsafe(self._end, last)
                 raise
 
         self.loop.post(command)
+
+    def _refuse(self, key: Key, error: DrafthouseError) -> None:
+        stream = self._requests.get(key)
+        if stream is None:
+            return
+        if isinstance(error, OverloadError):
+            stream.refuse(Refusal(*key, RefusalKind.FULL, str(error), error.retry_after_s))
+        else:
+            stream.refuse(Refusal(*key, RefusalKind.WRONG if isinstance(error, RequestError) else RefusalKind.NOT_TAKEN, str(error)))
+        self._forget(key)
+
+    def _end(self, last: GenerateReply) -> None:
+        """Says it, if the request is still there, and frees what the request holds."""
+        key = (last.request_id, last.attempt)
+        if (stream := self._requests.get(key)) is not None:
+            stream.say(last)
+            self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        """Of this request nothing more is said, and the engine holds nothing for it from now on."""
+        self._requests.pop(key).requests.discard(key)
+        self.loop.post_cancel(*key)
 
     def set_drafters(self, routes: Iterable[Route]) -> None:
         """Dials drafters that are new, leaves those that are gone. On the event loop."""
@@ -211,5 +241,7 @@ class VerifierServer(rpc.VerifierServicer):
             if (client := self.clients.get(drafter)) is not None:
                 client.send(said)
         for reply in replies:
-            if (queue := self._streams.get((reply.request_id, reply.attempt))) is not None:
-                queue.put_nowait(reply)
+            if (stream := self._requests.get((reply.request_id, reply.attempt))) is not None:
+                stream.say(reply)
+                if reply.finish_reason:
+                    self._forget((reply.request_id, reply.attempt))

@@ -32,8 +32,8 @@ WARM_S = 2.0
 SPARE = 64
 """Requests beside the streams."""
 
-TOKENS_SHARE = 3.0
-"""A stream is given this many times the tokens of its time, since it runs while others begin."""
+OPENING_S = 15.0
+"""The first streams run for so long while others begin."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ def run_gateway(options: GatewayOptions, console: Console) -> Report:
             cluster.start()
             _deploy(config, options.step_ms / 1e3)
             longest = _wait_ready(cluster.http_url)
-        tokens = round(TOKENS_SHARE * (options.seconds + WARM_S) * 1e3 / options.step_ms)
-        if tokens > longest:
-            raise ConfigError(f"--seconds and --step-ms: a stream would need {tokens} tokens, and the demo model has {longest}")
+        needed = round((OPENING_S + WARM_S + options.seconds) * 1e3 / options.step_ms)
+        if needed > longest:
+            raise ConfigError(f"--seconds and --step-ms: a stream would need {needed} tokens, and the demo model's context holds {longest}")
         rows = []
         for streams in options.streams:
             with console.status(f"{streams} streams"):
-                rows.append(_measure(Load(http, config.model, streams, options.seconds, WARM_S, tokens, _pids())))
+                rows.append(_measure(Load(http, config.model, streams, options.seconds, WARM_S, longest, _pids())))
     finally:
         cluster.close()
     return {"rows": rows, "settings": {**asdict(options), "machine": state}}

@@ -1,28 +1,21 @@
 """What a request has so far, through all its attempts, and why an attempt ended. No network, no clock.
 
-Promises: `delivered` grows by what is new and in order; a reply of another attempt is ignored; usage counts the whole request.
+Promises: `delivered` grows by what is new and in order; usage counts the whole request.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import grpc
-
-from drafthouse.errors import RequestError, WireError
+from drafthouse.errors import RequestError
 from drafthouse.policy.sent_prefixes import blocks_of
-from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
-from drafthouse.wire.settings import retry_after_s
-
-BAD_REQUEST = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.FAILED_PRECONDITION)
-
-NOT_TAKEN = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.ABORTED)
-"""The verifier has not begun: it does not know this gateway, or (ABORTED) it drains."""
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, Refusal, RefusalKind, SpeculationUsage
 
 UNTOLD_S = 1.0
 """When to come again where a refusal does not say."""
 
 
 class Broken(Exception):
-    """This stream is of no more use; another verifier may go on."""
+    """This attempt is of no more use; another verifier may go on."""
 
 
 class Refused(Broken):
@@ -50,9 +43,10 @@ class RequestProgress:
     fingerprint: str | None = None  # None until the first token: until then any target's text would do
     avoid: set[str] = field(default_factory=set)  # replicas that failed or refused since the last new token
     deadline: float | None = None
-    fruitless: int = 0  # streams in a row that broke without a token
+    fruitless: int = 0  # attempts in a row that broke without a token
     refusals: dict[str, float] = field(default_factory=dict)  # since the last new token, by replica: after how many seconds to come again
     resumed: bool = False  # by a verifier that is gone since
+    broken: Broken | None = None  # why nothing more of the current attempt is taken
     last_failure: str = "none was tried"
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
     _earlier: SpeculationUsage = field(default_factory=SpeculationUsage)  # of the attempts before
@@ -65,28 +59,40 @@ class RequestProgress:
         return replace(self.request, delivered=tuple(self.delivered), resumed=self.resumed)
 
     def next_attempt(self) -> None:
-        self._earlier = self.usage
+        self._earlier, self.broken = self.usage, None
         self.request = replace(self.request, attempt=self.request.attempt + 1)
 
-    def take(self, reply: GenerateReply, fingerprint: str) -> GenerateReply | None:
-        """The new part of a reply, for the caller; None if nothing is new. Raises WireError when tokens before it are missing, and Moved
-        when this verifier hands the request over."""
-        if (reply.request_id, reply.attempt) != (self.request.request_id, self.request.attempt):
-            return None
+    def take(self, replies: Sequence[GenerateReply], fingerprint: str) -> tuple[GenerateReply, ...]:
+        """What is new in replies of this attempt, for the caller. Sets `broken` where tokens are missing, and where this verifier
+        hands the request over."""
+        news = []
+        for reply in replies:
+            try:
+                if (new := self._new(reply)) is not None:
+                    news.append(new)
+            except Broken as error:
+                self.broken = error
+                break
+        if news:
+            self.fingerprint, self.fruitless, self.deadline = fingerprint, 0, None
+            self.avoid.clear()
+            self.refusals.clear()
+        return tuple(news)
+
+    def _new(self, reply: GenerateReply) -> GenerateReply | None:
+        """Raises Broken."""
         done = len(self.delivered)
         if reply.first_token_index > done:
-            raise WireError(f"reply begins at output token {reply.first_token_index}, but only {done} have come")
+            raise Broken(f"a reply begins at output token {reply.first_token_index}, but only {done} have come")
         if reply.finish_reason == "moved":
             raise Moved(reply.error or "it drains")
         tokens = reply.tokens[done - reply.first_token_index :]
         if not tokens and not reply.finish_reason:
             return None
-        self.usage = total(self._earlier, reply.usage)
+        self.usage = total(self._earlier, reply.usage) if self.resumed else reply.usage
         self.delivered.extend(tokens)
-        if tokens:
-            self.fingerprint, self.fruitless, self.deadline = fingerprint, 0, None
-            self.avoid.clear()
-            self.refusals.clear()
+        if self.usage is reply.usage and reply.first_token_index == done:
+            return reply
         return replace(reply, first_token_index=done, tokens=tokens, usage=self.usage)
 
     def failed(self, replica: str, error: Broken) -> None:
@@ -100,7 +106,7 @@ class RequestProgress:
             self.resumed, self.deadline = True, None
 
     def end(self) -> GenerateReply | None:
-        """The last reply, if the stream broke after the last token but before the verifier could say so."""
+        """The last reply, if the attempt broke after the last token but before the verifier could say so."""
         if self.delivered and self.delivered[-1] in self.request.stop_tokens:
             reason = "stop"
         elif len(self.delivered) >= self.request.max_tokens:
@@ -122,13 +128,12 @@ def total(a: SpeculationUsage, b: SpeculationUsage) -> SpeculationUsage:
     )
 
 
-def translated(error: grpc.aio.AioRpcError) -> Exception:
+def refused(refusal: Refusal) -> Exception:
     """The same as one of our errors: RequestError if the request is wrong, else a Broken."""
-    details = error.details() or error.code().name
-    if error.code() in BAD_REQUEST:
-        return RequestError(details)
-    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Refused(details, retry_after_s(error.trailing_metadata() or ()) or UNTOLD_S)
-    if error.code() in NOT_TAKEN:
-        return Unreachable(details)
-    return Broken(f"{error.code().name}: {details}")
+    match refusal.kind:
+        case RefusalKind.WRONG:
+            return RequestError(refusal.reason)
+        case RefusalKind.FULL:
+            return Refused(refusal.reason, refusal.retry_after_s or UNTOLD_S)
+        case RefusalKind.NOT_TAKEN:
+            return Unreachable(refusal.reason)

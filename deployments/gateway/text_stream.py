@@ -75,18 +75,22 @@ async def generate_text(
     VerifierLink.generate raises."""
     text = _Text(token_bytes, stops, request.stop_tokens)
     usage = SpeculationUsage()
-    async with aclosing(link.generate(request, asked)) as replies:
-        async for reply in replies:
-            if reply.finish_reason == "error":
-                raise GenerationError(reply.error or "the verifier gave no reason")
-            piece, tokens = text.add(reply.tokens)
-            usage = usage_up_to(len(tokens), usage, reply)
-            if text.stopped or reply.finish_reason:
-                piece += text.flush()  # which may find the text stopped
-                reason = "stop" if text.stopped else reply.finish_reason
-                yield TextDelta(piece, tokens, reply.first_token_index, reply.attempt, reason, usage)
-                return
-            yield TextDelta(piece, tokens, reply.first_token_index, reply.attempt, usage=usage)
+    async with aclosing(link.generate(request, asked)) as arrivals:
+        async for replies in arrivals:
+            pieces, tokens = [], list[int]()
+            for reply in replies:
+                if reply.finish_reason == "error":
+                    raise GenerationError(reply.error or "the verifier gave no reason")
+                piece, counted = text.add(reply.tokens)
+                usage = usage_up_to(len(counted), usage, reply)
+                pieces.append(piece)
+                tokens += counted
+                if text.stopped or reply.finish_reason:
+                    pieces.append(text.flush())  # which may find the text stopped
+                    reason = "stop" if text.stopped else reply.finish_reason
+                    yield TextDelta("".join(pieces), tuple(tokens), replies[0].first_token_index, reply.attempt, reason, usage)
+                    return
+            yield TextDelta("".join(pieces), tuple(tokens), replies[0].first_token_index, reply.attempt, usage=usage)
 
 
 def usage_up_to(tokens: int, before: SpeculationUsage, reply: GenerateReply) -> SpeculationUsage:

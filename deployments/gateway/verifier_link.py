@@ -1,10 +1,10 @@
 """One request, one stream of output tokens, whatever becomes of the verifiers that make them.
 
 Promises: every output token is yielded once and in order, and the last reply has a finish reason.
-When a stream breaks, falls silent, or its verifier drains, the same request goes to another verifier of the same fingerprint
+When a verifier's stream breaks or falls silent, or the verifier drains, the same request goes to another one of the same fingerprint
 with the same seed, a higher attempt and all tokens yielded so far (docs/design.md 8); the number of attempts without a new
 token and the wait for a verifier are bounded. Replies of another attempt are ignored. Closing the
-generator, or cancelling the task that reads it, cancels the gRPC call and so frees the KV.
+generator, or cancelling the task that reads it, cancels the attempt and so frees the KV.
 """
 
 import asyncio
@@ -12,27 +12,22 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncGenerator, Iterator
 
-import grpc
-
-from deployments.gateway.channels import Channels
-from deployments.gateway.request_progress import Broken, Moved, Refused, RequestProgress, Unreachable, translated
-from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
+from deployments.gateway.request_progress import Broken, Moved, Refused, RequestProgress, Unreachable
+from deployments.gateway.verifier_stream import Call, VerifierStream
+from deployments.gateway.verifier_streams import VerifierStreams
+from drafthouse.errors import DrafthouseError, OverloadError, RequestError
 from drafthouse.policy.verifier_routes import VerifierRoutes
 from drafthouse.telemetry.log_lines import log_event
-from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.membership import Route
-from drafthouse.wire.silence import BEAT_S, Silence
 from drafthouse.wire.transport import PLAINTEXT, Transport
-from protos import dataplane_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
 MAX_FRUITLESS_ATTEMPTS = 4
-"""Streams in a row that broke without a token: beyond that, it is the request that breaks verifiers."""
+"""Attempts in a row that broke without a token: beyond that, it is the request that breaks verifiers."""
 
 MAX_REFUSALS = 4
 """Verifiers that a new request asks for a place, the emptiest first. To ask all of a large pool would cost more than it finds."""
@@ -45,28 +40,6 @@ class NoVerifierError(DrafthouseError):
     """No verifier could be reached in time."""
 
 
-@dataclass(slots=True, eq=False)
-class _Call:
-    """One open stream. `listening`: its reader waits for the next reply, so that silence is the verifier's own."""
-
-    route: Route
-    stream: Any
-    replies: AsyncIterator[Any]
-    silence: Silence = field(default_factory=Silence)
-    listening: bool = False
-    given_up: bool = False
-    draining: bool = False
-
-    async def read(self) -> Any:
-        """The next message, or None at the end."""
-        self.listening = True
-        try:
-            return await anext(self.replies, None)
-        finally:
-            self.listening = False
-            self.silence.heard()
-
-
 class VerifierLink:
     """A gateway's way to all verifiers. Feed it each directive's routes."""
 
@@ -75,46 +48,46 @@ class VerifierLink:
         self.routes = VerifierRoutes(random.random)
         self.failovers, self.moves = 0, 0
         self._patience_s = patience_s
-        self._channels = Channels(transport)
-        self._calls: set[_Call] = set()
+        self._streams = VerifierStreams(transport, self._heard)
+        self._running: dict[Call, tuple[Route, RequestProgress]] = {}
         self._changed = asyncio.Event()
-        self._watcher: asyncio.Task[None] | None = None
 
     def update(self, routes: tuple[Route, ...]) -> None:
         """The verifiers that may take requests from now on. Streams of others go on while they are heard from."""
         self.routes.replace(routes)
         self._changed.set()
-        self._channels.keep(self.routes.addresses() | {call.route.address for call in self._calls})
+        self._streams.keep(self.routes.addresses())
+
+    @property
+    def running(self) -> int:
+        """Attempts in progress."""
+        return len(self._running)
 
     async def close(self) -> None:
-        """Cancels all streams and closes the channels."""
-        for call in self._calls:
-            call.stream.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-        await self._channels.close()
+        """Ends all streams."""
+        await self._streams.close()
 
-    async def generate(self, request: GenerateRequest, asked: list[str] | None = None) -> AsyncGenerator[GenerateReply, None]:
-        """`asked` gets the name of each verifier that is. Raises RequestError, OverloadError or
-        NoVerifierError; a reply with finish_reason `error` is passed on."""
+    async def generate(self, request: GenerateRequest, asked: list[str] | None = None) -> AsyncGenerator[tuple[GenerateReply, ...], None]:
+        """What has come since the last time, never nothing. `asked` gets the name of each verifier that is. Raises RequestError,
+        OverloadError or NoVerifierError; a reply with finish_reason `error` is passed on."""
         progress = RequestProgress(request, list(request.delivered))
         while True:
             route = await self._route(progress)
             if asked is not None:
                 asked.append(route.replica)
-            replies = self._attempt(progress, route)
             try:
-                async for reply in replies:
-                    yield reply
-                    if reply.finish_reason:
-                        return
-                raise Broken("the stream ended without a finish reason")
+                stream = await self._connected(route)
+                with self._attempt(stream, progress, route) as call:
+                    while progress.broken is None:
+                        if replies := progress.take(await call.read(), route.fingerprint):
+                            yield replies
+                            if replies[-1].finish_reason:
+                                return
+                    raise progress.broken
             except Broken as error:
                 self._failed(progress, route, error)
-            finally:
-                await replies.aclose()
             if (end := progress.end()) is not None:
-                yield end
+                yield (end,)
                 return
             progress.next_attempt()
 
@@ -149,66 +122,43 @@ class VerifierLink:
             known += f", {self.routes.fitting(progress.fingerprint)} of them with the fingerprint that this text was begun with"
         return NoVerifierError(f"no verifier for {self._patience_s:g} s ({known}); the last failure: {progress.last_failure}")
 
-    async def _attempt(self, progress: RequestProgress, route: Route) -> AsyncGenerator[GenerateReply, None]:
-        """One stream from one verifier. Raises Broken when another should go on, RequestError when none should."""
+    async def _connected(self, route: Route) -> VerifierStream:
         try:
-            channel = await self._channels.connected(route.address)
+            return await self._streams.connected(route.address)
         except ConnectionError as error:
             raise Unreachable(str(error)) from error
-        stub = dataplane_pb2_grpc.VerifierStub(channel)  # type: ignore[no-untyped-call]  # generated
-        stream = stub.Generate(to_request_proto(progress.next_request()))
-        call = _Call(route, stream, aiter(stream))
-        self._calls.add(call)
-        self._watch()
+
+    @contextlib.contextmanager
+    def _attempt(self, stream: VerifierStream, progress: RequestProgress, route: Route) -> Iterator[Call]:
+        """One call to one verifier, and what routing has to know of it."""
+        call = stream.start(progress.next_request())
+        self._running[call] = (route, progress)
         blocks, taken = progress.blocks(), True
         known = self.routes.started(route, blocks)
         try:
-            while (message := await call.read()) is not None:
-                reply = progress.take(from_reply_proto(message), route.fingerprint)
-                if reply is not None:
-                    yield reply
-                self._leave(call, progress, message.draining)
-        except grpc.aio.AioRpcError as error:
-            failure = translated(error)
-            taken = not isinstance(failure, Refused | RequestError)
-            raise failure from error
-        except WireError as error:
-            raise Broken(str(error)) from error
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # The call was cancelled, not this task: for its silence, or with a channel whose certificate is long replaced.
-            raise Broken("it fell silent" if call.given_up else "its channel was closed") from None
+            yield call
+        except (Refused, RequestError):
+            taken = False
+            raise
         finally:
-            stream.cancel()
-            self._calls.discard(call)
+            stream.leave(call)
+            del self._running[call]
             if taken:
                 self.routes.ended(route, progress.blocks())
             else:
                 self.routes.refused(route, blocks[known:])
 
-    def _leave(self, call: _Call, progress: RequestProgress, draining: bool) -> None:
-        """Raises Moved when this verifier drains and another may take over; until there is one, it goes on here."""
+    def _heard(self, stream: VerifierStream) -> None:
+        """Lets the calls of a verifier that drains go where another may take over; until there is one, they go on here."""
+        if not stream.draining:
+            return
         now = time.monotonic()
-        if draining and not call.draining:
-            call.draining = True
-            self.routes.shun(call.route.replica, now)
-        if call.draining and self.routes.another(progress.fingerprint, call.route.replica, now):
-            raise Moved("it drains")
-
-    def _watch(self) -> None:
-        if self._watcher is None or self._watcher.done():
-            self._watcher = asyncio.create_task(self._give_up_silent())
-
-    async def _give_up_silent(self) -> None:
-        """While there are calls: ends those whose verifier sends neither tokens nor signs of life."""
-        while self._calls:
-            await asyncio.sleep(BEAT_S)
-            for call in self._calls:
-                if call.listening and call.silence.beat():
-                    call.given_up = True
-                    call.stream.cancel()
+        for call in list(stream.calls.values()):
+            route, progress = self._running[call]
+            self.routes.shun(route.replica, now)
+            if self.routes.another(progress.fingerprint, route.replica, now):
+                stream.leave(call)
+                call.end(Moved("it drains"))
 
     def _failed(self, progress: RequestProgress, route: Route, error: Broken) -> None:
         progress.failed(route.replica, error)

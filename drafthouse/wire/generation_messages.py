@@ -5,6 +5,7 @@ the field. (request, attempt) in both directions shows the receiver what is stal
 """
 
 from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 
 from drafthouse.errors import RequestError, WireError
 from drafthouse.sampling import SamplingParams
@@ -48,11 +49,8 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class GenerateReply:
-    """Output tokens `first_token_index ...`; `finish_reason` (stop, length, error, moved) is empty while it goes on.
-
-    A reply without tokens says that the verifier lives. `draining`: another verifier should take over at once, if there is one;
-    finish_reason `moved`: this verifier has stopped working on the request, and another one should take over.
-    """
+    """Output tokens `first_token_index ...`; `finish_reason` (stop, length, error, moved) is empty while it goes on. `moved`: this
+    verifier has stopped working on the request, and another one should take over."""
 
     request_id: str
     attempt: int
@@ -61,7 +59,33 @@ class GenerateReply:
     finish_reason: str = ""
     error: str = ""
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
-    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The gateway wants no more of this attempt."""
+
+    request_id: str
+    attempt: int
+
+
+class RefusalKind(IntEnum):
+    """Not taken: another verifier may take it. Full: so may this one, later. Wrong: none will."""
+
+    NOT_TAKEN = 0
+    FULL = 1
+    WRONG = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The attempt has not been begun. `retry_after_s` is of kind FULL; 0: not known."""
+
+    request_id: str
+    attempt: int
+    kind: RefusalKind
+    reason: str
+    retry_after_s: float = 0.0
 
 
 def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
@@ -92,14 +116,27 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
 
 
 def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
-    usage = pb.SpeculationUsage(**asdict(reply.usage))
+    u = reply.usage
+    usage = pb.SpeculationUsage(
+        drafted=u.drafted, verified=u.verified, accepted=u.accepted, steps=u.steps, synthetic=u.synthetic, cached_tokens=u.cached_tokens
+    )
     return pb.GenerateReply(
         request_id=reply.request_id, attempt=reply.attempt, first_token_index=reply.first_token_index, tokens=reply.tokens,
-        finish_reason=reply.finish_reason, error=reply.error, usage=usage, draining=reply.draining,
+        finish_reason=reply.finish_reason, error=reply.error, usage=usage,
     )  # fmt: skip
 
 
 def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
     u = m.usage
     usage = SpeculationUsage(u.drafted, u.verified, u.accepted, u.steps, u.synthetic, u.cached_tokens)
-    return GenerateReply(m.request_id, m.attempt, m.first_token_index, tuple(m.tokens), m.finish_reason, m.error, usage, m.draining)
+    return GenerateReply(m.request_id, m.attempt, m.first_token_index, tuple(m.tokens), m.finish_reason, m.error, usage)
+
+
+def to_refusal_proto(refusal: Refusal) -> pb.Refusal:
+    return pb.Refusal(**asdict(refusal))
+
+
+def from_refusal_proto(m: pb.Refusal) -> Refusal:
+    """A kind that is not known is as good as not taken."""
+    kind = RefusalKind(m.kind) if m.kind <= max(RefusalKind) else RefusalKind.NOT_TAKEN
+    return Refusal(m.request_id, m.attempt, kind, m.reason, m.retry_after_s)

@@ -5,6 +5,9 @@ from collections.abc import Iterable
 DRAFTER_METADATA = "drafthouse-drafter"
 """A drafter that takes a verifier's stream says its name at once under this key; a refusal comes without."""
 
+VERIFIER_METADATA = "drafthouse-verifier"
+"""A verifier that takes a gateway's stream says its name at once under this key; a refusal comes without."""
+
 MAX_MESSAGE_BYTES = 64 << 20
 """A coalesced message may open many sessions with long prompts at once."""
 

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import grpc
 import pytest
 
+from deployments.gateway.request_progress import Broken
+from deployments.gateway.verifier_stream import VerifierStream
 from drafter.engine import DrafterEngine
 from drafter.server import DrafterServer
 from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
-from drafthouse.wire.generation_messages import GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.errors import RequestError
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.membership import Route
 from drafthouse.wire.settings import DRAFTER_METADATA
 from drafthouse.wire.transport import PLAINTEXT
@@ -72,26 +74,41 @@ async def start_routed(name: str, config: VerifierConfig | None = None) -> tuple
     return server, Route(name, f"{HOST}:{port}", "f", 0, 64)
 
 
-async def start_verifier(config: VerifierConfig | None = None) -> tuple[VerifierServer, rpc.VerifierStub, grpc.aio.Channel]:
+async def connect(address: str) -> VerifierStream:
+    """A gateway's stream to a verifier."""
+    stream = VerifierStream(PLAINTEXT.channel(address), lambda _: None)
+    await stream.open()
+    return stream
+
+
+async def start_verifier(config: VerifierConfig | None = None) -> tuple[VerifierServer, VerifierStream]:
     server, route = await start_routed("verifier", config)
-    channel = grpc.aio.insecure_channel(route.address)
-    return server, rpc.VerifierStub(channel), channel
+    return server, await connect(route.address)
 
 
-async def collect(stub: rpc.VerifierStub, r: GenerateRequest) -> list[int]:
+async def replies_of(stream: VerifierStream, r: GenerateRequest) -> list[GenerateReply]:
+    """To the last."""
+    call, replies = stream.start(r), list[GenerateReply]()
+    while not (replies and replies[-1].finish_reason):
+        replies += await call.read()
+    return replies
+
+
+async def collect(stream: VerifierStream, r: GenerateRequest) -> list[int]:
     tokens: list[int] = []
-    async for proto in stub.Generate(to_request_proto(r)):
-        reply = from_reply_proto(proto)
+    replies = await replies_of(stream, r)
+    for reply in replies:
         assert reply.first_token_index == len(tokens)
         tokens += reply.tokens
-    assert reply.finish_reason in ("stop", "length"), reply.error
+    assert replies[-1].finish_reason in ("stop", "length"), replies[-1].error
     return tokens
 
 
-async def refusal(stub: rpc.VerifierStub, r: GenerateRequest) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await collect(stub, r)
-    return caught.value.code(), caught.value.details() or ""
+async def refusal(stream: VerifierStream, r: GenerateRequest) -> tuple[type[Exception], str]:
+    """What a refused request gets."""
+    with pytest.raises((RequestError, Broken)) as caught:
+        await collect(stream, r)
+    return type(caught.value), str(caught.value)
 
 
 async def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:

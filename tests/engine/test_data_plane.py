@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
-from drafthouse.wire.generation_messages import to_request_proto
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy, sampled
@@ -22,11 +22,13 @@ def test_two_drafters_serve_one_verifier_and_one_dies() -> None:
     async def test() -> None:
         first, first_route = await start_drafter(0.01, "first")
         second, second_route = await start_drafter(0.01, "second")
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
         verifier.set_drafters([first_route, second_route])
         await until(lambda: len(verifier.loop.engine.draft_sessions.drafters) == 2, "both drafters connected")
         texts = prompts(6)
-        running = [asyncio.create_task(collect(stub, request(str(i), p, 120, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)]
+        running = [
+            asyncio.create_task(collect(stream, request(str(i), p, 120, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)
+        ]
         await until(lambda: len(first.loop.engine.sessions) > 0 and len(second.loop.engine.sessions) > 0, "sessions on both")
         await until(lambda: verifier.loop.engine.totals.accepted > 5, "accepted drafts")
         await first.stop()
@@ -35,7 +37,7 @@ def test_two_drafters_serve_one_verifier_and_one_dies() -> None:
             assert await task == greedy(oracle, texts[i], 120)
         assert verifier.loop.engine.draft_sessions.events.lost > 0
         await until(lambda: not second.loop.engine.sessions, "all sessions closed")
-        await channel.close()
+        await stream.close()
         await verifier.stop()
         await second.stop()
 
@@ -46,7 +48,7 @@ def test_one_drafter_serves_two_verifiers() -> None:
     async def test() -> None:
         drafter, route = await start_drafter(0.01, "drafter")
         verifiers = [await start_verifier() for _ in range(2)]
-        for server, _, _ in verifiers:
+        for server, _ in verifiers:
             server.set_drafters([route])
             await until(lambda server=server: bool(server.loop.engine.draft_sessions.drafters), "connected")  # type: ignore[misc]
         texts = prompts(4)
@@ -55,9 +57,9 @@ def test_one_drafter_serves_two_verifiers() -> None:
         oracle = tiny("llama")
         for i, text in enumerate(texts):
             assert got[i] == sampled(oracle, text, SAMPLED, i, 40), f"prompt {i}"
-        assert all(server.loop.engine.totals.accepted > 0 for server, _, _ in verifiers)
-        for server, _, channel in verifiers:
-            await channel.close()
+        assert all(server.loop.engine.totals.accepted > 0 for server, _ in verifiers)
+        for server, stream in verifiers:
+            await stream.close()
             await server.stop()
         await drafter.stop()
 
@@ -67,18 +69,18 @@ def test_one_drafter_serves_two_verifiers() -> None:
 def test_cancelling_frees_kv_and_session() -> None:
     async def test() -> None:
         drafter, route = await start_drafter(0.01, "drafter")
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
         verifier.set_drafters([route])
         engine = verifier.loop.engine
         await until(lambda: bool(engine.draft_sessions.drafters), "connected")
-        call = stub.Generate(to_request_proto(request("a", prompts(1)[0], 400)))
+        call = stream.start(request("a", prompts(1)[0], 400))
         await call.read()
         await until(lambda: len(drafter.loop.engine.sessions) == 1, "a session")
-        call.cancel()
+        stream.leave(call)
         allocator = engine.scheduler.allocator
         await until(lambda: not engine.sequences and allocator.free_count == allocator.count, "KV freed")
         await until(lambda: not drafter.loop.engine.sessions, "session closed")
-        await channel.close()
+        await stream.close()
         await verifier.stop()
         await drafter.stop()
 
@@ -157,17 +159,15 @@ def test_an_unreadable_commit_ends_a_live_session(caplog: pytest.LogCaptureFixtu
 
 def test_refused_requests_name_the_fault() -> None:
     async def test() -> None:
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
         for bad, words in (
             (request("a", [1, 2], 600), "600"),
             (request("b", [1, 900], 5), "vocabulary"),
             (request("c", [], 5), "empty"),
         ):
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await collect(stub, bad)
-            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-            assert words in caught.value.details()
-        await channel.close()
+            with pytest.raises(RequestError, match=words):
+                await collect(stream, bad)
+        await stream.close()
         await verifier.stop()
 
     run(test)

@@ -4,18 +4,16 @@ import asyncio
 import time
 from dataclasses import replace
 
-import grpc
-
+from deployments.gateway.request_progress import Unreachable
 from deployments.gateway.verifier_link import VerifierLink
 from drafter.engine import DrafterEngine
 from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.sampling import SamplingParams
 from drafthouse.wire.generation_messages import GenerateRequest
 from drafthouse.wire.session_messages import Dropped, Grow, Open, Opened, Refused
-from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy
 from tests.engine.pairs import FAST, loaded, noisy_copy, prompts, request
-from tests.engine.servers import RawDrafter, collect, refusal, run, start_drafter, start_routed, start_verifier, until
+from tests.engine.servers import RawDrafter, collect, connect, refusal, run, start_drafter, start_routed, start_verifier, until
 from tests.engine.tiny_models import tiny
 from verifier.draft_sessions import RETRY_S
 from verifier.server import FAREWELL_S
@@ -25,9 +23,10 @@ TOKENS = 150
 
 async def text(link: VerifierLink, r: GenerateRequest) -> list[int]:
     tokens: list[int] = []
-    async for reply in link.generate(r):
-        assert reply.first_token_index == len(tokens)
-        tokens += reply.tokens
+    async for replies in link.generate(r):
+        for reply in replies:
+            assert reply.first_token_index == len(tokens)
+            tokens += reply.tokens
     assert reply.finish_reason == "length", reply.error
     assert reply.usage.steps + reply.usage.accepted >= len(tokens), "usage is of the whole request"
     return tokens
@@ -77,13 +76,12 @@ def test_the_only_verifier_finishes_what_it_has_and_takes_nothing_new() -> None:
         await until(lambda: going.loop.engine.totals.committed > 10, "it runs")
         draining = asyncio.create_task(going.drain(30.0))
         await asyncio.sleep(0)
-        channel = grpc.aio.insecure_channel(route.address)
-        code, details = await refusal(rpc.VerifierStub(channel), request("b", prompt, 5))
-        assert (code, details) == (grpc.StatusCode.ABORTED, "this verifier takes no new requests")
+        stream = await connect(route.address)
+        assert await refusal(stream, request("b", prompt, 5)) == (Unreachable, "this verifier takes no new requests")
         assert await running == greedy(tiny("llama"), prompt, TOKENS)
         await asyncio.wait_for(draining, 2.0)
         assert link.moves == 0
-        await channel.close()
+        await stream.close()
         await link.close()
         await going.stop()
 
@@ -119,13 +117,13 @@ def test_what_is_not_finished_in_time_goes_on_where_another_comes_later() -> Non
 def test_a_draining_drafter_drops_its_sessions_and_another_takes_them_at_once() -> None:
     async def test() -> None:
         going, route = await start_drafter(0.01, "going")
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
         engine = verifier.loop.engine
         verifier.set_drafters([route])
         await until(lambda: bool(engine.draft_sessions.drafters), "connected")
         texts = prompts(4)
         running = [
-            asyncio.create_task(collect(stub, request(str(i), p, TOKENS, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)
+            asyncio.create_task(collect(stream, request(str(i), p, TOKENS, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)
         ]
         await until(lambda: len(going.loop.engine.sessions) == 4 and engine.totals.accepted > 5, "accepted drafts")
         heir, heirs_route = await start_drafter(0.01, "heir")
@@ -142,7 +140,7 @@ def test_a_draining_drafter_drops_its_sessions_and_another_takes_them_at_once() 
             assert await task == greedy(oracle, texts[i], TOKENS)
         await until(lambda: engine.draft_sessions.drafters == ["heir"], "its stream has ended and it takes no other")
         assert going.loop.engine.totals.sessions == 4
-        await channel.close()
+        await stream.close()
         for server in (verifier, going, heir):
             await server.stop()
 

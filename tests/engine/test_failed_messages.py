@@ -104,19 +104,21 @@ def test_a_message_that_raises_drops_its_session_with_a_word_and_no_other() -> N
 def test_a_request_whose_session_was_dropped_so_gets_its_text() -> None:
     async def test() -> None:
         drafter, route = await start_drafter(0.01, "drafter")
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
         verifier.set_drafters([route])
         draft_sessions = verifier.loop.engine.draft_sessions
         await until(lambda: bool(draft_sessions.drafters), "connected")
         texts = prompts(3)
-        running = [asyncio.create_task(collect(stub, request(str(i), p, 120, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)]
+        running = [
+            asyncio.create_task(collect(stream, request(str(i), p, 120, mode="fixed", nodes=6, depth=3))) for i, p in enumerate(texts)
+        ]
         await until(lambda: len(drafter.loop.engine.sessions) == 3 and verifier.loop.engine.totals.accepted > 5, "all have drafts")
         break_commits(drafter, next(iter(drafter.loop.engine.sessions))[1])
         oracle = tiny("llama")
         for task, text in zip(running, texts, strict=True):
             assert await task == greedy(oracle, text, 120)
         assert (draft_sessions.events.dropped, draft_sessions.events.lost, drafter.loop.faults) == (1, 0, 1)
-        await channel.close()
+        await stream.close()
         await verifier.stop()
         await drafter.stop()
 
@@ -127,7 +129,7 @@ def test_a_request_whose_session_was_dropped_so_gets_its_text() -> None:
 def test_streams_of_a_drafter_whose_thread_is_dead_end_at_once() -> None:
     async def test() -> None:
         drafter, route = await start_drafter(0.01, "drafter")
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
         verifier.set_drafters([route])
         draft_sessions = verifier.loop.engine.draft_sessions
         async with grpc.aio.insecure_channel(route.address) as own:
@@ -135,7 +137,7 @@ def test_streams_of_a_drafter_whose_thread_is_dead_end_at_once() -> None:
             idle.probe()
             await until(lambda: bool(draft_sessions.drafters) and idle.echoes == 1, "both connected")
             text = prompts(1)[0]
-            running = asyncio.create_task(collect(stub, request("a", text, 200, mode="fixed", nodes=6, depth=3)))
+            running = asyncio.create_task(collect(stream, request("a", text, 200, mode="fixed", nodes=6, depth=3)))
             await until(lambda: verifier.loop.engine.totals.accepted > 5, "it has drafts")
 
             def broken(reason: str = "") -> list[Outgoing]:
@@ -152,7 +154,7 @@ def test_streams_of_a_drafter_whose_thread_is_dead_end_at_once() -> None:
                 await again.task
             assert await again.call.code() == grpc.StatusCode.UNAVAILABLE
             assert not drafter.takes_sessions
-        await channel.close()
+        await stream.close()
         await verifier.stop()
         await drafter.stop()
 

@@ -3,9 +3,9 @@
 import asyncio
 import threading
 
-import grpc
 import pytest
 
+from deployments.gateway.request_progress import Broken, Unreachable
 from drafthouse.config.serving import VerifierConfig
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
@@ -156,18 +156,18 @@ def test_streams_of_a_verifier_whose_device_broke_go_elsewhere() -> None:
     """They end as unavailable, not with an error of the request, and nothing new is taken."""
 
     async def test() -> None:
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
 
         def broken(segments: list[Segment]) -> RunResult:
             raise RuntimeError("device lost")
 
-        running = asyncio.create_task(refusal(stub, request("a", prompts(1)[0], 400)))
+        running = asyncio.create_task(refusal(stream, request("a", prompts(1)[0], 400)))
         await until(lambda: verifier.loop.engine.totals.committed > 5, "it runs")
         verifier.loop.engine.runner.run = broken  # type: ignore[method-assign]
-        assert await running == (grpc.StatusCode.UNAVAILABLE, "the verification thread has died")
+        assert await running == (Broken, "UNAVAILABLE: the verification thread has died")
         assert not verifier.takes_requests
-        assert (await refusal(stub, request("b", [1, 2], 5)))[0] == grpc.StatusCode.ABORTED
-        await channel.close()
+        assert (await refusal(stream, request("b", [1, 2], 5)))[0] is Unreachable
+        await stream.close()
         await verifier.stop()
 
     run(test)
@@ -177,7 +177,7 @@ def test_a_step_that_does_not_come_back_gives_its_requests_up() -> None:
     """Without it they would get signs of life for ever; a step within the limit changes nothing."""
 
     async def test() -> None:
-        verifier, stub, channel = await start_verifier(VerifierConfig(step_limit_s=0.5))
+        verifier, stream = await start_verifier(VerifierConfig(step_limit_s=0.5))
         comes_back, runner = threading.Event(), verifier.loop.engine.runner
         whole = runner.run
 
@@ -185,15 +185,15 @@ def test_a_step_that_does_not_come_back_gives_its_requests_up() -> None:
             comes_back.wait(30)
             return whole(segments)
 
-        running = asyncio.create_task(refusal(stub, request("a", prompts(1)[0], 400)))
+        running = asyncio.create_task(refusal(stream, request("a", prompts(1)[0], 400)))
         await until(lambda: verifier.loop.engine.totals.committed > 5, "it runs")
         assert verifier.loop.trouble == ""
         runner.run = hanging  # type: ignore[method-assign]
-        assert await running == (grpc.StatusCode.UNAVAILABLE, "a verification step takes longer than 0.5 s (verifier.step_limit_s)")
+        assert await running == (Broken, "UNAVAILABLE: a verification step takes longer than 0.5 s (verifier.step_limit_s)")
         assert not verifier.takes_requests
         comes_back.set()
         await until(lambda: verifier.takes_requests, "the device is back")
-        await channel.close()
+        await stream.close()
         await verifier.stop()
 
     run(test)

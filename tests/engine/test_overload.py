@@ -9,18 +9,22 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
+from deployments.gateway.request_progress import Refused
 from deployments.gateway.verifier_link import VerifierLink
+from deployments.gateway.verifier_stream import VerifierStream
 from drafter.server import DrafterServer
 from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.errors import OverloadError
-from drafthouse.wire.generation_messages import GenerateRequest, from_reply_proto, to_request_proto
+from drafthouse.wire.generation_messages import GenerateRequest, to_request_proto
 from drafthouse.wire.membership import Route
-from drafthouse.wire.settings import RETRY_METADATA, retry_after_s
+from drafthouse.wire.settings import VERIFIER_METADATA
+from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy
 from tests.engine.pairs import FLAT, loaded, prompts, request
-from tests.engine.servers import HOST, RawDrafter, collect, run, start_drafter, until
+from tests.engine.servers import HOST, RawDrafter, collect, connect, replies_of, run, start_drafter, until
 from tests.engine.tiny_models import tiny
+from verifier import gateway_stream
 from verifier.engine import VerifierEngine
 from verifier.server import VerifierServer
 
@@ -29,8 +33,9 @@ from verifier.server import VerifierServer
 class Pools:
     verifier: VerifierServer
     drafter: DrafterServer
-    stub: rpc.VerifierStub
+    stream: VerifierStream
     link: VerifierLink
+    address: str
 
     @property
     def engine(self) -> VerifierEngine:
@@ -40,7 +45,7 @@ class Pools:
         """No KV slot, session, stream or place in the queue is in use."""
         verifier, drafter = self.engine.scheduler, self.drafter.loop.engine
         allocators = (verifier.allocator, drafter.cache.allocator)
-        held = (self.engine.sequences, verifier.running, verifier.waiting, drafter.sessions, self.verifier._streams, self.link._calls)
+        held = (self.engine.sequences, verifier.running, verifier.waiting, drafter.sessions, self.verifier._requests, self.link.running)
         return not any(held) and all(a.free_count == a.count for a in allocators)
 
 
@@ -49,30 +54,30 @@ async def pools(config: VerifierConfig) -> AsyncGenerator[Pools, None]:
     drafter, route = await start_drafter(0.01, "drafter")
     verifier = VerifierServer(VerifierEngine(loaded(tiny("llama")), FLAT, config, TreeConfig()), "verifier")
     address = f"{HOST}:{await verifier.start(HOST, 0)}"
-    channel = grpc.aio.insecure_channel(address)
+    stream = await connect(address)
     verifier.set_drafters([route])
     await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
     link = VerifierLink(10.0)
     link.update((Route("verifier", address, "f", 0, 8),))
     try:
-        yield Pools(verifier, drafter, rpc.VerifierStub(channel), link)  # type: ignore[no-untyped-call]
+        yield Pools(verifier, drafter, stream, link, address)
     finally:
         await link.close()
-        await channel.close()
+        await stream.close()
         await verifier.stop()
         await drafter.stop()
 
 
 async def text(link: VerifierLink, r: GenerateRequest) -> list[int]:
     async with aclosing(link.generate(r)) as replies:
-        return [token async for reply in replies for token in reply.tokens]
+        return [token async for arrived in replies for reply in arrived for token in reply.tokens]
 
 
 def test_more_than_the_queue_holds_are_refused_with_a_time_and_the_others_are_unharmed() -> None:
     async def test() -> None:
         async with pools(VerifierConfig(max_sequences=3, max_queue=3)) as it:
             texts = prompts(24)
-            running = asyncio.create_task(collect(it.stub, request("running", texts[0], 150)))
+            running = asyncio.create_task(collect(it.stream, request("running", texts[0], 150)))
             await until(lambda: bool(it.engine.scheduler.running), "a stream in progress")
             flood = [text(it.link, request(str(i), p, 12, mode="fixed" if i % 2 else "auto")) for i, p in enumerate(texts)]
             got = await asyncio.gather(*flood, return_exceptions=True)
@@ -90,57 +95,51 @@ def test_more_than_the_queue_holds_are_refused_with_a_time_and_the_others_are_un
     run(test)
 
 
-def test_a_refusal_carries_the_hint_that_grpc_clients_know() -> None:
+def test_a_refusal_says_when_to_come_again() -> None:
     async def test() -> None:
         async with pools(VerifierConfig(max_sequences=1, max_queue=0)) as it:
             drafter = RawDrafter()  # says nothing, so that the one that runs stays
             it.verifier.set_drafters([await drafter.start()])
             await until(lambda: it.engine.draft_sessions.drafters == ["raw"], "connected")
-            call = it.stub.Generate(to_request_proto(request("a", [1, 2], 400, mode="fixed")))
+            call = it.stream.start(request("a", [1, 2], 400, mode="fixed"))
             await call.read()
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await collect(it.stub, request("b", [1, 2], 5))
-            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            metadata = caught.value.trailing_metadata()
-            assert metadata is not None
-            assert retry_after_s(metadata) == pytest.approx(1.0, abs=0.9)
-            assert RETRY_METADATA in dict(metadata)
-            call.cancel()
+            with pytest.raises(Refused) as caught:
+                await collect(it.stream, request("b", [1, 2], 5))
+            assert caught.value.retry_after_s == pytest.approx(1.0, abs=0.9)
+            it.stream.leave(call)
             await drafter.server.stop(grace=0)
 
     run(test)
 
 
-@pytest.mark.parametrize("how", ["cancel", "deadline"])
+@pytest.mark.parametrize("how", ["cancel", "stream lost"])
 @pytest.mark.parametrize("phase", ["waiting", "decoding"])
-def test_a_call_that_is_cancelled_or_too_late_frees_everything_without_another_step(how: str, phase: str) -> None:
+def test_a_request_that_is_cancelled_frees_everything_without_another_step(how: str, phase: str) -> None:
     """The one that decodes waits half a second a token for a drafter that says nothing: freed sooner, it did not wait for a step."""
 
     async def test() -> None:
         async with pools(VerifierConfig(max_sequences=1)) as it:
-            drafter = RawDrafter()
+            drafter, other = RawDrafter(), await connect(it.address)
             it.verifier.set_drafters([await drafter.start()])
             await until(lambda: it.engine.draft_sessions.drafters == ["raw"], "connected")
-            first = it.stub.Generate(to_request_proto(request("first", [1, 2], 400, mode="fixed")))
+            first = it.stream.start(request("first", [1, 2], 400, mode="fixed"))
             await first.read()
-            timeout = 0.2 if how == "deadline" else None
-            cut = first
-            if phase == "waiting":
-                cut = it.stub.Generate(to_request_proto(request("a", [1, 2, 3], 400, mode="fixed")), timeout=timeout)
-                await until(lambda: len(it.engine.scheduler.waiting) == 1, "it waits")
-            elif how == "deadline":
-                first.cancel()
+            if phase == "decoding":
+                it.stream.leave(first)
                 await until(lambda: not it.engine.sequences, "free for another")
-                cut = it.stub.Generate(to_request_proto(request("a", [1, 2, 3], 400, mode="fixed")), timeout=timeout)
-                await until(lambda: len(it.engine.sequences) == 1, "it runs")
-            name = "first" if cut is first else "a"
+            cut = other.start(request("a", [1, 2, 3], 400, mode="fixed"))
+            await until(lambda: "a" in it.engine.sequences, "it is there")
             if how == "cancel":
-                cut.cancel()
-            await until(lambda: name not in it.engine.sequences, "freed", seconds=5)
+                other.leave(cut)
+            else:
+                await other.close()
+            await until(lambda: "a" not in it.engine.sequences, "freed", seconds=5)
             assert it.engine.admission.most_steps_to_free <= 1
-            await until(lambda: name in {m.session_id for m in drafter.messages("close")}, "its session is closed", seconds=5)
-            first.cancel()
+            await until(lambda: "a" in {m.session_id for m in drafter.messages("close")}, "its session is closed", seconds=5)
+            assert ("first" in it.engine.sequences) == (phase == "waiting"), "requests of other streams stay"
+            it.stream.leave(first)
             await until(it.empty, "everything is free")
+            await other.close()
             await drafter.server.stop(grace=0)
 
     run(test)
@@ -184,14 +183,14 @@ def test_a_command_that_fails_ends_neither_the_thread_nor_a_request_without_an_a
         async with pools(VerifierConfig()) as it:
             it.verifier.loop.post(lambda engine: 1 // 0)  # type: ignore[arg-type, return-value]
             prompt = prompts(1)[0]
-            assert await collect(it.stub, request("a", prompt, 8)) == greedy(tiny("llama"), prompt, 8)
+            assert await collect(it.stream, request("a", prompt, 8)) == greedy(tiny("llama"), prompt, 8)
             assert it.verifier.loop.faults == 1
 
             def broken(sequence: object, now: float) -> None:
                 raise MemoryError("no room for its state")
 
             it.engine.session_policy.arrived = broken  # type: ignore[method-assign]
-            *_, last = [from_reply_proto(proto) async for proto in it.stub.Generate(to_request_proto(request("b", prompt, 8)))]
+            last = (await replies_of(it.stream, request("b", prompt, 8)))[-1]
             assert (last.finish_reason, last.error) == ("error", "MemoryError: no room for its state")
             await until(lambda: it.verifier.loop.faults == 2, "the fault is counted")  # the reply is under way before the count
             assert it.verifier.loop.trouble == ""
@@ -205,10 +204,39 @@ def test_the_last_reply_of_each_of_many_concurrent_streams_says_why_it_ended() -
         async with pools(VerifierConfig(max_sequences=4, max_queue=100)) as it:
 
             async def last(i: int) -> str:
-                call = it.stub.Generate(to_request_proto(request(str(i), prompts(40)[i], 1 + i % 9)))
-                return [from_reply_proto(proto).finish_reason async for proto in call][-1]
+                return (await replies_of(it.stream, request(str(i), prompts(40)[i], 1 + i % 9)))[-1].finish_reason
 
             assert await asyncio.gather(*(last(i) for i in range(40))) == ["length"] * 40
             await until(it.empty, "everything is free")
+
+    run(test)
+
+
+def test_a_gateway_that_does_not_read_is_left_and_no_one_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gRPC and the kernel hold for it comes first; what waits behind that is bounded."""
+    monkeypatch.setattr(gateway_stream, "OUTBOX_REPLIES", 100)
+    reads_little = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
+
+    async def test() -> None:
+        async with pools(VerifierConfig(max_sequences=32)) as it, grpc.aio.insecure_channel(it.address, options=reads_little) as channel:
+
+            async def say() -> AsyncGenerator[pb.FromGateway, None]:
+                yield pb.FromGateway(starts=[to_request_proto(request(str(i), [1, 2], 500, mode="off")) for i in range(31)])
+                while True:
+                    await asyncio.sleep(0.1)
+                    yield pb.FromGateway()
+
+            call = rpc.VerifierStub(channel).Connect(say())  # type: ignore[no-untyped-call]
+            assert VERIFIER_METADATA in await call.initial_metadata()
+            await until(lambda: len(it.engine.sequences) == 31, "they run")
+            prompt = prompts(1)[0]
+            running = asyncio.create_task(collect(it.stream, request("other", prompt, 150)))
+            await until(lambda: len(it.engine.sequences) <= 1, "what it asked for is freed")
+            assert not it.engine.totals.finished, "long before their ends"
+            assert await running == greedy(tiny("llama"), prompt, 150)
+            await until(it.empty, "everything is free")
+            with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
+                async for _ in call:
+                    pass
 
     run(test)

@@ -40,12 +40,12 @@ def test_speculation_works_over_tls_and_plaintext_is_refused_by_both(tmp_path: p
             await asyncio.sleep(0.01)
         (prompt,) = prompts(1)
         asked = request("r", prompt, 60, mode="fixed", nodes=6, depth=3)
-        tokens = [token async for reply in link.generate(asked) for token in reply.tokens]
+        tokens = [token async for replies in link.generate(asked) for reply in replies for token in reply.tokens]
         assert tokens == greedy(tiny("llama"), prompt, 60)
         assert verifier.loop.engine.totals.accepted > 0
         await link.close()
         await refused(f"{HOST}:{ports[0]}", lambda channel: rpc.DrafterStub(channel).Connect(iter([pb.ToDrafter()])))
-        await refused(f"{HOST}:{ports[1]}", lambda channel: rpc.VerifierStub(channel).Generate(pb.GenerateRequest()))
+        await refused(f"{HOST}:{ports[1]}", lambda channel: rpc.VerifierStub(channel).Connect(iter([pb.FromGateway()])))
         await verifier.stop()
         await drafter.stop()
 

@@ -27,19 +27,19 @@ def test_only_the_stage_is_dropped(bad: str, place: str, caplog: pytest.LogCaptu
 
     async def test() -> None:
         drafter, route = await start_drafter(0.01, "drafter", DrafterConfig.model_validate({"stages": stages}))
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
         verifier.set_drafters([route])
         engine, draft_sessions = drafter.loop.engine, verifier.loop.engine.draft_sessions
         await until(lambda: bool(draft_sessions.drafters), "connected")
         asked = [request(str(i), text, OUTPUT, mode="fixed", nodes=8, depth=4) for i, text in enumerate(TEXTS)]
-        got = await asyncio.gather(*(collect(stub, each) for each in asked))
+        got = await asyncio.gather(*(collect(stream, each) for each in asked))
         oracle = tiny("llama")
         assert got == [greedy(oracle, text, OUTPUT) for text in TEXTS]
         assert engine.stage_totals.stage_faults == engine.totals.sessions == len(TEXTS), "once in each session, and none was opened anew"
         assert (engine.totals.dropped, draft_sessions.events.lost, drafter.loop.faults) == (0, 0, 0)
         assert engine.stage_totals.stage_nodes > 0, "lookup goes on"
         assert verifier.loop.engine.totals.accepted > OUTPUT, "and so does the draft"
-        await channel.close()
+        await stream.close()
         await verifier.stop()
         await drafter.stop()
 

@@ -4,16 +4,15 @@ import asyncio
 import socket
 from dataclasses import replace
 
-import grpc
-
+from deployments.gateway.request_progress import Refused
 from drafthouse.config.serving import VerifierConfig
-from drafthouse.wire.generation_messages import from_reply_proto, to_request_proto
+from drafthouse.errors import RequestError
 from drafthouse.wire.session_messages import Close
 from drafthouse.wire.transport import PLAINTEXT
 from protos import dataplane_pb2 as pb
 from tests.engine.oracle import greedy
 from tests.engine.pairs import prompts, request
-from tests.engine.servers import HOST, RawDrafter, refusal, run, start_drafter, start_verifier, until
+from tests.engine.servers import HOST, RawDrafter, connect, refusal, replies_of, run, start_drafter, start_routed, start_verifier, until
 from tests.engine.tiny_models import tiny
 from verifier.drafter_client import DrafterClient
 
@@ -23,22 +22,23 @@ def test_a_later_attempt_ends_the_older_stream_and_the_same_attempt_is_refused()
 
     async def test() -> None:
         drafter = RawDrafter()
-        verifier, stub, channel = await start_verifier()
+        verifier, route = await start_routed("verifier")
+        stream, other = await connect(route.address), await connect(route.address)
         engine = verifier.loop.engine
         verifier.set_drafters([await drafter.start()])
         await until(lambda: bool(engine.draft_sessions.drafters), "connected")
         first = request("a", prompts(1)[0], 400, mode="fixed")
-        call = stub.Generate(to_request_proto(first))
-        delivered = from_reply_proto(await call.read()).tokens
-        assert await refusal(stub, first) == (grpc.StatusCode.INVALID_ARGUMENT, "request a is running already, attempt 1")
+        call = stream.start(first)
+        delivered = tuple(token for reply in await call.read() for token in reply.tokens)
+        assert await refusal(other, first) == (RequestError, "request a is running already, attempt 1")
         resumed = request("a", first.prompt, 40, mode="off", delivered=delivered)
-        second = [reply async for reply in stub.Generate(to_request_proto(replace(resumed, attempt=2)))]
-        while (proto := await call.read()) is not grpc.aio.EOF:
-            last = from_reply_proto(proto)
+        second = await replies_of(other, replace(resumed, attempt=2))
+        last = (await call.read())[-1]
         assert (last.finish_reason, last.error) == ("error", "superseded by attempt 2")
         assert [*delivered, *(token for reply in second for token in reply.tokens)] == greedy(tiny("llama"), first.prompt, 40)
         await until(lambda: engine.scheduler.allocator.free_count == engine.scheduler.allocator.count, "KV freed")
-        await channel.close()
+        await stream.close()
+        await other.close()
         await verifier.stop()
         await drafter.server.stop(grace=0)
 
@@ -48,18 +48,18 @@ def test_a_later_attempt_ends_the_older_stream_and_the_same_attempt_is_refused()
 def test_a_full_queue_is_resource_exhausted() -> None:
     async def test() -> None:
         drafter = RawDrafter()
-        verifier, stub, channel = await start_verifier(VerifierConfig(max_sequences=1, max_queue=1))
+        verifier, stream = await start_verifier(VerifierConfig(max_sequences=1, max_queue=1))
         verifier.set_drafters([await drafter.start()])
         await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
-        calls = [stub.Generate(to_request_proto(request("a", [1, 2], 400, mode="fixed")))]
+        calls = [stream.start(request("a", [1, 2], 400, mode="fixed"))]
         await calls[0].read()
-        calls.append(stub.Generate(to_request_proto(request("b", [1, 2], 400, mode="off"))))
+        calls.append(stream.start(request("b", [1, 2], 400, mode="off")))
         await until(lambda: len(verifier.loop.engine.sequences) == 2, "one runs, one waits")
-        assert await refusal(stub, request("c", [1, 2], 5)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "1 requests wait already")
+        assert await refusal(stream, request("c", [1, 2], 5)) == (Refused, "1 requests wait already")
         for call in calls:
-            call.cancel()
+            stream.leave(call)
         await until(lambda: not verifier.loop.engine.sequences, "both are gone")
-        await channel.close()
+        await stream.close()
         await verifier.stop()
         await drafter.server.stop(grace=0)
 
@@ -70,10 +70,10 @@ def test_a_drafter_that_moved_is_dialled_anew_and_one_that_is_gone_is_left() -> 
     async def test() -> None:
         old, old_route = await start_drafter(0.01, "drafter")
         new, new_route = await start_drafter(0.01, "drafter")
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
         verifier.set_drafters([old_route])
         await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
-        call = stub.Generate(to_request_proto(request("a", prompts(1)[0], 400, mode="fixed", nodes=6, depth=3)))
+        call = stream.start(request("a", prompts(1)[0], 400, mode="fixed", nodes=6, depth=3))
         await until(lambda: len(old.loop.engine.sessions) == 1, "a session")
         verifier.set_drafters([new_route])
         await until(lambda: not old.loop.engine.sessions, "a session ends with its stream")
@@ -81,8 +81,8 @@ def test_a_drafter_that_moved_is_dialled_anew_and_one_that_is_gone_is_left() -> 
         verifier.set_drafters([])
         await until(lambda: not new.loop.engine.sessions, "no session where no route leads")
         assert verifier.clients == {}
-        call.cancel()
-        await channel.close()
+        stream.leave(call)
+        await stream.close()
         await verifier.stop()
         await old.stop()
         await new.stop()
@@ -93,11 +93,11 @@ def test_a_drafter_that_moved_is_dialled_anew_and_one_that_is_gone_is_left() -> 
 def test_an_unreadable_message_from_a_drafter_ends_its_session_only() -> None:
     async def test() -> None:
         drafter = RawDrafter()
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
         verifier.set_drafters([await drafter.start()])
         events = verifier.loop.engine.draft_sessions.events
         await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
-        calls = [stub.Generate(to_request_proto(request(name, [1, 2, 3], 400, mode="fixed"))) for name in "ab"]
+        calls = [stream.start(request(name, [1, 2, 3], 400, mode="fixed")) for name in "ab"]
         await until(lambda: len(drafter.messages("open")) == 2, "two sessions")
         epochs = {message.session_id: message.epoch for message in drafter.messages("open")}
         bad = pb.VerifierMessage(grow=pb.Grow(session_id="a", epoch=epochs["a"], tokens=[1, 2]))  # without parents
@@ -106,8 +106,8 @@ def test_an_unreadable_message_from_a_drafter_ends_its_session_only() -> None:
         await until(lambda: (events.malformed, events.dropped) == (1, 1), "both were taken in")
         await until(lambda: "a" in {message.session_id for message in drafter.messages("close")}, "the broken session is closed")
         for call in calls:
-            call.cancel()
-        await channel.close()
+            stream.leave(call)
+        await stream.close()
         await verifier.stop()
         await drafter.server.stop(grace=0)
 

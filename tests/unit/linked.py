@@ -1,5 +1,6 @@
 """A gateway's link to verifiers of a test, and all that comes of one request."""
 
+from collections.abc import Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from deployments.gateway.verifier_link import VerifierLink
@@ -28,13 +29,15 @@ async def collect(link: VerifierLink, request: GenerateRequest = REQUEST) -> lis
     """All replies; checks that their tokens are in order and without a gap."""
     replies, done = [], len(request.delivered)
     async with aclosing(link.generate(request)) as stream:
-        async for reply in stream:
-            assert reply.first_token_index == done
-            done += len(reply.tokens)
-            replies.append(reply)
+        async for arrived in stream:
+            assert arrived
+            for reply in arrived:
+                assert reply.first_token_index == done
+                done += len(reply.tokens)
+                replies.append(reply)
     assert [bool(reply.finish_reason) for reply in replies] == [False] * (len(replies) - 1) + [True]
     return replies
 
 
-def tokens_of(replies: list[GenerateReply]) -> tuple[int, ...]:
+def tokens_of(replies: Sequence[GenerateReply]) -> tuple[int, ...]:
     return tuple(token for reply in replies for token in reply.tokens)

@@ -2,14 +2,14 @@
 
 import asyncio
 
-import grpc
 import httpx
 import pytest
 
 from deployments.gateway.inference_service import Capacity
 from drafthouse.errors import OverloadError
+from drafthouse.wire.generation_messages import RefusalKind
 from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, gateway, request
-from tests.unit.verifier_double import VerifierDouble, at
+from tests.unit.verifier_double import VerifierDouble, refusing
 
 
 def test_more_choices_than_all_verifiers_take_are_refused_for_good():
@@ -78,7 +78,7 @@ def test_a_full_gateway_refuses_and_those_in_progress_go_on():
 @pytest.mark.parametrize("when", ["before the first token", "mid-stream"])
 def test_one_error_gives_all_places_of_the_request_back(when):
     async def run():
-        breaks = at(0 if when == "before the first token" else 4, grpc.StatusCode.INVALID_ARGUMENT)
+        breaks = refusing(RefusalKind.WRONG, index=0 if when == "before the first token" else 4)
         failing = VerifierDouble("a", tokens=lambda request: IDS, before=breaks)
         async with gateway(failing, capacity=4) as (app, service):
             client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")

@@ -9,8 +9,9 @@ import pytest
 
 from deployments.gateway.verifier_link import NoVerifierError
 from drafthouse.config.serving import ServingConfig
-from drafthouse.wire.generation_messages import to_request_proto
+from drafthouse.wire.settings import VERIFIER_METADATA
 from drafthouse.wire.transport import PLAINTEXT, MutualTls, Transport, load_transport
+from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.unit.certificates import TOKEN, Authority
 from tests.unit.secured_peers import drafter_events, generated, listening
@@ -89,13 +90,11 @@ def test_a_certificate_alone_is_not_enough(ours: MutualTls, metadata: tuple[tupl
 
     async def status(address: str, given: tuple[tuple[str, str], ...]) -> grpc.StatusCode:
         async with grpc.aio.secure_channel(address, bare, options=options) as channel:
-            call = rpc.VerifierStub(channel).Generate(to_request_proto(REQUEST), metadata=given, timeout=5)
-            try:
-                async for _ in call:
-                    pass
-            except grpc.aio.AioRpcError as error:
-                return error.code()
-            return grpc.StatusCode.OK
+            call = rpc.VerifierStub(channel).Connect(iter([pb.FromGateway()]), metadata=given, timeout=5)
+            if VERIFIER_METADATA in await call.initial_metadata():
+                call.cancel()
+                return grpc.StatusCode.OK
+            return await call.code()
 
     async def run() -> None:
         async with listening(ours) as (verifier, _, address):
@@ -111,9 +110,7 @@ def test_a_token_without_a_certificate_is_not_enough(ours: MutualTls) -> None:
         credentials = grpc.ssl_channel_credentials(OURS.certificate)
         options = [("grpc.ssl_target_name_override", "drafthouse-data-plane")]
         async with listening(ours) as (verifier, _, address), grpc.aio.secure_channel(address, credentials, options=options) as channel:
-            call = rpc.VerifierStub(channel).Generate(
-                to_request_proto(REQUEST), metadata=(("authorization", f"Bearer {TOKEN}"),), timeout=5
-            )
+            call = rpc.VerifierStub(channel).Connect(iter([pb.FromGateway()]), metadata=(("authorization", f"Bearer {TOKEN}"),), timeout=5)
             assert await call.code() is grpc.StatusCode.UNAVAILABLE
             assert verifier.seen == []
 

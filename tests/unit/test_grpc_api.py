@@ -13,9 +13,10 @@ from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import RefusalKind
 from protos import inference_pb2 as pb
 from tests.unit.byte_tokenizer import codec, metadata
-from tests.unit.verifier_double import VerifierDouble, at, serving
+from tests.unit.verifier_double import VerifierDouble, cut_at, refusing, serving
 
 PLANNER = RequestPlanner("demo", codec(), metadata())
 TEXT = "def add(a, b):\n    return 'é🙂'\n"
@@ -119,7 +120,7 @@ def test_chunks_say_which_attempt_made_which_tokens():
         return [chunk async for chunk in grpc_api.stream(service, request(), "", Context(), zero_chunks=True)]
 
     breaking, whole = (VerifierDouble(name, tokens=lambda request: IDS, load=load) for name, load in (("a", 0), ("b", 1)))
-    breaking.before = at(4, grpc.StatusCode.UNAVAILABLE)
+    breaking.before = cut_at(4)
     chunks = serve(call, breaking, whole)
     assert [(chunk.first_token_index, chunk.attempt) for chunk in chunks] == [(i, 1 if i < 4 else 2) for i in range(0, len(IDS), 2)]
     assert chunks[-1].usage.attempts == 2
@@ -130,11 +131,11 @@ def test_chunks_say_which_attempt_made_which_tokens():
     [
         ({"top_p": 2.0}, None, grpc.StatusCode.INVALID_ARGUMENT),
         ({"model": "other"}, None, grpc.StatusCode.NOT_FOUND),
-        ({}, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE),
+        ({}, cut_at(0), grpc.StatusCode.UNAVAILABLE),
     ],
 )
 def test_errors_become_codes(fields, failure, code):
-    verifier = VerifierDouble("a", before=failure and at(0, failure))
+    verifier = VerifierDouble("a", before=failure)
     with pytest.raises(gRPCStatusError) as caught:
         serve(lambda service: grpc_api.generate(service, request(**fields), "", Context()), verifier)
     assert caught.value.grpc_code is code
@@ -159,7 +160,7 @@ def test_a_refusal_says_when_to_come_again(zero_chunks):
     async def call(service):
         return [chunk async for chunk in grpc_api.stream(service, request(), "", context, zero_chunks)]
 
-    full = VerifierDouble("a", before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=7.2))
+    full = VerifierDouble("a", before=refusing(RefusalKind.FULL, retry_after_s=7.2))
     if zero_chunks:
         assert serve(call, full) == []
         assert context.set["set_code"] is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -175,7 +176,7 @@ def test_a_refusal_says_when_to_come_again(zero_chunks):
 
 def test_a_refused_call_with_one_reply_has_the_hint_too():
     context = Context()
-    full = VerifierDouble("a", before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=0.3))
+    full = VerifierDouble("a", before=refusing(RefusalKind.FULL, retry_after_s=0.3))
     assert serve(lambda service: grpc_api.generate(service, request(), "", context), full) == pb.GenerateResponse()
     assert context.set["set_trailing_metadata"] == [("grpc-retry-pushback-ms", "300")]
 

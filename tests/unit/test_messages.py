@@ -62,16 +62,16 @@ REQUESTS = st.builds(
 USAGES = st.builds(g.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans(), UINT32)
 REPLIES = st.one_of(
     st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS),
-    st.builds(
-        g.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(["stop", "length", "error", "moved"]), TEXT, USAGES, st.booleans()
-    ),
+    st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(["stop", "length", "error", "moved"]), TEXT, USAGES),
 )
+REFUSALS = st.builds(g.Refusal, IDS, UINT32, st.sampled_from(g.RefusalKind), TEXT, st.floats(0, 1e6))
 
 FORMS: dict[type[Message], Callable[[Message], object]] = {
     pb.DrafterMessage: s.from_drafter_proto,
     pb.VerifierMessage: s.from_verifier_proto,
     pb.GenerateRequest: g.from_request_proto,
     pb.GenerateReply: g.from_reply_proto,
+    pb.Refusal: g.from_refusal_proto,
 }
 
 
@@ -100,6 +100,15 @@ def test_round_trip_request(message: g.GenerateRequest) -> None:
 @given(REPLIES)
 def test_round_trip_reply(message: g.GenerateReply) -> None:
     assert over_the_wire(g.to_reply_proto(message)) == message
+
+
+@given(REFUSALS)
+def test_round_trip_refusal(message: g.Refusal) -> None:
+    assert over_the_wire(g.to_refusal_proto(message)) == message
+
+
+def test_a_refusal_of_a_kind_that_is_not_known_sends_the_request_elsewhere() -> None:
+    assert g.from_refusal_proto(pb.Refusal(request_id="r", kind=7)).kind is g.RefusalKind.NOT_TAKEN
 
 
 @given(st.floats(0, 1))
@@ -203,6 +212,7 @@ SERIALISED = st.one_of(
     TO_VERIFIER.map(s.to_verifier_proto),
     REQUESTS.map(g.to_request_proto),
     REPLIES.map(g.to_reply_proto),
+    REFUSALS.map(g.to_refusal_proto),
 ).map(lambda message: message.SerializeToString())
 
 

@@ -2,11 +2,11 @@
 
 import json
 
-import grpc
 import pytest
 
+from drafthouse.wire.generation_messages import RefusalKind
 from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, error_of, events, request
-from tests.unit.verifier_double import VerifierDouble, at
+from tests.unit.verifier_double import VerifierDouble, refusing
 
 BAD = "invalid_request_error"
 
@@ -36,7 +36,7 @@ def test_malformed_json(content):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_overload_has_its_own_status_even_for_streams(stream):
-    full = VerifierDouble("a", before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=7.2))
+    full = VerifierDouble("a", before=refusing(RefusalKind.FULL, retry_after_s=7.2))
     response = request("/v1/completions", COMPLETION | {"stream": stream}, verifier=full)
     assert error_of(response) == (429, "overloaded_error", None, "overloaded")
     assert response.headers["retry-after"] == "8", "what the verifier said, rounded up to whole seconds"
@@ -53,7 +53,7 @@ def test_no_verifier():
 
 
 def test_an_error_after_the_first_token_is_an_event():
-    breaking = VerifierDouble("a", tokens=lambda request: IDS, before=at(2, grpc.StatusCode.INVALID_ARGUMENT, "no more"))
+    breaking = VerifierDouble("a", tokens=lambda request: IDS, before=refusing(RefusalKind.WRONG, "no more", index=2))
     *chunks, error = events(request("/v1/completions", COMPLETION | {"stream": True}, verifier=breaking))
     assert chunks[0]["choices"][0]["text"]
     assert "no more" in error["error"]["message"]

@@ -6,21 +6,20 @@ import time
 from contextlib import aclosing
 from dataclasses import replace
 
-import grpc
 import pytest
 
 from deployments.gateway.verifier_link import MAX_FRUITLESS_ATTEMPTS, VerifierLink
-from drafthouse.wire.generation_messages import GenerateReply, to_reply_proto
+from drafthouse.wire.generation_messages import GenerateReply, RefusalKind
 from tests.unit.linked import REQUEST, collect, linked, tokens_of
-from tests.unit.verifier_double import VerifierDouble, at, serving, text_of
+from tests.unit.verifier_double import Served, VerifierDouble, refusing, serving, text_of
 
 
 def drains(index: int):
     """A `before` that announces the end from this output token on."""
 
-    async def before(here: int, context: grpc.aio.ServicerContext) -> None:
+    async def before(here: int, served: Served) -> None:
         if here >= index:
-            await context.write(to_reply_proto(GenerateReply("r1", 1, here, (), draining=True)))
+            await served.beat(draining=True)
             await asyncio.sleep(0.02)
 
     return before
@@ -66,9 +65,9 @@ def test_a_draining_verifier_is_left_when_another_comes():
             link = VerifierLink(5.0)
             link.update((route_a,))
             async with aclosing(link.generate(REQUEST)) as stream:
-                tokens = [*(await anext(stream)).tokens, *(await anext(stream)).tokens]
+                tokens = [*tokens_of(await anext(stream)), *tokens_of(await anext(stream))]
                 link.update((route_a, route_b))
-                tokens += [token async for reply in stream for token in reply.tokens]
+                tokens += [token async for replies in stream for reply in replies for token in reply.tokens]
             await link.close()
         assert tuple(tokens) == text_of(REQUEST)
         assert len(heir.seen) == 1
@@ -77,9 +76,9 @@ def test_a_draining_verifier_is_left_when_another_comes():
 
 
 def test_a_verifier_whose_time_is_over_hands_over_to_one_that_comes_late():
-    async def moved(index, context):
+    async def moved(index, served):
         if index >= 2:
-            await context.write(to_reply_proto(GenerateReply("r1", 1, index, (), "moved")))
+            await served.write(GenerateReply("r1", 1, index, (), "moved"))
             await asyncio.Event().wait()
 
     async def run():
@@ -88,7 +87,8 @@ def test_a_verifier_whose_time_is_over_hands_over_to_one_that_comes_late():
             link = VerifierLink(5.0)
             link.update((route_a,))
             task = asyncio.create_task(collect(link))
-            await asyncio.wait_for(going.cancelled.wait(), 2.0)
+            while not link.moves:
+                await asyncio.sleep(0.005)
             link.update((route_b,))
             assert tokens_of(await asyncio.wait_for(task, 2.0)) == text_of(REQUEST)
             await link.close()
@@ -101,7 +101,7 @@ def test_what_a_draining_verifier_does_not_take_waits_for_another():
     """With no other verifier this is not overload: the controller has not heard yet, or the next one is being started."""
 
     async def run():
-        going, heir = VerifierDouble("a", before=at(0, grpc.StatusCode.ABORTED, "drains")), VerifierDouble("b")
+        going, heir = VerifierDouble("a", before=refusing(RefusalKind.NOT_TAKEN, "drains")), VerifierDouble("b")
         async with serving(going, heir) as (route_a, route_b):
             link = VerifierLink(5.0)
             link.update((route_a,))
@@ -120,8 +120,8 @@ def test_moves_are_no_sign_of_a_bad_request():
     """One after another drains before it has a token, as in an upgrade under load."""
     attempts = itertools.count(1)
 
-    async def moves(index, context):
-        await context.write(to_reply_proto(GenerateReply("r1", next(attempts), index, (), "moved")))
+    async def moves(index, served):
+        await served.write(GenerateReply("r1", next(attempts), index, (), "moved"))
         await asyncio.Event().wait()
 
     async def run():

@@ -12,9 +12,9 @@ from deployments.gateway.request_progress import UNTOLD_S
 from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.policy.sent_prefixes import blocks_of
-from drafthouse.wire.generation_messages import GenerateReply, SpeculationUsage, to_reply_proto
+from drafthouse.wire.generation_messages import GenerateReply, RefusalKind, SpeculationUsage
 from tests.unit.linked import REQUEST, collect, linked, tokens_of
-from tests.unit.verifier_double import USAGE, VerifierDouble, at, forever, serving, text_of
+from tests.unit.verifier_double import USAGE, VerifierDouble, cut_at, forever, refusing, serving, text_of
 
 
 def test_all_tokens_in_order_and_the_usage():
@@ -33,7 +33,7 @@ def test_all_tokens_in_order_and_the_usage():
 @pytest.mark.parametrize("broken_at", [0, 2, 8])
 def test_a_stream_that_breaks_goes_on_elsewhere(broken_at, code):
     async def run():
-        first, second = VerifierDouble("a", before=at(broken_at, code)), VerifierDouble("b", load=7)
+        first, second = VerifierDouble("a", before=cut_at(broken_at), status=code), VerifierDouble("b", load=7)
         async with linked(first, second) as link:
             replies = await collect(link)
             assert link.failovers == 1
@@ -53,7 +53,7 @@ def test_a_server_that_dies_mid_stream():
                 link = VerifierLink(5.0)
                 link.update(routes + heirs)
                 reached = asyncio.Event()
-                dying.before = lambda index, context: _stall(reached) if index else asyncio.sleep(0)
+                dying.before = lambda index, served: _stall(reached) if index else asyncio.sleep(0)
                 task = asyncio.create_task(collect(link))
                 await reached.wait()
             assert tokens_of(await task) == text_of(REQUEST)  # its server is stopped by now
@@ -83,11 +83,11 @@ def test_a_stream_without_a_finish_reason_is_a_broken_one():
 def test_overlapping_and_foreign_replies_are_trimmed_and_a_gap_is_a_break():
     async def run():
         output = text_of(REQUEST)
-        first = VerifierDouble("a", before=lambda index, context: odd_replies(context))
+        first = VerifierDouble("a", before=lambda index, served: odd_replies(served))
 
-        async def odd_replies(context):
+        async def odd_replies(served):
             for attempt, start, end in [(1, 0, 3), (7, 3, 6), (1, 1, 5), (1, 2, 4), (1, 7, 9)]:
-                await context.write(to_reply_proto(GenerateReply("r1", attempt, start, output[start:end])))
+                await served.write(GenerateReply("r1", attempt, start, output[start:end]))
 
         second = VerifierDouble("b", load=7)
         async with linked(first, second) as link:
@@ -101,7 +101,7 @@ def test_overlapping_and_foreign_replies_are_trimmed_and_a_gap_is_a_break():
 
 def test_a_large_full_pool_is_asked_a_few_times_those_with_most_room_first():
     async def run():
-        full = [VerifierDouble(str(i), before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED), load=i) for i in range(8)]
+        full = [VerifierDouble(str(i), before=refusing(RefusalKind.FULL), load=i) for i in range(8)]
         async with linked(*full) as link:
             with pytest.raises(OverloadError) as caught:
                 await asyncio.wait_for(collect(link), 2.0)
@@ -113,7 +113,7 @@ def test_a_large_full_pool_is_asked_a_few_times_those_with_most_room_first():
 
 def test_a_bad_request_is_not_tried_again():
     async def run():
-        verifiers = [VerifierDouble(name, before=at(0, grpc.StatusCode.INVALID_ARGUMENT, "too long for me")) for name in "ab"]
+        verifiers = [VerifierDouble(name, before=refusing(RefusalKind.WRONG, "too long for me")) for name in "ab"]
         async with linked(*verifiers) as link:
             with pytest.raises(RequestError, match="too long for me"):
                 await collect(link)
@@ -124,9 +124,9 @@ def test_a_bad_request_is_not_tried_again():
 
 def test_a_request_that_breaks_every_verifier_is_given_up():
     async def run():
-        verifiers = [VerifierDouble(str(i), before=at(0, grpc.StatusCode.INTERNAL, "boom")) for i in range(6)]
+        verifiers = [VerifierDouble(str(i), before=cut_at(0)) for i in range(6)]
         async with linked(*verifiers) as link:
-            with pytest.raises(NoVerifierError, match="boom"):
+            with pytest.raises(NoVerifierError, match="broken"):
                 await collect(link)
         assert sum(len(verifier.seen) for verifier in verifiers) == verifier_link.MAX_FRUITLESS_ATTEMPTS
 
@@ -150,10 +150,10 @@ def test_a_finish_that_got_lost_is_made_up(stop_tokens, reason):
 @pytest.mark.parametrize("how", ["task cancelled", "generator closed"])
 def test_cancelling_reaches_the_server(how):
     async def run():
-        verifier = VerifierDouble("a", before=lambda index, context: forever(index, context) if index >= 2 else asyncio.sleep(0))
+        verifier = VerifierDouble("a", before=lambda index, served: forever(index, served) if index >= 2 else asyncio.sleep(0))
         async with linked(verifier) as link:
             stream = link.generate(REQUEST)
-            assert (await anext(stream)).tokens
+            assert await anext(stream)
             if how == "task cancelled":
                 task = asyncio.create_task(anext(stream))
                 await asyncio.sleep(0.02)
@@ -170,7 +170,7 @@ def test_cancelling_reaches_the_server(how):
 
 def test_usage_counts_all_attempts():
     async def run():
-        first, second = VerifierDouble("a", before=at(4, grpc.StatusCode.UNAVAILABLE)), VerifierDouble("b", load=7)
+        first, second = VerifierDouble("a", before=cut_at(4)), VerifierDouble("b", load=7)
         async with linked(first, second) as link:
             replies = await collect(link)
         assert replies[1].usage == USAGE
@@ -193,10 +193,10 @@ def test_a_stream_whose_channel_is_closed_under_it_goes_on_elsewhere():
     """As an old channel is at last, after certificates were replaced: the call is cancelled, its reader is not."""
 
     async def run():
-        async def close(index, context) -> None:
+        async def close(index, served) -> None:
             if index == 4:
-                [call] = link._calls
-                call.stream.cancel()
+                [dialled] = link._streams._open.values()
+                await dialled.result()._channel.close()
                 await asyncio.Event().wait()
 
         first, second = VerifierDouble("a", before=close), VerifierDouble("b", load=7)
@@ -245,8 +245,8 @@ def test_another_key_does_not_know_where_a_text_went():
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT])
-def test_what_a_verifier_refused_is_not_in_its_cache(code):
+@pytest.mark.parametrize("kind", [RefusalKind.FULL, RefusalKind.WRONG])
+def test_what_a_verifier_refused_is_not_in_its_cache(kind):
     """The beginning that it had before still is."""
 
     async def run():
@@ -255,9 +255,9 @@ def test_what_a_verifier_refused_is_not_in_its_cache(code):
             route = replace(verifier.route, caches_prefixes=True)
             link.update((route,))
             await collect(link, replace(REQUEST, prompt=tuple(range(40))))
-            verifier.before = at(0, code)
+            verifier.before = refusing(kind)
             long = tuple(range(200))
-            with pytest.raises(OverloadError if code is grpc.StatusCode.RESOURCE_EXHAUSTED else RequestError):
+            with pytest.raises(OverloadError if kind is RefusalKind.FULL else RequestError):
                 await collect(link, replace(REQUEST, request_id="r2", prompt=long))
             assert link.routes.started(route, blocks_of("", long, ())) == 1
 

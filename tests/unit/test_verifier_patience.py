@@ -2,18 +2,18 @@
 
 import asyncio
 
-import grpc
 import pytest
 
 from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.errors import OverloadError
+from drafthouse.wire.generation_messages import RefusalKind
 from tests.unit.linked import GONE, REQUEST, collect, linked, tokens_of
-from tests.unit.verifier_double import VerifierDouble, at, serving, text_of
+from tests.unit.verifier_double import VerifierDouble, cut_at, refusing, serving, text_of
 
 
 def test_after_the_first_token_only_the_same_fingerprint_goes_on():
     async def run():
-        first = VerifierDouble("a", before=at(4, grpc.StatusCode.UNAVAILABLE))
+        first = VerifierDouble("a", before=cut_at(4))
         other = VerifierDouble("b", fingerprint="other", load=1)
         async with linked(first, other, patience_s=0.3) as link:
             with pytest.raises(NoVerifierError):
@@ -25,7 +25,7 @@ def test_after_the_first_token_only_the_same_fingerprint_goes_on():
 
 def test_before_the_first_token_any_target_will_do():
     async def run():
-        first = VerifierDouble("a", before=at(0, grpc.StatusCode.UNAVAILABLE))
+        first = VerifierDouble("a", before=cut_at(0))
         other = VerifierDouble("b", fingerprint="other", load=1)
         async with linked(first, other) as link:
             assert tokens_of(await collect(link)) == text_of(REQUEST)
@@ -35,7 +35,7 @@ def test_before_the_first_token_any_target_will_do():
 
 def test_a_full_verifier_passes_the_request_on():
     async def run():
-        full, free = VerifierDouble("a", before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED)), VerifierDouble("b", load=7)
+        full, free = VerifierDouble("a", before=refusing(RefusalKind.FULL)), VerifierDouble("b", load=7)
         async with linked(full, free) as link:
             assert tokens_of(await collect(link)) == text_of(REQUEST)
             assert link.failovers == 0
@@ -46,7 +46,7 @@ def test_a_full_verifier_passes_the_request_on():
 def test_all_full_is_overload_at_once():
     async def run():
         hints = {"a": 6.0, "b": 3.0}
-        full = [VerifierDouble(name, before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_s=s)) for name, s in hints.items()]
+        full = [VerifierDouble(name, before=refusing(RefusalKind.FULL, retry_after_s=s)) for name, s in hints.items()]
         async with linked(*full) as link:
             with pytest.raises(OverloadError) as caught:
                 await asyncio.wait_for(collect(link), 2.0)
@@ -85,8 +85,8 @@ def test_without_a_verifier_the_wait_is_bounded(routes):
 
 def test_a_request_that_lost_its_verifier_waits_for_room_elsewhere():
     async def run():
-        dying = VerifierDouble("a", before=at(0, grpc.StatusCode.UNAVAILABLE))
-        full = VerifierDouble("b", load=7, before=at(0, grpc.StatusCode.RESOURCE_EXHAUSTED))
+        dying = VerifierDouble("a", before=cut_at(0))
+        full = VerifierDouble("b", load=7, before=refusing(RefusalKind.FULL))
         async with linked(dying, full) as link:
             task = asyncio.create_task(collect(link))
             while not full.seen:
@@ -101,7 +101,7 @@ def test_patience_begins_when_the_verifier_is_lost_though_it_gave_no_token():
     """It may have waited for long in that verifier's queue."""
 
     async def run():
-        dies = at(0, grpc.StatusCode.UNAVAILABLE)
+        dies = cut_at(0)
 
         async def later(index, context):
             await asyncio.sleep(0.3)
@@ -126,15 +126,13 @@ def test_patience_begins_when_the_verifier_is_lost_though_it_gave_no_token():
 
 def test_patience_begins_when_the_verifier_is_lost_and_says_what_was_missing():
     async def run():
-        slow = VerifierDouble(
-            "a", before=lambda index, context: at(2, grpc.StatusCode.UNAVAILABLE)(index, context) if index else asyncio.sleep(0.2)
-        )
+        slow = VerifierDouble("a", before=lambda index, context: cut_at(2)(index, context) if index else asyncio.sleep(0.2))
         other = VerifierDouble("b", fingerprint="g", load=7)
         async with serving(slow, other) as routes:
             link = VerifierLink(patience_s=0.1)
             link.update(routes)
             stream = link.generate(REQUEST)
-            assert (await anext(stream)).tokens
+            assert await anext(stream)
             link.update(routes[1:])
             with pytest.raises(NoVerifierError, match=r"0.1 s \(1 are known, 0 of them with the fingerprint"):
                 await anext(stream)
@@ -148,13 +146,13 @@ def test_a_broken_stream_is_gone_on_with_elsewhere_within_a_second():
     async def run():
         times = []
 
-        async def note(index, context) -> None:
+        async def note(index, served) -> None:
             times.append(asyncio.get_running_loop().time())
 
-        async def breaks(index, context) -> None:
-            await note(index, context)
+        async def breaks(index, served) -> None:
+            await note(index, served)
             if index >= 4:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "broken")
+                await served.cut()
 
         async with linked(VerifierDouble("a", before=breaks), VerifierDouble("b", load=7, before=note)) as link:
             assert tokens_of(await collect(link)) == text_of(REQUEST)

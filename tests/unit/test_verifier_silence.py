@@ -6,15 +6,14 @@ from contextlib import aclosing
 
 import pytest
 
-from deployments.gateway import verifier_link
-from drafthouse.wire.generation_messages import GenerateReply, to_reply_proto
+from drafthouse.wire import silence
 from drafthouse.wire.silence import SILENT_BEATS
 from tests.unit.linked import REQUEST, collect, linked, tokens_of
 from tests.unit.verifier_double import VerifierDouble, forever, text_of
 
 
 def test_a_silent_verifier_is_left_though_it_is_routed(monkeypatch):
-    monkeypatch.setattr(verifier_link, "BEAT_S", 0.01)
+    monkeypatch.setattr(silence, "BEAT_S", 0.01)
 
     async def run():
         silent, heir = VerifierDouble("a", before=forever), VerifierDouble("b", load=7)
@@ -28,11 +27,11 @@ def test_a_silent_verifier_is_left_though_it_is_routed(monkeypatch):
 
 
 def test_a_verifier_that_has_nothing_new_but_says_so_is_not_left(monkeypatch):
-    monkeypatch.setattr(verifier_link, "BEAT_S", 0.02)
+    monkeypatch.setattr(silence, "BEAT_S", 0.02)
 
-    async def beats(index, context):
+    async def beats(index, served):
         for _ in range(3 * SILENT_BEATS):
-            await context.write(to_reply_proto(GenerateReply("r1", 1, index, ())))
+            await served.beat()
             await asyncio.sleep(0.02)
 
     async def run():
@@ -47,7 +46,7 @@ def test_a_verifier_that_has_nothing_new_but_says_so_is_not_left(monkeypatch):
 @pytest.mark.parametrize("slow", ["the client", "this process"])
 def test_nobody_is_blamed_for_another_that_is_slow(monkeypatch, slow):
     """A client that does not read, or a gateway that gets no CPU, is not the verifier's silence."""
-    monkeypatch.setattr(verifier_link, "BEAT_S", 0.01)
+    monkeypatch.setattr(silence, "BEAT_S", 0.01)
 
     async def run():
         verifier, other = VerifierDouble("a", before=lambda *_: asyncio.sleep(0.01)), VerifierDouble("b", load=7)

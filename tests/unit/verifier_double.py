@@ -7,9 +7,19 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage, from_request_proto, to_reply_proto
+from drafthouse.wire.generation_messages import (
+    GenerateReply,
+    GenerateRequest,
+    Refusal,
+    RefusalKind,
+    SpeculationUsage,
+    from_request_proto,
+    to_refusal_proto,
+    to_reply_proto,
+)
 from drafthouse.wire.membership import Route
-from drafthouse.wire.settings import CHANNEL_OPTIONS, retry_metadata
+from drafthouse.wire.settings import CHANNEL_OPTIONS, VERIFIER_METADATA
+from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc
 
 USAGE = SpeculationUsage(drafted=9, verified=8, accepted=5, steps=3, cached_tokens=1)
@@ -20,34 +30,84 @@ def text_of(request: GenerateRequest) -> tuple[int, ...]:
     return tuple((sum(request.prompt) + 7 * i) % 200 + 1 for i in range(request.max_tokens))
 
 
+class Served:
+    """One request on a gateway's stream, in the hands of a test."""
+
+    def __init__(self, request: GenerateRequest, say: "asyncio.Queue[pb.ToGateway | None]") -> None:
+        self.request, self._say = request, say
+
+    async def write(self, reply: GenerateReply) -> None:
+        await self._say.put(pb.ToGateway(replies=[to_reply_proto(reply)]))
+
+    async def refuse(self, kind: RefusalKind, reason: str, retry_after_s: float = 0.0) -> None:
+        """Nothing more comes of it."""
+        refusal = Refusal(self.request.request_id, self.request.attempt, kind, reason, retry_after_s)
+        await self._say.put(pb.ToGateway(refusals=[to_refusal_proto(refusal)]))
+        await asyncio.Event().wait()
+
+    async def beat(self, draining: bool = False) -> None:
+        await self._say.put(pb.ToGateway(draining=draining))
+
+    async def cut(self) -> None:
+        """Ends the whole stream."""
+        await self._say.put(None)
+        await asyncio.Event().wait()
+
+
 @dataclass
 class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
-    """Sends `step` tokens at a time; `before(index, context)` runs before the reply that begins at output token `index`."""
+    """Sends `step` tokens at a time; `before(index, served)` runs before the reply that begins at output token `index`. `status` is that
+    with which streams end that a test cuts."""
 
     name: str
     tokens: Callable[[GenerateRequest], tuple[int, ...]] = text_of
     step: int = 2
-    before: Callable[[int, grpc.aio.ServicerContext], "asyncio.Future[None] | object"] | None = None
+    before: Callable[[int, Served], "asyncio.Future[None] | object"] | None = None
     fingerprint: str = "f"
     load: int = 0
     usage: SpeculationUsage = USAGE
+    status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     seen: list[GenerateRequest] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     address: str = ""
+    streams: int = 0
+    heard: int = 0
 
     @property
     def route(self) -> Route:
         return Route(self.name, self.address, self.fingerprint, self.load, 8)
 
-    async def Generate(self, message, context):
-        request = from_request_proto(message)
-        self.seen.append(request)
+    async def Connect(self, request_iterator, context):
+        self.streams += 1
+        await context.send_initial_metadata(((VERIFIER_METADATA, self.name),))
+        say: asyncio.Queue[pb.ToGateway | None] = asyncio.Queue()
+        tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
+        reader = asyncio.create_task(self._read(request_iterator, say, tasks))
+        try:
+            while (message := await say.get()) is not None:
+                yield message
+            await context.abort(self.status, "broken")
+        finally:
+            for task in (reader, *tasks.values()):
+                task.cancel()
+
+    async def _read(self, batches, say, tasks) -> None:
+        async for batch in batches:
+            self.heard += 1
+            for start in batch.starts:
+                request = from_request_proto(start)
+                self.seen.append(request)
+                tasks[start.request_id, start.attempt] = asyncio.create_task(self._serve(request, Served(request, say)))
+            for cancel in batch.cancels:
+                tasks[cancel.request_id, cancel.attempt].cancel()
+
+    async def _serve(self, request: GenerateRequest, served: Served) -> None:
         output = self.tokens(request)
         try:
             for index in range(len(request.delivered), len(output), self.step):
                 if self.before is not None:
-                    await self.before(index, context)
-                yield to_reply_proto(self.reply(request, index, output))
+                    await self.before(index, served)
+                await served.write(self.reply(request, index, output))
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
@@ -73,16 +133,26 @@ async def serving(*verifiers: VerifierDouble) -> AsyncIterator[tuple[Route, ...]
         await asyncio.gather(*(server.stop(None) for server in servers))
 
 
-def at(index: int, code: grpc.StatusCode, details: str = "broken", retry_after_s: float | None = None):
-    """A `before` that ends the stream with a status at this output token."""
+def refusing(kind: RefusalKind, reason: str = "refused", retry_after_s: float = 0.0, index: int = 0):
+    """A `before` that refuses every request, by default before its first token."""
 
-    async def before(here: int, context: grpc.aio.ServicerContext) -> None:
+    async def before(here: int, served: Served) -> None:
         if here >= index:
-            await context.abort(code, details, () if retry_after_s is None else retry_metadata(retry_after_s))
+            await served.refuse(kind, reason, retry_after_s)
 
     return before
 
 
-async def forever(index: int, context: grpc.aio.ServicerContext) -> None:
+def cut_at(index: int):
+    """A `before` that ends the whole stream at this output token."""
+
+    async def before(here: int, served: Served) -> None:
+        if here >= index:
+            await served.cut()
+
+    return before
+
+
+async def forever(index: int, served: Served) -> None:
     """A `before` that never lets a reply out."""
     await asyncio.Event().wait()
