@@ -21,7 +21,7 @@ from verifier.server import VerifierServer
 class ScriptedVerifier:
     """The verifier's own server around an engine that says a held-out prompt of the package."""
 
-    async def __init__(self, config: ServingConfig, controller: Any, step_s: float) -> None:
+    async def __init__(self, config: ServingConfig, controller: Any, step_s: float):
         name = serve.get_replica_context().replica_id.unique_id
         script = load_codec(config.target).encode(load_texts(None, 1)[0])
         self.engine = ScriptedEngine(script, step_s, config.gateway.max_ongoing_requests)

@@ -12,11 +12,8 @@ import httpx
 import pytest
 
 from drafthouse.config.security import DataPlaneConfig
-from drafthouse.sampling import SamplingParams
 from drafthouse.security.api_keys import generate_key, hash_of
 from drafthouse.security.client_key import API_KEY
-from drafthouse.speculation import Speculation
-from drafthouse.wire.generation_messages import GenerateRequest, from_reply_proto, to_request_proto
 from drafthouse.wire.tls_identity import PEER_NAME
 from protos import dataplane_pb2 as plane
 from protos import dataplane_pb2_grpc as plane_rpc
@@ -125,18 +122,16 @@ def test_drafters_help_over_mutual_tls(secured: Secured) -> None:
 
 def _status(channel: grpc.Channel, role: str, metadata: tuple[tuple[str, str], ...]) -> grpc.StatusCode:
     """Of a call to a verifier or a drafter."""
-    request = GenerateRequest("stranger", 1, (1, 2), (), SamplingParams(0.0), 0, 4, (), Speculation("off"))
     with channel:
         if role == "verifier":
-            call = plane_rpc.VerifierStub(channel).Generate(to_request_proto(request), metadata=metadata, timeout=20)
+            call = plane_rpc.VerifierStub(channel).Connect(iter([plane.FromGateway()]), metadata=metadata, timeout=20)
         else:
             call = plane_rpc.DrafterStub(channel).Connect(iter([plane.ToDrafter()]), metadata=metadata, timeout=20)
         try:
-            replies = [from_reply_proto(reply) for reply in call] if role == "verifier" else list(call)
+            list(call)
         except grpc.RpcError as error:
             code: grpc.StatusCode = error.code()
             return code
-    assert role == "drafter" or sum(len(reply.tokens) for reply in replies) == 4
     return grpc.StatusCode.OK
 
 

@@ -262,3 +262,17 @@ def test_what_a_verifier_refused_is_not_in_its_cache(kind):
             assert link.routes.started(route, blocks_of("", long, ())) == 1
 
     asyncio.run(run())
+
+
+def test_requests_to_one_verifier_share_one_stream():
+    """Also those that come while it is dialled."""
+
+    async def run():
+        verifier = VerifierDouble("a")
+        async with linked(verifier) as link:
+            requests = [replace(REQUEST, request_id=f"r{i}", prompt=(i + 1,)) for i in range(20)]
+            texts = await asyncio.gather(*(collect(link, request) for request in requests))
+            assert [tokens_of(text) for text in texts] == [text_of(request) for request in requests]
+        assert (verifier.streams, len(verifier.seen)) == (1, 20)
+
+    asyncio.run(run())
