@@ -72,8 +72,7 @@ class ClientLimits:
             name, retry_after_s = lack
             if name == "streams" or retry_after_s > MOVES_S or self._clock() >= deadline:
                 limit = getattr(meter.limits, name)
-                message = f"{limit:.0f} {SAID[name]} are allowed; try again in {math.ceil(retry_after_s)} s"
-                raise LimitError(message, name, retry_after_s)
+                raise LimitError(f"{limit:.0f} {SAID[name]} are allowed, and this would be more", name, retry_after_s)
             await asyncio.sleep(LOOK_S)
 
     def share(self, client: str, meter: ClientMeter) -> ClientShare:

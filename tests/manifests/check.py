@@ -4,13 +4,13 @@ import pathlib
 import sys
 from typing import Any
 
-from tests.manifests import roles, rules, schemas
+from tests.manifests import front, roles, rules, schemas
 from tests.manifests.kustomize import RenderError, real_command, render, render_with_tool
 
 
 def faults(objects: list[dict[str, Any]]) -> list[str]:
     """Schemas first: the rules take for granted what the schemas demand."""
-    return schemas.faults(objects) or rules.faults(objects) + roles.faults(objects)
+    return schemas.faults(objects) or rules.faults(objects) + roles.faults(objects) + front.faults(objects)
 
 
 def main(folders: list[str]) -> int:

@@ -12,6 +12,8 @@ from tests.manifests.kustomize import RenderError, render
 SERVICE = "base/rayservice.yaml"
 CONFIG = "overlays/{}/serve-config.yaml"
 POLICY = "base/network-policy.yaml"
+BUDGET = "base/disruption-budget.yaml"
+FRONT = "base/gateway-service.yaml"
 ENVIRONMENT = "base/ray-environment.yaml"
 
 PLANTS = {
@@ -88,6 +90,18 @@ PLANTS = {
         "heads is no role"),
     "budget for a role that does not exist": ("base/disruption-budget.yaml", "role: verifier", "role: verifers", "verifers is no role"),
     "budget that cannot be computed": ("base/disruption-budget.yaml", "minAvailable: 1", "maxUnavailable: 1", "minAvailable as a number"),
+    "gateways without a budget": (BUDGET, "drafthouse/role: gateway", "drafthouse/role: drafter", "no PodDisruptionBudget keeps gateways"),
+    "Redis without a budget": (BUDGET, "app.kubernetes.io/name: drafthouse-redis", "app.kubernetes.io/name: redis",
+        "no PodDisruptionBudget keeps Redis"),
+    "clients on drafters": (FRONT, "role: gateway", "role: drafter", "Service drafthouse-gateway: selects drafter pods"),
+    "clients on every pod": (FRONT, "drafthouse/role: gateway", "app.kubernetes.io/part-of: drafthouse", "no Service of gateways alone"),
+    "clients' port that no pod has": (FRONT, "targetPort: serve-grpc", "targetPort: grpc", "no port of the gateways' pods is named grpc"),
+    "clients on the head": (SERVICE, "excludeHeadPodFromServeSvc: true", "excludeHeadPodFromServeSvc: false", "streams through the head"),
+    "pool on one node": (SERVICE, "topologyKey: kubernetes.io/hostname\n                whenUnsatisfiable: ScheduleAnyway\n"
+        "                labelSelector:\n                  matchLabels: {drafthouse/role: verifier}",
+        "topologyKey: kubernetes.io/hostname\n                whenUnsatisfiable: ScheduleAnyway\n"
+        "                labelSelector:\n                  matchLabels: {drafthouse/role: drafter}",
+        "worker group verifier: topologySpreadConstraints of kubernetes.io/hostname count other pods"),
     "image without a tag": ("overlays/{}/kustomization.yaml", "name: drafthouse,", "name: drafthouses,", "has no tag"),
     "secret in a file": (POLICY, "# Nothing", "apiVersion: v1\nkind: Secret\nmetadata: {name: key}\n---\n# Nothing", "never kept in files"),
     "patch of something else": (CONFIG, "name: drafthouse\nspec", "name: draft-house\nspec", "no RayService draft-house to patch"),
