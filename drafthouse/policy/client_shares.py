@@ -86,10 +86,12 @@ class ClientShares:
         names = sorted(self._uses)
         limits = {client: use.limits for name in names for client, use in self._uses[name].items() if self._is_much(use)}
         former, self._shared = self._shared, {}
-        for client, limit in limits.items():
+        # Who asks little again holds even parts before it is left out: a gateway that is told nothing holds one.
+        fading = {client: shared.limits for client, shared in former.items() if client not in limits and not shared.is_even()}
+        for client, limit in (limits | fading).items():
             nothing = ClientUse(limit, Amounts(), Amounts())
             uses = {name: self._uses[name].get(client, nothing) for name in names}
-            self._shared[client] = _Shared(limit, uses, former[client].granted if client in former else {})
+            self._shared[client] = _Shared(limit, uses, former[client].granted if client in former else {}, client in fading)
 
     def _is_much(self, use: ClientUse) -> bool:
         """More than half of an even part, in use or in one request."""
@@ -101,18 +103,22 @@ class ClientShares:
 class _Shared:
     """One client's round: what each gateway should hold, and what each holds."""
 
-    def __init__(self, limits: Amounts, uses: Mapping[str, ClientUse], granted: Mapping[str, Amounts]) -> None:
-        self._limits = limits
+    def __init__(self, limits: Amounts, uses: Mapping[str, ClientUse], granted: Mapping[str, Amounts], fading: bool) -> None:
+        self.limits = limits
         self._used = {name: use.used for name, use in uses.items()}
         self._all_used = _sum(self._used.values())
-        self._targets = dict(zip(uses, targets(limits, list(uses.values())), strict=True))
-        unheard = even_part(limits, len(uses))
-        self.granted = {name: granted.get(name, unheard) for name in uses}
+        self._even = even_part(limits, len(uses))
+        wanted = [self._even] * len(uses) if fading else targets(limits, list(uses.values()))
+        self._targets = dict(zip(uses, wanted, strict=True))
+        self.granted = {name: granted.get(name, self._even) for name in uses}
         self._held = _sum(self.granted.values())
+
+    def is_even(self) -> bool:
+        return all(held == self._even for held in self.granted.values())
 
     def answer(self, gateway: str) -> ClientShare:
         own, target = self.granted[gateway], self._targets[gateway]
-        share = Amounts(*(_at_most(*(getattr(amounts, name) for amounts in (target, self._limits, self._held, own))) for name in FIELDS))
+        share = Amounts(*(_at_most(*(getattr(amounts, name) for amounts in (target, self.limits, self._held, own))) for name in FIELDS))
         self.granted[gateway] = share
         self._held = Amounts(*(getattr(self._held, name) + getattr(share, name) - getattr(own, name) for name in FIELDS))
         used = self._used[gateway]

@@ -130,9 +130,7 @@ def test_while_the_controller_is_away_the_last_shares_hold() -> None:
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40), st.integers(0, 12)), max_size=60), st.integers(3, 60))
 def test_no_minute_has_more_than_the_limit_once_the_controller_has_answered(steps: list[tuple[int, int, int]], limit: int) -> None:
     it, times = Cluster(3, requests_per_minute=limit), []
-    it.ask(0)
     it.tick(15)  # each gateway has had an answer
-    times.append(it.now)
     for gateway, ticks, asks in steps:
         it.tick(ticks)
         times += [it.now for _ in range(asks) if it.ask(gateway)]
@@ -250,6 +248,22 @@ def test_an_idle_client_is_forgotten() -> None:
     it.tick(1300)
     assert [gateway.uses() for gateway in it.gateways] == [{}, {}]
     assert it.shares.answer("g0") == {}
+
+
+def test_who_asks_little_again_holds_even_parts_before_shares_end() -> None:
+    shares, limits = ClientShares(), Amounts(90.0, NONE, NONE)
+
+    def report(used: float) -> None:
+        for gateway, amount in (("a", used), ("b", 0.0), ("c", 0.0)):
+            shares.observe(gateway, {"client": ClientUse(limits, Amounts(amount), Amounts(amount, 0.0, 0.0))} if amount else {})
+
+    for used in (60.0, 60.0, 60.0):
+        report(used)
+        held = [shares.answer(gateway)["client"].share.requests for gateway in "abc"]
+    assert held[0] > 80.0
+    report(0.0)
+    assert [shares.answer(gateway)["client"].share.requests for gateway in "abc"] == [30.0, 30.0, 30.0]
+    assert [shares.answer(gateway) for gateway in "abc"] == [{}, {}, {}]
 
 
 def test_a_meter_counts_one_minute() -> None:
