@@ -22,7 +22,7 @@ from deployments.gateway.text_stream import TextDelta, generate_text
 from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.config.limits import RateLimits
 from drafthouse.config.serving import MAX_BODY_BYTES
-from drafthouse.errors import TOO_LARGE, OverloadError, RequestError
+from drafthouse.errors import TOO_LARGE, LimitError, OverloadError, RequestError
 from drafthouse.policy.retry_line import RetryLine
 from drafthouse.wire.generation_messages import GenerateRequest
 from drafthouse.wire.totals import GatewayTotals, Outcome
@@ -174,6 +174,22 @@ class InferenceService:
         capacity = self.link.routes.capacity
         if 0 < capacity < choices:
             raise RequestError(f"{choices} choices in all, but the verifiers that run have places and queues for {capacity}", "n")
+
+    async def enter(self, counted: ClientRequest, cache_key: str) -> None:
+        """Counts a request before its body is read. Raises LimitError."""
+        try:
+            await counted.enter()
+        except LimitError as error:
+            self._turned_away(error, cache_key)
+            raise
+
+    async def charge(self, counted: ClientRequest, plan: RequestPlan) -> None:
+        """Counts its tokens and streams. Raises LimitError and RequestError."""
+        try:
+            await counted.charge(plan.prompt_tokens, plan.max_tokens, len(plan.requests))
+        except (LimitError, RequestError) as error:
+            self._turned_away(error, plan.requests[0].cache_key, len(plan.requests))
+            raise
 
     async def stream(self, plan: RequestPlan, counted: ClientRequest = UNLIMITED) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. `counted` is told of each token.

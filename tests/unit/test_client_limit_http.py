@@ -63,6 +63,8 @@ def test_tokens_and_streams_are_refused_as_well() -> None:
             assert (await client.post("/v1/completions", json=COMPLETION | {"n": 2})).status_code == 200
             assert error_of(await client.post("/v1/completions", json=COMPLETION | {"n": 3}))[0] == 429
             assert not any(name.startswith("x-ratelimit") for name in (await client.get("/v1/models")).headers)
+            totals = service.totals()
+            assert (totals.requests, totals.outcome["served"], totals.outcome["refused"]) == (5, 2, 3), "each choice counts"
             (use,) = service.limits.uses().values()
             assert use.used.streams == 0, "what ended runs no more"
 

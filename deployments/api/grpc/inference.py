@@ -100,9 +100,9 @@ async def stream(
     `address`: the client's, whose limits count where there is no key."""
     counted = service.limits.begin(cache_key or address)
     try:
-        await counted.enter()
+        await service.enter(counted, cache_key)
         plan = await service.plan(partial(make_plan, service.planner, request), request.ByteSize(), cache_key)
-        await counted.charge(plan.prompt_tokens, plan.max_tokens, len(plan.requests))
+        await service.charge(counted, plan)
         completion_tokens = 0
         async with aclosing(service.stream(plan, counted)) as deltas:
             async for _, delta in deltas:

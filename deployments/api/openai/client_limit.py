@@ -11,7 +11,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.openai.errors import error_response
-from deployments.gateway.client_limits import UNLIMITED, ClientLimits, ClientRequest
+from deployments.gateway.client_limits import UNLIMITED, ClientRequest
+from deployments.gateway.inference_service import InferenceService
 from drafthouse.errors import LimitError
 
 PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
@@ -28,15 +29,16 @@ def address(connection: str, forwarded: str | None, proxy_hops: int) -> str:
 
 
 class ClientLimit:
-    def __init__(self, app: ASGIApp, limits: ClientLimits, proxy_hops: int) -> None:
-        self._app, self._limits, self._proxy_hops = app, limits, proxy_hops
+    def __init__(self, app: ASGIApp, service: InferenceService, proxy_hops: int) -> None:
+        self._app, self._service, self._proxy_hops = app, service, proxy_hops
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in PATHS:
             await self._app(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})
-        counted = state[COUNTED] = self._limits.begin(state.get(CACHE_KEY) or self._address(scope))
+        cache_key = state.get(CACHE_KEY, "")
+        counted = state[COUNTED] = self._service.limits.begin(cache_key or self._address(scope))
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -44,7 +46,7 @@ class ClientLimit:
             await send(message)
 
         try:
-            await counted.enter()
+            await self._service.enter(counted, cache_key)
             await self._app(scope, receive, send_with_headers)
         except LimitError as error:
             await error_response(error)(scope, receive, send_with_headers)

@@ -75,7 +75,7 @@ def build_http_app(
     app = FastAPI(title="Drafthouse", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, timeout_s=config.body_timeout_s)
-    app.add_middleware(ClientLimit, limits=service.limits, proxy_hops=config.limits.proxy_hops)
+    app.add_middleware(ClientLimit, service=service, proxy_hops=config.limits.proxy_hops)
     if keys is not None:  # what is added last comes first
         app.add_middleware(ApiKeyGate, keys=keys)
     _add_generation(app, service)
@@ -152,7 +152,7 @@ async def _answer(
     answerer = Answerer(plan, service.planner.model, chat)
     headers = {"x-drafthouse-seed": str(plan.seed)}
     counted = counted_of(request)
-    await counted.charge(plan.prompt_tokens, plan.max_tokens, len(plan.requests))
+    await service.charge(counted, plan)
     deltas = service.stream(plan, counted)
     if not stream:
         body = await _unless_gone(request, _whole(answerer, plan, deltas))
