@@ -209,19 +209,15 @@ async def _events(
     usage: dict[str, None] = {"usage": None} if include_usage else {}
     async with aclosing(deltas):
         try:
-            async for index, delta in _chain(first, deltas):
+            count.add(*first)
+            if events := answerer.events(*first, usage):
+                yield events
+            async for index, delta in deltas:
                 count.add(index, delta)
-                events = answerer.events(index, delta, usage)
-                if events:
+                if events := answerer.events(index, delta, usage):
                     yield events
             if include_usage:
                 yield answerer.usage_event(count.usage())
         except Exception as error:  # fault boundary: the status is sent, so the error becomes an event
             yield sse(describe_error(error)[1])
         yield DONE
-
-
-async def _chain(first: tuple[int, TextDelta], rest: Deltas) -> AsyncIterator[tuple[int, TextDelta]]:
-    yield first
-    async for item in rest:
-        yield item
