@@ -26,9 +26,6 @@ OPEN_S = 2.0
 STARTED_TOKENS = 1 << 22
 """No message starts requests with more tokens than this, but for one alone: the wire has a limit of bytes."""
 
-REPLIES_A_TURN = 64
-"""After so many the loop does what else there is to do: a step of 1,000 requests would hold up a new one by tens of milliseconds."""
-
 Key = tuple[str, int]
 """Request and attempt."""
 
@@ -144,18 +141,16 @@ class VerifierStream:
     async def _listen(self, stream: Any, silence: Silence) -> None:
         async for batch in stream:
             silence.heard()
-            await self._take(batch)
+            self._take(batch)
 
-    async def _take(self, batch: pb.ToGateway) -> None:
+    def _take(self, batch: pb.ToGateway) -> None:
         calls = self.calls
-        for count, message in enumerate(batch.replies, start=1):
+        for message in batch.replies:
             if (call := calls.get((message.request_id, message.attempt))) is not None:
                 call.put(from_reply_proto(message))
                 if message.finish_reason:
                     del calls[call.key]
                     call.end(Broken("nothing follows the last reply"))
-            if not count % REPLIES_A_TURN:
-                await asyncio.sleep(0)
         for refusal in map(from_refusal_proto, batch.refusals):
             if (call := calls.pop((refusal.request_id, refusal.attempt), None)) is not None:
                 call.end(refused(refusal))

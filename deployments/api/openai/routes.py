@@ -17,6 +17,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.api.openai.body import MIN_VALUES, Body, parse_body, parse_json, read_body
@@ -24,7 +25,8 @@ from deployments.api.openai.body_limit import BodyLimit
 from deployments.api.openai.client_limit import CACHE_KEY, ClientLimit, counted_of
 from deployments.api.openai.errors import CLIENT_GONE, NoControllerError, describe_error, error_response, install_error_handlers
 from deployments.api.openai.responses import DONE, Answerer, UsageCount, sse
-from deployments.api.openai.schema import ChatRequest, CompletionRequest
+from deployments.api.openai.schema import ChatRequest, CompletionRequest, GenerationBody, check_model
+from deployments.api.openai.sending import Sending
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
@@ -33,6 +35,11 @@ from drafthouse.errors import RequestError
 from drafthouse.security.api_keys import ApiKeys
 
 SNAPSHOT_TIMEOUT_S = 2.0
+
+READ = ["GET", "HEAD"]
+ALLOWED = [*READ, "POST"]
+SHOWN = ["x-request-id", "x-drafthouse-seed", "x-drafthouse-synthetic", "retry-after"]
+"""Headers of answers that pages of other origins may read."""
 
 OPEN_PATHS = frozenset({"/health"})
 
@@ -74,16 +81,21 @@ def build_http_app(
     """`snapshot` asks the controller for /v1/cluster; without `keys` the API is open."""
     app = FastAPI(title="Drafthouse", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     install_error_handlers(app)
+    app.add_middleware(Sending, keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, timeout_s=config.body_timeout_s)
     app.add_middleware(ClientLimit, service=service, proxy_hops=config.limits.proxy_hops)
     if keys is not None:  # what is added last comes first
         app.add_middleware(ApiKeyGate, keys=keys)
-    _add_generation(app, service)
+    if config.cors_origins:  # a browser's question carries no key
+        app.add_middleware(
+            CORSMiddleware, allow_origins=config.cors_origins, allow_methods=ALLOWED, allow_headers=["*"], expose_headers=SHOWN
+        )
+    _add_generation(app, service, config.keep_alive_s)
     _add_status(app, service, snapshot)
     return app
 
 
-def _add_generation(app: FastAPI, service: InferenceService) -> None:
+def _add_generation(app: FastAPI, service: InferenceService, keep_alive_s: float) -> None:
     planner = service.planner
 
     @app.post("/v1/completions")
@@ -91,14 +103,14 @@ def _add_generation(app: FastAPI, service: InferenceService) -> None:
         arrived = time.monotonic()
         size, body = await _read(request, service, CompletionRequest)
         plan = await service.plan(partial(planner.completion, body), size, cache_key_of(request), arrived)
-        return await _answer(request, service, plan, chat=False, stream=bool(body.stream), include_usage=body.include_usage)
+        return await _answer(request, service, plan, False, body, keep_alive_s)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         arrived = time.monotonic()
         size, body = await _read(request, service, ChatRequest)
         plan = await service.plan(partial(planner.chat, body), size, cache_key_of(request), arrived)
-        return await _answer(request, service, plan, chat=True, stream=bool(body.stream), include_usage=body.include_usage)
+        return await _answer(request, service, plan, True, body, keep_alive_s)
 
 
 async def _read(request: Request, service: InferenceService, kind: type[Body]) -> tuple[int, Body]:
@@ -117,24 +129,25 @@ def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], 
         "max_model_len": metadata.context_tokens, "sampling_defaults": asdict(metadata.sampling_defaults),
     }  # fmt: skip
 
-    @app.get("/v1/models")
+    @app.api_route("/v1/models", methods=READ)
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [model]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.api_route("/v1/models/{name:path}", methods=READ)
     async def one_model(name: str) -> dict[str, Any]:
-        if name != planner.model:
-            raise RequestError(f"The model {name!r} does not exist", "model", code="model_not_found", status=404)
+        if not name:
+            return await models()
+        check_model(name, planner.model)
         return model
 
-    @app.get("/health")
+    @app.api_route("/health", methods=READ)
     async def health() -> Response:
         verifiers = len(service.link.routes)
         if not verifiers:
             return JSONResponse({"status": "unavailable", "reason": "no verifier is routed yet"}, 503)
         return JSONResponse({"status": "ok", "verifiers": verifiers})
 
-    @app.get("/v1/cluster")
+    @app.api_route("/v1/cluster", methods=READ)
     async def cluster() -> Response:
         try:
             return JSONResponse(await asyncio.wait_for(_awaited(snapshot), SNAPSHOT_TIMEOUT_S))
@@ -147,21 +160,35 @@ async def _awaited(snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> dict[st
 
 
 async def _answer(
-    request: Request, service: InferenceService, plan: RequestPlan, chat: bool, stream: bool, include_usage: bool
+    request: Request, service: InferenceService, plan: RequestPlan, chat: bool, body: GenerationBody, keep_alive_s: float
 ) -> Response:
     answerer = Answerer(plan, service.planner.model, chat)
     headers = {"x-drafthouse-seed": str(plan.seed)}
     counted = counted_of(request)
     await service.charge(counted, plan)
     deltas = service.stream(plan, counted)
-    if not stream:
-        body = await _unless_gone(request, _whole(answerer, plan, deltas))
-        return JSONResponse(body, headers=headers) if body is not None else Response(status_code=CLIENT_GONE)
-    first = await _first(deltas)
-    if first[1].usage.synthetic:  # usage is an event only for those who ask for it
+    if not body.stream:
+        whole = await _unless_gone(request, _whole(answerer, plan, deltas))
+        return JSONResponse(whole, headers=headers) if whole is not None else Response(status_code=CLIENT_GONE)
+    first = await _begun(deltas, keep_alive_s)
+    if first.done() and first.result()[1].usage.synthetic:  # usage is an event only for those who ask for it
         headers["x-drafthouse-synthetic"] = "1"
-    events = _events(answerer, plan, first, deltas, include_usage)
-    return StreamingResponse(events, media_type="text/event-stream", headers={**headers, "Cache-Control": "no-cache"})
+    return _EventStream(_events(answerer, plan, first, deltas, body.include_usage), {**headers, "Cache-Control": "no-cache"}, first)
+
+
+class _EventStream(StreamingResponse):
+    """Ends its events, however it ends, and does not leave that to the garbage collector."""
+
+    def __init__(self, events: AsyncGenerator[str, None], headers: dict[str, str], first: "asyncio.Task[Any]") -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events, self._first = events, first
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._first.cancel()  # where the client went away before `events` began
+            await self._events.aclose()
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
@@ -179,6 +206,21 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, dict[str, Any
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def _begun(deltas: Deltas, patience_s: float) -> "asyncio.Task[tuple[int, TextDelta]]":
+    """The first delta, or who waits for it: after `patience_s` the stream begins with comments (`Sending`). Raises its error if it
+    comes by then."""
+    first = asyncio.create_task(_first(deltas))
+    try:
+        await asyncio.wait({first}, timeout=patience_s)
+        if first.done():
+            first.result()
+    except asyncio.CancelledError:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        raise
+    return first
 
 
 async def _first(deltas: Deltas) -> tuple[int, TextDelta]:
@@ -203,21 +245,25 @@ async def _whole(answerer: Answerer, plan: RequestPlan, deltas: Deltas) -> dict[
 
 
 async def _events(
-    answerer: Answerer, plan: RequestPlan, first: tuple[int, TextDelta], deltas: Deltas, include_usage: bool
-) -> AsyncIterator[str]:
+    answerer: Answerer, plan: RequestPlan, first: "asyncio.Task[tuple[int, TextDelta]]", deltas: Deltas, include_usage: bool
+) -> AsyncGenerator[str, None]:
     count = UsageCount(plan.prompt_tokens, plan.choices)
     usage: dict[str, None] = {"usage": None} if include_usage else {}
     async with aclosing(deltas):
         try:
-            count.add(*first)
-            if events := answerer.events(*first, usage):
-                yield events
-            async for index, delta in deltas:
+            async for index, delta in _chain(first, deltas):
                 count.add(index, delta)
-                if events := answerer.events(index, delta, usage):
+                events = answerer.events(index, delta, usage)
+                if events:
                     yield events
             if include_usage:
                 yield answerer.usage_event(count.usage())
         except Exception as error:  # fault boundary: the status is sent, so the error becomes an event
             yield sse(describe_error(error)[1])
         yield DONE
+
+
+async def _chain(first: "asyncio.Task[tuple[int, TextDelta]]", rest: Deltas) -> AsyncIterator[tuple[int, TextDelta]]:
+    yield await first
+    async for item in rest:
+        yield item

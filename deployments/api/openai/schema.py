@@ -84,7 +84,7 @@ class StreamOptions(_Body):
     include_obfuscation: bool | None = None  # padding against traffic analysis; none is sent either way
 
 
-class _GenerationBody(_Body):
+class GenerationBody(_Body):
     """What both endpoints share. The second half is not served: each field passes at its neutral value."""
 
     model: str
@@ -142,7 +142,7 @@ class _GenerationBody(_Body):
         return wish
 
 
-class CompletionRequest(_GenerationBody):
+class CompletionRequest(GenerationBody):
     prompt: Prompt
 
     suffix: Annotated[object, only("")] = None
@@ -195,7 +195,7 @@ class ChatMessage(_Body):
         return {"role": role, "content": content} | ({} if self.name is None else {"name": self.name})
 
 
-class ChatRequest(_GenerationBody):
+class ChatRequest(GenerationBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     parallel_tool_calls: bool | None = None  # says nothing where there are no tools
