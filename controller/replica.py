@@ -10,7 +10,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import ray
@@ -28,7 +29,7 @@ from drafthouse.telemetry.log_lines import set_up_logs
 from drafthouse.telemetry.metrics import DRAINING
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.wire.membership import Directive, Role
-from drafthouse.wire.reports import Report
+from drafthouse.wire.reports import GatewayReport, Report
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,32 @@ EXPORT_S = 2.0
 SIZES_S = 1.0
 """Between two looks at the pools' sizes."""
 
+FAREWELL_S = 2.0
+"""Two heartbeats tell a gateway, and us that its streams have ended; clients that do not read may hold theirs for longer."""
+
+FAREWELL_POLL_S = 0.05
+
+
+@dataclass(slots=True)
+class _Farewell:
+    """Which gateways have heard that the cluster stops, and which have reported since that nothing runs there."""
+
+    _told: set[str] = field(default_factory=set)
+    _idle: set[str] = field(default_factory=set)
+
+    def told(self, report: GatewayReport) -> None:
+        """The answer to this report says it."""
+        if report.replica.name in self._told and not report.load:
+            self._idle.add(report.replica.name)
+        self._told.add(report.replica.name)
+
+    def ended(self, gateways: Iterable[GatewayReport]) -> bool:
+        return all(report.replica.name in self._idle for report in gateways)
+
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=1024)
 class ControllerReplica:
-    """Methods are coroutines without an await: they run one at a time, on the replica's loop."""
+    """All methods but `stop` are coroutines without an await: they run one at a time, on the replica's loop."""
 
     async def __init__(self, config: ServingConfig, pools: Mapping[str, str]) -> None:
         """`pools`: names of the deployments of verifiers and drafters, by role."""
@@ -58,6 +81,7 @@ class ControllerReplica:
         self._refused = ""
         self._fingerprints_told: Set[str] = frozenset()
         self._members = MembershipEvents()
+        self._farewell: _Farewell | None = None
         self._scaling = asyncio.get_running_loop().create_task(self._scale()) if self._pools else None
 
     async def heartbeat(self, report: Report) -> Directive:
@@ -72,7 +96,19 @@ class ControllerReplica:
         if now >= self._logged + GOODPUT_LOG_S:
             self._logged = now
             logger.info(self._registry.goodput().log_line())
-        return self._registry.directive_for(report, now)
+        directive = self._registry.directive_for(report, now)
+        if self._farewell is None or not isinstance(report, GatewayReport):
+            return directive
+        self._farewell.told(report)
+        return replace(directive, stopping=True)
+
+    async def stop(self) -> bool:
+        """Has all gateways end their streams. Returns when none has any, or after FAREWELL_S: False then."""
+        self._farewell = self._farewell or _Farewell()
+        deadline = time.monotonic() + FAREWELL_S
+        while not (ended := self._farewell.ended(self._registry.pools["gateway"].reports())) and time.monotonic() < deadline:
+            await asyncio.sleep(FAREWELL_POLL_S)
+        return ended
 
     def _tell_fingerprints(self) -> None:
         """When one has come or gone."""

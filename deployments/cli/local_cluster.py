@@ -1,16 +1,18 @@
 """Ray and the Serve application on this machine, for as long as one process wants them.
 
-Promises: `close` ends every process that `start` began, also after a start that failed half-way. An
+Promises: `close` ends every process that `start` began, also after a start that failed half-way, of which nothing stays; of a
+session in which Ray ran, the logs stay. Streams that run then end with an error event, and in five seconds all is over. An
 application that cannot be deployed is reported by its cause, not by Serve's stack of frames.
 """
 
-import contextlib
+import asyncio
 import logging
 import math
 import os
 import pathlib
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,14 +21,14 @@ from typing import Any
 import httpx
 import psutil
 
-from deployments.cli import ray_environment
+from deployments.cli import ray_environment, sessions
 from deployments.cli.machine_checks import check_gpus
+from deployments.cli.shutdown import APPLICATION, EXIT_TIMEOUT_S, end_application, end_processes, quiet
 from deployments.placement import needed_cpus
 from drafthouse.config.serving import ServingConfig
 from drafthouse.engine.load_stages import LOG_MARK
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 
-APPLICATION = "drafthouse"
 SERVICER = "protos.inference_pb2_grpc.add_InferenceServicer_to_server"
 OBJECT_STORE_BYTES = 128 << 20
 """Nothing of Drafthouse travels through Ray's object store; this is what Ray itself is content with."""
@@ -34,8 +36,6 @@ OBJECT_STORE_BYTES = 128 << 20
 RAY_START_TRIES = 2
 POLL_S = 0.25
 HEALTH_TIMEOUT_S = 60.0
-EXIT_TIMEOUT_S = 5.0
-
 _EXCEPTION_LINE = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Exit|Slots): ", re.MULTILINE)
 
 
@@ -76,9 +76,12 @@ class LocalCluster:
         self.dashboard_url = ""
         self._scratch: pathlib.Path | None = None
         self._session: pathlib.Path | None = None
+        self._former: frozenset[pathlib.Path] = frozenset()
 
     def start(self) -> None:
         """Starts Ray and Serve's proxies. Raises DeployError, and ConfigError where the machine has fewer GPUs than the config asks for."""
+        sessions.unlink_dangling()
+        self._former = frozenset(sessions.of_process(os.getpid()))
         self._scratch = pathlib.Path(tempfile.mkdtemp(prefix="drafthouse-"))
         ray_environment.prepare(self._scratch, self.config.gateway.max_body_bytes)
         import ray
@@ -89,6 +92,7 @@ class LocalCluster:
         context = self._init_ray()
         self.dashboard_url = f"http://{self.address}:{server.dashboard_port}"
         self._session = pathlib.Path(context.address_info["session_dir"])
+        sessions.mark(sessions.Session(self._session, server.http_port, os.getpid(), time.time()))
         check_gpus(self.config, ray.cluster_resources().get("GPU", 0.0))
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
@@ -121,7 +125,7 @@ class LocalCluster:
             except Exception as error:  # Ray raises the bare class where its processes are late
                 ray.shutdown()
                 # What the first try left half-started still holds the dashboard's port, on which the second would fail.
-                _end([process for process in psutil.Process().children(recursive=True) if process not in others], timeout_s=0)
+                end_processes([process for process in psutil.Process().children(recursive=True) if process not in others], timeout_s=0)
                 if attempt + 1 == RAY_START_TRIES:
                     raise DeployError(f"Ray did not start: {error}") from error
         raise AssertionError("the last try returns or raises")
@@ -168,29 +172,23 @@ class LocalCluster:
             time.sleep(POLL_S)
         raise DeployError(f"{self.http_url}/health is not 200 after {HEALTH_TIMEOUT_S:.0f} s; last: {seen}")
 
-    def close(self, keep_logs: bool = False) -> pathlib.Path | None:
-        """Ends the application, Serve and Ray. Removes Ray's session folder, or returns it when its logs are to be kept."""
+    def close(self) -> pathlib.Path | None:
+        """Ends the application, Serve and Ray. Returns the folder of logs that stays, where Ray ran."""
         started = psutil.Process().children(recursive=True)
-        if self._session is not None:
-            import ray
-            from ray import serve
-
-            serve.shutdown()
-            ray.shutdown()
-        # Ray's agents may hang on a head that is gone.
-        _end(started, EXIT_TIMEOUT_S)
+        logs = self._session / "logs" if self._session is not None else None
+        with quiet(logs):
+            if self._session is not None:
+                asyncio.run(end_application())
+            if (ray := sys.modules.get("ray")) is not None:
+                ray.shutdown()
+            # Ray's agents may hang on a head that is gone.
+            end_processes(started, EXIT_TIMEOUT_S)
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
-        if self._session is not None and not keep_logs:
-            shutil.rmtree(self._session, ignore_errors=True)
-            return None
-        return self._session
-
-
-def _end(processes: list[psutil.Process], timeout_s: float) -> None:
-    """Returns when all are gone; those that do not go by themselves in time are killed."""
-    late = psutil.wait_procs(processes, timeout=timeout_s)[1]
-    for process in late:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(late, timeout=EXIT_TIMEOUT_S)
+        for folder in set(sessions.of_process(os.getpid())) - self._former:
+            if folder == self._session:
+                sessions.trim(folder)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        sessions.forget_old()
+        return logs

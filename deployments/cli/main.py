@@ -9,6 +9,7 @@ import typer
 from deployments.cli import chat as chat_command
 from deployments.cli import generate as generate_command
 from deployments.cli import hash_key as key_command
+from deployments.cli import logs as logs_command
 from deployments.cli import make_models
 from deployments.cli import profile as profile_command
 from deployments.cli import serve as serve_command
@@ -38,6 +39,7 @@ def build_cli() -> typer.Typer:
     cli.command()(generate_command.generate)
     cli.command()(chat_command.chat)
     cli.command()(status_command.status)
+    cli.command()(logs_command.logs)
     cli.command("hash-key")(key_command.hash_key)
     cli.command()(profile_command.profile)
     cli.command()(simulate_command.simulate)

@@ -22,11 +22,12 @@ STOP_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Server:
-    """A running server; `started` (Unix seconds) tells its process from a later one with the same id."""
+    """A running server; `started` (Unix seconds) tells its process from a later one with the same id, `checkout` whose code it runs."""
 
     pid: int
     started: float
     http_port: int
+    checkout: str = ""
 
     def process(self) -> psutil.Process | None:
         try:
@@ -35,6 +36,11 @@ class Server:
         except psutil.NoSuchProcess:
             return None
         return process if same else None
+
+
+def checkout() -> str:
+    """The folder from which this command runs: another one's servers may be another's work."""
+    return str(pathlib.Path(__file__).resolve().parents[2])
 
 
 def folder() -> pathlib.Path:
@@ -52,7 +58,7 @@ def write(http_port: int) -> None:
     """Says that this process serves on a port. Raises ConfigError where another does already, or the folder is not writable."""
     if other := [server for server in running() if server.http_port == http_port]:
         raise ConfigError(f"server.http_port: process {other[0].pid} serves on port {http_port}, or is about to; `drafthouse stop` ends it")
-    server = Server(os.getpid(), psutil.Process().create_time(), http_port)
+    server = Server(os.getpid(), psutil.Process().create_time(), http_port, checkout())
     try:
         path(http_port).write_text(json.dumps(asdict(server)), encoding="utf-8")
     except OSError as error:

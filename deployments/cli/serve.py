@@ -92,11 +92,11 @@ def _run(config: ServingConfig, console: Console) -> None:
     finally:
         stop.ignore()
         console.print("stopping", highlight=False)
-        logs = cluster.close(keep_logs=failure is not None)
+        logs = cluster.close()
         pid_file.remove(config.server.http_port)
     if failure is not None:
-        fail(failure + (f"\nlogs: {logs}/logs" if logs else ""))
-    console.print("stopped", highlight=False)
+        fail(failure + (f"\nlogs: {logs}" if logs else ""))
+    console.print("stopped" + (f"; logs: drafthouse logs --port {config.server.http_port}" if logs else ""), highlight=False)
 
 
 class _Progress:
@@ -164,9 +164,17 @@ def stop(
     port: Annotated[int | None, typer.Option(help="HTTP port of the server to stop; needed where several run.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Stop all servers of this user on this machine.")] = False,
 ) -> None:
-    """Stop the `drafthouse serve` that runs in another shell."""
+    """Stop the `drafthouse serve` that runs in another shell. One that another checkout started is stopped by --port or --all alone."""
     console = Console(highlight=False, soft_wrap=True)
     servers = [server for server in pid_file.running() if port in (None, server.http_port)]
+    if port is None and not every:
+        own = [server for server in servers if server.checkout == pid_file.checkout()]
+        if servers and not own:
+            there = ", ".join(
+                f"--port {server.http_port} (pid {server.pid}, started from {server.checkout or 'another'})" for server in servers
+            )
+            fail(f"no server of this checkout runs; of others: {there}. Name the port to stop one of them")
+        servers = own
     if len(servers) > 1 and not every:
         # Another one may be somebody else's work.
         ports = ", ".join(str(server.http_port) for server in servers)

@@ -29,14 +29,14 @@ class Gauges:
 @dataclass(frozen=True, slots=True)
 class ShownReplica:
     replica: str
-    pid: int
-    address: str
     load: int
     capacity: int
     draining: bool
     forward: str
     row_invariant: bool
     gauges: Gauges
+    pid: int | None = None  # told to operators' keys alone, like the address
+    address: str = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def _print_cluster(cluster: ShownCluster) -> None:
         for column in ("replica", "pid", "address", "load", "capacity", "draining"):
             table.add_column(column, overflow="fold")
         for r in replicas:
-            table.add_row(r.replica, str(r.pid), r.address, str(r.load), str(r.capacity), str(r.draining))
+            table.add_row(r.replica, str(r.pid or "-"), r.address, str(r.load), str(r.capacity), str(r.draining))
         console.print(table)
     rates = [r.gauges.synthetic_acceptance for replicas in cluster.pools.values() for r in replicas]
     drawn = [rate for rate in rates if rate is not None]

@@ -104,6 +104,8 @@ class Gateway:
 
     def _directed(self, directive: Directive) -> None:
         self._link.update(directive.verifiers)
+        if directive.stopping:
+            self._link.end_all()
         self._limits.directed(directive)
 
     def _limits_of(self, client: str) -> RateLimits:

@@ -40,6 +40,13 @@ class NoVerifierError(DrafthouseError):
     """No verifier could be reached in time."""
 
 
+class StoppingError(NoVerifierError):
+    """The server ends while the request runs."""
+
+    def __init__(self) -> None:
+        super().__init__("the server stops, so this text ends here; with the same seed another server goes on with the same text")
+
+
 class VerifierLink:
     """A gateway's way to all verifiers. Feed it each directive's routes."""
 
@@ -51,6 +58,7 @@ class VerifierLink:
         self._streams = VerifierStreams(transport, self._heard)
         self._running: dict[Call, tuple[Route, RequestProgress]] = {}
         self._changed = asyncio.Event()
+        self._stopping = False
 
     def update(self, routes: tuple[Route, ...]) -> None:
         """The verifiers that may take requests from now on. Streams of others go on while they are heard from."""
@@ -62,6 +70,13 @@ class VerifierLink:
     def running(self) -> int:
         """Attempts in progress."""
         return len(self._running)
+
+    def end_all(self) -> None:
+        """Ends all requests with StoppingError, and every one that comes from now on."""
+        self._stopping = True
+        self._changed.set()
+        for call in self._running:
+            call.end(Broken("the server stops"))
 
     async def close(self) -> None:
         """Ends all streams."""
@@ -85,6 +100,8 @@ class VerifierLink:
                                 return
                     raise progress.broken
             except Broken as error:
+                if self._stopping:
+                    raise StoppingError from error
                 self._failed(progress, route, error)
             if (end := progress.end()) is not None:
                 yield (end,)
@@ -97,6 +114,8 @@ class VerifierLink:
             progress.deadline = time.monotonic() + self._patience_s
         blocks = progress.blocks()
         while True:
+            if self._stopping:
+                raise StoppingError
             if progress.fruitless >= MAX_FRUITLESS_ATTEMPTS:
                 raise NoVerifierError(f"{progress.fruitless} attempts in a row broke off; the last: {progress.last_failure}")
             route = self.routes.pick(progress.fingerprint, progress.avoid, time.monotonic(), blocks)

@@ -28,6 +28,9 @@ class _Section(BaseModel):
 class ApiKeysConfig(_Section):
     file: SecretFile | None = Field(None, description="one hash a line; read again when it changes")
     hashes: tuple[Annotated[str, StringConstraints(pattern=HASH_PATTERN)], ...] = Field((), description="what `drafthouse hash-key` prints")
+    operators: tuple[Annotated[str, StringConstraints(pattern=HASH_PATTERN)], ...] = Field(
+        (), description="those of them that see pids and addresses in /v1/cluster"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "ApiKeysConfig":

@@ -77,6 +77,7 @@ class ApiKeys:
     def __init__(self, config: ApiKeysConfig) -> None:
         self._hashes: Mapping[str, Mapping[str, int | None]] = {known: {} for known in config.hashes}
         self._watched = None
+        self._operators = frozenset(config.operators)
         if (file := config.file) is not None:
             self._watched = WatchedFiles((file,), lambda: read_keys(file))
             if not self._watched.current():
@@ -90,6 +91,10 @@ class ApiKeys:
         if not matches(key, self._current()):
             raise RequestError("this API key is not known", code="invalid_api_key", status=401)
         return hash_of(key)
+
+    def is_operator(self, key_hash: str) -> bool:
+        """Whether this key is told of processes and addresses."""
+        return key_hash in self._operators
 
     def limits_of(self, key_hash: str) -> Mapping[str, int | None]:
         """The limits that this key has of its own, by their names in the configuration."""

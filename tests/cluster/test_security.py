@@ -50,7 +50,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     keys.write_text(f"{hash_of(KEY)}\n{hash_of(REVOKED)}\n", encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")} | {"HOME": str(home)}
     files = OURS.issue().write(folder / "tls")
-    security = {"api_keys": {"file": str(keys)}, "data_plane": files.model_dump(mode="json")}
+    security = {"api_keys": {"file": str(keys), "operators": [hash_of(KEY)]}, "data_plane": files.model_dump(mode="json")}
     serving = Serving(folder, environment, security=security)
     serving.headers = {"Authorization": f"Bearer {KEY}"}
     try:

@@ -128,6 +128,19 @@ def test_a_refused_body_is_not_read():
     asyncio.run(run())
 
 
+def test_pids_and_addresses_are_shown_to_operators_alone():
+    keys = ApiKeys(ApiKeysConfig(hashes=(hash_of(OTHER), hash_of(KEY)), operators=(hash_of(KEY),)))
+    operator, other = calls(keys, get("/v1/cluster", RIGHT), get("/v1/cluster", {"Authorization": f"Bearer {OTHER}"}))
+    (whole,), (shown,) = operator.json()["pools"]["gateway"], other.json()["pools"]["gateway"]
+    assert {name: value for name, value in whole.items() if name not in shown} == {
+        "pid": 1, "address": "g:1", "node": "n", "ranks": []
+    }  # fmt: skip
+    assert "g:1" not in other.text
+    assert other.json()["totals"] == operator.json()["totals"]
+    (open_to_all,) = calls(None, get("/v1/cluster"))
+    assert open_to_all.json()["pools"]["gateway"][0]["pid"] == 1
+
+
 def test_keys_are_neither_logged_nor_shown(caplog, tmp_path):
     caplog.set_level(logging.DEBUG)
     wrong = generate_key()

@@ -283,3 +283,16 @@ def test_stop_ends_nothing_when_it_cannot_tell_which(tmp_path: pathlib.Path, mon
     assert code == 1
     assert "1234, 4321" in output
     assert _invoke("stop", "--port", "99") == (0, "no server runs on port 99")
+
+
+def test_stop_leaves_the_server_of_another_checkout_alone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        server = {"pid": other.pid, "started": psutil.Process(other.pid).create_time(), "http_port": 1234, "checkout": "/elsewhere"}
+        pid_file.path(1234).write_text(json.dumps(server), encoding="utf-8")
+        code, output = _invoke("stop")
+        assert code == 1
+        assert f"--port 1234 (pid {other.pid}, started from /elsewhere)" in output.replace("\n", " ")
+        assert other.poll() is None
+        assert _invoke("stop", "--port", "1234")[0] == 0
+        assert not psutil.pid_exists(other.pid)

@@ -43,6 +43,9 @@ SHOWN = ["x-request-id", "x-drafthouse-seed", "x-drafthouse-synthetic", "retry-a
 
 OPEN_PATHS = frozenset({"/health"})
 
+PLACES = frozenset({"pid", "address", "node", "ranks"})
+"""What of a replica in /v1/cluster is for operators alone: processes, and where the data plane listens."""
+
 Deltas = AsyncGenerator[tuple[int, TextDelta], None]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -91,7 +94,7 @@ def build_http_app(
             CORSMiddleware, allow_origins=config.cors_origins, allow_methods=ALLOWED, allow_headers=["*"], expose_headers=SHOWN
         )
     _add_generation(app, service, config.keep_alive_s)
-    _add_status(app, service, snapshot)
+    _add_status(app, service, snapshot, keys)
     return app
 
 
@@ -121,7 +124,7 @@ async def _read(request: Request, service: InferenceService, kind: type[Body]) -
     return len(data), await service.in_thread(lambda: parse_body(kind, parse_json(data, max_values), planner.model), len(data))
 
 
-def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]], keys: ApiKeys | None) -> None:
     planner = service.planner
     metadata = planner.metadata
     model = {
@@ -148,11 +151,23 @@ def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], 
         return JSONResponse({"status": "ok", "verifiers": verifiers})
 
     @app.api_route("/v1/cluster", methods=READ)
-    async def cluster() -> Response:
+    async def cluster(request: Request) -> Response:
         try:
-            return JSONResponse(await asyncio.wait_for(_awaited(snapshot), SNAPSHOT_TIMEOUT_S))
+            state = await asyncio.wait_for(_awaited(snapshot), SNAPSHOT_TIMEOUT_S)
+            operator = keys is None or keys.is_operator(cache_key_of(request))
+            return JSONResponse(state if operator else without_places(state))
         except Exception as error:  # fault boundary: Ray raises many kinds for a controller that is gone
             return error_response(NoControllerError(f"the controller does not answer: {type(error).__name__}"))
+
+
+def without_places(state: dict[str, Any]) -> dict[str, Any]:
+    """The cluster's state for those who use it and do not run it: how it is loaded, and not where it runs."""
+
+    def shown(replica: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in replica.items() if name not in PLACES}
+
+    pools = {role: [shown(replica) for replica in replicas] for role, replicas in state["pools"].items()}
+    return {name: value for name, value in state.items() if name != "controller"} | {"pools": pools}
 
 
 async def _awaited(snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
