@@ -48,7 +48,7 @@ class Gateways:
                 yield self.env.timeout(gap)
             route = routes.pick(None, (), self.env.now)
             assert route is not None  # gateways have their first directive before the first arrival
-            routes.started(route)
+            routes.started(route, self.env.now)
             self._via[id(request)] = routes, route
             delay = self.options.overheads.gateway_s + self.options.round_trip_s / 2
             verifier = self.verifiers[route.replica]

@@ -15,7 +15,16 @@ UNTOLD_S = 1.0
 
 
 class Broken(Exception):
-    """This attempt is of no more use; another verifier may go on."""
+    """This attempt is of no more use; another verifier may go on. `detail` is for the log alone: a client is not told what another
+    process raised."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
+
+
+class Errored(Broken):
+    """The verifier gave this request up, with a last reply that says so."""
 
 
 class Refused(Broken):
@@ -42,6 +51,7 @@ class RequestProgress:
     delivered: list[int] = field(default_factory=list)
     fingerprint: str | None = None  # None until the first token: until then any target's text would do
     avoid: set[str] = field(default_factory=set)  # replicas that failed or refused since the last new token
+    errored: set[str] = field(default_factory=set)  # replicas that gave it up
     deadline: float | None = None
     fruitless: int = 0  # attempts in a row that broke without a token
     refusals: dict[str, float] = field(default_factory=dict)  # since the last new token, by replica: after how many seconds to come again
@@ -64,7 +74,7 @@ class RequestProgress:
 
     def take(self, replies: Sequence[GenerateReply], fingerprint: str) -> tuple[GenerateReply, ...]:
         """What is new in replies of this attempt, for the caller. Sets `broken` where tokens are missing, and where this verifier
-        hands the request over."""
+        gives the request up or hands it over."""
         news = []
         for reply in replies:
             try:
@@ -84,6 +94,8 @@ class RequestProgress:
         done = len(self.delivered)
         if reply.first_token_index > done:
             raise Broken(f"a reply begins at output token {reply.first_token_index}, but only {done} have come")
+        if reply.finish_reason == "error":
+            raise Errored("it gave the request up", reply.error)
         if reply.finish_reason == "moved":
             raise Moved(reply.error or "it drains")
         tokens = reply.tokens[done - reply.first_token_index :]
@@ -101,7 +113,11 @@ class RequestProgress:
         self.last_failure = f"{replica}: {error}"
         if isinstance(error, Refused):
             self.refusals[replica] = error.retry_after_s
-        if not isinstance(error, Refused | Unreachable):
+        if isinstance(error, Errored):
+            self.errored.add(replica)
+            self.resumed = self.resumed or bool(self.delivered)  # where nothing was delivered, it has no claim to a place
+            self.fruitless, self.deadline = self.fruitless + 1, None
+        elif not isinstance(error, Refused | Unreachable):
             self.fruitless += not isinstance(error, Moved)
             self.resumed, self.deadline = True, None
 

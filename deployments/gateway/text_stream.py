@@ -13,13 +13,8 @@ from dataclasses import dataclass, field, replace
 from deployments.gateway.detokenizer import Detokenizer, TokenBytes
 from deployments.gateway.stop_matcher import StopMatcher
 from deployments.gateway.verifier_link import VerifierLink
-from drafthouse.errors import DrafthouseError
 from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
-
-
-class GenerationError(DrafthouseError):
-    """The verifier gave this request up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +66,7 @@ class _Text:
 async def generate_text(
     link: VerifierLink, token_bytes: TokenBytes, request: GenerateRequest, stops: tuple[str, ...], asked: list[str] | None = None
 ) -> AsyncGenerator[TextDelta, None]:
-    """Closing it cancels the request; `asked` gets the name of each verifier that is. Raises GenerationError, and what
+    """Closing it cancels the request; `asked` gets the name of each verifier that is. Raises what
     VerifierLink.generate raises."""
     text = _Text(token_bytes, stops, request.stop_tokens)
     usage = SpeculationUsage()
@@ -79,8 +74,6 @@ async def generate_text(
         async for replies in arrivals:
             pieces, tokens = [], list[int]()
             for reply in replies:
-                if reply.finish_reason == "error":
-                    raise GenerationError(reply.error or "the verifier gave no reason")
                 piece, counted = text.add(reply.tokens)
                 usage = usage_up_to(len(counted), usage, reply)
                 pieces.append(piece)

@@ -2,9 +2,9 @@
 
 Promises: every output token is yielded once and in order, and the last reply has a finish reason.
 When a verifier's stream breaks or falls silent, or the verifier drains, the same request goes to another one of the same fingerprint
-with the same seed, a higher attempt and all tokens yielded so far (docs/design.md 8); the number of attempts without a new
-token and the wait for a verifier are bounded. Replies of another attempt are ignored. Closing the
-generator, or cancelling the task that reads it, cancels the attempt and so frees the KV.
+with the same seed, a higher attempt and all tokens yielded so far (docs/design.md 8). So does a request that its verifier gives up with
+an error. The numbers of such errors and of attempts without a new token are bounded, and so is the wait for a verifier. Replies of
+another attempt are ignored. Closing the generator, or cancelling the task that reads it, cancels the attempt and so frees the KV.
 """
 
 import asyncio
@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 MAX_FRUITLESS_ATTEMPTS = 4
 """Attempts in a row that broke without a token: beyond that, it is the request that breaks verifiers."""
 
+MAX_ERRORS = 3
+"""Verifiers that a request is given up by. Each may have computed the KV of all its other requests again, to find out that it was
+this one."""
+
 MAX_REFUSALS = 4
 """Verifiers that a new request asks for a place, the emptiest first. To ask all of a large pool would cost more than it finds."""
 
@@ -45,6 +49,10 @@ class StoppingError(NoVerifierError):
 
     def __init__(self) -> None:
         super().__init__("the server stops, so this text ends here; with the same seed another server goes on with the same text")
+
+
+class GenerationError(DrafthouseError):
+    """Verifiers took this request and gave it up."""
 
 
 class VerifierLink:
@@ -84,29 +92,36 @@ class VerifierLink:
 
     async def generate(self, request: GenerateRequest, asked: list[str] | None = None) -> AsyncGenerator[tuple[GenerateReply, ...], None]:
         """What has come since the last time, never nothing. `asked` gets the name of each verifier that is. Raises RequestError,
-        OverloadError or NoVerifierError; a reply with finish_reason `error` is passed on."""
+        OverloadError, NoVerifierError or GenerationError."""
         progress = RequestProgress(request, list(request.delivered))
-        while True:
-            route = await self._route(progress)
-            if asked is not None:
-                asked.append(route.replica)
-            try:
-                stream = await self._connected(route)
-                with self._attempt(stream, progress, route) as call:
-                    while progress.broken is None:
-                        if replies := progress.take(await call.read(), route.fingerprint):
-                            yield replies
-                            if replies[-1].finish_reason:
-                                return
-                    raise progress.broken
-            except Broken as error:
-                if self._stopping:
-                    raise StoppingError from error
-                self._failed(progress, route, error)
-            if (end := progress.end()) is not None:
-                yield (end,)
-                return
-            progress.next_attempt()
+        try:
+            while True:
+                route = await self._route(progress)
+                if asked is not None:
+                    asked.append(route.replica)
+                try:
+                    stream = await self._connected(route)
+                    began, served = time.monotonic(), False
+                    with self._attempt(stream, progress, route) as call:
+                        while progress.broken is None:
+                            if replies := progress.take(await call.read(), route.fingerprint):
+                                if not served:
+                                    served = True
+                                    self.routes.served(route.replica, request.request_id, began, time.monotonic())
+                                yield replies
+                                if replies[-1].finish_reason:
+                                    return
+                        raise progress.broken
+                except Broken as error:
+                    if self._stopping:
+                        raise StoppingError from error
+                    self._failed(progress, route, error)
+                if (end := progress.end()) is not None:
+                    yield (end,)
+                    return
+                progress.next_attempt()
+        finally:
+            self.routes.forget(request.request_id)
 
     async def _route(self, progress: RequestProgress) -> Route:
         """The next verifier to try, as soon as there is one."""
@@ -118,7 +133,10 @@ class VerifierLink:
                 raise StoppingError
             if progress.fruitless >= MAX_FRUITLESS_ATTEMPTS:
                 raise NoVerifierError(f"{progress.fruitless} attempts in a row broke off; the last: {progress.last_failure}")
-            route = self.routes.pick(progress.fingerprint, progress.avoid, time.monotonic(), blocks)
+            if progress.errored and self._none_is_left(progress):
+                raise GenerationError(f"this request was given up by {len(progress.errored)} verifier(s); the log of this gateway says why")
+            avoid = progress.avoid | progress.errored
+            route = self.routes.pick(progress.fingerprint, avoid, time.monotonic(), blocks)
             if progress.refusals and not progress.resumed and (route is None or len(progress.refusals) >= MAX_REFUSALS):
                 raise self._none_found(progress)
             if route is not None:
@@ -129,6 +147,10 @@ class VerifierLink:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), RETRY_S)
             progress.avoid.clear()
+
+    def _none_is_left(self, progress: RequestProgress) -> bool:
+        """Whether no further verifier is to try a request that some have given up."""
+        return len(progress.errored) >= MAX_ERRORS or self.routes.pick(progress.fingerprint, progress.errored, time.monotonic()) is None
 
     def _none_found(self, progress: RequestProgress) -> DrafthouseError:
         """The error for a request that found no verifier: all refused it, or none was there in time."""
@@ -153,7 +175,7 @@ class VerifierLink:
         call = stream.start(progress.next_request())
         self._running[call] = (route, progress)
         blocks, taken = progress.blocks(), True
-        known = self.routes.started(route, blocks)
+        known = self.routes.started(route, time.monotonic(), blocks)
         try:
             yield call
         except (Refused, RequestError):
@@ -174,19 +196,26 @@ class VerifierLink:
         now = time.monotonic()
         for call in list(stream.calls.values()):
             route, progress = self._running[call]
-            self.routes.shun(route.replica, now)
+            self.routes.gone(route.replica, now)
             if self.routes.another(progress.fingerprint, route.replica, now):
                 stream.leave(call)
                 call.end(Moved("it drains"))
 
     def _failed(self, progress: RequestProgress, route: Route, error: Broken) -> None:
         progress.failed(route.replica, error)
-        if not isinstance(error, Refused):
-            self.routes.shun(route.replica, time.monotonic())
-        if isinstance(error, Moved):
-            self.moves += 1
-        elif not isinstance(error, Refused | Unreachable):
-            self.failovers += 1
-            request = progress.request
-            message = f"request {request.request_id}, attempt {request.attempt} on {progress.last_failure}"
-            log_event(logger, logging.WARNING, "failover", message, id=request.request_id, attempt=request.attempt, verifier=route.replica)
+        request, now = progress.request, time.monotonic()
+        match error:
+            case Refused():
+                self.routes.full(route.replica, now)
+            case Moved():
+                self.moves += 1
+                self.routes.gone(route.replica, now)
+            case Unreachable():
+                self.routes.gone(route.replica, now)
+            case _:
+                self.failovers += 1
+                self.routes.failed(route.replica, request.request_id, now)
+                detail = f": {error.detail}" if error.detail else ""
+                message = f"request {request.request_id}, attempt {request.attempt} on {progress.last_failure}{detail}"
+                details = {"id": request.request_id, "attempt": request.attempt, "verifier": route.replica}
+                log_event(logger, logging.WARNING, "failover", message, **details)

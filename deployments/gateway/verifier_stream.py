@@ -85,7 +85,8 @@ class VerifierStream:
                 if VERIFIER_METADATA not in (await stream.initial_metadata() or ()):
                     raise ConnectionError(f"{(await stream.code()).name}: {await stream.details()}")
         except (grpc.RpcError, TimeoutError) as error:
-            raise ConnectionError(f"it does not take the stream: {error or type(error).__name__}") from error
+            code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
+            raise ConnectionError(f"it does not take the stream ({code})") from error
         self._task = asyncio.create_task(self._run(stream))
 
     @property
@@ -122,11 +123,11 @@ class VerifierStream:
             self._ready.set()
 
     async def _run(self, stream: Any) -> None:
-        silence, why = Silence(), "the verifier ended the stream"
+        silence, why, detail = Silence(), "the verifier ended the stream", ""
         try:
             await while_heard(silence, self._listen(stream, silence))
         except grpc.aio.AioRpcError as error:
-            why = f"{error.code().name}: {error.details()}"
+            why, detail = f"its stream broke ({error.code().name})", error.details() or ""
         except ConnectionError as error:
             why = str(error)
         except asyncio.CancelledError:
@@ -136,7 +137,7 @@ class VerifierStream:
             stream.cancel()
             calls, self.calls = self.calls, {}
             for call in calls.values():
-                call.end(Broken(why))
+                call.end(Broken(why, detail))
 
     async def _listen(self, stream: Any, silence: Silence) -> None:
         async for batch in stream:

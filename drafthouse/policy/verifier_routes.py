@@ -4,8 +4,7 @@ Promises: picks the lowest share of capacity in use, but prefers a verifier whos
 most LEAD_SHARE of the requests that run at once there, or one, and not where it would wait while another verifier has a free place.
 Between equals, texts that begin alike go to one verifier, whichever gateway sends them; short ones go at random, so that gateways do
 not herd. A route's load is what it reported or what this gateway itself has running there, whichever is more, plus what this gateway
-has started since the report. A replica that failed or drains comes last for SHUN_S, since the controller may need as long to take it
-out.
+has started since the report. A replica that is set aside (`set_aside`) comes last, and one that refused lately next to last.
 """
 
 import zlib
@@ -13,9 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Container, Sequence
 
 from drafthouse.policy.sent_prefixes import BLOCK_TOKENS, Place, SentPrefixes
+from drafthouse.policy.set_aside import SetAside
 from drafthouse.wire.membership import Route
-
-SHUN_S = 10.0
 
 TOKENS_OF_A_REQUEST = 256
 """This many tokens that a verifier need not prefill are worth one request less there: a request brings about as many to its steps."""
@@ -33,7 +31,7 @@ class VerifierRoutes:
         self._routes: tuple[Route, ...] = ()
         self._running: Counter[str] = Counter()  # by replica: this gateway's own
         self._since_report: Counter[str] = Counter()
-        self._shunned: dict[str, float] = {}  # until when
+        self._aside = SetAside()
         self._sent = SentPrefixes()
 
     def __len__(self) -> int:
@@ -43,7 +41,7 @@ class VerifierRoutes:
         self._routes = routes
         self._since_report.clear()
         names = {route.replica for route in routes}
-        self._shunned = {replica: until for replica, until in self._shunned.items() if replica in names}
+        self._aside.keep(names)
         self._sent.keep({_place(route) for route in routes})
 
     @property
@@ -54,8 +52,9 @@ class VerifierRoutes:
     def addresses(self) -> set[str]:
         return {route.address for route in self._routes}
 
-    def started(self, route: Route, blocks: Sequence[int] = ()) -> int:
+    def started(self, route: Route, now: float, blocks: Sequence[int] = ()) -> int:
         """A text of these blocks (`sent_prefixes.blocks_of`) is sent there. How many of them had been sent there before."""
+        self._aside.began(route.replica, now)
         known = self._sent.tokens(_place(route), blocks) // BLOCK_TOKENS
         self._remember(route, blocks)
         self._running[route.replica] += 1
@@ -79,21 +78,38 @@ class VerifierRoutes:
         if route.caches_prefixes:
             self._sent.remember(_place(route), blocks)
 
-    def shun(self, replica: str, now: float) -> None:
-        """It is not picked for a while, and what it was sent is forgotten: it may restart."""
-        self._shunned[replica] = now + SHUN_S
+    def gone(self, replica: str, now: float) -> None:
+        """It cannot be reached, takes no requests, or drains. What it was sent is forgotten: it may restart."""
+        self._aside.gone(replica, now)
         self._sent.forget(replica)
+
+    def failed(self, replica: str, request: str, now: float) -> None:
+        """An attempt at this request broke off there, or was answered with an error, and its cache may be gone."""
+        self._aside.failed(replica, request, now)
+        self._sent.forget(replica)
+
+    def full(self, replica: str, now: float) -> None:
+        """It refused a request for want of room."""
+        self._aside.refused(replica, now)
+
+    def served(self, replica: str, request: str, began: float, now: float) -> None:
+        """An attempt at this request, which began then, has got its first tokens there."""
+        self._aside.served(replica, request, began, now)
+
+    def forget(self, request: str) -> None:
+        """It has ended."""
+        self._aside.ended(request)
 
     def pick(self, fingerprint: str | None, avoid: Container[str], now: float, blocks: Sequence[int] = ()) -> Route | None:
         """Where a text of these blocks goes: a route of this fingerprint (None: any) whose replica is not to be avoided."""
         fitting = self._fitting(fingerprint, avoid)
-        free = any(self._has_place(route) and not self._is_shunned(route, now) for route in fitting)
+        free = any(self._has_place(route) and not self._aside.failing(route.replica, now) for route in fitting)
         worths = {route.replica: self._worth(route, blocks) if self._has_place(route) or not free else 0.0 for route in fitting}
         best = max(worths.values(), default=0.0)
 
-        def cost(route: Route) -> tuple[bool, float, float, float]:
-            worth = worths[route.replica]
-            return self._is_shunned(route, now), self._share(route, best - worth), -worth, self._turn(route, blocks)
+        def cost(route: Route) -> tuple[bool, bool, float, float, float]:
+            worth, failing, full = worths[route.replica], self._aside.failing(route.replica, now), self._aside.full(route.replica, now)
+            return failing, full, self._share(route, best - worth), -worth, self._turn(route, blocks)
 
         return min(fitting, key=cost, default=None)
 
@@ -108,16 +124,13 @@ class VerifierRoutes:
 
     def another(self, fingerprint: str | None, than: str, now: float) -> bool:
         """Whether a replica that nothing speaks against could take over from this one."""
-        return any(not self._is_shunned(route, now) for route in self._fitting(fingerprint, {than}))
+        return any(not self._aside.failing(route.replica, now) for route in self._fitting(fingerprint, {than}))
 
     def fitting(self, fingerprint: str | None) -> int:
         return len(self._fitting(fingerprint, ()))
 
     def _fitting(self, fingerprint: str | None, avoid: Container[str]) -> list[Route]:
         return [r for r in self._routes if r.replica not in avoid and fingerprint in (None, r.fingerprint)]
-
-    def _is_shunned(self, route: Route, now: float) -> bool:
-        return self._shunned.get(route.replica, now) > now
 
     def _load(self, route: Route) -> int:
         return max(route.load + self._since_report[route.replica], self._running[route.replica], 0)

@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from deployments.gateway.inference_service import outcome_of
-from deployments.gateway.text_stream import GenerationError
-from deployments.gateway.verifier_link import NoVerifierError
+from deployments.gateway.verifier_link import GenerationError, NoVerifierError
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.telemetry.metrics import METRICS
 from drafthouse.telemetry.report_numbers import totals_of

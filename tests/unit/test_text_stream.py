@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from deployments.gateway.detokenizer import byte_level_alphabet
-from deployments.gateway.text_stream import GenerationError, TextDelta, generate_text
-from deployments.gateway.verifier_link import VerifierLink
+from deployments.gateway.text_stream import TextDelta, generate_text
+from deployments.gateway.verifier_link import GenerationError, VerifierLink
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
@@ -127,7 +127,7 @@ def test_a_verifiers_error_is_raised():
             link = VerifierLink(5.0)
             link.update(routes)
             request = GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, 4, (END,), Speculation())
-            with pytest.raises(GenerationError, match="out of luck"):
+            with pytest.raises(GenerationError, match="given up by 1 verifier"):
                 _ = [delta async for delta in generate_text(link, codec().token_bytes, request, ())]
             await link.close()
 

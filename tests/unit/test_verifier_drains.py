@@ -47,7 +47,7 @@ def test_the_only_verifier_finishes_though_it_drains(others):
             link = VerifierLink(5.0)
             link.update((route_a,) if others == "none" else (route_a, route_b))
             if others == "draining too":
-                link.routes.shun("b", time.monotonic())
+                link.routes.gone("b", time.monotonic())
             assert tokens_of(await collect(link)) == text_of(REQUEST)
             assert link.moves == 0
             if others == "of another fingerprint":

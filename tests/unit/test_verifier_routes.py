@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drafthouse.policy.sent_prefixes import blocks_of
-from drafthouse.policy.verifier_routes import LEAD_SHARE, SHUN_S, VerifierRoutes
+from drafthouse.policy.set_aside import FIRST_S
+from drafthouse.policy.verifier_routes import LEAD_SHARE, VerifierRoutes
 from drafthouse.wire.membership import Route
 
 
@@ -32,7 +33,7 @@ def test_what_was_started_since_the_report_counts():
     picked = []
     for _ in range(5):
         picked.append(routes.pick(None, (), 0.0))
-        routes.started(picked[-1])
+        routes.started(picked[-1], 0.0)
     assert [one.replica for one in picked].count("a") == 3
     routes.replace((a, b))  # a report from before the dispatch does not hide what runs there
     routes.ended(b)
@@ -46,16 +47,16 @@ def test_ties_are_broken_at_random():
     assert {routes.pick(None, (), 0.0).replica for _ in range(40)} == {"a", "b"}
 
 
-def test_a_shunned_replica_comes_last_for_a_while():
+def test_a_replica_set_aside_comes_last_for_a_while():
     routes = VerifierRoutes(random.random)
     routes.replace((route("a", 0), route("b", 5)))
-    routes.shun("a", 100.0)
+    routes.gone("a", 100.0)
     assert routes.pick(None, (), 100.1).replica == "b"
     assert routes.pick(None, {"b"}, 100.1).replica == "a"
     assert not routes.another(None, "b", 100.1)
-    assert routes.another(None, "b", 100.1 + SHUN_S)
-    assert routes.pick(None, (), 100.1 + SHUN_S).replica == "a"
-    routes.shun("a", 200.0)
+    assert routes.another(None, "b", 100.1 + FIRST_S)
+    assert routes.pick(None, (), 100.1 + FIRST_S).replica == "a"
+    routes.gone("a", 200.0)
     routes.replace((route("b", 5),))
     routes.replace((route("a", 0), route("b", 5)))  # routed anew: the controller has heard from it
     assert routes.pick(None, (), 200.1).replica == "a"
@@ -71,7 +72,7 @@ def caching(replica: str, load: int, capacity: int = 8) -> Route:
 
 def sent(routes: VerifierRoutes, one: Route, blocks: Sequence[int]) -> None:
     """A text that was served there and is over."""
-    routes.started(one)
+    routes.started(one, 0.0)
     routes.ended(one, blocks)
 
 
@@ -81,7 +82,7 @@ def test_a_text_goes_where_its_longest_beginning_went():
     routes.replace((a, b, c))
     sent(routes, a, TEXT[:5])
     sent(routes, c, TEXT[:20])
-    routes.started(b, blocks_of("", range(1, 1000), ()))
+    routes.started(b, 0.0, blocks_of("", range(1, 1000), ()))
     assert routes.pick(None, (), 0.0, TEXT).replica == "c"
     assert routes.pick(None, {"c"}, 0.0, TEXT).replica == "a"
     assert routes.pick("other", (), 0.0, TEXT) is None
@@ -106,7 +107,7 @@ def test_a_burst_that_begins_alike_stays_together_within_the_bound():
     picked = []
     for _ in range(8):
         picked.append(routes.pick(None, (), 0.0, TEXT[:20]))
-        routes.started(picked[-1], TEXT[:20])
+        routes.started(picked[-1], 0.0, TEXT[:20])
     first = picked[0].replica
     assert [one.replica for one in picked].index("b" if first == "a" else "a") == 3, "two and a half requests ahead"
     assert [one.replica for one in picked].count(first) in (4, 5), "then both have it"
@@ -133,7 +134,7 @@ def test_no_text_waits_for_its_beginning_while_another_verifier_has_a_free_place
     assert picked((7, 7, 7)) == "a"
     assert picked((8, 8, 7)) == "c"
     assert picked((8, 8, 8)) == "a", "it waits everywhere"
-    routes.shun("c", 0.0)
+    routes.gone("c", 0.0)
     assert picked((8, 8, 7)) == "a", "a place at one that failed is none"
 
 
@@ -151,8 +152,8 @@ def test_what_a_verifier_was_sent_is_forgotten_with_it():
     assert routes.pick(None, (), 0.0, TEXT).replica == "b", "it has restarted"
     routes.replace((a, b))
     sent(routes, a, TEXT)
-    routes.shun("a", 0.0)
-    assert routes.pick(None, (), SHUN_S, TEXT).replica == "b", "it failed"
+    routes.gone("a", 0.0)
+    assert routes.pick(None, (), FIRST_S, TEXT).replica == "b", "it failed"
 
 
 def test_a_verifier_without_a_cache_remembers_nothing():

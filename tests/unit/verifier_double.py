@@ -56,8 +56,8 @@ class Served:
 
 @dataclass
 class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
-    """Sends `step` tokens at a time; `before(index, served)` runs before the reply that begins at output token `index`. `status` is that
-    with which streams end that a test cuts."""
+    """Sends `step` tokens at a time; `before(index, served)` runs before the reply that begins at output token `index`. `status` and `details` are
+    those of streams that a test cuts."""
 
     name: str
     tokens: Callable[[GenerateRequest], tuple[int, ...]] = text_of
@@ -67,6 +67,7 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
     load: int = 0
     usage: SpeculationUsage = USAGE
     status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    details: str = "broken"
     seen: list[GenerateRequest] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     address: str = ""
@@ -86,7 +87,7 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
         try:
             while (message := await say.get()) is not None:
                 yield message
-            await context.abort(self.status, "broken")
+            await context.abort(self.status, self.details)
         finally:
             for task in (reader, *tasks.values()):
                 task.cancel()

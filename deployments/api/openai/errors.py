@@ -14,8 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from deployments.gateway.text_stream import GenerationError
-from deployments.gateway.verifier_link import NoVerifierError
+from deployments.gateway.verifier_link import GenerationError, NoVerifierError
 from drafthouse.errors import DrafthouseError, LimitError, OverloadError, RequestError
 
 logger = logging.getLogger(__name__)
