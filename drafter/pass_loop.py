@@ -3,6 +3,7 @@
 Promises: the engine is touched by this thread alone. A pass is never begun while messages wait,
 so what a commit pruned is not run. An exception in a pass drops the session that is its cause, and one in a command
 ends that command, not the thread: these are the fault boundaries here. When the thread ends all the same, it says so.
+A device that does not come back is noticed by the time that a pass, or a command, takes (`trouble`).
 """
 
 import logging
@@ -23,25 +24,36 @@ JOIN_S = 2.0
 
 
 class PassLoop:
-    def __init__(self, engine: DrafterEngine, send: Callable[[list[Outgoing]], None], ended: Callable[[], None]):
+    def __init__(self, engine: DrafterEngine, send: Callable[[list[Outgoing]], None], ended: Callable[[], None], limit_s: float):
         """From the loop's thread: `send` is called with everything that one round has to say, `ended` when no round will follow."""
-        self.engine, self._send, self._ended = engine, send, ended
+        self.engine, self._send, self._ended, self._limit_s = engine, send, ended, limit_s
+        self._began: float | None = None  # the command or pass that runs, in monotonic seconds; None while it waits for messages
         self._inbox: deque[Command] = deque()
         self._wake = threading.Event()
         self._stopping = False
-        self.alive = False
+        self._alive = False
         self.faults = 0
         self.busy_seconds = 0.0  # not waiting for messages
         self._thread = engine_thread(self._run, "draft-passes")
 
     def start(self) -> None:
-        self.alive = True
+        self._alive = True
         self._thread.start()
 
     def stop(self) -> None:
         self._stopping = True
         self._wake.set()
         self._thread.join(JOIN_S)
+
+    @property
+    def trouble(self) -> str:
+        """Why no more drafts are to be expected; empty while there is no such reason. From any thread."""
+        began = self._began
+        if not self._alive:
+            return "the drafting thread has died"
+        if began is not None and time.monotonic() - began > self._limit_s:
+            return f"a draft pass takes longer than {self._limit_s:g} s (drafter.pass_limit_s)"
+        return ""
 
     def post(self, *commands: Command) -> None:
         """Runs them, in order, on the loop's thread, with no pass before or between them. From any thread."""
@@ -59,17 +71,19 @@ class PassLoop:
                 self._wake.clear()
                 started = time.perf_counter()
                 more = self._round()
+                self._began = None
                 self.busy_seconds += time.perf_counter() - started
                 if not more:
                     self._wake.wait()
         finally:
-            self.alive = False
+            self._alive = False
             self._ended()
 
     def _round(self) -> bool:
         """Takes what came, then runs a pass if nothing came meanwhile; False if there was none to run."""
         out: list[Outgoing] = []
         while self._inbox:
+            self._began = time.monotonic()
             try:
                 out += self._inbox.popleft()(self.engine)
             except Exception:
@@ -80,6 +94,7 @@ class PassLoop:
             return True
         if not self.engine.has_work():
             return False
+        self._began = time.monotonic()
         self._pass()
         return True
 
@@ -88,6 +103,7 @@ class PassLoop:
             out = self.engine.run_pass()
         except Exception as error:
             self.count_fault("draft pass failed; its sessions are tried one by one")
+            self._began = time.monotonic()
             out = self.engine.recover(f"the draft pass failed: {type(error).__name__}")
         if out:
             self._send(out)

@@ -74,8 +74,8 @@ class DrafterReplica:
         return Numbers(totals, {"controller_answers": float(self.heartbeat.answered is True)})
 
     def check_health(self) -> None:
-        if not self.server.loop.alive:
-            raise RuntimeError("the drafting thread has died")
+        if trouble := self.server.loop.trouble:
+            raise RuntimeError(trouble)
 
     async def __del__(self) -> None:
         """Serve calls it once, when this replica is scaled down or upgraded."""

@@ -2,7 +2,7 @@
 
 Promises: what is ready at one moment goes out as one message. A message that cannot be read, or makes the engine
 raise, drops its own session; the stream and its other sessions go on. A verifier that falls silent loses its sessions.
-When the drafting thread is dead, all streams end. Draining, it takes nothing new, drops every session with a word to
+When the drafting thread is dead or hangs, all streams end. Draining, it takes nothing new, drops every session with a word to
 its verifier, and then ends the streams.
 """
 
@@ -46,7 +46,7 @@ class _Stream:
 class DrafterServer(rpc.DrafterServicer):
     def __init__(self, engine: DrafterEngine, name: str, transport: Transport = PLAINTEXT):
         self.name, self._transport = name, transport
-        self.loop = PassLoop(engine, self._send_from_thread, self._thread_ended)
+        self.loop = PassLoop(engine, self._send_from_thread, self._thread_ended, engine.config.pass_limit_s)
         self._streams: dict[str, _Stream] = {}
         self._count = 0
         self.malformed = 0
@@ -68,7 +68,7 @@ class DrafterServer(rpc.DrafterServicer):
 
     @property
     def takes_sessions(self) -> bool:
-        return self.loop.alive and not self.draining
+        return not self.loop.trouble and not self.draining
 
     async def drain(self) -> None:
         """Returns when all verifiers have been told, or after DRAIN_S. A second call does nothing."""
@@ -105,13 +105,13 @@ class DrafterServer(rpc.DrafterServicer):
         self._streams[peer] = stream
         reader = asyncio.create_task(self._read(peer, stream, request_iterator))
         try:
-            while stream.messages or not (reader.done() or self._ending or not self.loop.alive):
+            while stream.messages or not (reader.done() or self._ending or self.loop.trouble):
                 await stream.ready.wait()
                 stream.ready.clear()
                 if batch := self._batch(stream):
                     yield batch
-            if not self.loop.alive:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the drafting thread has died")
+            if trouble := self.loop.trouble:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, trouble)
         finally:
             reader.cancel()
             self._streams.pop(peer, None)

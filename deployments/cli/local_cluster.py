@@ -131,7 +131,7 @@ class LocalCluster:
         raise AssertionError("the last try returns or raises")
 
     def deploy(self, progress: Callable[[str], None]) -> None:
-        """Deploys and returns when every replica runs and `/health` answers 200; `progress` gets a line now and then.
+        """Deploys and returns when every replica runs and `/health/ready` answers 200; `progress` gets a line now and then.
 
         Raises ConfigError or ModelError from the checks before, DeployError with the cause afterwards.
         """
@@ -153,7 +153,7 @@ class LocalCluster:
                 counts = (f"{name} {d.replica_states.get('RUNNING', 0)}" for name, d in application.deployments.items())
                 progress("; ".join(["replicas running: " + ", ".join(counts), *self.load_lines()]))
             time.sleep(POLL_S)
-        progress(f"waiting for {self.http_url}/health")
+        progress(f"waiting for {self.http_url}/health/ready")
         self._wait_healthy()
 
     def load_lines(self) -> list[str]:
@@ -163,14 +163,14 @@ class LocalCluster:
         deadline, seen = time.monotonic() + HEALTH_TIMEOUT_S, "no answer"
         while time.monotonic() < deadline:
             try:
-                answer = httpx.get(f"{self.http_url}/health", timeout=5.0, trust_env=False)
+                answer = httpx.get(f"{self.http_url}/health/ready", timeout=5.0, trust_env=False)
                 if answer.status_code == 200:
                     return
                 seen = f"{answer.status_code}: {answer.text[:500]}"
             except httpx.TransportError as error:
                 seen = str(error)
             time.sleep(POLL_S)
-        raise DeployError(f"{self.http_url}/health is not 200 after {HEALTH_TIMEOUT_S:.0f} s; last: {seen}")
+        raise DeployError(f"{self.http_url}/health/ready is not 200 after {HEALTH_TIMEOUT_S:.0f} s; last: {seen}")
 
     def close(self) -> pathlib.Path | None:
         """Ends the application, Serve and Ray. Returns the folder of logs that stays, where Ray ran."""

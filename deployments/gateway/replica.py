@@ -1,9 +1,9 @@
 """The gateway's Ray shell: one deployment for HTTP and gRPC in front of the verifiers.
 
 Promises: nothing but wiring. The constructor reads the tokenizer and the model's metadata; the heartbeat starts
-and stops with the ASGI application. Serve reads annotations here, so they must not be postponed. Without
-direct ingress (which HAProxy needs) Serve's proxies look at the context of a gRPC stream only when a
-chunk comes, so that a refusal has its hint in the details alone.
+and stops with the ASGI application, which has started once there is a routing table. Serve reads annotations here,
+so they must not be postponed. Without direct ingress (which HAProxy needs) Serve's proxies look at the context of a
+gRPC stream only when a chunk comes, so that a refusal has its hint in the details alone.
 """
 
 import os
@@ -22,6 +22,7 @@ from ray.util import metrics as ray_metrics
 from deployments.api.grpc import inference as grpc_api
 from deployments.api.openai.routes import build_http_app
 from deployments.gateway.client_limits import ClientLimits
+from deployments.gateway.first_table import FirstTable
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.model_metadata import load_metadata
 from deployments.gateway.request_planner import RequestPlanner
@@ -67,6 +68,7 @@ class Gateway:
         metrics = MetricsExporter("gateway", name, ray_metrics)
         reporting = metrics.exporting(self._report, self._details)
         self._heartbeat = Heartbeat(controller, reporting, config.controller.heartbeat_s, self._directed)
+        self._first_table = FirstTable(self._heartbeat, self._ask_peer)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
@@ -92,6 +94,7 @@ class Gateway:
         self._heartbeat.start()
         self._lag.start()
         try:
+            await self._first_table.wait()
             yield
         finally:
             await self._heartbeat.stop()
@@ -107,6 +110,7 @@ class Gateway:
         if directive.stopping:
             self._link.end_all()
         self._limits.directed(directive)
+        self._first_table.directed(directive)
 
     def _limits_of(self, client: str) -> RateLimits:
         own = self._keys.limits_of(client) if self._keys is not None else {}
@@ -114,6 +118,17 @@ class Gateway:
 
     def _address(self, context: RayServegRPCContext) -> str:
         return grpc_api.address_of(context.peer(), context.invocation_metadata(), self._config.limits.proxy_hops)
+
+    def directive(self) -> Directive:
+        """The last one, for a gateway that starts while the controller is away."""
+        return self._heartbeat.directive
+
+    async def _ask_peer(self) -> Directive:
+        """Serve chooses a gateway that runs; this one does not yet."""
+        mine = serve.get_replica_context()
+        peers = serve.get_deployment_handle(mine.deployment, mine.app_name)
+        directive: Directive = await peers.directive.remote()
+        return directive
 
     def _details(self) -> Numbers:
         """What metrics have beyond the report."""

@@ -144,6 +144,7 @@ class WindowConfig(_Section):
 class DrafterConfig(PoolConfig):
     max_sessions: int = Field(64, ge=1)
     prefill_tokens: int = Field(256, ge=16, description="prompt tokens in one draft pass; nodes of all sessions: at most as many")
+    pass_limit_s: float = Field(60, gt=0, description="a longer draft pass hangs: its sessions go elsewhere, Serve replaces the replica")
     shared_noise: bool = Field(True, description="rank with the noise that the target adds; without it sampled drafts are hit less often")
     stages: tuple[StageConfig, ...] = Field(
         (StageConfig(kind="model"), StageConfig(kind="lookup", placement="verifier")),

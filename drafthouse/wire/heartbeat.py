@@ -65,14 +65,18 @@ class Heartbeat:
             answer = await asyncio.wait_for(self._ask(), ANSWER_TIMEOUT_S)
             if not isinstance(answer, Directive):
                 raise TypeError(f"the controller answered {type(answer).__name__}, not a Directive")
-            self.directive = answer.after(self.directive)
-            if self._on_directive is not None:
-                self._on_directive(self.directive)
+            self.adopt(answer.after(self.directive))
         except Exception as error:  # fault boundary: nothing that a peer or a report does may stop the loop
             self._note(False, f"{type(error).__name__}: {error}")
             return False
         self._note(True, "")
         return True
+
+    def adopt(self, directive: Directive) -> None:
+        """From now on this is the last directive."""
+        self.directive = directive
+        if self._on_directive is not None:
+            self._on_directive(directive)
 
     async def _ask(self) -> Any:
         return await self._controller.heartbeat.remote(self._make_report())

@@ -64,7 +64,7 @@ class Deployed:
             self._start_ray()
         self.until(lambda: self._get(f"{self._dashboard}/api/version") is not None, "Ray's dashboard", START_S)
         self.deploy(**deployments)
-        self.until(lambda: self._get(f"{self.url}/health") is not None, "the first verifier", READY_S)
+        self.until(lambda: self._get(f"{self.url}/health/ready") is not None, "the first verifier", READY_S)
         return self
 
     def stop(self) -> None:

@@ -68,7 +68,7 @@ def test_http_answers_known_keys_alone(secured: Secured) -> None:
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, code)
         for path in ("/v1/models", "/v1/cluster"):
             assert httpx.get(url + path, headers=headers, timeout=30).status_code == 401
-    assert httpx.get(f"{url}/health", timeout=30).status_code == 200
+    assert httpx.get(f"{url}/health/ready", timeout=30).status_code == 200
     assert secured.serving.complete(**COMPLETION)["usage"]["completion_tokens"] == 8
 
 

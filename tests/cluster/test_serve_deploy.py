@@ -68,7 +68,7 @@ def test_serve_deploy_of_the_shipped_file(dashboard: tuple[str, dict[str, str]],
     shipped["http_options"]["port"], shipped["grpc_options"]["port"] = http_port, _ = free_port(), free_port()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(shipped), encoding="utf-8")
     subprocess.run([BIN / "serve", "deploy", "config.yaml", "-a", address], check=True, env=environment, cwd=tmp_path, timeout=60)
-    _wait_ok(f"http://127.0.0.1:{http_port}/health", READY_S, address, environment)
+    _wait_ok(f"http://127.0.0.1:{http_port}/health/ready", READY_S, address, environment)
     body = {"model": "demo", "prompt": "def f(", "max_tokens": 16, "temperature": 0}
     answer = httpx.post(f"http://127.0.0.1:{http_port}/v1/completions", json=body, timeout=60, trust_env=False)
     assert answer.status_code == 200, answer.text

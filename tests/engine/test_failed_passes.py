@@ -35,7 +35,7 @@ class Failing:
         self._run, self.runner.run = self.runner.run, self.run  # type: ignore[method-assign]
         self.engine = DrafterEngine(model, FAST, config, WIDE, lambda: self.now)
         self.said: list[Outgoing] = []
-        self.loop = PassLoop(self.engine, self.said.extend, lambda: None)
+        self.loop = PassLoop(self.engine, self.said.extend, lambda: None, 60.0)
         self.sizes: list[int] = []
 
     def run(self, segments: list[Segment]) -> RunResult:

@@ -92,11 +92,10 @@ def test_the_right_key_is_let_in():
 
 
 def test_health_alone_is_open():
-    health, *closed = calls(
-        ApiKeys(IN_CONFIG), *map(get, ["/health", "/v1/models", "/v1/cluster", "/v1/nothing", "/", "/health/", "//health"])
-    )
-    assert health.status_code == 200
-    assert [answer.status_code for answer in closed] == [401] * 6
+    secret = ["/health", "/v1/models", "/v1/cluster", "/v1/nothing", "/", "/health/", "//health"]
+    live, ready, *closed = calls(ApiKeys(IN_CONFIG), *map(get, ["/health/live", "/health/ready", *secret]))
+    assert (live.status_code, ready.status_code) == (200, 200)
+    assert [answer.status_code for answer in closed] == [401] * len(secret)
 
 
 def test_without_the_section_the_api_is_open():

@@ -97,7 +97,7 @@ def test_usage_of_several_choices_cut_at_a_stop_string():
     assert 0 < whole["speculation"]["accepted"] <= whole["completion_tokens"]
 
 
-def test_models_health_and_cluster():
+def test_models_and_cluster():
     models = request("/v1/models").json()
     assert [model["id"] for model in models["data"]] == ["demo"]
     assert models["data"][0]["max_model_len"] == metadata().context_tokens
@@ -105,14 +105,16 @@ def test_models_health_and_cluster():
     assert models["data"][0]["sampling_defaults"] == none
     assert request("/v1/models/demo").json() == models["data"][0]
     assert error_of(request("/v1/models/other"))[0] == 404
-    assert request("/health").json() == {"status": "ok", "verifiers": 1}
     assert request("/v1/cluster").json() == {"pools": {}}
 
 
-def test_health_without_a_verifier():
-    response = request("/health", routed=False)
-    assert response.status_code == 503
-    assert response.json()["reason"]
+def test_health():
+    assert request("/health/ready").json() == {"status": "ok", "verifiers": 1}
+    unready = request("/health/ready", routed=False)
+    assert (unready.status_code, unready.json()["status"]) == (503, "unavailable")
+    assert "no verifier" in unready.json()["reason"]
+    assert request("/health/live", routed=False).json() == {"status": "ok"}
+    assert request("/health").status_code == 404, "one way to ask"
 
 
 async def asgi_post(app, path: str, body: object, sent: asyncio.Queue) -> None:

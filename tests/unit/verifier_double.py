@@ -56,8 +56,8 @@ class Served:
 
 @dataclass
 class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
-    """Sends `step` tokens at a time; `before(index, served)` runs before the reply that begins at output token `index`. `status` and `details` are
-    those of streams that a test cuts."""
+    """Sends `step` tokens at a time; `before(index, served)` runs before the reply that begins at output token `index`. `status` and
+    `details` are those of streams that a test cuts."""
 
     name: str
     tokens: Callable[[GenerateRequest], tuple[int, ...]] = text_of

@@ -2,7 +2,7 @@
 
 Promises: an error before the first token has its own status; after it, the error is the stream's
 last event but one. The first token leaves as soon as it is there. A client that goes away cancels
-its generation. With API keys on, all but /health asks for one before the body is read. FastAPI reads
+its generation. With API keys on, all but /health/live and /health/ready asks for one before the body is read. FastAPI reads
 the annotations of these routes, so they must not be postponed here.
 """
 
@@ -41,7 +41,7 @@ ALLOWED = [*READ, "POST"]
 SHOWN = ["x-request-id", "x-drafthouse-seed", "x-drafthouse-synthetic", "retry-after"]
 """Headers of answers that pages of other origins may read."""
 
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 
 PLACES = frozenset({"pid", "address", "node", "ranks"})
 """What of a replica in /v1/cluster is for operators alone: processes, and where the data plane listens."""
@@ -51,7 +51,7 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class ApiKeyGate:
-    """Lets nothing through without a key, neither routes nor bodies nor unknown paths; only load balancers' /health is open.
+    """Lets nothing through without a key, neither routes nor bodies nor unknown paths; only OPEN_PATHS, for load balancers, are open.
 
     What comes through carries its key's hash, under which its traffic may be remembered (`cache_key_of`).
     """
@@ -143,11 +143,15 @@ def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], 
         check_model(name, planner.model)
         return model
 
-    @app.api_route("/health", methods=READ)
-    async def health() -> Response:
+    @app.api_route("/health/live", methods=READ)
+    async def live() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.api_route("/health/ready", methods=READ)
+    async def ready() -> Response:
         verifiers = len(service.link.routes)
         if not verifiers:
-            return JSONResponse({"status": "unavailable", "reason": "no verifier is routed yet"}, 503)
+            return JSONResponse({"status": "unavailable", "reason": "no verifier is known: none runs yet, or all are gone"}, 503)
         return JSONResponse({"status": "ok", "verifiers": verifiers})
 
     @app.api_route("/v1/cluster", methods=READ)

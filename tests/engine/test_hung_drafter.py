@@ -1,0 +1,59 @@
+"""A drafter whose device does not come back: told by the time that its pass takes, not by an alarm on a drafter that idles."""
+
+import asyncio
+import threading
+
+import grpc
+import pytest
+
+from drafthouse.config.serving import DrafterConfig
+from drafthouse.engine.model_runner import RunResult
+from drafthouse.engine.segment import Segment
+from protos import dataplane_pb2_grpc as rpc
+from tests.engine.oracle import greedy
+from tests.engine.pairs import prompts, request
+from tests.engine.servers import collect, run, start_drafter, start_verifier, until
+from tests.engine.test_failed_messages import Peer
+from tests.engine.tiny_models import tiny
+
+LIMIT_S = 0.5
+
+
+def test_a_pass_that_does_not_come_back_ends_the_streams() -> None:
+    async def test() -> None:
+        drafter, route = await start_drafter(0.01, "drafter", DrafterConfig(pass_limit_s=LIMIT_S))
+        verifier, stub, channel = await start_verifier()
+        assert drafter.loop.engine.draft is not None
+        runner, comes_back = drafter.loop.engine.draft.runner, threading.Event()
+        whole = runner.run
+
+        def hanging(segments: list[Segment]) -> RunResult:
+            comes_back.wait(60)
+            return whole(segments)
+
+        async with grpc.aio.insecure_channel(route.address) as own:
+            idle = Peer(rpc.DrafterStub(own))  # type: ignore[no-untyped-call]
+            idle.probe()
+            await until(lambda: idle.echoes == 1, "connected")
+            await asyncio.sleep(2 * LIMIT_S)
+            assert drafter.loop.trouble == "", "it idles"
+            verifier.set_drafters([route])
+            await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
+            text = prompts(1)[0]
+            runner.run = hanging  # type: ignore[method-assign]
+            running = asyncio.create_task(collect(stub, request("a", text, 100, mode="fixed", nodes=6, depth=3)))
+            await until(lambda: bool(drafter.loop.trouble), "it takes too long")
+            assert drafter.loop.trouble == "a draft pass takes longer than 0.5 s (drafter.pass_limit_s)"
+            assert not drafter.takes_sessions, "the controller is told so"
+            idle.probe()
+            with pytest.raises(grpc.aio.AioRpcError):
+                await idle.task
+            assert (await idle.call.code(), await idle.call.details()) == (grpc.StatusCode.UNAVAILABLE, drafter.loop.trouble)
+            assert await running == greedy(tiny("llama"), text, 100)
+            comes_back.set()
+            await until(lambda: drafter.takes_sessions, "the device is back")
+        await channel.close()
+        await verifier.stop()
+        await drafter.stop()
+
+    run(test)
