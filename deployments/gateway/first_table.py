@@ -54,7 +54,8 @@ class FirstTable:
             return
         if directive.verifiers and not self._known.is_set():
             logger.info("the routing table is another gateway's: %d verifiers", len(directive.verifiers))
-            self._heartbeat.adopt(replace(self._heartbeat.directive, verifiers=directive.verifiers))  # what else it says is for that one
+            own = replace(self._heartbeat.directive, verifiers=directive.verifiers, gateways=directive.gateways + 1)
+            self._heartbeat.adopt(own)  # shares are that gateway's
 
     async def _answer(self) -> Directive:
         answer = await self._ask_peer()

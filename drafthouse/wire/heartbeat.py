@@ -62,7 +62,8 @@ class Heartbeat:
     async def beat(self) -> bool:
         """One report; True if a directive came back."""
         try:
-            answer = await asyncio.wait_for(self._ask(), ANSWER_TIMEOUT_S)
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):  # not wait_for, which swallows a cancellation that comes with the answer
+                answer = await self._ask()
             if not isinstance(answer, Directive):
                 raise TypeError(f"the controller answered {type(answer).__name__}, not a Directive")
             self.adopt(answer.after(self.directive))
