@@ -22,7 +22,7 @@ LIMIT_S = 0.5
 def test_a_pass_that_does_not_come_back_ends_the_streams() -> None:
     async def test() -> None:
         drafter, route = await start_drafter(0.01, "drafter", DrafterConfig(pass_limit_s=LIMIT_S))
-        verifier, stub, channel = await start_verifier()
+        verifier, stream = await start_verifier()
         assert drafter.loop.engine.draft is not None
         runner, comes_back = drafter.loop.engine.draft.runner, threading.Event()
         whole = runner.run
@@ -41,7 +41,7 @@ def test_a_pass_that_does_not_come_back_ends_the_streams() -> None:
             await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
             text = prompts(1)[0]
             runner.run = hanging  # type: ignore[method-assign]
-            running = asyncio.create_task(collect(stub, request("a", text, 100, mode="fixed", nodes=6, depth=3)))
+            running = asyncio.create_task(collect(stream, request("a", text, 100, mode="fixed", nodes=6, depth=3)))
             await until(lambda: bool(drafter.loop.trouble), "it takes too long")
             assert drafter.loop.trouble == "a draft pass takes longer than 0.5 s (drafter.pass_limit_s)"
             assert not drafter.takes_sessions, "the controller is told so"
@@ -52,7 +52,7 @@ def test_a_pass_that_does_not_come_back_ends_the_streams() -> None:
             assert await running == greedy(tiny("llama"), text, 100)
             comes_back.set()
             await until(lambda: drafter.takes_sessions, "the device is back")
-        await channel.close()
+        await stream.close()
         await verifier.stop()
         await drafter.stop()
 
