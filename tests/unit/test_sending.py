@@ -139,7 +139,7 @@ def test_the_list_of_models_may_end_in_a_slash():
     assert request("/v1/models/").json() == request("/v1/models").json()
 
 
-@pytest.mark.parametrize("path", ["/health", "/v1/models", "/v1/models/demo", "/v1/cluster"])
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/v1/models", "/v1/models/demo", "/v1/cluster"])
 def test_what_can_be_read_answers_head_and_options(path):
     assert request(path, method="HEAD").status_code == 200
     options = request(path, method="OPTIONS")
