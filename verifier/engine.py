@@ -63,13 +63,13 @@ class VerifierEngine:
 
     def submit(self, request: GenerateRequest) -> None:
         """Raises RequestError for what can never be served here, OverloadError when the queue is full."""
-        check_fits(request, self.context, self.runner.cache.allocator.count, self.runner.vocab_size)
         older = self.sequences.get(request.request_id)
         if older is not None and older.request.attempt >= request.attempt:
             raise RequestError(f"request {request.request_id} is running already, attempt {older.request.attempt}", "request")
         if older is not None:
             self.totals.superseded += 1
             self._release(older)
+        check_fits(request, self.context, self.runner.cache.allocator.count, self.runner.vocab_size)
         self.admission.take_place(resumed=request.resumed or bool(request.delivered), now=self.clock())
         seen = seen_tokens(request, self.runner.vocab_size, self.runner.cache.data.device)
         kv, synthetic = KvSequence(self.runner.cache, request.cache_key), self.verification.synthetic_rate is not None

@@ -123,9 +123,10 @@ class VerifierServer(rpc.VerifierServicer):
     async def _read(self, stream: GatewayStream, requests: AsyncIterator[pb.FromGateway]) -> None:
         try:
             await while_heard(stream.silence, self._listen(stream, requests))
-        except (grpc.RpcError, ConnectionError) as error:  # Connect's `finally` cancels its requests
+        except (grpc.RpcError, ConnectionError) as error:
             logger.info("gateway at %s: %s", stream.name, error)
         finally:
+            self._lose(stream)  # at once: a write to a gateway that stands still may take until keepalive ends it
             stream.wake()
 
     async def _listen(self, stream: GatewayStream, requests: AsyncIterator[pb.FromGateway]) -> None:
@@ -157,9 +158,11 @@ class VerifierServer(rpc.VerifierServicer):
             self._submit(request)
 
     def _supersede(self, request: GenerateRequest) -> None:
-        """Ends older attempts, whose gateway has gone elsewhere and come back."""
-        for name, attempt in [key for key in self._requests if key[0] == request.request_id and key[1] < request.attempt]:
-            self._end(GenerateReply(name, attempt, 0, (), "error", f"superseded by attempt {request.attempt}"))
+        """Ends older attempts, whose gateway has gone elsewhere and come back. The engine frees them when it takes the newer one."""
+        for key in [key for key in self._requests if key[0] == request.request_id and key[1] < request.attempt]:
+            stream = self._requests.pop(key)
+            stream.requests.discard(key)
+            stream.say(GenerateReply(*key, 0, (), "error", f"superseded by attempt {request.attempt}"))
 
     def _submit(self, request: GenerateRequest) -> None:
         """What the engine says against the request goes to its gateway."""

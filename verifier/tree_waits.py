@@ -15,7 +15,7 @@ FIXED_WAIT_S = 0.5
 
 TOGETHER_STEPS = 4
 """Plain steps that one tree may wait for another. With 1 the baselines lose 4 % in `drafthouse simulate` (chains of 3 on the 8B curve at
-15 requests/s), since sequences that miss each other step in turns; with no waiting at all, 20 %."""
+15 requests/s), since sequences that miss each other step in turns."""
 
 
 class TreeWaits:

@@ -99,7 +99,7 @@ def _wait_ready(url: str) -> int:
         if application is not None and application.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise DeployError(root_cause(application.message))
         try:
-            if httpx.get(f"{url}/health", timeout=5.0, trust_env=False).status_code == 200:
+            if httpx.get(f"{url}/health/ready", timeout=5.0, trust_env=False).status_code == 200:
                 model = httpx.get(f"{url}/v1/models", timeout=5.0, trust_env=False).json()["data"][0]
                 return int(model["max_model_len"]) - SPARE
         except (httpx.HTTPError, ValueError, LookupError):

@@ -143,5 +143,14 @@ async def _probe(load: Load, reading: Reading) -> None:
 
 
 def cpu_seconds(pids: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """Of processes that have ended: none. HAProxy replaces its own when it reads a new configuration."""
     own = {"client": (os.getpid(),)} if "client" in pids else {}
-    return {name: sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in of) for name, of in {**pids, **own}.items()}
+    return {name: sum(map(_cpu_seconds, of)) for name, of in {**pids, **own}.items()}
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)

@@ -97,6 +97,7 @@ class Launch:
     model: str
     environment: Mapping[str, str] = field(default_factory=dict)
     to_the_end: Callable[[int], Fields] = ignore_eos
+    health: str = "/health"
 
     @property
     def url(self) -> str:
@@ -133,7 +134,7 @@ def ours(setup: Setup, folder: pathlib.Path) -> Launch:
     file = folder / f"{setup.dtype}.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     command = (sys.executable, "-c", "from deployments.cli.main import main; main()", "serve", "--config", str(file))
-    return Launch(OURS, command, ports["http_port"], MODEL)
+    return Launch(OURS, command, ports["http_port"], MODEL, health="/health/ready")
 
 
 def transformers(setup: Setup, python: str) -> Launch:
@@ -227,7 +228,7 @@ class PeerServer:
         self._process.start_program(self.launch.command, inherited | own, self._is_well, START_TIMEOUT_S)
 
     def _is_well(self) -> bool:
-        return httpx.get(f"{self.launch.url}/health", timeout=5.0, trust_env=False).status_code == 200
+        return httpx.get(f"{self.launch.url}{self.launch.health}", timeout=5.0, trust_env=False).status_code == 200
 
     def close(self) -> None:
         self._process.close()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -81,7 +82,10 @@ class LogReader:
     def _new_of(self, file: pathlib.Path) -> Iterator[Line]:
         try:
             with file.open("rb") as stream:
-                inode = file.stat().st_ino
+                stat = os.fstat(stream.fileno())
+                inode = stat.st_ino
+                if self._read.get(inode, 0) > stat.st_size:  # another file has got the number of one that is gone
+                    self._read[inode] = 0
                 stream.seek(self._read.get(inode, 0))
                 new = stream.read()
         except FileNotFoundError:  # just rotated
@@ -107,12 +111,16 @@ def chosen(level: str, request: str | None) -> Callable[[Iterable[Line]], list[L
         return not known or any(json.dumps(name)[1:-1] in text for name in known)
 
     def pick(lines: Iterable[Line]) -> list[Line]:
-        lines = [line for line in lines if logging.getLevelNamesMapping().get(str(line.get("levelname")), logging.INFO) >= least]
+        lines = list(lines)
         if request:
             known.update(str(fields["id"]) for line in lines if request in names_of(line) and "id" in (fields := fields_of(line)))
-        return [line for line in lines if concerns(line)]
+        return [line for line in lines if level_of(line) >= least and concerns(line)]
 
     return pick
+
+
+def level_of(line: Line) -> int:
+    return logging.getLevelNamesMapping().get(str(line.get("levelname")), logging.INFO)
 
 
 def fields_of(line: Line) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def local_environment(scratch: pathlib.Path, max_message_bytes: int) -> dict[str
         "RAY_ROTATION_BACKUP_COUNT": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+        "FORWARDED_ALLOW_IPS": "none",  # uvicorn would take a client's x-forwarded-for for its address: the proxy is on this machine
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         haproxy.BINARY: str(pathlib.Path(sysconfig.get_path("scripts"), "drafthouse-haproxy")),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),

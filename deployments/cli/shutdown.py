@@ -49,23 +49,38 @@ async def _within(timeout_s: float, work: Awaitable[None]) -> None:
 
 @contextlib.contextmanager
 def quiet(logs: pathlib.Path | None) -> Iterator[None]:
-    """Ray tells of everything that it loses, here on purpose: to `stop.err` among its logs, not to the terminal."""
-    place = os.devnull if logs is None or not logs.is_dir() else str(logs / "stop.err")
-    into = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = {number: os.dup(number) for number in (1, 2)}
-    for number in kept:
-        os.dup2(into, number)
+    """Ray tells of everything that it loses, here on purpose: to `stop.err` among its logs, not to the terminal.
+
+    A full disk or a closed terminal keeps nobody from stopping.
+    """
+    into = _opened(logs)
+    _flush()
+    kept = {}
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            kept[number] = os.dup(number)
+            os.dup2(into, number)
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         for number, former in kept.items():
             os.dup2(former, number)
             os.close(former)
         os.close(into)
+
+
+def _opened(logs: pathlib.Path | None) -> int:
+    if logs is not None:
+        with contextlib.suppress(OSError):
+            return os.open(logs / "stop.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    return os.open(os.devnull, os.O_WRONLY)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
 
 
 def end_processes(processes: list[psutil.Process], timeout_s: float) -> None:

@@ -157,7 +157,7 @@ class InferenceService:
                 plan = await self.in_thread(make, size)
             self._check_choices(len(plan.requests))
         except (RequestError, OverloadError) as error:
-            self._turned_away(error, cache_key)
+            self.turned_away(error, cache_key)
             raise
         requests = tuple(replace(request, cache_key=cache_key) for request in plan.requests)
         return replace(plan, requests=requests, arrived=arrived)
@@ -180,7 +180,7 @@ class InferenceService:
         try:
             await counted.enter()
         except LimitError as error:
-            self._turned_away(error, cache_key)
+            self.turned_away(error, cache_key)
             raise
 
     async def charge(self, counted: ClientRequest, plan: RequestPlan) -> None:
@@ -188,7 +188,7 @@ class InferenceService:
         try:
             await counted.charge(plan.prompt_tokens, plan.max_tokens, len(plan.requests))
         except (LimitError, RequestError) as error:
-            self._turned_away(error, plan.requests[0].cache_key, len(plan.requests))
+            self.turned_away(error, plan.requests[0].cache_key, len(plan.requests))
             raise
 
     async def stream(self, plan: RequestPlan, counted: ClientRequest = UNLIMITED) -> AsyncGenerator[tuple[int, TextDelta], None]:
@@ -198,7 +198,7 @@ class InferenceService:
         try:
             self.places.take(left)
         except OverloadError as error:
-            self._turned_away(error, plan.requests[0].cache_key, left)
+            self.turned_away(error, plan.requests[0].cache_key, left)
             raise
         try:
             async with aclosing(fan_in([self._choice(request, plan) for request in plan.requests])) as deltas:
@@ -234,7 +234,8 @@ class InferenceService:
             self._ended(outcome)
             self.log.ended(record, outcome)
 
-    def _turned_away(self, error: Exception, cache_key: str, choices: int = 1) -> None:
+    def turned_away(self, error: Exception, cache_key: str, choices: int = 1) -> None:
+        """Counts a request of `choices` that no verifier is asked for, and logs why."""
         self._ended(outcome_of(error), choices)
         self.log.turned_away(outcome_of(error), cache_key, error)
 

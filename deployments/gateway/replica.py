@@ -8,7 +8,7 @@ gRPC stream only when a chunk comes, so that a refusal has its hint in the detai
 
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import ray
 from fastapi import FastAPI
@@ -86,8 +86,9 @@ class Gateway:
         cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
         address, zero_chunks = self._address(grpc_context), RAY_SERVE_ENABLE_DIRECT_INGRESS
         chunks = grpc_api.stream(self._service, request, cache_key, grpc_context, zero_chunks, address)
-        async for chunk in chunks:
-            yield chunk
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:

@@ -94,4 +94,6 @@ def usage_up_to(tokens: int, before: SpeculationUsage, reply: GenerateReply) -> 
     if not reply.usage.steps:
         return before
     accepted = reply.usage.accepted - before.accepted
-    return replace(reply.usage, accepted=before.accepted + min(accepted, tokens))
+    if accepted <= tokens:
+        return reply.usage
+    return replace(reply.usage, accepted=before.accepted + tokens)

@@ -145,7 +145,8 @@ class VerifierLink:
                 raise self._none_found(progress)
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), RETRY_S)
+                async with asyncio.timeout(RETRY_S):  # not wait_for, which may swallow a cancellation that comes with the change
+                    await self._changed.wait()
             progress.avoid.clear()
 
     def _none_is_left(self, progress: RequestProgress) -> bool:

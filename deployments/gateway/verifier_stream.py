@@ -6,6 +6,7 @@ silent, each of its calls learns why, once; a call is told nothing after its end
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -20,11 +21,16 @@ from drafthouse.wire.silence import BEAT_S, Silence, while_heard
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 
+logger = logging.getLogger(__name__)
+
 OPEN_S = 2.0
 """A verifier that has not taken the stream by then is as good as gone."""
 
 STARTED_TOKENS = 1 << 22
 """No message starts requests with more tokens than this, but for one alone: the wire has a limit of bytes."""
+
+REPLIES_A_TURN = 64
+"""After so many the loop does what else there is to do: a step of 1,000 requests would hold up a new one by tens of milliseconds."""
 
 Key = tuple[str, int]
 """Request and attempt."""
@@ -83,7 +89,9 @@ class VerifierStream:
         try:
             async with asyncio.timeout(OPEN_S):
                 if VERIFIER_METADATA not in (await stream.initial_metadata() or ()):
-                    raise ConnectionError(f"{(await stream.code()).name}: {await stream.details()}")
+                    code = (await stream.code()).name
+                    logger.warning("a verifier does not take the stream: %s: %s", code, await stream.details())
+                    raise ConnectionError(f"it does not take the stream ({code})")
         except (grpc.RpcError, TimeoutError) as error:
             code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
             raise ConnectionError(f"it does not take the stream ({code})") from error
@@ -142,16 +150,18 @@ class VerifierStream:
     async def _listen(self, stream: Any, silence: Silence) -> None:
         async for batch in stream:
             silence.heard()
-            self._take(batch)
+            await self._take(batch)
 
-    def _take(self, batch: pb.ToGateway) -> None:
+    async def _take(self, batch: pb.ToGateway) -> None:
         calls = self.calls
-        for message in batch.replies:
+        for count, message in enumerate(batch.replies, start=1):
             if (call := calls.get((message.request_id, message.attempt))) is not None:
                 call.put(from_reply_proto(message))
                 if message.finish_reason:
                     del calls[call.key]
                     call.end(Broken("nothing follows the last reply"))
+            if not count % REPLIES_A_TURN:
+                await asyncio.sleep(0)
         for refusal in map(from_refusal_proto, batch.refusals):
             if (call := calls.pop((refusal.request_id, refusal.attempt), None)) is not None:
                 call.end(refused(refusal))

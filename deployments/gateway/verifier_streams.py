@@ -52,14 +52,14 @@ class VerifierStreams:
             return await asyncio.shield(dialled)
         except asyncio.CancelledError:
             if dialled.cancelled():
-                raise ConnectionError(f"the stream to {address} was replaced") from None
+                raise ConnectionError("its stream was replaced") from None
             raise
 
     async def _dial(self, address: str) -> VerifierStream:
         channel = self._transport.channel(address, OPTIONS)
         stream = VerifierStream(channel, self._heard)
         try:
-            await _connect(channel, address)
+            await _connect(channel)
             await stream.open()
         except BaseException:
             await stream.close()
@@ -98,16 +98,16 @@ class VerifierStreams:
         await asyncio.gather(*closing, return_exceptions=True)
 
 
-async def _connect(channel: grpc.aio.Channel, address: str) -> None:
-    """Raises ConnectionError."""
+async def _connect(channel: grpc.aio.Channel) -> None:
+    """Raises ConnectionError, whose words clients may see: neither addresses nor what a peer says."""
     try:
         async with asyncio.timeout(CONNECT_S):
             while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
                 if state in FAILED:
-                    raise ConnectionError(f"{address} cannot be reached")
+                    raise ConnectionError("it cannot be reached")
                 await channel.wait_for_state_change(state)
     except TimeoutError:
-        raise ConnectionError(f"{address} does not answer") from None
+        raise ConnectionError("it does not answer") from None
 
 
 def _alive(dialled: asyncio.Task[VerifierStream]) -> bool:

@@ -46,13 +46,12 @@ def _parts(left: float, wanted: Sequence[float], largest: Sequence[float]) -> li
             left -= largest[i]
     total = sum(wanted)
     weights = [want + IDLE_WEIGHT * total / len(wanted) for want in wanted] if total else [1.0] * len(wanted)
-    whole, passed, given = sum(weights), 0.0, 0
-    for i, weight in enumerate(weights):
-        passed += weight
-        upto = math.floor(left * min(1.0, passed / whole) + 1e-9)
-        parts[i] += upto - given
-        given = upto
-    return parts
+    units = math.floor(left + 1e-9)
+    quotas = [units * weight / sum(weights) for weight in weights]
+    given = [math.floor(quota) for quota in quotas]
+    for i in sorted(range(len(quotas)), key=lambda i: given[i] - quotas[i])[: units - sum(given)]:  # the largest remainders
+        given[i] += 1
+    return [part + more for part, more in zip(parts, given, strict=True)]
 
 
 class ClientShares:
@@ -96,7 +95,8 @@ class ClientShares:
     def _is_much(self, use: ClientUse) -> bool:
         """More than half of an even part, in use or in one request."""
         part = even_part(use.limits, len(self._uses))
-        asked = (use.used.requests, max(use.used.tokens, use.largest), max(use.used.streams, use.wanted.streams))
+        refused = use.wanted.requests if part.requests < 1 else 0.0  # of an even part that has room for none, nothing is used
+        asked = (max(use.used.requests, refused), max(use.used.tokens, use.largest), max(use.used.streams, use.wanted.streams))
         return any(2 * amount > held for amount, held in zip(asked, (part.requests, part.tokens, part.streams), strict=True))
 
 

@@ -19,6 +19,9 @@ FIRST_REFUSAL_S, LONGEST_REFUSAL_S = 0.25, 8.0
 ENOUGH = 3
 """Requests that failed here and elsewhere, and together speak against a replica."""
 
+KEPT_ACCUSERS = 256
+"""Many: those of them that fail elsewhere, too, are taken back, and what is left speaks against the replica."""
+
 
 @dataclass(slots=True)
 class _Record:
@@ -29,7 +32,7 @@ class _Record:
     until: float = float("-inf")
     on_trial: bool = False
     gone: bool = False
-    accusers: set[str] = field(default_factory=set)  # requests that failed here and nowhere else, ENOUGH at most
+    accusers: set[str] = field(default_factory=set)  # requests that failed here and nowhere else, KEPT_ACCUSERS at most
     doubtful: set[str] = field(default_factory=set)  # requests that failed elsewhere, too, ENOUGH at most
     refusals: int = 0
     refused_at: float = float("-inf")
@@ -80,7 +83,7 @@ class SetAside:
         record = self._record(replica)
         record.fail(now)
         if len({*where}) == 1:
-            _add(record.accusers, request)
+            _add(record.accusers, request, KEPT_ACCUSERS)
             return
         _add(record.doubtful, request)
         if (first := self._records.get(where[0])) is not None and request in first.accusers:
@@ -110,7 +113,7 @@ class SetAside:
         for other in {*self._failed.pop(request, ())} - {replica}:
             if (accused := self._records.get(other)) is not None and request in accused.doubtful:
                 accused.doubtful.discard(request)
-                _add(accused.accusers, request)
+                _add(accused.accusers, request, KEPT_ACCUSERS)
                 accused.until = now + accused.backoff_s
         self._count()
 
@@ -139,6 +142,6 @@ def _doubled(first_s: float, longest_s: float, times: int) -> float:
     return float(min(longest_s, first_s * 2.0 ** min(times - 1, 30)))
 
 
-def _add(few: set[str], request: str) -> None:
-    if len(few) < ENOUGH:
+def _add(few: set[str], request: str, most: int = ENOUGH) -> None:
+    if len(few) < most:
         few.add(request)

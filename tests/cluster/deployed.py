@@ -19,6 +19,7 @@ from deployments.cli.ray_environment import free_port
 CONFIG = pathlib.Path(__file__).parents[2] / "deployments" / "serve_config.yaml"
 RAY = pathlib.Path(sys.executable).parent / "ray"
 START_S, READY_S, POLL_S = 120.0, 180.0, 0.2
+ASKED = 25
 DEPLOY_TIMEOUT_S = 600.0
 
 
@@ -97,9 +98,12 @@ class Deployed:
         return list(cluster["pools"][role]) if cluster else []
 
     def totals(self, role: str) -> dict[str, float]:
-        cluster = self._get(f"{self.url}/v1/cluster")
-        assert cluster is not None
-        return dict(cluster["totals"][role])
+        """On a machine with too much to do the controller may be late: asked again."""
+        for _ in range(ASKED):
+            if (cluster := self._get(f"{self.url}/v1/cluster")) is not None:
+                return dict(cluster["totals"][role])
+            time.sleep(POLL_S)
+        raise AssertionError(f"{self.url}/v1/cluster does not answer")
 
     def until(self, condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
         """Counts its own polls, so that a machine that stands still for a while does not fail a test."""

@@ -37,8 +37,10 @@ def test_a_pass_that_does_not_come_back_ends_the_streams() -> None:
             await until(lambda: idle.echoes == 1, "connected")
             await asyncio.sleep(2 * LIMIT_S)
             assert drafter.loop.trouble == "", "it idles"
+            idle.probe()  # who says nothing for five beats would be left
             verifier.set_drafters([route])
             await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
+            idle.probe()
             text = prompts(1)[0]
             runner.run = hanging  # type: ignore[method-assign]
             running = asyncio.create_task(collect(stream, request("a", text, 100, mode="fixed", nodes=6, depth=3)))

@@ -45,9 +45,10 @@ async def proxied(folder: pathlib.Path, http: int | None, grpc: int | None = Non
         command = os.environ["RAY_SERVE_HAPROXY_BINARY_PATH"]
         process = await asyncio.create_subprocess_exec(command, "-db", "-f", str(file), stderr=asyncio.subprocess.PIPE)
     try:
-        while not await _listens(http_port):
-            assert process.returncode is None, (await process.stderr.read()).decode()
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(20):
+            while not await _listens(http_port):
+                assert process.returncode is None, (await process.stderr.read()).decode()
+                await asyncio.sleep(0.02)
         yield http_port, grpc_port
     finally:
         if process.returncode is None:

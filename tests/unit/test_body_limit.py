@@ -78,6 +78,12 @@ def test_a_body_of_many_small_values_is_not_parsed(prompt):
     assert error_of(request("/v1/completions", content=content)) == (413, BAD, None, "request_too_large")
 
 
+def test_a_string_without_an_end_is_read_once():
+    """A million escaped quotes: hours, if each of them were tried as the end of the string."""
+    content = b'{"model": "demo", "prompt": [' + b"," * (MIN_VALUES + 1) + b'"' + b'\\"' * 1_000_000
+    assert error_of(request("/v1/completions", content=content)) == (413, BAD, None, "request_too_large")
+
+
 def test_commas_in_a_text_are_no_values():
     found = error_of(request("/v1/completions", COMPLETION | {"prompt": ",[{" * MIN_VALUES}))
     assert found == (400, BAD, "prompt", "context_length_exceeded")

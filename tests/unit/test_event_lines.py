@@ -3,8 +3,14 @@
 import json
 
 import httpx
+import pytest
 
-from deployments.api.openai.responses import sse
+from deployments.api.openai.responses import Answerer, sse
+from deployments.gateway.request_planner import RequestPlan
+from deployments.gateway.text_stream import TextDelta
+from drafthouse.sampling import SamplingParams
+from drafthouse.speculation import Speculation
+from drafthouse.wire.generation_messages import GenerateRequest
 
 ODD = "a\x85b\u2028c\u2029d\x0be\x1cf\r\ng é🙂"
 
@@ -15,3 +21,14 @@ def test_an_event_is_one_line_to_every_reader():
     line, empty = response.iter_lines()
     assert (event.splitlines(), empty) == ([line, ""], "")
     assert json.loads(line.removeprefix("data: ")) == {"text": ODD}
+
+
+@pytest.mark.parametrize("text", ['a"\\\n', "\u2028é🙂", "\0text\0"])
+@pytest.mark.parametrize("usage", [{}, {"usage": None}])
+def test_a_chunk_in_the_middle_differs_from_the_last_in_its_finish_reason_alone(text, usage):
+    """The last is made by the models, those before it from what stands around their text."""
+    request = GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, 9, (), Speculation())
+    answerer = Answerer(RequestPlan("cmpl-1", (request,), (), 0, 1), "demo", chat=False)
+    middle, last = (answerer.events(0, TextDelta(text, (1,), 0, 1, reason), usage) for reason in ("", "length"))
+    assert middle == last.replace('"finish_reason":"length"', '"finish_reason":null')
+    assert json.loads(middle.removeprefix("data: "))["choices"][0]["text"] == text

@@ -99,7 +99,7 @@ def test_a_gateway_that_starts_without_a_controller_serves_by_anothers_table():
 @pytest.mark.parametrize("controller", [AWAY, None, Directive(0.01, complete=False)])
 def test_without_controller_and_peer_it_does_not_start(controller, peer):
     """A controller that is new does not know yet whether there are verifiers."""
-    assert started([controller], peer, 0.5) is None
+    assert started([controller], peer, 0.2) is None
 
 
 def test_a_controller_that_comes_back_ends_the_wait():

@@ -118,13 +118,15 @@ def test_a_thousand_grpc_streams_fit_on_one_connection(tmp_path: pathlib.Path) -
     """Each stays open until all have their first chunk."""
 
     class Server(rpc.InferenceServicer):
-        begun = 0
+        def __init__(self) -> None:
+            self.begun, self.all_have = 0, asyncio.Event()
 
         async def GenerateStream(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext):  # type: ignore[no-untyped-def]
-            Server.begun += 1
+            self.begun += 1
+            if self.begun == 1000:
+                self.all_have.set()
             yield pb.GenerateChunk(text="first")
-            while Server.begun < 1000:
-                await asyncio.sleep(0.05)
+            await self.all_have.wait()
 
     async def run() -> int:
         server = grpc.aio.server()
@@ -133,7 +135,7 @@ def test_a_thousand_grpc_streams_fit_on_one_connection(tmp_path: pathlib.Path) -
         await server.start()
         try:
             async with proxied(tmp_path, port, port) as (_, front), grpc.aio.insecure_channel(f"127.0.0.1:{front}") as channel:
-                calls = [rpc.InferenceStub(channel).GenerateStream(pb.GenerateRequest(), timeout=30) for _ in range(1000)]
+                calls = [rpc.InferenceStub(channel).GenerateStream(pb.GenerateRequest(), timeout=120) for _ in range(1000)]
                 texts = await asyncio.gather(*(call.read() for call in calls))
                 return sum(chunk.text == "first" for chunk in texts)
         finally:

@@ -16,7 +16,7 @@ from tests.unit.reports import verifier_report, verifier_totals
 
 OF_THE_REPORT = {"load", "capacity", "draining"}
 DETAILS = {
-    "gateway": {"verifiers", "controller_answers"},
+    "gateway": {"verifiers", "controller_answers", "finish", "key_tokens", "loop_lag"},
     "verifier": {
         "reached_depth", "accepted_depth", "verified_source", "accepted_source", "plain_goodput", "gain", "synthetic", "controller_answers",
     },

@@ -71,9 +71,11 @@ def test_a_request_without_a_verifier_is_a_warning(caplog):
     ]
 
 
-def test_a_request_that_is_wrong_has_a_line_too(caplog):
-    answer, _ = _ask({**COMPLETION, "max_tokens": 10**6})
-    assert answer.status_code == 400
+@pytest.mark.parametrize("wrong", [{"max_tokens": 10**6}, {"nonsense": 1}, {"model": "other"}, {"prompt": 1.5}], ids=str)
+def test_a_request_that_is_wrong_has_a_line_too(caplog, wrong):
+    answer, service = _ask({**COMPLETION, **wrong})
+    assert answer.status_code in (400, 404)
+    assert service.totals().outcome["rejected"] == 1
     (fields,) = _fields(caplog)
     assert (fields["outcome"], fields["request_id"]) == ("rejected", "the client's id")
 

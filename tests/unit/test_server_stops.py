@@ -28,7 +28,8 @@ def _stopped_while_it_runs(body: dict, stalls_at: int) -> tuple[httpx.Response, 
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 task = asyncio.create_task(client.post("/v1/completions", json=body))
                 await reached.wait()
-                await asyncio.sleep(0.05)  # what came before has been read
+                while body["stream"] and not service.totals().completion_tokens:
+                    await asyncio.sleep(0.005)
                 service.link.end_all()
                 stopped = await asyncio.wait_for(task, 20)
                 assert service.running == 0

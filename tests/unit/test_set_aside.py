@@ -2,7 +2,7 @@
 
 import pytest
 
-from drafthouse.policy.set_aside import ENOUGH, FIRST_REFUSAL_S, FIRST_S, LONGEST_REFUSAL_S, LONGEST_S, SetAside
+from drafthouse.policy.set_aside import ENOUGH, FIRST_REFUSAL_S, FIRST_S, KEPT_ACCUSERS, LONGEST_REFUSAL_S, LONGEST_S, SetAside
 
 JUST = 1e-6
 
@@ -120,5 +120,5 @@ def test_what_is_kept_of_requests_is_bounded():
             aside.failed(replica, f"r{number}", 0.0)
         aside.ended(f"r{number}")
     [record, _] = aside._records.values()
-    assert len(record.accusers) + len(record.doubtful) <= 2 * ENOUGH
+    assert len(record.accusers) + len(record.doubtful) <= ENOUGH + KEPT_ACCUSERS
     assert not aside._failed

@@ -10,7 +10,6 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.api.openai.errors import error_response
 from drafthouse.errors import TOO_LARGE, RequestError
 
 
@@ -25,16 +24,16 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         said = Headers(scope=scope).get("content-length", "")
-        if said.isdecimal() and int(said) > self._max_bytes:
-            await error_response(self._too_long())(scope, receive, send)
-            return
-        await self._app(scope, self._bounded(receive), send)
+        too_long = said.isdecimal() and int(said) > self._max_bytes
+        await self._app(scope, self._bounded(receive, too_long), send)
 
-    def _bounded(self, receive: Receive) -> Receive:
+    def _bounded(self, receive: Receive, too_long: bool) -> Receive:
         read, complete, deadline = 0, False, time.monotonic() + self._timeout_s
 
         async def bounded() -> Message:
             nonlocal read, complete
+            if too_long:
+                raise self._too_long()
             if complete:  # what is waited for now is the end of the connection
                 return await receive()
             try:

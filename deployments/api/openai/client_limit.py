@@ -55,7 +55,7 @@ class ClientLimit:
 
     def _address(self, scope: Scope) -> str:
         connection = scope["client"][0] if scope.get("client") else ""
-        return address(connection, Headers(scope=scope).get("x-forwarded-for"), self._proxy_hops)
+        return address(connection, ",".join(Headers(scope=scope).getlist("x-forwarded-for")), self._proxy_hops)
 
 
 def counted_of(request: Request) -> ClientRequest:

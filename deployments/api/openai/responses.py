@@ -19,6 +19,9 @@ from drafthouse.wire.generation_messages import SpeculationUsage
 
 DONE = "data: [DONE]\n\n"
 
+TEXT = "\0text\0"
+"""Stands for the text in the frame of a chunk."""
+
 
 class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -115,6 +118,7 @@ class Answerer:
         self._plan, self._model, self._chat = plan, model, chat
         self._created = int(time.time())
         self._begun: set[int] = set()  # chat choices whose role has been sent
+        self._frames: dict[tuple[int, bool], tuple[str, str]] = {}
 
     def whole(self, texts: Iterable[tuple[str, str]], usage: Usage) -> dict[str, Any]:
         """`texts`: (text, finish reason) of each choice."""
@@ -123,6 +127,8 @@ class Answerer:
 
     def events(self, index: int, delta: TextDelta, usage: dict[str, None]) -> str:
         """The server-sent events of one delta, possibly none. `usage` is {"usage": None} if the client asked for usage."""
+        if not delta.finish_reason and (not self._chat or index in self._begun):
+            return self._chunk(index, delta.text, usage) if delta.text else ""
         choices: list[CompletionChoice | ChatChoice] = []
         if self._chat and index not in self._begun:
             self._begun.add(index)
@@ -134,6 +140,15 @@ class Answerer:
         if delta.finish_reason and self._chat:
             choices.append(ChatChoice(index=index, delta=Message(), logprobs=None, finish_reason=delta.finish_reason))
         return "".join(sse(self._response("chat.completion.chunk", [choice], **usage)) for choice in choices)
+
+    def _chunk(self, index: int, text: str, usage: dict[str, None]) -> str:
+        """One event in the middle of a choice. Such events differ in their text alone: what stands around it is made once."""
+        frame = self._frames.get((index, bool(usage)))
+        if frame is None:
+            whole = sse(self._response("chat.completion.chunk", [self._choice(index, TEXT, None, "delta")], **usage))
+            before, _, after = whole.partition(json.dumps(TEXT))
+            frame = self._frames[index, bool(usage)] = (before, after)
+        return frame[0] + json.dumps(text) + frame[1]
 
     def usage_event(self, usage: Usage) -> str:
         """The last event before DONE, for a client that asked for usage: no choices."""

@@ -8,7 +8,7 @@ the annotations of these routes, so they must not be postponed here.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import asdict
 from functools import partial
@@ -118,10 +118,14 @@ def _add_generation(app: FastAPI, service: InferenceService, keep_alive_s: float
 
 async def _read(request: Request, service: InferenceService, kind: type[Body]) -> tuple[int, Body]:
     """(bytes, body). Raises RequestError, and ClientDisconnect."""
-    data = await read_body(request)
     planner = service.planner
     max_values = max(MIN_VALUES, 2 * planner.metadata.context_tokens)
-    return len(data), await service.in_thread(lambda: parse_body(kind, parse_json(data, max_values), planner.model), len(data))
+    try:
+        data = await read_body(request)
+        return len(data), await service.in_thread(lambda: parse_body(kind, parse_json(data, max_values), planner.model), len(data))
+    except RequestError as error:
+        service.turned_away(error, cache_key_of(request))
+        raise
 
 
 def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]], keys: ApiKeys | None) -> None:
@@ -192,22 +196,25 @@ async def _answer(
     first = await _begun(deltas, keep_alive_s)
     if first.done() and first.result()[1].usage.synthetic:  # usage is an event only for those who ask for it
         headers["x-drafthouse-synthetic"] = "1"
-    return _EventStream(_events(answerer, plan, first, deltas, body.include_usage), {**headers, "Cache-Control": "no-cache"}, first)
+    events = _events(answerer, plan, first, deltas, body.include_usage)
+    return _EventStream(events, {**headers, "Cache-Control": "no-cache"}, first, deltas)
 
 
 class _EventStream(StreamingResponse):
-    """Ends its events, however it ends, and does not leave that to the garbage collector."""
+    """Ends its events and `deltas`, however it ends, also where the events have not begun: no place is left to the garbage collector."""
 
-    def __init__(self, events: AsyncGenerator[str, None], headers: dict[str, str], first: "asyncio.Task[Any]") -> None:
+    def __init__(self, events: AsyncGenerator[str, None], headers: dict[str, str], first: "asyncio.Task[Any]", deltas: Deltas) -> None:
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._events, self._first = events, first
+        self._events, self._first, self._deltas = events, first, deltas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._first.cancel()  # where the client went away before `events` began
+            self._first.cancel()
+            await asyncio.gather(self._first, return_exceptions=True)
             await self._events.aclose()
+            await self._deltas.aclose()
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
@@ -270,19 +277,16 @@ async def _events(
     usage: dict[str, None] = {"usage": None} if include_usage else {}
     async with aclosing(deltas):
         try:
-            async for index, delta in _chain(first, deltas):
+            index, delta = await first
+            count.add(index, delta)
+            if events := answerer.events(index, delta, usage):
+                yield events
+            async for index, delta in deltas:
                 count.add(index, delta)
-                events = answerer.events(index, delta, usage)
-                if events:
+                if events := answerer.events(index, delta, usage):
                     yield events
             if include_usage:
                 yield answerer.usage_event(count.usage())
         except Exception as error:  # fault boundary: the status is sent, so the error becomes an event
             yield sse(describe_error(error)[1])
         yield DONE
-
-
-async def _chain(first: "asyncio.Task[tuple[int, TextDelta]]", rest: Deltas) -> AsyncIterator[tuple[int, TextDelta]]:
-    yield await first
-    async for item in rest:
-        yield item
