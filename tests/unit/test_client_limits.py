@@ -95,6 +95,25 @@ def test_tokens_too_and_requests_that_are_large_for_an_even_part(prompt: int, ou
     assert 0.9 * 3 * fits <= tokens <= 1.1 * 36_000
 
 
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_limit_of_less_than_one_for_each_gateway_is_granted_where_it_is_asked_for(asked: int) -> None:
+    it = Cluster(2, requests_per_minute=1)
+    passed = 0
+    for _ in range(1200):
+        it.tick()
+        passed += it.ask(asked)
+    assert 1 <= passed <= 3, "in two minutes"
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_one_stream_at_a_time_runs_at_the_gateway_that_is_asked(asked: int) -> None:
+    it, passed = Cluster(2, streams=1), 0
+    for _ in range(200):
+        it.tick()
+        passed += it.ask(asked)
+    assert passed > 100
+
+
 def test_streams_at_once_are_counted_together() -> None:
     it = Cluster(2, streams=6)
     running = []
