@@ -83,7 +83,7 @@ def local_environment(scratch: pathlib.Path, max_message_bytes: int) -> dict[str
         "RAY_SERVE_HAPROXY_H2_FE_MAX_CONCURRENT_STREAMS": str(HTTP2_STREAMS),
         "RAY_SERVE_HAPROXY_H2_BE_MAX_CONCURRENT_STREAMS": str(HTTP2_STREAMS),
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(max_message_bytes),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "2",
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",  # at each change of replicas the old proxy goes on with its streams this long
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_http),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(fallback_grpc),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
