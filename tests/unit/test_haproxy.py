@@ -50,8 +50,8 @@ def test_the_pods_start_it_too() -> None:
 def test_pods_and_local_clusters_have_the_same_limits(tmp_path: pathlib.Path) -> None:
     pods = yaml.safe_load((ROOT / "k8s" / "base" / "ray-environment.yaml").read_text(encoding="utf-8"))["data"]
     ours = local_environment(tmp_path, ServingConfig().gateway.max_body_bytes)
-    limits = [name for name in pods if "_H2_" in name or "MESSAGE_SIZE" in name]
-    assert len(limits) == 3
+    limits = [name for name in pods if "_H2_" in name or "MESSAGE_SIZE" in name or "HARD_STOP" in name]
+    assert len(limits) == 4
     assert {name: pods[name] for name in limits} == {name: ours[name] for name in limits}
 
 
