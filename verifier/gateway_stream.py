@@ -16,7 +16,7 @@ from protos import dataplane_pb2 as pb
 logger = logging.getLogger(__name__)
 
 OUTBOX_REPLIES = 1 << 18
-"""About 100 MB; 1,000 streams at steps of 10 ms have so many in 2.6 s, which is when a gateway is taken for dead anyway."""
+"""About 100 MB; 1,000 streams at steps of 10 ms make this many in 2.6 s, after which a silent gateway is taken for dead anyway."""
 
 Key = tuple[str, int]
 """Request and attempt."""

@@ -160,8 +160,7 @@ class VerifierServer(rpc.VerifierServicer):
     def _supersede(self, request: GenerateRequest) -> None:
         """Ends older attempts, whose gateway has gone elsewhere and come back. The engine frees them when it takes the newer one."""
         for key in [key for key in self._requests if key[0] == request.request_id and key[1] < request.attempt]:
-            stream = self._requests.pop(key)
-            stream.requests.discard(key)
+            stream = self._drop(key)
             stream.say(GenerateReply(*key, 0, (), "error", f"superseded by attempt {request.attempt}"))
 
     def _submit(self, request: GenerateRequest) -> None:
@@ -200,8 +199,13 @@ class VerifierServer(rpc.VerifierServicer):
 
     def _forget(self, key: Key) -> None:
         """Of this request nothing more is said, and the engine holds nothing for it from now on."""
-        self._requests.pop(key).requests.discard(key)
+        self._drop(key)
         self.loop.post_cancel(*key)
+
+    def _drop(self, key: Key) -> GatewayStream:
+        stream = self._requests.pop(key)
+        stream.requests.discard(key)
+        return stream
 
     def set_drafters(self, routes: Iterable[Route]) -> None:
         """Dials drafters that are new, leaves those that are gone. On the event loop."""

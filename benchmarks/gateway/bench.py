@@ -33,7 +33,7 @@ SPARE = 64
 """Requests beside the streams."""
 
 OPENING_S = 15.0
-"""The first streams run for so long while others begin."""
+"""The first streams run this long while others begin."""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,12 @@ of its own; both are gone after the `with` block. Needs root and the program nft
 
 import asyncio
 import multiprocessing
-import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from benchmarks.harness.nftables import nft, possible
 from deployments.cli.ray_environment import free_port
 from drafthouse.errors import ConfigError
 
@@ -29,26 +28,20 @@ CHUNK = 1 << 16
 @contextmanager
 def slow_network(port: int, round_trip_s: float, option: str) -> Iterator[None]:
     """Inside, connections to `port` are `round_trip_s` away. Raises ConfigError naming `option` where this user cannot do that."""
-    if os.geteuid() != 0 or shutil.which("nft") is None:
+    if not possible():
         raise ConfigError(f"{option}: needs root and the program nft (Debian: apt install nftables)")
     proxy_port = free_port()
     proxy = multiprocessing.get_context("spawn").Process(target=_serve, args=(proxy_port, round_trip_s / 2), daemon=True)
     proxy.start()
     try:
-        _nft(option, f"add table ip {TABLE}")
-        _nft(option, f"add chain ip {TABLE} out {{ type nat hook output priority -100; }}")
-        _nft(option, f"add rule ip {TABLE} out tcp dport {port} meta mark != {MARK} redirect to :{proxy_port}")
+        nft(f"add table ip {TABLE}")
+        nft(f"add chain ip {TABLE} out {{ type nat hook output priority -100; }}")
+        nft(f"add rule ip {TABLE} out tcp dport {port} meta mark != {MARK} redirect to :{proxy_port}")
         yield
     finally:
         subprocess.run(["nft", f"delete table ip {TABLE}"], check=False, capture_output=True)
         proxy.kill()
         proxy.join()
-
-
-def _nft(option: str, command: str) -> None:
-    done = subprocess.run(["nft", command], check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise ConfigError(f"{option}: nft {command}: {done.stderr.strip()}")
 
 
 def _serve(port: int, delay_s: float) -> None:
@@ -70,7 +63,7 @@ async def _connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, d
     try:
         await asyncio.get_running_loop().sock_connect(onward, _destination(writer.get_extra_info("socket")))
         there, back = await asyncio.open_connection(sock=onward)
-    except OSError:  # nobody listens there now
+    except OSError:  # the server has gone
         writer.close()
         return
     ways = [asyncio.create_task(_pass_on(*way, delay_s)) for way in ((reader, back), (there, writer))]

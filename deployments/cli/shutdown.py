@@ -51,7 +51,7 @@ async def _within(timeout_s: float, work: Awaitable[None]) -> None:
 def quiet(logs: pathlib.Path | None) -> Iterator[None]:
     """Ray tells of everything that it loses, here on purpose: to `stop.err` among its logs, not to the terminal.
 
-    A full disk or a closed terminal keeps nobody from stopping.
+    A full disk or a closed terminal does not keep the cluster from stopping.
     """
     into = _opened(logs)
     _flush()

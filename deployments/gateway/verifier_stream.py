@@ -30,7 +30,7 @@ STARTED_TOKENS = 1 << 22
 """No message starts requests with more tokens than this, but for one alone: the wire has a limit of bytes."""
 
 REPLIES_A_TURN = 64
-"""After so many the loop does what else there is to do: a step of 1,000 requests would hold up a new one by tens of milliseconds."""
+"""After this many the event loop does its other work: a step of 1,000 requests would hold up a new one by tens of milliseconds."""
 
 Key = tuple[str, int]
 """Request and attempt."""

@@ -187,8 +187,8 @@ class GatewayConfig(_Section):
     drain_s: float = Field(60, ge=0, le=3600, description="a replica that is to go finishes its requests for so long")
     max_body_bytes: int = Field(MAX_BODY_BYTES, ge=1024, le=1 << 30, description="of one request, HTTP or gRPC; more is refused with 413")
     body_timeout_s: float = Field(30, gt=0, le=3600, description="a request whose body takes longer to arrive is refused with 408")
-    keep_alive_s: float = Field(15, gt=0, le=3600, description="a stream that says nothing for so long sends a comment")
-    write_timeout_s: float = Field(60, gt=0, le=3600, description="the request of a client that takes nothing for so long ends")
+    keep_alive_s: float = Field(15, gt=0, le=3600, description="a stream that is silent this long sends a comment")
+    write_timeout_s: float = Field(60, gt=0, le=3600, description="a client that takes nothing this long loses its request")
     cors_origins: list[str] = Field([], description="pages of these may call the HTTP API from browsers, such as https://chat.example.com")
     limits: LimitsConfig = Field(LimitsConfig(), description="of one API key or address, for all gateways together (docs/limits.md)")
 

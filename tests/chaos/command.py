@@ -46,8 +46,8 @@ def chaos(
 ) -> None:
     """Kill, stop and cut off drafters, verifiers and the controller under running streams, and compare every text with the fault-free
     one. Cuts need root and the program nft, and are left out without."""
+    from benchmarks.harness.nftables import possible
     from deployments.cli.options import check_writable, write_json
-    from tests.chaos.cuts import possible
     from tests.chaos.display import print_chaos
     from tests.chaos.event_log import read_log
     from tests.chaos.faults import CUTS, KINDS, plan

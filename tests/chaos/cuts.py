@@ -3,18 +3,9 @@
 Promises: each cut is an nftables table of its own; after `heal_all` none that was made here is left.
 """
 
-import os
-import shutil
-import subprocess
-
-from drafthouse.errors import ConfigError
+from benchmarks.harness.nftables import nft
 
 TABLE = "drafthouse_cut_"
-
-
-def possible() -> bool:
-    """Needs root and the program nft."""
-    return os.geteuid() == 0 and shutil.which("nft") is not None
 
 
 class Cuts:
@@ -25,22 +16,16 @@ class Cuts:
         """Both ways: on one machine each packet goes out once. Raises ConfigError with nft's words."""
         self._ports.add(port)
         table = f"inet {TABLE}{port}"
-        _nft(f"add table {table}")
-        _nft(f"add chain {table} out {{ type filter hook output priority 0; }}")
+        nft(f"add table {table}")
+        nft(f"add chain {table} out {{ type filter hook output priority 0; }}")
         for side in ("dport", "sport"):
-            _nft(f"add rule {table} out tcp {side} {port} drop")
+            nft(f"add rule {table} out tcp {side} {port} drop")
 
     def heal(self, port: int) -> None:
         if port in self._ports:
             self._ports.remove(port)
-            _nft(f"delete table inet {TABLE}{port}")
+            nft(f"delete table inet {TABLE}{port}")
 
     def heal_all(self) -> None:
         for port in list(self._ports):
             self.heal(port)
-
-
-def _nft(command: str) -> None:
-    done = subprocess.run(["nft", command], check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise ConfigError(f"nft {command}: {done.stderr.strip()}")

@@ -16,7 +16,7 @@ Kind = tuple[Way, str]
 
 KINDS: tuple[Kind, ...] = tuple((way, role) for way in ("kill", "stop") for role in ("verifier", "drafter", "controller"))  # type: ignore[misc]
 CUTS: tuple[Kind, ...] = (("cut", "verifier"), ("cut", "drafter"))
-"""Beside KINDS where they can be made (`tests.chaos.cuts`). The controller has no data plane."""
+"""Beside KINDS where they can be made (`benchmarks.harness.nftables`). The controller has no data plane."""
 
 PAUSE_S = (1.0, 4.0)
 """Between what a fault needs being there and the fault."""

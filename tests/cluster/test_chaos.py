@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.harness.nftables import possible
 from tests.chaos.command import chaos_app
-from tests.chaos.cuts import possible
 from tests.chaos.event_log import Event, read_log
 from tests.chaos.faults import CUTS, KINDS
 from tests.chaos.oracle import Oracle
