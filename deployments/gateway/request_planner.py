@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deployments.api.openai.schema import ChatRequest, CompletionRequest, check_model, is_ids
+from deployments.api.openai.chat_schema import ChatRequest
+from deployments.api.openai.schema import CompletionRequest, check_model, is_ids
 from deployments.gateway.model_metadata import ModelMetadata
 from deployments.gateway.text_codec import TextCodec
 from drafthouse.errors import RequestError

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from deployments.api.openai.body import parse_body
-from deployments.api.openai.schema import ChatRequest, CompletionRequest
+from deployments.api.openai.chat_schema import ChatRequest
+from deployments.api.openai.schema import CompletionRequest
 from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from deployments.api.openai.body import parse_body
-from deployments.api.openai.schema import ChatRequest, CompletionRequest
+from deployments.api.openai.chat_schema import ChatRequest
+from deployments.api.openai.schema import CompletionRequest
 from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestPlanner
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed

@@ -22,10 +22,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.api.openai.body import MIN_VALUES, Body, parse_body, parse_json, read_body
 from deployments.api.openai.body_limit import BodyLimit
+from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.client_limit import CACHE_KEY, ClientLimit, counted_of
 from deployments.api.openai.errors import CLIENT_GONE, NoControllerError, describe_error, error_response, install_error_handlers
 from deployments.api.openai.responses import DONE, Answerer, UsageCount, sse
-from deployments.api.openai.schema import ChatRequest, CompletionRequest, GenerationBody, check_model
+from deployments.api.openai.schema import CompletionRequest, GenerationBody, check_model
 from deployments.api.openai.sending import Sending
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlan

@@ -1,4 +1,4 @@
-"""What a client may send to /v1/completions and /v1/chat/completions.
+"""What a client may send to /v1/completions, and what /v1/chat/completions shares with it.
 
 Promises: unknown fields are refused, and so is a known field that this system does not serve,
 unless it has the value that asks for nothing; types are not coerced.
@@ -68,23 +68,23 @@ Prompt = Annotated[
 Stop = Annotated[str | list[str] | None, shaped(f"a string or a list of at most {MAX_STOPS} strings", is_stop)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class SpeculationOptions(_Body):
+class SpeculationOptions(Body):
     mode: Literal["auto", "off", "fixed", "table"] = "auto"
     nodes: int = 16
     depth: int = 8
     width: int = 0
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None  # padding against traffic analysis; none is sent either way
 
 
-class GenerationBody(_Body):
+class GenerationBody(Body):
     """What both endpoints share. The second half is not served: each field passes at its neutral value."""
 
     model: str
@@ -155,75 +155,6 @@ class CompletionRequest(GenerationBody):
         if self.best_of not in (None, self.choices):
             raise RequestError("best_of: not supported unless it equals n; leave it out", "best_of", "unsupported_value")
         return self
-
-
-class TextPart(_Body):
-    type: Literal["text"]
-    text: str
-
-
-TextParts = Annotated[list[TextPart], Field(fail_fast=True)]
-
-
-def is_content(value: Any) -> bool:
-    return value is None or isinstance(value, str | list)
-
-
-class ChatMessage(_Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        str | Annotated[list[TextPart], Field(fail_fast=True)] | None, shaped("a string or a list of text parts", is_content)
-    ] = None
-    name: str | None = None
-
-    refusal: Annotated[object, only()] = None
-    tool_calls: Annotated[object, only([])] = None
-    function_call: Annotated[object, only()] = None
-    annotations: Annotated[object, only([])] = None
-    audio: Annotated[object, only()] = None
-
-    def chars(self) -> int:
-        """Of its text and its name."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or [])
-        return len(text) + len(self.name or "")
-
-    def plain(self) -> dict[str, Any]:
-        """As chat templates know messages: with a name only where there is one, and without the role developer, which is OpenAI's
-        newer name for system. The content keeps its form; no content is an empty one."""
-        content = [part.model_dump() for part in self.content] if isinstance(self.content, list) else self.content or ""
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": content} | ({} if self.name is None else {"name": self.name})
-
-
-class ChatRequest(GenerationBody):
-    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    parallel_tool_calls: bool | None = None  # says nothing where there are no tools
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-
-    logprobs: Annotated[object, only(False)] = None
-    top_logprobs: Annotated[object, only(0)] = None
-    tools: Annotated[object, only([])] = None
-    tool_choice: Annotated[object, only("none", "auto")] = None
-    functions: Annotated[object, only([])] = None
-    function_call: Annotated[object, only("none", "auto")] = None
-    response_format: Annotated[object, only({"type": "text"})] = None
-    modalities: Annotated[object, only(["text"])] = None
-    audio: Annotated[object, only()] = None
-    prediction: Annotated[object, only()] = None
-    reasoning_effort: Annotated[object, only("none")] = None
-    verbosity: Annotated[object, only("medium")] = None
-    web_search_options: Annotated[object, only()] = None
-    store: Annotated[object, only(False)] = None
-
-    @property
-    def token_limit(self) -> int | None:
-        """max_completion_tokens is OpenAI's newer name of max_tokens. Raises RequestError when both differ."""
-        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise RequestError("max_tokens and max_completion_tokens differ; send one", "max_completion_tokens")
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
 def checked_stops(stops: Sequence[str]) -> tuple[str, ...]:
