@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from deployments.cli import batch as batch_command
 from deployments.cli import chat as chat_command
 from deployments.cli import generate as generate_command
 from deployments.cli import hash_key as key_command
@@ -38,6 +39,7 @@ def build_cli() -> typer.Typer:
     cli.command()(serve_command.stop)
     cli.command()(generate_command.generate)
     cli.command()(chat_command.chat)
+    cli.command()(batch_command.batch)
     cli.command()(status_command.status)
     cli.command()(logs_command.logs)
     cli.command("hash-key")(key_command.hash_key)

@@ -28,6 +28,7 @@ COMMANDS = [
     "stop",
     "generate",
     "chat",
+    "batch",
     "status",
     "hash-key",
     "profile",
