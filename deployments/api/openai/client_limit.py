@@ -58,6 +58,11 @@ class ClientLimit:
         return address(connection, ",".join(Headers(scope=scope).getlist("x-forwarded-for")), self._proxy_hops)
 
 
+def cache_key_of(request: Request) -> str:
+    """Empty without API keys: the traffic is no one's."""
+    return str(getattr(request.state, CACHE_KEY, ""))
+
+
 def counted_of(request: Request) -> ClientRequest:
     counted: ClientRequest = getattr(request.state, COUNTED, UNLIMITED)
     return counted

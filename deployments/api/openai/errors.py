@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -27,6 +28,17 @@ CLIENT_GONE = 499
 """Nothing reads it; access logs know the number."""
 
 MAX_MESSAGE_CHARS = 1000
+
+
+class Fault(BaseModel):
+    message: str
+    type: str
+    param: str | None  # the dotted path of the field at fault
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    error: Fault
 
 
 class NoControllerError(DrafthouseError):
@@ -79,7 +91,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def _body(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
-    return {"error": {"message": _utf8(message), "type": kind, "param": _utf8(param) if param else None, "code": code}}
+    fault = Fault(message=_utf8(message), type=kind, param=_utf8(param) if param else None, code=code)
+    return ErrorBody(error=fault).model_dump()
 
 
 def _utf8(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The HTTP API: OpenAI's completions and chat, the model list, health and the cluster's state.
+"""The HTTP API: OpenAI's completions and chat; what else there is stands in `status` and `openapi`.
 
 Promises: an error before the first token has its own status; after it, the error is the stream's
 last event but one. The first token leaves as soon as it is there. A client that goes away cancels
@@ -8,9 +8,8 @@ the annotations of these routes, so they must not be postponed here.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -23,11 +22,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.api.openai.body import MIN_VALUES, Body, parse_body, parse_json, read_body
 from deployments.api.openai.body_limit import BodyLimit
 from deployments.api.openai.chat_schema import ChatRequest
-from deployments.api.openai.client_limit import CACHE_KEY, ClientLimit, counted_of
-from deployments.api.openai.errors import CLIENT_GONE, NoControllerError, describe_error, error_response, install_error_handlers
+from deployments.api.openai.client_limit import CACHE_KEY, ClientLimit, cache_key_of, counted_of
+from deployments.api.openai.errors import CLIENT_GONE, describe_error, error_response, install_error_handlers
+from deployments.api.openai.openapi import GENERATION_RESPONSES, OPEN_PATHS, READ, add_document, json_body
 from deployments.api.openai.responses import DONE, Answerer, UsageCount, sse
-from deployments.api.openai.schema import CompletionRequest, GenerationBody, check_model
+from deployments.api.openai.schema import CompletionRequest, GenerationBody
 from deployments.api.openai.sending import Sending
+from deployments.api.openai.status import Snapshot, add_status
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
@@ -35,17 +36,9 @@ from drafthouse.config.serving import GatewayConfig
 from drafthouse.errors import RequestError
 from drafthouse.security.api_keys import ApiKeys
 
-SNAPSHOT_TIMEOUT_S = 2.0
-
-READ = ["GET", "HEAD"]
 ALLOWED = [*READ, "POST"]
 SHOWN = ["x-request-id", "x-drafthouse-seed", "x-drafthouse-synthetic", "retry-after"]
 """Headers of answers that pages of other origins may read."""
-
-OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
-
-PLACES = frozenset({"pid", "address", "node", "ranks"})
-"""What of a replica in /v1/cluster is for operators alone: processes, and where the data plane listens."""
 
 Deltas = AsyncGenerator[tuple[int, TextDelta], None]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -70,20 +63,18 @@ class ApiKeyGate:
         await self._app(scope, receive, send)
 
 
-def cache_key_of(request: Request) -> str:
-    """Empty without API keys: the traffic is no one's."""
-    return str(getattr(request.state, CACHE_KEY, ""))
-
-
 def build_http_app(
     service: InferenceService,
-    snapshot: Callable[[], Awaitable[dict[str, Any]]],
+    snapshot: Snapshot,
     lifespan: Lifespan,
     keys: ApiKeys | None,
     config: GatewayConfig,
 ) -> FastAPI:
     """`snapshot` asks the controller for /v1/cluster; without `keys` the API is open."""
-    app = FastAPI(title="Drafthouse", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Drafthouse", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )  # fmt: skip
     install_error_handlers(app)
     app.add_middleware(Sending, keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, timeout_s=config.body_timeout_s)
@@ -95,22 +86,25 @@ def build_http_app(
             CORSMiddleware, allow_origins=config.cors_origins, allow_methods=ALLOWED, allow_headers=["*"], expose_headers=SHOWN
         )
     _add_generation(app, service, config.keep_alive_s)
-    _add_status(app, service, snapshot, keys)
+    add_status(app, service, snapshot, keys)
+    add_document(app, service.planner.model, keys is not None)
     return app
 
 
 def _add_generation(app: FastAPI, service: InferenceService, keep_alive_s: float) -> None:
     planner = service.planner
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=GENERATION_RESPONSES, openapi_extra=json_body(CompletionRequest))
     async def completions(request: Request) -> Response:
+        """The text after a prompt, whole or as it is committed."""
         arrived = time.monotonic()
         size, body = await _read(request, service, CompletionRequest)
         plan = await service.plan(partial(planner.completion, body), size, cache_key_of(request), arrived)
         return await _answer(request, service, plan, False, body, keep_alive_s)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=GENERATION_RESPONSES, openapi_extra=json_body(ChatRequest))
     async def chat_completions(request: Request) -> Response:
+        """The next message of a chat, whole or as it is committed."""
         arrived = time.monotonic()
         size, body = await _read(request, service, ChatRequest)
         plan = await service.plan(partial(planner.chat, body), size, cache_key_of(request), arrived)
@@ -127,60 +121,6 @@ async def _read(request: Request, service: InferenceService, kind: type[Body]) -
     except RequestError as error:
         service.turned_away(error, cache_key_of(request))
         raise
-
-
-def _add_status(app: FastAPI, service: InferenceService, snapshot: Callable[[], Awaitable[dict[str, Any]]], keys: ApiKeys | None) -> None:
-    planner = service.planner
-    metadata = planner.metadata
-    model = {
-        "id": planner.model, "object": "model", "created": 0, "owned_by": "drafthouse",
-        "max_model_len": metadata.context_tokens, "sampling_defaults": asdict(metadata.sampling_defaults),
-    }  # fmt: skip
-
-    @app.api_route("/v1/models", methods=READ)
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model]}
-
-    @app.api_route("/v1/models/{name:path}", methods=READ)
-    async def one_model(name: str) -> dict[str, Any]:
-        if not name:
-            return await models()
-        check_model(name, planner.model)
-        return model
-
-    @app.api_route("/health/live", methods=READ)
-    async def live() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.api_route("/health/ready", methods=READ)
-    async def ready() -> Response:
-        verifiers = len(service.link.routes)
-        if not verifiers:
-            return JSONResponse({"status": "unavailable", "reason": "no verifier is known: none runs yet, or all are gone"}, 503)
-        return JSONResponse({"status": "ok", "verifiers": verifiers})
-
-    @app.api_route("/v1/cluster", methods=READ)
-    async def cluster(request: Request) -> Response:
-        try:
-            state = await asyncio.wait_for(_awaited(snapshot), SNAPSHOT_TIMEOUT_S)
-            operator = keys is None or keys.is_operator(cache_key_of(request))
-            return JSONResponse(state if operator else without_places(state))
-        except Exception as error:  # fault boundary: Ray raises many kinds for a controller that is gone
-            return error_response(NoControllerError(f"the controller does not answer: {type(error).__name__}"))
-
-
-def without_places(state: dict[str, Any]) -> dict[str, Any]:
-    """The cluster's state for those who use it and do not run it: how it is loaded, and not where it runs."""
-
-    def shown(replica: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in replica.items() if name not in PLACES}
-
-    pools = {role: [shown(replica) for replica in replicas] for role, replicas in state["pools"].items()}
-    return {name: value for name, value in state.items() if name != "controller"} | {"pools": pools}
-
-
-async def _awaited(snapshot: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
-    return await snapshot()
 
 
 async def _answer(

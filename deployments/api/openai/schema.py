@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetPydanticSchema, TypeAdapter, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError, core_schema
 
 from drafthouse.errors import RequestError
 from drafthouse.sampling import MAX_SEED, SamplingParams
@@ -21,7 +21,7 @@ MAX_STOP_CHARS = 1024
 MAX_CHOICES = 16
 
 
-def only(*neutral: object) -> AfterValidator:
+def only(*neutral: object) -> GetPydanticSchema:
     """For a field that is not served: passes null and the values that ask for nothing."""
 
     def check(value: object) -> object:
@@ -29,7 +29,10 @@ def only(*neutral: object) -> AfterValidator:
             return value
         raise PydanticCustomError("unsupported", "not supported; leave it out")
 
-    return AfterValidator(check)
+    return GetPydanticSchema(
+        lambda source, handler: core_schema.no_info_after_validator_function(check, handler(source)),
+        lambda schema, handler: {"enum": [None, *neutral]},
+    )
 
 
 def shaped(wanted: str, good: Callable[[Any], bool]) -> BeforeValidator:
@@ -61,9 +64,11 @@ def _all(values: list[Any], kind: type) -> bool:
     return all(isinstance(value, kind) for value in values)
 
 
+PROMPT_SCHEMA = TypeAdapter(str | list[str] | list[int] | list[list[int]]).json_schema()
 Prompt = Annotated[
     Any,  # the check has seen every item; a union would look at all of them four times, and write an error for each
     shaped("a string, a list of strings, a list of token ids or a list of lists of token ids", is_prompt),
+    WithJsonSchema(PROMPT_SCHEMA),
 ]
 Stop = Annotated[str | list[str] | None, shaped(f"a string or a list of at most {MAX_STOPS} strings", is_stop)]
 

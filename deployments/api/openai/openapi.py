@@ -1,0 +1,116 @@
+"""The HTTP API's own description at /openapi.json, in OpenAPI 3.1.
+
+Promises: it is made from the routes, from the models that check requests and make answers, and from whether API keys are on.
+Every status but 499, which no one reads, stands there. OPTIONS is answered on every path, and stands on none.
+"""
+
+import json
+import warnings
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+import drafthouse
+from deployments.api.openai.chat_schema import ChatRequest
+from deployments.api.openai.errors import ErrorBody
+from deployments.api.openai.responses import Response as Answer
+from deployments.api.openai.schema import CompletionRequest
+
+READ = ["GET", "HEAD"]
+
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+"""Served without an API key."""
+
+BODIES = (CompletionRequest, ChatRequest)
+REFERENCE = "#/components/schemas/{model}"
+SECURITY = "api_key"
+UNUSED = frozenset({"HTTPValidationError", "ValidationError"})
+"""FastAPI's own errors: none of its checks is in use."""
+
+RETRY_AFTER = {"Retry-After": {"description": "seconds until a place is expected", "schema": {"type": "integer"}}}
+SEED = {"x-drafthouse-seed": {"description": "the seed, drawn if there was none", "schema": {"type": "string"}}}
+EVENTS = (
+    f"`data: ` before each {Answer.__name__} in JSON, an {ErrorBody.__name__} where generation fails, and `data: [DONE]` at the end; "
+    "lines that begin with a colon are comments"
+)
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def errors_of(*statuses: int) -> Responses:
+    """What a route's `responses` say of its errors."""
+    return {status: _error(status) for status in statuses}
+
+
+def _error(status: int) -> dict[str, Any]:
+    more = {"headers": RETRY_AFTER} if status in (429, 503) else {}
+    return {"model": ErrorBody, "description": HTTPStatus(status).phrase, **more}
+
+
+GENERATION_RESPONSES: Responses = {
+    200: {
+        "model": Answer,
+        "description": "the text: whole, or in events with stream: true",
+        "content": {"text/event-stream": {"schema": {"type": "string", "description": EVENTS}}},
+        "headers": SEED,
+    },
+    **errors_of(400, 404, 408, 413, 415, 429, 500, 503),
+}
+
+
+def json_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """A route's `openapi_extra`: its body, which the route reads itself, within limits."""
+    schema = {"$ref": REFERENCE.format(model=kind.__name__)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def add_document(app: FastAPI, model: str, keys: bool) -> None:
+    """Serves the document of all routes that `app` has by now. `keys`: whether they ask for API keys."""
+
+    @app.api_route("/openapi.json", methods=READ, responses={200: {"model": dict[str, Any]}})
+    async def openapi() -> Response:
+        """This document."""
+        return Response(data, media_type="application/json")
+
+    data = json.dumps(document(app, model, keys)).encode()
+
+
+def document(app: FastAPI, model: str, keys: bool) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Duplicate Operation ID")  # of GET and HEAD; see _finish
+        whole = get_openapi(title=app.title, version=drafthouse.__version__, routes=app.routes)
+    schemas = {name: schema for name, schema in whole["components"]["schemas"].items() if name not in UNUSED}
+    whole["components"]["schemas"] = schemas | _bodies(model)
+    if keys:
+        whole["components"]["securitySchemes"] = {SECURITY: {"type": "http", "scheme": "bearer"}}
+    for path, operations in whole["paths"].items():
+        for method, operation in operations.items():
+            _finish(operation, method, keys and path not in OPEN_PATHS)
+    return whole
+
+
+def _bodies(model: str) -> dict[str, Any]:
+    """Schemas of what is sent; any other name than that of the one `model` is an error."""
+    _, named = models_json_schema([(kind, "validation") for kind in BODIES], ref_template=REFERENCE)
+    schemas: dict[str, Any] = named["$defs"]
+    for kind in BODIES:
+        schemas[kind.__name__]["properties"]["model"]["const"] = model
+    return schemas
+
+
+def _finish(operation: dict[str, Any], method: str, secured: bool) -> None:
+    operation["responses"].pop("422", None)  # what FastAPI checks itself, a name in a path, has no faults
+    if secured:
+        operation["security"] = [{SECURITY: []}]
+        schema = {"$ref": REFERENCE.format(model=ErrorBody.__name__)}
+        content = {"application/json": {"schema": schema}}
+        operation["responses"]["401"] = {"description": HTTPStatus(401).phrase, "content": content}
+    if method == "head":
+        operation["operationId"] = f"head_{operation['operationId']}"
+        for response in operation["responses"].values():
+            response.pop("content", None)

@@ -1,0 +1,122 @@
+"""What the HTTP API says of itself: the model that it serves, its health, the cluster's state.
+
+FastAPI reads the annotations of these routes, so they must not be postponed here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict
+
+from deployments.api.openai.client_limit import cache_key_of
+from deployments.api.openai.errors import NoControllerError, error_response
+from deployments.api.openai.openapi import READ, errors_of
+from deployments.api.openai.schema import check_model
+from deployments.gateway.inference_service import InferenceService
+from drafthouse.sampling import SamplingParams
+from drafthouse.security.api_keys import ApiKeys
+
+SNAPSHOT_TIMEOUT_S = 2.0
+
+PLACES = frozenset({"pid", "address", "node", "ranks"})
+"""What of a replica in /v1/cluster is for operators alone: processes, and where the data plane listens."""
+
+Snapshot = Callable[[], Awaitable[dict[str, Any]]]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelCard(_Answer):
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "drafthouse"
+    max_model_len: int  # tokens, prompt and output together
+    sampling_defaults: SamplingParams  # of what a request leaves open
+
+
+class ModelList(_Answer):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Live(_Answer):
+    status: Literal["ok"] = "ok"
+
+
+class Ready(_Answer):
+    status: Literal["ok"] = "ok"
+    verifiers: int
+
+
+class Unready(_Answer):
+    status: Literal["unavailable"] = "unavailable"
+    reason: str
+
+
+def add_status(app: FastAPI, service: InferenceService, snapshot: Snapshot, keys: ApiKeys | None) -> None:
+    _add_models(app, service)
+    _add_health(app, service)
+
+    @app.api_route("/v1/cluster", methods=READ, responses={200: {"model": dict[str, Any]}, **errors_of(503)})
+    async def cluster(request: Request) -> Response:
+        """What the controller knows of all replicas."""
+        try:
+            state = await asyncio.wait_for(_awaited(snapshot), SNAPSHOT_TIMEOUT_S)
+            operator = keys is None or keys.is_operator(cache_key_of(request))
+            return JSONResponse(state if operator else without_places(state))
+        except Exception as error:  # fault boundary: Ray raises many kinds for a controller that is gone
+            return error_response(NoControllerError(f"the controller does not answer: {type(error).__name__}"))
+
+
+def _add_models(app: FastAPI, service: InferenceService) -> None:
+    planner = service.planner
+    metadata = planner.metadata
+    card = ModelCard(id=planner.model, max_model_len=metadata.context_tokens, sampling_defaults=metadata.sampling_defaults)
+
+    @app.api_route("/v1/models", methods=READ)
+    async def models() -> ModelList:
+        """The one model of this server."""
+        return ModelList(data=[card])
+
+    @app.api_route("/v1/models/{name:path}", methods=READ, responses=errors_of(404))
+    async def one_model(name: str) -> ModelCard | ModelList:
+        """A model by its name; without one, the list."""
+        if not name:
+            return await models()
+        check_model(name, planner.model)
+        return card
+
+
+def _add_health(app: FastAPI, service: InferenceService) -> None:
+    @app.api_route("/health/live", methods=READ)
+    async def live() -> Live:
+        """Whether the gateway's event loop runs."""
+        return Live()
+
+    @app.api_route("/health/ready", methods=READ, responses={200: {"model": Ready}, 503: {"model": Unready}})
+    async def ready() -> Response:
+        """Whether the gateway knows a verifier, and if not, why."""
+        verifiers = len(service.link.routes)
+        if not verifiers:
+            return JSONResponse(Unready(reason="no verifier is known: none runs yet, or all are gone").model_dump(), 503)
+        return JSONResponse(Ready(verifiers=verifiers).model_dump())
+
+
+def without_places(state: dict[str, Any]) -> dict[str, Any]:
+    """The cluster's state for those who use it and do not run it: how it is loaded, and not where it runs."""
+
+    def shown(replica: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in replica.items() if name not in PLACES}
+
+    pools = {role: [shown(replica) for replica in replicas] for role, replicas in state["pools"].items()}
+    return {name: value for name, value in state.items() if name != "controller"} | {"pools": pools}
+
+
+async def _awaited(snapshot: Snapshot) -> dict[str, Any]:
+    return await snapshot()
