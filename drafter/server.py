@@ -19,6 +19,7 @@ import grpc
 from drafter.engine import DrafterEngine, Outgoing
 from drafter.pass_loop import Command, PassLoop
 from drafthouse.errors import WireError
+from drafthouse.wire.dialect import OURS, IncompatibleError, said_in
 from drafthouse.wire.fields import shown
 from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
 from drafthouse.wire.settings import DRAFTER_METADATA
@@ -99,7 +100,12 @@ class DrafterServer(rpc.DrafterServicer):
         if not self.takes_sessions:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this drafter takes no new sessions")
             return
-        await context.send_initial_metadata(((DRAFTER_METADATA, self.name),))
+        try:
+            OURS.check(said_in(context.invocation_metadata()), "verifier")
+        except IncompatibleError as error:
+            logger.warning("verifier at %s gets no drafts: %s", context.peer(), error)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        await context.send_initial_metadata(((DRAFTER_METADATA, self.name), *OURS.metadata()))
         self._count += 1
         peer, stream = f"{context.peer()}#{self._count}", _Stream()
         self._streams[peer] = stream

@@ -1,6 +1,7 @@
 """The verifier's end of the stream to one drafter: dials, re-dials, coalesces.
 
-Promises: what is to be said at one moment goes out as one message. When the stream breaks, ends or falls silent, `lost`
+Promises: what is to be said at one moment goes out as one message, without what the drafter does not understand. When the stream
+breaks, ends or falls silent, `lost`
 is called once and the client dials again, with growing pauses where it is not let in, until it is closed.
 """
 
@@ -14,6 +15,8 @@ from typing import Any
 import grpc
 
 from drafthouse.errors import WireError
+from drafthouse.wire.dialect import OURS, Dialect, IncompatibleError, said_in
+from drafthouse.wire.fields import shown
 from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage, from_verifier_proto, session_of, to_drafter_proto
 from drafthouse.wire.settings import DRAFTER_METADATA
 from drafthouse.wire.silence import BEAT_S, Silence, while_heard
@@ -46,6 +49,9 @@ class DrafterClient:
         self._ready = asyncio.Event()  # of the stream that was dialled last: who waits for an older one has nothing to say
         self._probe_at = 0.0
         self.round_trip_s: float | None = None
+        self.incompatible = ""  # why the two could not talk when the drafter was last dialled
+        self._peer = Dialect()
+        self._told_unknown = False  # of messages of unknown kinds; the log has one line for all of them
         self.task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -69,6 +75,7 @@ class DrafterClient:
                     silence = Silence()
                     await while_heard(silence, self._listen(stream, silence))
                 except (grpc.RpcError, TimeoutError, ConnectionError) as error:
+                    self.incompatible = str(error) if isinstance(error, IncompatibleError) else ""
                     logger.info("drafter %s at %s: %s %s", self.drafter, self.address, type(error).__name__, error)
                 finally:
                     if connected:
@@ -77,12 +84,20 @@ class DrafterClient:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def _open(self, channel: grpc.aio.Channel) -> Any:
-        """The stream, once the drafter has taken it. Raises ConnectionError when it is refused."""
+        """The stream, once the drafter has taken it. Raises ConnectionError when it is refused, IncompatibleError where the two could
+        not talk."""
         await channel.channel_ready()
         self._messages, self._ready = [], asyncio.Event()
-        stream = rpc.DrafterStub(channel).Connect(self._outgoing(self._ready))  # type: ignore[no-untyped-call]
-        if DRAFTER_METADATA not in await stream.initial_metadata():
-            raise ConnectionError(f"{(await stream.code()).name}: {await stream.details()}")
+        stream = rpc.DrafterStub(channel).Connect(self._outgoing(self._ready), metadata=OURS.metadata())  # type: ignore[no-untyped-call]
+        said = await stream.initial_metadata() or ()
+        if DRAFTER_METADATA not in said:
+            code, details = await stream.code(), await stream.details()
+            if code is grpc.StatusCode.FAILED_PRECONDITION:
+                raise IncompatibleError(shown(details))
+            raise ConnectionError(f"{code.name}: {details}")
+        self._peer = said_in(said)
+        OURS.check(self._peer, "drafter")
+        self.incompatible = ""
         return stream
 
     async def _listen(self, stream: Any, silence: Silence) -> None:
@@ -102,7 +117,8 @@ class DrafterClient:
                 return
             ready.clear()
             messages, self._messages = self._messages, []
-            batch = pb.ToDrafter(verifier=self.verifier, messages=[to_drafter_proto(m) for m in messages])
+            understood = [to_drafter_proto(m) for m in messages if self._peer.understands(m)]
+            batch = pb.ToDrafter(verifier=self.verifier, messages=understood)
             now = time.perf_counter()
             if now - self._probe_at >= BEAT_S:
                 batch.echo_us, self._probe_at = int(now * 1e6), now
@@ -114,8 +130,10 @@ class DrafterClient:
             try:
                 good.append(from_verifier_proto(proto))
             except WireError as error:
-                logger.warning("malformed message from drafter %s: %s", self.drafter, error)
-                if (named := session_of(proto)) is not None:
-                    self._malformed(*named, str(error))
+                named = session_of(proto)
+                if named is not None or not self._told_unknown:
+                    logger.warning("malformed message from drafter %s: %s", self.drafter, error)
+                self._told_unknown = self._told_unknown or named is None
+                self._malformed(*(named or ("", 0)), str(error))
         if good:
             self._received(self.drafter, good)

@@ -104,7 +104,9 @@ class VerifierEngine:
         self.draft_sessions.receive(drafter, self.sequences.get(message.session_id), message, self.clock() if arrived is None else arrived)
 
     def fail_session(self, session: str, epoch: int, reason: str) -> None:
-        """A message of this session could not be read: the session ends, unless it has ended already."""
+        """A message of this session could not be read: the session ends, unless it has ended already. "": it was of a kind that is not
+        known here."""
+        self.draft_sessions.events.unknown += not session
         sequence = self.sequences.get(session)
         if sequence is not None and sequence.draft_session is not None and sequence.draft_session.epoch == epoch:
             self.draft_sessions.fail(sequence, reason, self.clock())

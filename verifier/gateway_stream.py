@@ -9,6 +9,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from drafthouse.wire.dialect import Dialect
 from drafthouse.wire.generation_messages import GenerateReply, Refusal, to_refusal_proto, to_reply_proto
 from drafthouse.wire.silence import Silence
 from protos import dataplane_pb2 as pb
@@ -23,11 +24,12 @@ Key = tuple[str, int]
 
 
 class GatewayStream:
-    """`requests` are those that have not had their last reply. `over_full`: it is cut, since its gateway does not read."""
+    """`requests` are those that have not had their last reply. `peer` is what the gateway understands. `over_full`: the stream is cut,
+    since its gateway does not read."""
 
-    def __init__(self, name: str, draining: bool, cut: Callable[[], object]) -> None:
+    def __init__(self, name: str, peer: Dialect, draining: bool, cut: Callable[[], object]) -> None:
         """`name` stands in logs; `cut` ends the stream whatever it is waiting for."""
-        self.name, self.draining, self._cut = name, draining, cut
+        self.name, self.peer, self.draining, self._cut = name, peer, draining, cut
         self.requests: set[Key] = set()
         self.silence = Silence()
         self.over_full = False

@@ -52,7 +52,9 @@ class VerifierReplica:
 
     def report(self) -> VerifierReport:
         round_trips = {name: client.round_trip_s for name, client in self.server.clients.items()}
-        return report_of(self.engine, self.replica, not self.server.takes_requests, self.server.loop.faults, round_trips)
+        incompatible = {name: client.incompatible for name, client in self.server.clients.items() if client.incompatible}
+        draining, faults = not self.server.takes_requests, self.server.loop.faults
+        return report_of(self.engine, self.replica, draining, faults, round_trips, incompatible)
 
     def details(self) -> Numbers:
         """What metrics have beyond the report."""

@@ -2,17 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from drafthouse.engine.paced_runner import PacedRunner
+from drafthouse.wire.fields import shown
 from drafthouse.wire.reports import DrafterView, Replica, VerifierReport
 from drafthouse.wire.totals import PacedTotals, VerifierTotals
 from verifier.engine import VerifierEngine
 
 
 def report_of(
-    engine: VerifierEngine, replica: Replica, draining: bool, step_faults: int, round_trips: Mapping[str, float | None]
+    engine: VerifierEngine,
+    replica: Replica,
+    draining: bool,
+    step_faults: int,
+    round_trips: Mapping[str, float | None],
+    incompatible: Mapping[str, str] = MappingProxyType({}),
 ) -> VerifierReport:
-    """`round_trips` are in seconds, by drafter; None before the first."""
+    """`round_trips` are in seconds, by drafter; None before the first. `incompatible`: drafters that could not be talked to, and why."""
     scheduler, pricing, allocator = engine.scheduler, engine.pricing, engine.scheduler.allocator
     return VerifierReport(
         replica=replica, draining=draining, totals=_totals(engine, step_faults),
@@ -25,6 +32,7 @@ def report_of(
         gate_open=engine.session_policy.gate.open, best_edge=engine.session_policy.gate.best_edge,
         drafters=_drafters(engine, round_trips), places_per_s=engine.admission.places_per_s,
         most_steps_to_free=engine.admission.most_steps_to_free, synthetic_acceptance=engine.verification.synthetic_rate,
+        incompatible={**incompatible, **_unfit(engine)},
     )  # fmt: skip
 
 
@@ -35,6 +43,11 @@ def _totals(engine: VerifierEngine, step_faults: int) -> VerifierTotals:
         preemptions=engine.scheduler.preemptions, cached_tokens=engine.scheduler.cached_tokens, step_faults=step_faults,
         paced=PacedTotals(runner.steps, runner.overruns) if isinstance(runner, PacedRunner) else None,
     )  # fmt: skip
+
+
+def _unfit(engine: VerifierEngine) -> dict[str, str]:
+    records = engine.draft_sessions.records
+    return {name: shown(record.unfit) for name in list(engine.draft_sessions.drafters) if (record := records.get(name)) and record.unfit}
 
 
 def _drafters(engine: VerifierEngine, round_trips: Mapping[str, float | None]) -> dict[str, DrafterView]:

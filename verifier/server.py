@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
+from drafthouse.wire.dialect import OURS, IncompatibleError, said_in
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, Refusal, RefusalKind, from_request_proto
 from drafthouse.wire.membership import Route
 from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage
@@ -91,10 +92,16 @@ class VerifierServer(rpc.VerifierServicer):
     async def Connect(self, request_iterator: AsyncIterator[pb.FromGateway], context: Any) -> None:
         if self.loop.trouble:
             await context.abort(grpc.StatusCode.UNAVAILABLE, self.loop.trouble)
-        await context.send_initial_metadata(((VERIFIER_METADATA, self.name),))
+        try:
+            peer = said_in(context.invocation_metadata())
+            OURS.check(peer, "gateway")
+        except IncompatibleError as error:
+            logger.warning("gateway at %s is not served: %s", context.peer(), error)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        await context.send_initial_metadata(((VERIFIER_METADATA, self.name), *OURS.metadata()))
         serving = asyncio.current_task()
         assert serving is not None
-        stream = GatewayStream(context.peer(), self.draining, cut=serving.cancel)
+        stream = GatewayStream(context.peer(), peer, self.draining, cut=serving.cancel)
         self._streams.add(stream)
         reader = asyncio.create_task(self._read(stream, request_iterator))
         try:

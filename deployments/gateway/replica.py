@@ -141,7 +141,7 @@ class Gateway:
     def _report(self) -> GatewayReport:
         return GatewayReport(
             replica=self._replica, load=self._service.running, capacity=self._service.places.count, totals=self._service.totals(),
-            clients=self._limits.uses(),
+            clients=self._limits.uses(), incompatible=self._link.incompatible,
         )  # fmt: skip
 
 

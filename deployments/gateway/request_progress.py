@@ -39,6 +39,10 @@ class Unreachable(Broken):
     """The verifier has not seen this attempt, or not taken it."""
 
 
+class Unable(Unreachable):
+    """The verifier is of an older version, which would leave aside what this request asks for."""
+
+
 class Moved(Broken):
     """The verifier drains: nothing is wrong with it or with the request."""
 
@@ -52,6 +56,7 @@ class RequestProgress:
     fingerprint: str | None = None  # None until the first token: until then any target's text would do
     avoid: set[str] = field(default_factory=set)  # replicas that failed or refused since the last new token
     errored: set[str] = field(default_factory=set)  # replicas that gave it up
+    unable: set[str] = field(default_factory=set)  # replicas that do not know what it asks for
     deadline: float | None = None
     fruitless: int = 0  # attempts in a row that broke without a token
     refusals: dict[str, float] = field(default_factory=dict)  # since the last new token, by replica: after how many seconds to come again
@@ -113,6 +118,8 @@ class RequestProgress:
         self.last_failure = f"{replica}: {error}"
         if isinstance(error, Refused):
             self.refusals[replica] = error.retry_after_s
+        if isinstance(error, Unable):
+            self.unable.add(replica)
         if isinstance(error, Errored):
             self.errored.add(replica)
             self.resumed = self.resumed or bool(self.delivered)  # where nothing was delivered, it has no claim to a place

@@ -14,12 +14,13 @@ import random
 import time
 from collections.abc import AsyncGenerator, Iterator
 
-from deployments.gateway.request_progress import Broken, Moved, Refused, RequestProgress, Unreachable
+from deployments.gateway.request_progress import Broken, Moved, Refused, RequestProgress, Unable, Unreachable
 from deployments.gateway.verifier_stream import Call, VerifierStream
 from deployments.gateway.verifier_streams import VerifierStreams
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError
 from drafthouse.policy.verifier_routes import VerifierRoutes
 from drafthouse.telemetry.log_lines import log_event
+from drafthouse.wire.dialect import IncompatibleError, needed_by
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.membership import Route
 from drafthouse.wire.transport import PLAINTEXT, Transport
@@ -62,6 +63,7 @@ class VerifierLink:
         """A request whose verifier is gone, or that has none yet, waits `patience_s` for one."""
         self.routes = VerifierRoutes(random.random)
         self.failovers, self.moves = 0, 0
+        self.incompatible: dict[str, str] = {}  # verifiers that could not talk to this gateway when last dialled, and why
         self._patience_s = patience_s
         self._streams = VerifierStreams(transport, self._heard)
         self._running: dict[Call, tuple[Route, RequestProgress]] = {}
@@ -71,6 +73,8 @@ class VerifierLink:
     def update(self, routes: tuple[Route, ...]) -> None:
         """The verifiers that may take requests from now on. Streams of others go on while they are heard from."""
         self.routes.replace(routes)
+        names = {route.replica for route in routes}
+        self.incompatible = {replica: why for replica, why in self.incompatible.items() if replica in names}
         self._changed.set()
         self._streams.keep(self.routes.addresses())
 
@@ -100,7 +104,7 @@ class VerifierLink:
                 if asked is not None:
                     asked.append(route.replica)
                 try:
-                    stream = await self._connected(route)
+                    stream = await self._connected(route, progress)
                     began, served = time.monotonic(), False
                     with self._attempt(stream, progress, route) as call:
                         while progress.broken is None:
@@ -135,13 +139,13 @@ class VerifierLink:
                 raise NoVerifierError(f"{progress.fruitless} attempts in a row broke off; the last: {progress.last_failure}")
             if progress.errored and self._none_is_left(progress):
                 raise GenerationError(f"this request was given up by {len(progress.errored)} verifier(s); the log of this gateway says why")
-            avoid = progress.avoid | progress.errored
+            avoid = progress.avoid | progress.errored | progress.unable
             route = self.routes.pick(progress.fingerprint, avoid, time.monotonic(), blocks)
             if progress.refusals and not progress.resumed and (route is None or len(progress.refusals) >= MAX_REFUSALS):
                 raise self._none_found(progress)
             if route is not None:
                 return route
-            if time.monotonic() > progress.deadline:
+            if time.monotonic() > progress.deadline or self._all_are_unable(progress):
                 raise self._none_found(progress)
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
@@ -152,6 +156,10 @@ class VerifierLink:
     def _none_is_left(self, progress: RequestProgress) -> bool:
         """Whether no further verifier is to try a request that some have given up."""
         return len(progress.errored) >= MAX_ERRORS or self.routes.pick(progress.fingerprint, progress.errored, time.monotonic()) is None
+
+    def _all_are_unable(self, progress: RequestProgress) -> bool:
+        """Whether no verifier knows what a request asks for that has no tokens yet. One with tokens waits for a newer verifier to come."""
+        return not progress.delivered and bool(progress.unable) and self.routes.pick(None, progress.unable, time.monotonic()) is None
 
     def _none_found(self, progress: RequestProgress) -> DrafthouseError:
         """The error for a request that found no verifier: all refused it, or none was there in time."""
@@ -164,11 +172,18 @@ class VerifierLink:
             known += f", {self.routes.fitting(progress.fingerprint)} of them with the fingerprint that this text was begun with"
         return NoVerifierError(f"no verifier for {self._patience_s:g} s ({known}); the last failure: {progress.last_failure}")
 
-    async def _connected(self, route: Route) -> VerifierStream:
+    async def _connected(self, route: Route, progress: RequestProgress) -> VerifierStream:
+        """A stream to a verifier that knows all that the request asks for. Raises Unreachable."""
         try:
-            return await self._streams.connected(route.address)
+            stream = await self._streams.connected(route.address)
         except ConnectionError as error:
+            if isinstance(error, IncompatibleError):
+                self.incompatible[route.replica] = str(error)
             raise Unreachable(str(error)) from error
+        self.incompatible.pop(route.replica, None)
+        if lacking := needed_by(progress.request) - stream.peer.features:
+            raise Unable(f"it is of an older version, without {', '.join(sorted(lacking))}")
+        return stream
 
     @contextlib.contextmanager
     def _attempt(self, stream: VerifierStream, progress: RequestProgress, route: Route) -> Iterator[Call]:
@@ -208,6 +223,8 @@ class VerifierLink:
         match error:
             case Refused():
                 self.routes.full(route.replica, now)
+            case Unable():
+                pass  # nothing is wrong with it
             case Moved():
                 self.moves += 1
                 self.routes.gone(route.replica, now)

@@ -15,6 +15,8 @@ from typing import Any
 import grpc
 
 from deployments.gateway.request_progress import Broken, Unreachable, refused
+from drafthouse.wire.dialect import OURS, Dialect, IncompatibleError, said_in
+from drafthouse.wire.fields import shown
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, from_refusal_proto, from_reply_proto, to_request_proto
 from drafthouse.wire.settings import VERIFIER_METADATA
 from drafthouse.wire.silence import BEAT_S, Silence, while_heard
@@ -74,8 +76,10 @@ class Call:
 
 class VerifierStream:
     def __init__(self, channel: grpc.aio.Channel, heard: Callable[["VerifierStream"], None]):
-        """The channel is connected. `heard` is called after each message."""
+        """The channel is connected. `heard` is called after each message. `peer` is what the verifier understands, once the stream
+        is open."""
         self._channel, self._heard = channel, heard
+        self.peer = Dialect()
         self.calls: dict[Key, Call] = {}
         self.draining = False
         self._starts: deque[GenerateRequest] = deque()
@@ -84,14 +88,20 @@ class VerifierStream:
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Raises ConnectionError when the verifier does not take the stream."""
-        stream = rpc.VerifierStub(self._channel).Connect(self._outgoing())  # type: ignore[no-untyped-call]  # generated
+        """Raises ConnectionError when the verifier does not take the stream; IncompatibleError, where the two could not talk."""
+        call = rpc.VerifierStub(self._channel).Connect  # type: ignore[no-untyped-call]  # generated
+        stream = call(self._outgoing(), metadata=OURS.metadata())
         try:
             async with asyncio.timeout(OPEN_S):
-                if VERIFIER_METADATA not in (await stream.initial_metadata() or ()):
-                    code = (await stream.code()).name
-                    logger.warning("a verifier does not take the stream: %s: %s", code, await stream.details())
-                    raise ConnectionError(f"it does not take the stream ({code})")
+                said = await stream.initial_metadata() or ()
+                if VERIFIER_METADATA not in said:
+                    code, details = await stream.code(), await stream.details()
+                    logger.warning("a verifier does not take the stream: %s: %s", code.name, details)
+                    if code is grpc.StatusCode.FAILED_PRECONDITION:
+                        raise IncompatibleError(shown(details))
+                    raise ConnectionError(f"it does not take the stream ({code.name})")
+                self.peer = said_in(said)
+                OURS.check(self.peer, "verifier")
         except (grpc.RpcError, TimeoutError) as error:
             code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__
             raise ConnectionError(f"it does not take the stream ({code})") from error

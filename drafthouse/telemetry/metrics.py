@@ -101,13 +101,14 @@ def _verifier_requests() -> list[Metric]:
 def _verifier_sessions() -> list[Metric]:
     """Draft sessions, stages in its own process, and the paced device."""
     count, spread = maker("verifier", "counter"), maker("verifier", "histogram")
-    events = ("opened", "refused", "dropped", "lost", "stale", "malformed", "banned", "unfit")
+    events = ("opened", "refused", "dropped", "lost", "stale", "malformed", "banned", "unfit", "unknown")
     return [
         count(
             "sessions",
             "sessions",
             "Draft sessions: opened, refused or dropped by the drafter for now, or for good (unfit), lost with its stream, ended for "
-            "a malformed message, taken from a drafter that lied (banned); and stale messages, of sessions that are no more.",
+            "a malformed message, taken from a drafter that lied (banned); and messages that are stale, of sessions that are no more, or "
+            "of a kind that this version does not know.",
             name="session_events",
             label="event",
             values=events,

@@ -42,6 +42,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "fingerprint": who.fingerprint, "load": report.load, "capacity": report.capacity, "totals": totals_of(report),
         "gauges": gauges_of(report), "draining": report.draining, "ranks": list(who.ranks),
         "vocabulary": who.vocabulary, "forward": who.forward, "row_invariant": who.row_invariant,
+        "incompatible": {} if isinstance(report, DrafterReport) else dict(report.incompatible),
     }  # fmt: skip
 
 

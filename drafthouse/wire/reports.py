@@ -46,11 +46,13 @@ class _ReplicaReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayReport(_ReplicaReport):
-    """`clients`: those with limits that have asked for something in the last minute."""
+    """`clients`: those with limits that have asked for something in the last minute. `incompatible`: verifiers that could not talk to this
+    gateway when it last dialled them, and why."""
 
     role: ClassVar[Role] = "gateway"
     totals: GatewayTotals
     clients: Mapping[str, ClientUse] = field(default_factory=dict)
+    incompatible: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class VerifierReport(_ReplicaReport):
     `decoding` sequences are in the current step; `step_seconds_base` is what it takes without drafts, `step_seconds_least` what the
     shortest step takes. `drafters` are those with a stream to this verifier, by name. `most_steps_to_free` lie between a cancellation
     and the release of what it held. `synthetic_acceptance` is the rate at which acceptance is drawn; None: it is compared.
+    `incompatible`: drafters that this verifier does not ask, since the two could not talk or are no pair, and why.
     """
 
     role: ClassVar[Role] = "verifier"
@@ -95,6 +98,7 @@ class VerifierReport(_ReplicaReport):
     places_per_s: float
     most_steps_to_free: int
     synthetic_acceptance: float | None = None
+    incompatible: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,8 @@ class VerifyTotals:
 @dataclass(slots=True)
 class SessionEvents:
     """A verifier's draft sessions: `opened`; `refused` or `dropped` by the drafter for now, or `unfit`, for good; `lost` with its stream or
-    since it hangs; ended for a `malformed` message. `stale` messages are of sessions that are no more; `banned` counts drafters."""
+    since it hangs; ended for a `malformed` message. `stale` messages are of sessions that are no more, `unknown` ones of kinds that this
+    version does not have; `banned` counts drafters."""
 
     opened: int = 0
     refused: int = 0
@@ -82,6 +83,7 @@ class SessionEvents:
     malformed: int = 0
     banned: int = 0
     unfit: int = 0
+    unknown: int = 0
 
 
 @dataclass(slots=True)

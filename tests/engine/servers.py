@@ -35,10 +35,10 @@ async def start_drafter(noise: float, name: str, config: DrafterConfig | None = 
 
 class RawDrafter(rpc.DrafterServicer):
     """A drafter without an engine: keeps what it hears, says what a test gives it; None ends the stream. `mute`: it does not even
-    echo, as a process that is stopped."""
+    echo, as a process that is stopped. `says`: the metadata of what it understands."""
 
-    def __init__(self, mute: bool = False) -> None:
-        self.mute = mute
+    def __init__(self, mute: bool = False, says: tuple[tuple[str, str], ...] = ()) -> None:
+        self.mute, self.says = mute, says
         self.heard: list[pb.ToDrafter] = []
         self.say: asyncio.Queue[pb.ToVerifier | None] = asyncio.Queue()
 
@@ -49,7 +49,7 @@ class RawDrafter(rpc.DrafterServicer):
         return Route("raw", f"{HOST}:{port}", "", 0, 64)
 
     async def Connect(self, request_iterator: AsyncIterator[pb.ToDrafter], context: Any) -> AsyncIterator[pb.ToVerifier]:
-        await context.send_initial_metadata(((DRAFTER_METADATA, "raw"),))
+        await context.send_initial_metadata(((DRAFTER_METADATA, "raw"), *self.says))
         reader = asyncio.create_task(self._read(request_iterator))
         try:
             while (batch := await self.say.get()) is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from drafthouse.wire.dialect import Dialect, said_in
 from drafthouse.wire.generation_messages import (
     GenerateReply,
     GenerateRequest,
@@ -57,7 +58,8 @@ class Served:
 @dataclass
 class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
     """Sends `step` tokens at a time; `before(index, served)` runs before the reply that begins at output token `index`. `status` and
-    `details` are those of streams that a test cuts."""
+    `details` are those of streams that a test cuts. `says` is the metadata of what it understands, `told` what
+    gateways said of themselves."""
 
     name: str
     tokens: Callable[[GenerateRequest], tuple[int, ...]] = text_of
@@ -73,6 +75,8 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
     address: str = ""
     streams: int = 0
     heard: int = 0
+    says: tuple[tuple[str, str], ...] = ()
+    told: list[Dialect] = field(default_factory=list)
 
     @property
     def route(self) -> Route:
@@ -80,7 +84,8 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
 
     async def Connect(self, request_iterator, context):
         self.streams += 1
-        await context.send_initial_metadata(((VERIFIER_METADATA, self.name),))
+        self.told.append(said_in(context.invocation_metadata()))
+        await context.send_initial_metadata(((VERIFIER_METADATA, self.name), *self.says))
         say: asyncio.Queue[pb.ToGateway | None] = asyncio.Queue()
         tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         reader = asyncio.create_task(self._read(request_iterator, say, tasks))
