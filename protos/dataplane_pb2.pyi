@@ -207,14 +207,16 @@ class FromGateway(_message.Message):
     def __init__(self, starts: _Optional[_Iterable[_Union[GenerateRequest, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Cancel, _Mapping]]] = ...) -> None: ...
 
 class ToGateway(_message.Message):
-    __slots__ = ("replies", "refusals", "draining")
+    __slots__ = ("replies", "refusals", "draining", "stalled")
     REPLIES_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    STALLED_FIELD_NUMBER: _ClassVar[int]
     replies: _containers.RepeatedCompositeFieldContainer[GenerateReply]
     refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
     draining: bool
-    def __init__(self, replies: _Optional[_Iterable[_Union[GenerateReply, _Mapping]]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., draining: _Optional[bool] = ...) -> None: ...
+    stalled: bool
+    def __init__(self, replies: _Optional[_Iterable[_Union[GenerateReply, _Mapping]]] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., draining: _Optional[bool] = ..., stalled: _Optional[bool] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("request_id", "attempt")

@@ -30,6 +30,7 @@ class GatewayStream:
     def __init__(self, name: str, peer: Dialect, draining: bool, cut: Callable[[], object]) -> None:
         """`name` stands in logs; `cut` ends the stream whatever it is waiting for."""
         self.name, self.peer, self.draining, self._cut = name, peer, draining, cut
+        self.stalled = False
         self.requests: set[Key] = set()
         self.silence = Silence()
         self.over_full = False
@@ -56,6 +57,11 @@ class GatewayStream:
         self.draining = True
         self._ready.set()
 
+    def stall(self, stalled: bool) -> None:
+        """Whether the device does not come back."""
+        self.stalled = stalled
+        self._ready.set()
+
     def wake(self) -> None:
         """`ready` returns, though there may be nothing to say."""
         self._ready.set()
@@ -74,6 +80,7 @@ class GatewayStream:
             replies=[to_reply_proto(reply) for reply in replies],
             refusals=[to_refusal_proto(refusal) for refusal in refusals],
             draining=self.draining,
+            stalled=self.stalled,
         )
 
     @property

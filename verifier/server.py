@@ -3,6 +3,7 @@
 Promises: each accepted request ends with exactly one reply that has a finish_reason, or is cancelled; no stream is silent for longer
 than a beat while this process runs; what is cancelled, or was asked for on a stream that is gone, frees its KV slots before the next
 step; a gateway that falls silent or does not read loses its stream, and no one else anything; with TLS on, nobody is served without.
+While its device does not come back from a step, gateways are told so: they go on elsewhere where they can.
 Draining, it takes nothing new and is left by every request within the time it is given.
 """
 
@@ -15,6 +16,8 @@ from typing import Any
 import grpc
 
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
+from drafthouse.policy.stall import LOOK_S, StallWatch
+from drafthouse.telemetry.log_lines import log_event
 from drafthouse.wire.dialect import OURS, IncompatibleError, said_in
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, Refusal, RefusalKind, from_request_proto
 from drafthouse.wire.membership import Route
@@ -43,6 +46,7 @@ class VerifierServer(rpc.VerifierServicer):
         self._streams: set[GatewayStream] = set()
         self._requests: dict[Key, GatewayStream] = {}  # those that have not had their last reply
         self._left = asyncio.Event()  # by a request
+        self._stall = StallWatch()
         self.draining = False
 
     async def start(self, host: str, port: int) -> int:
@@ -52,9 +56,11 @@ class VerifierServer(rpc.VerifierServicer):
         self._server, bound = self._transport.server(f"{host}:{port}")
         rpc.add_VerifierServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         await self._server.start()
+        self._watching = asyncio.create_task(self._watch_device())
         return bound
 
     async def stop(self) -> None:
+        self._watching.cancel()
         for client in self.clients.values():
             await client.close()
         await self._server.stop(grace=0.2)
@@ -63,6 +69,24 @@ class VerifierServer(rpc.VerifierServicer):
     @property
     def takes_requests(self) -> bool:
         return not self.loop.trouble and not self.draining
+
+    @property
+    def stalled(self) -> bool:
+        """Its device does not come back from a step."""
+        return self._stall.stalled
+
+    async def _watch_device(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            expected_s = self.loop.engine.pricing.plain_s
+            if self._stall.look(self.loop.round, expected_s):
+                if self.stalled:
+                    message = f"a step that should take {expected_s:.3f} s does not come back: gateways are told to go on elsewhere"
+                    log_event(logger, logging.WARNING, "stalled", message, requests=len(self._requests))
+                else:
+                    log_event(logger, logging.WARNING, "stall over", "the device has come back", requests=len(self._requests))
+                for stream in self._streams:
+                    stream.stall(self.stalled)
 
     async def drain(self, limit_s: float) -> None:
         """Takes nothing new and asks the gateways to go on elsewhere; what has nowhere to go runs on here for `limit_s`.
@@ -102,6 +126,7 @@ class VerifierServer(rpc.VerifierServicer):
         serving = asyncio.current_task()
         assert serving is not None
         stream = GatewayStream(context.peer(), peer, self.draining, cut=serving.cancel)
+        stream.stall(self.stalled)
         self._streams.add(stream)
         reader = asyncio.create_task(self._read(stream, request_iterator))
         try:

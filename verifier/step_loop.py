@@ -44,7 +44,8 @@ class StepLoop:
     def __init__(self, engine: VerifierEngine, deliver: Deliver):
         """`deliver` is called from the loop's thread with all that one round has to say."""
         self.engine, self._deliver, self._step_limit_s = engine, deliver, engine.scheduler.config.step_limit_s
-        self._step_began: float | None = None  # monotonic seconds; None between steps
+        self._rounds = 0
+        self._round_began: float | None = None  # monotonic seconds; None while it waits
         self._inbox: deque[Command] = deque()
         self._posting = threading.Lock()  # between a command's post and its taking there is at most one step
         self._arrivals: deque[Command] = deque()
@@ -64,12 +65,17 @@ class StepLoop:
     @property
     def trouble(self) -> str:
         """Why no more replies are to be expected; empty while there is no such reason. From any thread."""
-        began = self._step_began
+        began = self._round_began
         if not self._thread.is_alive():
             return "the verification thread has died"
         if began is not None and time.monotonic() - began > self._step_limit_s:
             return f"a verification step takes longer than {self._step_limit_s:g} s (verifier.step_limit_s)"
         return ""
+
+    @property
+    def round(self) -> int | None:
+        """The number of the step in progress, with the commands before it; None while there is none. From any thread."""
+        return self._rounds if self._round_began is not None else None
 
     def post(self, command: Command) -> None:
         """Runs `command` on the loop's thread before the next step. From any thread."""
@@ -101,24 +107,28 @@ class StepLoop:
     def _take_arrivals(self) -> None:
         self._take(self._arrivals)
 
+    def _begin_round(self) -> None:
+        self._rounds += 1
+        self._round_began = time.monotonic()
+
     def _run(self) -> None:
         while not self._stopping:
             self._wake.clear()
+            self._begin_round()
             with self._posting:
                 commands, self._inbox = self._inbox, deque()
             self._take(commands)
             self._take_arrivals()
             self._flush([])
-            self._step_began = time.monotonic()
             try:
                 outcome = run_step(self.engine, lambda: self._flush([]), self._take_arrivals)
             except Exception as error:
                 logger.exception("verification step failed; its requests are tried one by one")
                 self.faults += 1
-                self._step_began = time.monotonic()
+                self._begin_round()
                 self._flush(self.engine.recover(f"{type(error).__name__}: {error}"))
                 continue
-            self._step_began = None
+            self._round_began = None
             if outcome is None:
                 self._wake.wait()
             elif isinstance(outcome, Wait):

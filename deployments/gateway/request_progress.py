@@ -43,6 +43,10 @@ class Unable(Unreachable):
     """The verifier is of an older version, which would leave aside what this request asks for."""
 
 
+class Stalled(Broken):
+    """The verifier lives, but its device does not come back from a step."""
+
+
 class Moved(Broken):
     """The verifier drains: nothing is wrong with it or with the request."""
 

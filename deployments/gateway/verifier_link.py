@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Iterator
 
-from deployments.gateway.request_progress import Broken, Moved, Refused, RequestProgress, Unable, Unreachable
+from deployments.gateway.request_progress import Broken, Moved, Refused, RequestProgress, Stalled, Unable, Unreachable
 from deployments.gateway.verifier_stream import Call, VerifierStream
 from deployments.gateway.verifier_streams import VerifierStreams
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError
@@ -206,8 +206,9 @@ class VerifierLink:
                 self.routes.refused(route, blocks[known:])
 
     def _heard(self, stream: VerifierStream) -> None:
-        """Lets the calls of a verifier that drains go where another may take over; until there is one, they go on here."""
-        if not stream.draining:
+        """Lets the calls of a verifier that drains, or whose device hangs, go where another may take over; until there is one, they
+        stay."""
+        if not (stream.draining or stream.stalled):
             return
         now = time.monotonic()
         for call in list(stream.calls.values()):
@@ -215,7 +216,7 @@ class VerifierLink:
             self.routes.gone(route.replica, now)
             if self.routes.another(progress.fingerprint, route.replica, now):
                 stream.leave(call)
-                call.end(Moved("it drains"))
+                call.end(Moved("it drains") if stream.draining else Stalled("its device does not come back from a step"))
 
     def _failed(self, progress: RequestProgress, route: Route, error: Broken) -> None:
         progress.failed(route.replica, error)
@@ -232,7 +233,10 @@ class VerifierLink:
                 self.routes.gone(route.replica, now)
             case _:
                 self.failovers += 1
-                self.routes.failed(route.replica, request.request_id, now)
+                if isinstance(error, Stalled):
+                    self.routes.gone(route.replica, now)
+                else:
+                    self.routes.failed(route.replica, request.request_id, now)
                 detail = f": {error.detail}" if error.detail else ""
                 message = f"request {request.request_id}, attempt {request.attempt} on {progress.last_failure}{detail}"
                 details = {"id": request.request_id, "attempt": request.attempt, "verifier": route.replica}

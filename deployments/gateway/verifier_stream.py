@@ -81,7 +81,7 @@ class VerifierStream:
         self._channel, self._heard = channel, heard
         self.peer = Dialect()
         self.calls: dict[Key, Call] = {}
-        self.draining = False
+        self.draining = self.stalled = False
         self._starts: deque[GenerateRequest] = deque()
         self._cancels: list[Key] = []
         self._ready = asyncio.Event()
@@ -176,6 +176,7 @@ class VerifierStream:
             if (call := calls.pop((refusal.request_id, refusal.attempt), None)) is not None:
                 call.end(refused(refusal))
         self.draining = self.draining or batch.draining
+        self.stalled = batch.stalled
         self._heard(self)
 
     async def _outgoing(self) -> AsyncIterator[pb.FromGateway]:

@@ -46,8 +46,8 @@ class Served:
         await self._say.put(pb.ToGateway(refusals=[to_refusal_proto(refusal)]))
         await asyncio.Event().wait()
 
-    async def beat(self, draining: bool = False) -> None:
-        await self._say.put(pb.ToGateway(draining=draining))
+    async def beat(self, draining: bool = False, stalled: bool = False) -> None:
+        await self._say.put(pb.ToGateway(draining=draining, stalled=stalled))
 
     async def cut(self) -> None:
         """Ends the whole stream."""
