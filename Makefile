@@ -62,7 +62,7 @@ test-cluster: $(DEV)  ## the longer tests on real Ray clusters; up to 45 minutes
 test-gpu: $(DEV)  ## the engine's tests on a CUDA device
 	$(BIN)/python -m pytest tests/gpu -m gpu
 
-chaos: $(DEV)  ## kill and stop replicas under 64 streams, compare every text; ARGS="--seed 1 --faults 30"; writes chaos.jsonl, chaos.json
+chaos: $(DEV)  ## kill, stop, cut off and freeze replicas under 64 streams, compare every text; ARGS="--seed 1 --faults 30"; writes chaos.jsonl, chaos.json
 	$(BIN)/python -m tests.chaos --log chaos.jsonl --json chaos.json $(ARGS)
 
 serve: $(RUNTIME) $(if $(filter smollm2,$(MODEL)),$(SMOLLM2))  ## start Ray and serve the demo pair (MODEL=smollm2, a folder or a GGUF file; CONFIG=FILE)

@@ -70,6 +70,7 @@ class DraftModel:
         self.budget, self.shared_noise = PassBudget(config.prefill_tokens, latency), config.shared_noise
         self._guess_calibration = Calibration()
         self.running: list[Session] = []  # in the pass that was begun last
+        self.expected_s = 0.0  # of that pass, by the latency model
 
     def lookahead(self, facts: SessionFacts, width: int, totals: StageTotals) -> Lookahead | None:
         return Lookahead(self.inner, facts, self._guess_calibration, totals, width, self.clock) if self.inner is not None else None
@@ -97,13 +98,14 @@ class DraftModel:
                 failed.append((session, str(error)))
         if not works:
             return [], failed
+        tokens = sum(len(work.segment) for work in works)
+        self.expected_s = self.latency.seconds(tokens, sum(work.session.kv_tokens for work in works))
         started = self.clock()
         result = self.runner.run([work.segment for work in works])
         grown = self._grow(works, result.logits, totals)
         seconds = self.clock() - started
         totals.passes += 1
         totals.pass_seconds += seconds
-        tokens = sum(len(work.segment) for work in works)
         if contended:
             for work in works:
                 work.session.model_seconds += seconds * len(work.nodes) / tokens

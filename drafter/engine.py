@@ -84,6 +84,11 @@ class DrafterEngine:
         self.totals, self.stage_totals = DraftTotals(), StageTotals()
         self._fault_isolation, self._draining = FaultIsolation(), False
 
+    @property
+    def expected_s(self) -> float:
+        """What the pass that was begun last should take. From any thread."""
+        return self.draft.expected_s if self.draft is not None else 0.0
+
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
         key = (peer, message.session_id)
         session = self.sessions.get(key)

@@ -27,6 +27,7 @@ class PassLoop:
     def __init__(self, engine: DrafterEngine, send: Callable[[list[Outgoing]], None], ended: Callable[[], None], limit_s: float):
         """From the loop's thread: `send` is called with everything that one round has to say, `ended` when no round will follow."""
         self.engine, self._send, self._ended, self._limit_s = engine, send, ended, limit_s
+        self._count = 0
         self._began: float | None = None  # the command or pass that runs, in monotonic seconds; None while it waits for messages
         self._inbox: deque[Command] = deque()
         self._wake = threading.Event()
@@ -55,6 +56,11 @@ class PassLoop:
             return f"a draft pass takes longer than {self._limit_s:g} s (drafter.pass_limit_s)"
         return ""
 
+    @property
+    def current(self) -> int | None:
+        """The number of the command or pass that runs; None while it waits for messages. From any thread."""
+        return self._count if self._began is not None else None
+
     def post(self, *commands: Command) -> None:
         """Runs them, in order, on the loop's thread, with no pass before or between them. From any thread."""
         self._inbox.extend(commands)
@@ -64,6 +70,10 @@ class PassLoop:
         """Of the exception that is being handled."""
         logger.exception(what)
         self.faults += 1
+
+    def _begin(self) -> None:
+        self._count += 1
+        self._began = time.monotonic()
 
     def _run(self) -> None:
         try:
@@ -83,7 +93,7 @@ class PassLoop:
         """Takes what came, then runs a pass if nothing came meanwhile; False if there was none to run."""
         out: list[Outgoing] = []
         while self._inbox:
-            self._began = time.monotonic()
+            self._begin()
             try:
                 out += self._inbox.popleft()(self.engine)
             except Exception:
@@ -94,7 +104,7 @@ class PassLoop:
             return True
         if not self.engine.has_work():
             return False
-        self._began = time.monotonic()
+        self._begin()
         self._pass()
         return True
 
@@ -103,7 +113,7 @@ class PassLoop:
             out = self.engine.run_pass()
         except Exception as error:
             self.count_fault("draft pass failed; its sessions are tried one by one")
-            self._began = time.monotonic()
+            self._begin()
             out = self.engine.recover(f"the draft pass failed: {type(error).__name__}")
         if out:
             self._send(out)

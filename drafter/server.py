@@ -2,7 +2,8 @@
 
 Promises: what is ready at one moment goes out as one message. A message that cannot be read, or makes the engine
 raise, drops its own session; the stream and its other sessions go on. A verifier that falls silent loses its sessions.
-When the drafting thread is dead or hangs, all streams end. Draining, it takes nothing new, drops every session with a word to
+When the drafting thread is dead, or its device does not come back from a pass, all streams end; when it comes back, verifiers may
+dial again. Draining, it takes nothing new, drops every session with a word to
 its verifier, and then ends the streams.
 """
 
@@ -19,6 +20,8 @@ import grpc
 from drafter.engine import DrafterEngine, Outgoing
 from drafter.pass_loop import Command, PassLoop
 from drafthouse.errors import WireError
+from drafthouse.policy.stall import LOOK_S, StallWatch
+from drafthouse.telemetry.log_lines import log_event
 from drafthouse.wire.dialect import OURS, IncompatibleError, said_in
 from drafthouse.wire.fields import shown
 from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage, from_drafter_proto, session_of, to_verifier_proto
@@ -48,6 +51,7 @@ class DrafterServer(rpc.DrafterServicer):
     def __init__(self, engine: DrafterEngine, name: str, transport: Transport = PLAINTEXT):
         self.name, self._transport = name, transport
         self.loop = PassLoop(engine, self._send_from_thread, self._thread_ended, engine.config.pass_limit_s)
+        self._stall = StallWatch()
         self._streams: dict[str, _Stream] = {}
         self._count = 0
         self.malformed = 0
@@ -61,15 +65,34 @@ class DrafterServer(rpc.DrafterServicer):
         self._server, bound = self._transport.server(f"{host}:{port}")
         rpc.add_DrafterServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         await self._server.start()
+        self._watching = asyncio.create_task(self._watch_device())
         return bound
 
     async def stop(self) -> None:
+        self._watching.cancel()
         await self._server.stop(grace=0.2)
         self.loop.stop()
 
     @property
     def takes_sessions(self) -> bool:
         return not self.loop.trouble and not self.draining
+
+    @property
+    def _no_drafts(self) -> str:
+        """Why streams are of no use; empty while they are."""
+        return self.loop.trouble or ("the device does not come back from a pass" if self._stall.stalled else "")
+
+    async def _watch_device(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            expected_s = self.loop.engine.expected_s
+            if self._stall.look(self.loop.current, expected_s):
+                if self._stall.stalled:
+                    message = f"a pass that should take {expected_s:.3f} s does not come back: verifiers are told to draft elsewhere"
+                    log_event(logger, logging.WARNING, "stalled", message, streams=len(self._streams))
+                else:
+                    log_event(logger, logging.WARNING, "stall over", "the device has come back")
+                self._wake_streams()
 
     async def drain(self) -> None:
         """Returns when all verifiers have been told, or after DRAIN_S. A second call does nothing."""
@@ -97,7 +120,7 @@ class DrafterServer(rpc.DrafterServicer):
             stream.ready.set()
 
     async def Connect(self, request_iterator: AsyncIterator[pb.ToDrafter], context: Any) -> AsyncIterator[pb.ToVerifier]:
-        if not self.takes_sessions:
+        if self._stall.stalled or not self.takes_sessions:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this drafter takes no new sessions")
             return
         try:
@@ -111,13 +134,13 @@ class DrafterServer(rpc.DrafterServicer):
         self._streams[peer] = stream
         reader = asyncio.create_task(self._read(peer, stream, request_iterator))
         try:
-            while stream.messages or not (reader.done() or self._ending or self.loop.trouble):
+            while stream.messages or not (reader.done() or self._ending or self._no_drafts):
                 await stream.ready.wait()
                 stream.ready.clear()
                 if batch := self._batch(stream):
                     yield batch
-            if trouble := self.loop.trouble:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, trouble)
+            if why := self._no_drafts:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, why)
         finally:
             reader.cancel()
             self._streams.pop(peer, None)

@@ -44,18 +44,19 @@ def chaos(
     grpc: Annotated[str, typer.Option(help="Its gRPC API.")] = "localhost:9000",
     recompute: Annotated[bool, typer.Option("--recompute", help="Make the report of --log, which exists, and run nothing.")] = False,
 ) -> None:
-    """Kill, stop and cut off drafters, verifiers and the controller under running streams, and compare every text with the fault-free
-    one. Cuts need root and the program nft, and are left out without."""
-    from benchmarks.harness.nftables import possible
+    """Kill, stop, cut off and freeze drafters, verifiers and the controller under running streams, and compare every text with the
+    fault-free one. Cuts need root and the program nft, frozen devices need root on Linux; they are left out without."""
+    from benchmarks.harness.nftables import possible as can_cut
     from deployments.cli.options import check_writable, write_json
     from tests.chaos.display import print_chaos
     from tests.chaos.event_log import read_log
-    from tests.chaos.faults import CUTS, KINDS, plan
+    from tests.chaos.faults import CUTS, FREEZES, KINDS, plan
+    from tests.chaos.freezes import possible as can_freeze
     from tests.chaos.oracle import Oracle
     from tests.chaos.report import make_report
 
     console = Console()
-    kinds = (*KINDS, *CUTS) if possible() else KINDS
+    kinds = (*KINDS, *(CUTS if can_cut() else ()), *(FREEZES if can_freeze() else ()))
     default_streams, rounds = (QUICK_STREAMS, 1) if quick else (THOROUGH_STREAMS, 2)
     with errors():
         check_writable(json_file)

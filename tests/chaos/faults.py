@@ -10,7 +10,7 @@ from typing import Literal
 
 from drafthouse.errors import ConfigError
 
-Way = Literal["kill", "stop", "cut"]
+Way = Literal["kill", "stop", "cut", "freeze"]
 Kind = tuple[Way, str]
 """What is done, and to which role."""
 
@@ -18,17 +18,20 @@ KINDS: tuple[Kind, ...] = tuple((way, role) for way in ("kill", "stop") for role
 CUTS: tuple[Kind, ...] = (("cut", "verifier"), ("cut", "drafter"))
 """Beside KINDS where they can be made (`benchmarks.harness.nftables`). The controller has no data plane."""
 
+FREEZES: tuple[Kind, ...] = (("freeze", "verifier"), ("freeze", "drafter"))
+"""Likewise (`tests.chaos.freezes`). The controller has no device."""
+
 PAUSE_S = (1.0, 4.0)
 """Between what a fault needs being there and the fault."""
 
 STOPPED_S = (1.0, 5.0)
-"""From when the others have given a stopped process up to when it wakes, or a cut heals: its work is then another's."""
+"""From when the others have given a stopped process up to when it wakes, a cut heals or a device thaws: its work is then another's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`draw` in [0, 1) picks the victim among the role's processes; a stopped one, or one cut off, goes on `stopped_s` after it was
-    noticed."""
+    """`draw` in [0, 1) picks the victim among the role's processes; one that was stopped or cut off, or whose device was frozen, goes on
+    `stopped_s` after it was noticed."""
 
     way: Way
     role: str

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.harness.nftables import possible
+from benchmarks.harness.nftables import possible as can_cut
 from tests.chaos.command import chaos_app
 from tests.chaos.event_log import Event, read_log
-from tests.chaos.faults import CUTS, KINDS
+from tests.chaos.faults import CUTS, FREEZES, KINDS
+from tests.chaos.freezes import possible as can_freeze
 from tests.chaos.oracle import Oracle
 from tests.chaos.report import MIN_RUNNING, Report, make_report
 
@@ -41,7 +42,8 @@ def test_clients_see_no_fault(run: Run) -> None:
 
 
 def test_every_kind_of_fault_struck_while_enough_streams_ran(run: Run) -> None:
-    assert run.report["faults"] == len(run.report["by_fault"]) == len((*KINDS, *CUTS) if possible() else KINDS)
+    kinds = (*KINDS, *(CUTS if can_cut() else ()), *(FREEZES if can_freeze() else ()))
+    assert run.report["faults"] == len(run.report["by_fault"]) == len(kinds)
     assert run.report["least_running"] >= MIN_RUNNING
     assert run.report["resumed"] > 0, "streams were meant to lose their verifiers"
 

@@ -15,7 +15,7 @@ from drafthouse.errors import ConfigError
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 from tests.chaos.event_log import EventLog
-from tests.chaos.faults import CUTS, KINDS, Kind, plan
+from tests.chaos.faults import CUTS, FREEZES, KINDS, Kind, plan
 from tests.chaos.overlooked import LOOK_S, Overlooked
 from tests.chaos.processes import REPLICA, Processes, gone, stopped
 from tests.chaos.streams import Stream, Streams
@@ -24,7 +24,7 @@ from tests.chaos.work import SAMPLINGS, SPECULATIONS, Work, from_json, make_work
 WORK = make_works([[1, 2]], 1, 8, seed=0)[0]
 
 
-@pytest.mark.parametrize("kinds", [KINDS, (*KINDS, *CUTS)], ids=["signals", "cuts too"])
+@pytest.mark.parametrize("kinds", [KINDS, (*KINDS, *CUTS, *FREEZES)], ids=["signals", "all"])
 @pytest.mark.parametrize("seed", range(5))
 def test_faults_come_in_rounds_of_one_of_each_kind(seed: int, kinds: tuple[Kind, ...]) -> None:
     every = len(kinds)
