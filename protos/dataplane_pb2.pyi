@@ -241,7 +241,7 @@ class Refusal(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., kind: _Optional[int] = ..., reason: _Optional[str] = ..., retry_after_s: _Optional[float] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "attempt", "prompt", "delivered", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "resumed")
+    __slots__ = ("request_id", "attempt", "prompt", "delivered", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "resumed", "prediction")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +253,7 @@ class GenerateRequest(_message.Message):
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
     CACHE_KEY_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     prompt: _containers.RepeatedScalarFieldContainer[int]
@@ -264,7 +265,8 @@ class GenerateRequest(_message.Message):
     speculation: Speculation
     cache_key: str
     resumed: bool
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., delivered: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., resumed: _Optional[bool] = ...) -> None: ...
+    prediction: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., delivered: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., resumed: _Optional[bool] = ..., prediction: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
     __slots__ = ("request_id", "attempt", "first_token_index", "tokens", "finish_reason", "error", "usage")
@@ -285,17 +287,21 @@ class GenerateReply(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., first_token_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ...) -> None: ...
 
 class SpeculationUsage(_message.Message):
-    __slots__ = ("drafted", "verified", "accepted", "steps", "synthetic", "cached_tokens")
+    __slots__ = ("drafted", "verified", "accepted", "steps", "synthetic", "cached_tokens", "predicted", "predicted_accepted")
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     SYNTHETIC_FIELD_NUMBER: _ClassVar[int]
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_FIELD_NUMBER: _ClassVar[int]
+    PREDICTED_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     drafted: int
     verified: int
     accepted: int
     steps: int
     synthetic: bool
     cached_tokens: int
-    def __init__(self, drafted: _Optional[int] = ..., verified: _Optional[int] = ..., accepted: _Optional[int] = ..., steps: _Optional[int] = ..., synthetic: _Optional[bool] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
+    predicted: int
+    predicted_accepted: int
+    def __init__(self, drafted: _Optional[int] = ..., verified: _Optional[int] = ..., accepted: _Optional[int] = ..., steps: _Optional[int] = ..., synthetic: _Optional[bool] = ..., cached_tokens: _Optional[int] = ..., predicted: _Optional[int] = ..., predicted_accepted: _Optional[int] = ...) -> None: ...

@@ -70,5 +70,7 @@ class SimSequence(Sequence):
         )  # fmt: skip
         super().__init__(asked, cast(Any, CountedKv(slots)), None)
 
-    def count(self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0) -> None:
-        """Nobody asks for a request's own usage here."""
+    def count(
+        self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0, predicted: int = 0, predicted_accepted: int = 0
+    ) -> None:
+        """A request's own usage is not asked for here."""

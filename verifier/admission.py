@@ -52,5 +52,6 @@ def check_fits(request: GenerateRequest, context: int, slots: int, vocab_size: i
             f"{'the context' if context <= slots else 'the KV cache'} of {min(context, slots)} tokens",
             "max_tokens", "context_length_exceeded",
         )  # fmt: skip
-    if max(request.prompt + request.delivered) >= vocab_size:
-        raise RequestError(f"prompt holds a token id outside the vocabulary of {vocab_size}", "prompt")
+    for field, tokens in (("prompt", request.prompt + request.delivered), ("prediction", request.prediction)):
+        if max(tokens, default=0) >= vocab_size:
+            raise RequestError(f"{field} holds a token id outside the vocabulary of {vocab_size}", field)

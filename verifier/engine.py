@@ -227,7 +227,7 @@ class VerifierEngine:
             if s.draft_session is not None:
                 promised, nodes = step.selected.drafters(place)
                 s.draft_session.verified(promised, w.of_drafter, nodes, self.pricing.price)
-            s.count(verified=w.verified, accepted=w.accepted, steps=1)
+            s.count(verified=w.verified, accepted=w.accepted, steps=1, predicted=w.predicted, predicted_accepted=w.predicted_accepted)
             reply = s.accept(w.tokens)
             s.tree_deadline = None
             self.scheduler.clear(s)

@@ -11,7 +11,7 @@ from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
 from drafthouse.policy.growth import GrowthThreshold
 from drafthouse.policy.stage_worth import CommitRate
-from drafthouse.stages.build import StageMaker
+from drafthouse.stages.build import StageMaker, prediction_maker
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_sandbox import TURN_S
@@ -25,13 +25,13 @@ STEP_S = TURN_S
 class LocalDraft:
     """One sequence's tree below its last token."""
 
-    def __init__(
-        self, stages: SessionStages, calibration: Calibration, tree: TreeConfig, tokens: Sequence[int], temperature: float, now: float
-    ):
+    def __init__(self, stages: SessionStages, calibration: Calibration, tree: TreeConfig, request: GenerateRequest, now: float):
         self.growing = GrowingTree()
-        self._stages, self._calibration, self._temperature = stages, calibration, temperature
+        self._stages, self._calibration, self._temperature = stages, calibration, request.sampling.temperature
         self._tree, self._rate, self._committed_at = tree, CommitRate(), now
-        stages.follow(tokens)
+        stages.follow(request.prompt)
+        if request.delivered:
+            stages.follow(request.delivered)
 
     def grow(self, price: float, max_draft_depth: int) -> int:
         """Adds the nodes that are worth `price`, at most `max_draft_depth` deep; returns how many are new."""
@@ -71,13 +71,14 @@ class LocalDrafts:
 
     def __init__(self, makers: Sequence[StageMaker], tree: TreeConfig, vocab_size: int, clock: Callable[[], float]):
         self.makers, self.tree, self.vocab_size, self.clock = makers, tree, vocab_size, clock
+        self._prediction = prediction_maker()
         self.calibration, self.totals = Calibration(), StageTotals()
 
     def open(self, request: GenerateRequest) -> LocalDraft | None:
-        """None where no stage is placed here, or the request does not let goodput decide."""
-        if not self.makers or request.speculation.mode != "auto":
+        """None where no stage is placed here and the request brings none, or it does not let goodput decide."""
+        makers = [self._prediction, *self.makers] if request.prediction else self.makers
+        if not makers or request.speculation.mode != "auto":
             return None
-        facts = SessionFacts(request.sampling, request.seed, self.vocab_size, request.cache_key)
-        stages = SessionStages(self.makers, facts, self.calibration, self.tree.width, self.clock, self.totals)
-        tokens = request.prompt + request.delivered
-        return LocalDraft(stages, self.calibration, self.tree, tokens, request.sampling.temperature, self.clock())
+        facts = SessionFacts(request.sampling, request.seed, self.vocab_size, request.cache_key, request.prediction)
+        stages = SessionStages(makers, facts, self.calibration, self.tree.width, self.clock, self.totals)
+        return LocalDraft(stages, self.calibration, self.tree, request, self.clock())

@@ -25,6 +25,7 @@ class Sequence:
         self.local: LocalDraft | None = None
         self.synthetic = synthetic  # acceptance is drawn
         self.drafted = self.verified = self.accepted = self.steps = self.cached_tokens = 0
+        self.predicted = self.predicted_accepted = 0
         self.tree_deadline: float | None = None  # of its wait for a tree of set size; None while it waits for none
         self.parked_rate: float | None = None  # tokens per second that time was worth when its session did not pay
         self.probed_at_step = -1
@@ -67,13 +68,18 @@ class Sequence:
 
     @property
     def usage(self) -> SpeculationUsage:
-        return SpeculationUsage(self.drafted, self.verified, self.accepted, self.steps, self.synthetic, self.cached_tokens)
+        counts = (self.drafted, self.verified, self.accepted, self.steps, self.synthetic, self.cached_tokens)
+        return SpeculationUsage(*counts, self.predicted, self.predicted_accepted)
 
-    def count(self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0) -> None:
+    def count(
+        self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0, predicted: int = 0, predicted_accepted: int = 0
+    ) -> None:
         self.drafted += drafted
         self.verified += verified
         self.accepted += accepted
         self.steps += steps
+        self.predicted += predicted
+        self.predicted_accepted += predicted_accepted
 
     def accept(self, tokens: list[int]) -> GenerateReply:
         """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway."""

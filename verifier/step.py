@@ -50,7 +50,8 @@ class Step:
 @dataclass(slots=True)
 class Walked:
     """Where one sequence's walk ended. `tokens` are the accepted draft tokens and the bonus token; `verified` and
-    `accepted` count its nodes, `of_drafter` those accepted that are its drafter's. `more`: it ended above further nodes."""
+    `accepted` count its nodes, `of_drafter` those accepted that are its drafter's. `more`: it ended above further nodes.
+    `predicted` and `predicted_accepted` count those nodes that the client's prediction drafted."""
 
     sequence: Sequence
     tokens: list[int]
@@ -58,6 +59,8 @@ class Walked:
     accepted: int = 0
     of_drafter: int = 0
     more: bool = False
+    predicted: int = 0
+    predicted_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from drafthouse.engine.packed_step import packed, tree_steps
 from drafthouse.engine.segment import Segment, chunk
 from drafthouse.engine.tree_rows import TreeRows
 from drafthouse.noise import mix64, position_key
+from drafthouse.stages.build import PREDICTION
 from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.token_tree import ROOT, TokenTree
 from verifier.node_selection import Selected
@@ -92,6 +93,11 @@ def _counted(walked: list[Walked], selected: Selected, trees: TreeRows, reached:
     more = trees.with_children()[last].tolist()
     for w, verified, count, of_drafter, further in zip(walked, selected.counts, counts.tolist(), drafters, more, strict=True):
         w.verified, w.accepted, w.of_drafter, w.more = verified, count, of_drafter, further
+    predicted = nodes & (trees.sources == PREDICTION)
+    if predicted.any():
+        of, hit = trees.totals(predicted).tolist(), trees.totals(predicted & reached).tolist()
+        for w, count, right in zip(walked, of, hit, strict=True):
+            w.predicted, w.predicted_accepted = count, right
     return Walks(walked, _by_source(trees.sources[nodes]), _by_source(trees.sources[accepted]))
 
 

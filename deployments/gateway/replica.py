@@ -6,6 +6,7 @@ so they must not be postponed. Without direct ingress (which HAProxy needs) Serv
 gRPC stream only when a chunk comes, so that a refusal has its hint in the details alone.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -22,6 +23,7 @@ from ray.util import metrics as ray_metrics
 from deployments.api.grpc import inference as grpc_api
 from deployments.api.openai.routes import build_http_app
 from deployments.gateway.client_limits import ClientLimits
+from deployments.gateway.cluster_metrics import ClusterMetrics
 from deployments.gateway.first_table import FirstTable
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.model_metadata import load_metadata
@@ -72,7 +74,8 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
-        return build_http_app(self._service, self._snapshot, self._lifespan, self._keys, self._config)
+        metrics = ClusterMetrics(_exporters, self._service.planner.model)
+        return build_http_app(self._service, self._snapshot, self._lifespan, self._keys, self._config, metrics.page)
 
     async def Generate(  # the proto's name; Serve fills in `grpc_context`
         self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
@@ -143,6 +146,12 @@ class Gateway:
             replica=self._replica, load=self._service.running, capacity=self._service.places.count, totals=self._service.totals(),
             clients=self._limits.uses(), incompatible=self._link.incompatible,
         )  # fmt: skip
+
+
+async def _exporters() -> list[str]:
+    """host:port of the exporter on each node that is alive."""
+    nodes = await asyncio.to_thread(ray.nodes)
+    return [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes if node["Alive"]]
 
 
 def _request_id() -> str:

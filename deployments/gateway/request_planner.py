@@ -78,7 +78,7 @@ class RequestPlanner:
     def chat(self, body: ChatRequest) -> RequestPlan:
         check_model(body.model, self.model)
         settings = self._settings(body, body.token_limit)
-        self._check_chars(sum(message.chars() for message in body.messages), "messages")
+        self.check_chars(sum(message.chars() for message in body.messages), "messages")
         prompt = self.codec.encode_chat([message.plain() for message in body.messages])
         return self.plan("chatcmpl", [prompt], settings, field="messages")
 
@@ -109,7 +109,7 @@ class RequestPlanner:
         wish, ignore_eos = body.speculation_wish(), bool(body.ignore_eos)
         return Settings(body.model, sampling, wish, max_tokens, body.seed, body.stops(), body.choices, ignore_eos)
 
-    def _check_chars(self, chars: int, field: str) -> None:
+    def check_chars(self, chars: int, field: str) -> None:
         """Raises RequestError for a text that no tokens of the context could hold, before it costs the time to make them."""
         context = self.metadata.context_tokens
         most = context * self.codec.longest_token
@@ -119,14 +119,18 @@ class RequestPlanner:
 
     def _prompt(self, text: str | Sequence[int], field: str) -> tuple[int, ...]:
         if isinstance(text, str):
-            self._check_chars(len(text), field)
+            self.check_chars(len(text), field)
         ids = tuple(self.codec.encode(text)) if isinstance(text, str) else tuple(text)
         if not ids:
             raise RequestError(f"{field} is empty: there must be at least one token to go on from", field)
-        suspect = min(ids) if min(ids) < 0 else max(ids)
+        self.check_ids(ids, field)
+        return ids
+
+    def check_ids(self, ids: Sequence[int], field: str) -> None:
+        """Raises RequestError for an id outside the vocabulary."""
+        suspect = min(ids, default=0) if min(ids, default=0) < 0 else max(ids, default=0)
         if not 0 <= suspect < self.metadata.vocab_size:
             raise RequestError(f"{field} has token id {suspect}, outside the vocabulary of {self.metadata.vocab_size}", field)
-        return ids
 
     def _max_tokens(self, prompt_tokens: int, wanted: int | None, field: str) -> int:
         """The output tokens wanted, or all that the context has left. Raises RequestError."""

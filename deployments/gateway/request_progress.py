@@ -152,6 +152,8 @@ def total(a: SpeculationUsage, b: SpeculationUsage) -> SpeculationUsage:
         steps=a.steps + b.steps,
         synthetic=a.synthetic or b.synthetic,
         cached_tokens=a.cached_tokens if a.steps else b.cached_tokens,
+        predicted=a.predicted + b.predicted,
+        predicted_accepted=a.predicted_accepted + b.predicted_accepted,
     )
 
 

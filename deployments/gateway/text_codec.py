@@ -34,10 +34,19 @@ class TextCodec:
         self.token_bytes, self.stop_token = token_bytes, stop_token
         self.longest_token = max(map(len, backend.get_vocab(with_added_tokens=True)))
 
-    def encode(self, text: str) -> list[int]:
-        """The prompt's ids, with the special tokens the model expects around a prompt. A prompt is in its writer's hands alone:
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """The prompt's ids, with the `special` tokens the model expects around a prompt. A prompt is in its writer's hands alone:
         control tokens in it are tokens."""
-        return encode(self._backend, text, add_special_tokens=True)
+        return encode(self._backend, text, add_special_tokens=special)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these tokens, control tokens included; ids must lie in the vocabulary."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Each token as the vocabulary writes it; ids that it leaves out are empty."""
+        return [self._backend.id_to_token(token) or "" for token in ids]
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """The chat's ids, ready for the assistant's turn; no string of a message becomes a control token.

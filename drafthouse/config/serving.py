@@ -95,8 +95,11 @@ class VerifierConfig(PoolConfig):
         return self
 
 
-STAGE_KINDS = ("model", "trigram", "lookup", "suffix")
-"""The built-in stages. A kind's place in this list is its number on the wire and in stored calibrations, so new ones go to the end."""
+SOURCE_KINDS = ("model", "trigram", "lookup", "suffix", "prediction")
+"""What drafts nodes. A kind's place in this list is its number on the wire and in stored calibrations, so new ones go to the end."""
+
+STAGE_KINDS = tuple(kind for kind in SOURCE_KINDS if kind != "prediction")
+"""The built-in stages that a configuration may name. A prediction comes with a request."""
 
 
 class StageConfig(_Section):

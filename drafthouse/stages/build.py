@@ -9,20 +9,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drafthouse.checkpoints.model_path import model_path
-from drafthouse.config.serving import STAGE_KINDS, ModelConfig, StageConfig
+from drafthouse.config.serving import SOURCE_KINDS, ModelConfig, StageConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.stage_breaker import StageBreaker
 from drafthouse.stages import trigram_table
 from drafthouse.stages.lookup import LookupStage
+from drafthouse.stages.prediction import PredictionStage
 from drafthouse.stages.stage import SessionFacts, Stage
 from drafthouse.stages.stage_sandbox import SandboxedStage, Worker
 from drafthouse.stages.suffix import SuffixStage, Traffic
 from drafthouse.stages.trigram import TrigramStage
 
-SOURCE_OF = {kind: number for number, kind in enumerate(STAGE_KINDS)}
+SOURCE_OF = {kind: number for number, kind in enumerate(SOURCE_KINDS)}
 """The number of each built-in source of nodes: nodes are calibrated by it."""
 
-MODEL, FIRST_OWN = SOURCE_OF["model"], 16
+MODEL, PREDICTION, FIRST_OWN = SOURCE_OF["model"], SOURCE_OF["prediction"], 16
+
+PREDICTION_NODES = 32
+"""That a predicted output adds at once: it is long where it is right at all."""
 
 TABLE_FILE = "trigram.npz"
 """In the draft's folder."""
@@ -49,6 +53,11 @@ class StageMaker:
     make: Callable[[SessionFacts], Stage]
     worker: Worker | None = None
     breaker: StageBreaker = field(default_factory=StageBreaker)
+
+
+def prediction_maker() -> StageMaker:
+    """Of the stage of a request that brings a prediction."""
+    return StageMaker("prediction", PREDICTION, PREDICTION_NODES, PredictionStage)
 
 
 def placed(
@@ -96,7 +105,7 @@ def _built_in(
         case "trigram":
             table = _table(key, config.table, draft, vocab_size)
             return lambda facts: TrigramStage(facts, table, shared_noise)
-    raise AssertionError(f"{config.kind} is one of STAGE_KINDS, but nothing here makes it")
+    raise AssertionError(f"{config.kind} is a known kind, but nothing here makes it")
 
 
 def table_path(key: str, table: pathlib.Path | None, draft: ModelConfig | None) -> pathlib.Path:

@@ -30,12 +30,14 @@ NOTHING = Children([], [])
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
-    """What a stage is told of its session. `cache_key` names whose traffic may be remembered together; empty: nobody's."""
+    """What a stage is told of its session. `cache_key` names whose traffic may be remembered together; empty: nobody's. `prediction`:
+    tokens that the client expects, empty where it expects none."""
 
     sampling: SamplingParams
     seed: int
     vocab_size: int
     cache_key: str = ""
+    prediction: tuple[int, ...] = ()
 
 
 class Stage(ABC):

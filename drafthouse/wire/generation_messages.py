@@ -18,7 +18,7 @@ from protos import dataplane_pb2 as pb
 class SpeculationUsage:
     """Tokens drafted for a request, verified by the target and accepted, and its decode steps; `synthetic` marks a text whose
     acceptance was drawn instead of compared, which is not the target's. `cached_tokens` of the prompt were not prefilled: their KV
-    was in the prefix cache."""
+    was in the prefix cache. `predicted` of the verified tokens were drafted by the client's prediction, `predicted_accepted` accepted."""
 
     drafted: int = 0
     verified: int = 0
@@ -26,13 +26,16 @@ class SpeculationUsage:
     steps: int = 0
     synthetic: bool = False
     cached_tokens: int = 0
+    predicted: int = 0
+    predicted_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One attempt at one request. `delivered` are output tokens that earlier attempts delivered. `resumed`: an earlier attempt was
     admitted by a verifier that is gone now, so this one has room beyond a full queue. `cache_key` names whose traffic may be
-    remembered together; empty: no one's. KV of common prefixes is shared within one key, the empty one included."""
+    remembered together; empty: no one's. KV of common prefixes is shared within one key, the empty one included.
+    `prediction`: tokens that the client expects."""
 
     request_id: str
     attempt: int
@@ -45,6 +48,7 @@ class GenerateRequest:
     speculation: Speculation
     cache_key: str = ""
     resumed: bool = False
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +97,13 @@ def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
         request_id=request.request_id, attempt=request.attempt, prompt=request.prompt, delivered=request.delivered,
         sampling=sampling_proto(request.sampling), seed=request.seed, max_tokens=request.max_tokens,
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
-        cache_key=request.cache_key, resumed=request.resumed,
+        cache_key=request.cache_key, resumed=request.resumed, prediction=request.prediction,
     )  # fmt: skip
 
 
 def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
     check_length("prompt", len(m.prompt) + len(m.delivered))
+    check_length("prediction", len(m.prediction))
     if not m.prompt:
         raise WireError("prompt is empty")
     if len(m.delivered) >= m.max_tokens:
@@ -111,15 +116,12 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
     return GenerateRequest(
         request_id=identifier(m.request_id), attempt=m.attempt, prompt=tuple(m.prompt), delivered=tuple(m.delivered),
         sampling=sampling_of(m.sampling), seed=seed_of(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
-        speculation=speculation, cache_key=cache_key(m.cache_key), resumed=m.resumed,
+        speculation=speculation, cache_key=cache_key(m.cache_key), resumed=m.resumed, prediction=tuple(m.prediction),
     )  # fmt: skip
 
 
 def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
-    u = reply.usage
-    usage = pb.SpeculationUsage(
-        drafted=u.drafted, verified=u.verified, accepted=u.accepted, steps=u.steps, synthetic=u.synthetic, cached_tokens=u.cached_tokens
-    )
+    usage = pb.SpeculationUsage(**asdict(reply.usage))
     return pb.GenerateReply(
         request_id=reply.request_id, attempt=reply.attempt, first_token_index=reply.first_token_index, tokens=reply.tokens,
         finish_reason=reply.finish_reason, error=reply.error, usage=usage,
@@ -128,7 +130,8 @@ def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
 
 def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
     u = m.usage
-    usage = SpeculationUsage(u.drafted, u.verified, u.accepted, u.steps, u.synthetic, u.cached_tokens)
+    counts = (u.drafted, u.verified, u.accepted, u.steps, u.synthetic, u.cached_tokens, u.predicted, u.predicted_accepted)
+    usage = SpeculationUsage(*counts)
     return GenerateReply(m.request_id, m.attempt, m.first_token_index, tuple(m.tokens), m.finish_reason, m.error, usage)
 
 

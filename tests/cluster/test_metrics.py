@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from drafthouse.telemetry.metrics import METRICS
 from tests.cluster.scrape import Scrape, scrape
@@ -187,6 +188,19 @@ def test_the_cluster_is_as_it_is(scraped: tuple[Scrape, Scrape, Seen]) -> None:
     assert loaded.value("ray_drafthouse_controller_committed_per_s") > 0
     assert loaded.value("ray_drafthouse_verifier_goodput") > 0
     assert 0 < loaded.value("ray_drafthouse_verifier_round_trip_seconds") < 10
+
+
+def test_the_gateway_has_all_replicas_on_one_page(scraped: tuple[Scrape, Scrape, Seen], serving: Serving) -> None:
+    _, found, seen = scraped
+    text = httpx.get(f"{serving.url}/metrics", timeout=30).text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {family.name for family in found.families.values()} <= set(families)
+    replicas = {labels["replica"] for labels in (dict(series) for series in found.series("ray_drafthouse_verifier_running"))}
+    assert {sample.labels["replica"] for sample in families["ray_drafthouse_verifier_running"].samples} == replicas
+    (tokens,) = families["vllm:generation_tokens"].samples
+    assert seen.completion_tokens <= tokens.value <= seen.completion_tokens + CANCELLED_TOKENS
+    (silent,) = (sample for sample in families["drafthouse_metrics_nodes"].samples if sample.labels["state"] == "silent")
+    assert silent.value == 0
 
 
 def test_a_replica_that_died_leaves_no_gauges(scraped: tuple[Scrape, Scrape, Seen], serving: Serving) -> None:

@@ -30,6 +30,10 @@ async def snapshot():
     return {"pools": {}}
 
 
+async def metrics_page():
+    return "ray_drafthouse_gateway_running 0.0\n"
+
+
 @asynccontextmanager
 async def gateway(
     verifier: VerifierDouble | None = None, cluster=snapshot, capacity: int = 16, context_tokens: int = 64, keys=None, **config
@@ -43,7 +47,7 @@ async def gateway(
         limits = ClientLimits(lambda client: settings.limits)
         service = InferenceService(RequestPlanner("demo", codec(), metadata(context_tokens)), link, capacity, limits=limits)
         try:
-            yield build_http_app(service, cluster, no_lifespan, keys, settings), service
+            yield build_http_app(service, cluster, no_lifespan, keys, settings, metrics_page), service
         finally:
             await link.close()
 

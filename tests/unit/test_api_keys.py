@@ -24,7 +24,7 @@ from drafthouse.errors import ConfigError, RequestError
 from drafthouse.security import watched_files
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of, load_api_keys
 from tests.unit.byte_tokenizer import codec, metadata
-from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, no_lifespan
+from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, metrics_page, no_lifespan
 from tests.unit.reports import gateway_report
 from tests.unit.verifier_double import VerifierDouble, serving
 
@@ -47,7 +47,7 @@ def calls(keys: ApiKeys | None, *requests: httpx.Request) -> list[httpx.Response
                 registry.observe(gateway_report("g", service.running, service.totals()), now=1.0)
                 return registry.snapshot(now=1.0)
 
-            transport = httpx.ASGITransport(app=build_http_app(service, snapshot, no_lifespan, keys, GatewayConfig()))
+            transport = httpx.ASGITransport(app=build_http_app(service, snapshot, no_lifespan, keys, GatewayConfig(), metrics_page))
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 answers = [await client.send(request) for request in requests]
             await link.close()
@@ -98,6 +98,14 @@ def test_health_alone_is_open():
     assert [answer.status_code for answer in closed] == [401] * len(secret)
 
 
+def test_metrics_are_for_operators_where_there_are_any():
+    operators = ApiKeys(ApiKeysConfig(hashes=(hash_of(OTHER), hash_of(KEY)), operators=(hash_of(OTHER),)))
+    mine, theirs = (get("/metrics", {"Authorization": f"Bearer {key}"}) for key in (OTHER, KEY))
+    seen, refused = calls(operators, mine, theirs)
+    assert (seen.status_code, seen.text) == (200, "ray_drafthouse_gateway_running 0.0\n")
+    assert error_of(refused) == (403, "invalid_request_error", None, "not_an_operator")
+
+
 def test_without_the_section_the_api_is_open():
     assert load_api_keys(ServingConfig().security.api_keys) is None
     assert calls(None, post())[0].status_code == 200
@@ -111,6 +119,7 @@ def test_a_refused_body_is_not_read():
             no_lifespan,
             ApiKeys(IN_CONFIG),
             GatewayConfig(),
+            metrics_page,
         )
         sent = []
 

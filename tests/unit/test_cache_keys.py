@@ -15,7 +15,7 @@ from drafthouse.config.serving import GatewayConfig
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of
 from drafthouse.wire.generation_messages import GenerateRequest
 from tests.unit.byte_tokenizer import codec, metadata
-from tests.unit.openai_gateway import COMPLETION, no_lifespan
+from tests.unit.openai_gateway import COMPLETION, metrics_page, no_lifespan
 from tests.unit.test_grpc_api import Context
 from tests.unit.test_grpc_api import request as grpc_request
 from tests.unit.verifier_double import VerifierDouble, serving
@@ -43,7 +43,7 @@ def over_http(keys: ApiKeys | None, path: str, body: dict[str, object], *headers
     """Cache keys of the verifier's requests, one HTTP request for each of `headers`."""
 
     async def call(service: InferenceService) -> None:
-        transport = httpx.ASGITransport(app=build_http_app(service, None, no_lifespan, keys, GatewayConfig()))
+        transport = httpx.ASGITransport(app=build_http_app(service, None, no_lifespan, keys, GatewayConfig(), metrics_page))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             for each in headers:
                 assert (await client.post(path, json=body, headers=each)).status_code == 200

@@ -16,7 +16,7 @@ from drafthouse.config.serving import GatewayConfig
 from drafthouse.wire.heartbeat import Heartbeat
 from drafthouse.wire.membership import Directive, Route
 from tests.unit.byte_tokenizer import codec, metadata
-from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, snapshot
+from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, metrics_page, snapshot
 from tests.unit.reports import gateway_report
 from tests.unit.test_heartbeat import Controller
 from tests.unit.verifier_double import VerifierDouble, serving
@@ -85,7 +85,7 @@ def test_a_gateway_that_starts_without_a_controller_serves_by_anothers_table():
         async with serving(VerifierDouble("a", tokens=lambda request: IDS)) as routes:
             starting = Starting([AWAY], Directive(0.01, routes))
             service = InferenceService(RequestPlanner("demo", codec(), metadata()), starting.link, 16)
-            app = build_http_app(service, snapshot, starting.lifespan, None, GatewayConfig())
+            app = build_http_app(service, snapshot, starting.lifespan, None, GatewayConfig(), metrics_page)
             async with app.router.lifespan_context(app):
                 async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
                     assert (await client.get("/health/ready")).status_code == 200

@@ -20,13 +20,14 @@ from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.errors import ErrorBody
 from deployments.api.openai.responses import Response as Answer
 from deployments.api.openai.schema import CompletionRequest
+from deployments.api.openai.text_schema import DetokenizeRequest, TokenizeRequest
 
 READ = ["GET", "HEAD"]
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 """Served without an API key."""
 
-BODIES = (CompletionRequest, ChatRequest)
+BODIES = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
 REFERENCE = "#/components/schemas/{model}"
 SECURITY = "api_key"
 UNUSED = frozenset({"HTTPValidationError", "ValidationError"})

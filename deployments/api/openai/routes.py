@@ -28,7 +28,8 @@ from deployments.api.openai.openapi import GENERATION_RESPONSES, OPEN_PATHS, REA
 from deployments.api.openai.responses import DONE, Answerer, UsageCount, sse
 from deployments.api.openai.schema import CompletionRequest, GenerationBody
 from deployments.api.openai.sending import Sending
-from deployments.api.openai.status import Snapshot, add_status
+from deployments.api.openai.status import Metrics, Snapshot, add_status
+from deployments.api.openai.text_routes import add_text_routes
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
@@ -69,8 +70,9 @@ def build_http_app(
     lifespan: Lifespan,
     keys: ApiKeys | None,
     config: GatewayConfig,
+    metrics: Metrics,
 ) -> FastAPI:
-    """`snapshot` asks the controller for /v1/cluster; without `keys` the API is open."""
+    """`snapshot` asks the controller for /v1/cluster, `metrics` makes the page of /metrics; without `keys` the API is open."""
     app = FastAPI(
         title="Drafthouse", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None,
         generate_unique_id_function=lambda route: route.name,
@@ -86,7 +88,8 @@ def build_http_app(
             CORSMiddleware, allow_origins=config.cors_origins, allow_methods=ALLOWED, allow_headers=["*"], expose_headers=SHOWN
         )
     _add_generation(app, service, config.keep_alive_s)
-    add_status(app, service, snapshot, keys)
+    add_text_routes(app, service, partial(_read, service))
+    add_status(app, service, snapshot, metrics, keys)
     add_document(app, service.planner.model, keys is not None)
     return app
 
@@ -98,7 +101,7 @@ def _add_generation(app: FastAPI, service: InferenceService, keep_alive_s: float
     async def completions(request: Request) -> Response:
         """The text after a prompt, whole or as it is committed."""
         arrived = time.monotonic()
-        size, body = await _read(request, service, CompletionRequest)
+        size, body = await _read(service, request, CompletionRequest)
         plan = await service.plan(partial(planner.completion, body), size, cache_key_of(request), arrived)
         return await _answer(request, service, plan, False, body, keep_alive_s)
 
@@ -106,12 +109,12 @@ def _add_generation(app: FastAPI, service: InferenceService, keep_alive_s: float
     async def chat_completions(request: Request) -> Response:
         """The next message of a chat, whole or as it is committed."""
         arrived = time.monotonic()
-        size, body = await _read(request, service, ChatRequest)
+        size, body = await _read(service, request, ChatRequest)
         plan = await service.plan(partial(planner.chat, body), size, cache_key_of(request), arrived)
         return await _answer(request, service, plan, True, body, keep_alive_s)
 
 
-async def _read(request: Request, service: InferenceService, kind: type[Body]) -> tuple[int, Body]:
+async def _read(service: InferenceService, request: Request, kind: type[Body]) -> tuple[int, Body]:
     """(bytes, body). Raises RequestError, and ClientDisconnect."""
     planner = service.planner
     max_values = max(MIN_VALUES, 2 * planner.metadata.context_tokens)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict
 
 from deployments.api.openai.client_limit import cache_key_of
@@ -16,14 +16,20 @@ from deployments.api.openai.errors import NoControllerError, error_response
 from deployments.api.openai.openapi import READ, errors_of
 from deployments.api.openai.schema import check_model
 from deployments.gateway.inference_service import InferenceService
+from drafthouse import __version__
+from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.security.api_keys import ApiKeys
 
 SNAPSHOT_TIMEOUT_S = 2.0
 
+TEXT_FORMAT = "text/plain; version=0.0.4"
+METRICS_PAGE = {"description": "Prometheus' text format", "content": {TEXT_FORMAT: {"schema": {"type": "string"}}}}
+
 PLACES = frozenset({"pid", "address", "node", "ranks"})
 """What of a replica in /v1/cluster is for operators alone: processes, and where the data plane listens."""
 
+Metrics = Callable[[], Awaitable[str]]
 Snapshot = Callable[[], Awaitable[dict[str, Any]]]
 
 
@@ -45,6 +51,10 @@ class ModelList(_Answer):
     data: list[ModelCard]
 
 
+class Version(_Answer):
+    version: str
+
+
 class Live(_Answer):
     status: Literal["ok"] = "ok"
 
@@ -59,9 +69,10 @@ class Unready(_Answer):
     reason: str
 
 
-def add_status(app: FastAPI, service: InferenceService, snapshot: Snapshot, keys: ApiKeys | None) -> None:
+def add_status(app: FastAPI, service: InferenceService, snapshot: Snapshot, metrics: Metrics, keys: ApiKeys | None) -> None:
     _add_models(app, service)
     _add_health(app, service)
+    _add_metrics(app, metrics, keys)
 
     @app.api_route("/v1/cluster", methods=READ, responses={200: {"model": dict[str, Any]}, **errors_of(503)})
     async def cluster(request: Request) -> Response:
@@ -106,6 +117,20 @@ def _add_health(app: FastAPI, service: InferenceService) -> None:
         if not verifiers:
             return JSONResponse(Unready(reason="no verifier is known: none runs yet, or all are gone").model_dump(), 503)
         return JSONResponse(Ready(verifiers=verifiers).model_dump())
+
+
+def _add_metrics(app: FastAPI, metrics: Metrics, keys: ApiKeys | None) -> None:
+    @app.api_route("/version", methods=READ)
+    async def version() -> Version:
+        """Of Drafthouse."""
+        return Version(version=__version__)
+
+    @app.api_route("/metrics", methods=READ, responses={200: METRICS_PAGE, **errors_of(403)})
+    async def page(request: Request) -> Response:
+        """All replicas' metrics. For operators: they show the traffic of each key."""
+        if keys is not None and not keys.is_operator(cache_key_of(request)):
+            raise RequestError("/metrics is for operators' keys", code="not_an_operator", status=403)
+        return PlainTextResponse(await metrics(), media_type=TEXT_FORMAT)
 
 
 def without_places(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""/tokenize and /detokenize: the target's tokenizer over HTTP.
+
+Promises: ids are those that the generation routes would make of the same prompt or messages; work runs off the event loop. FastAPI reads
+the annotations of these routes, so they must not be postponed here.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+
+from deployments.api.openai.openapi import errors_of, json_body
+from deployments.api.openai.text_schema import DetokenizeRequest, Text, TokenizeRequest, Tokens
+from deployments.gateway.inference_service import InferenceService
+
+Read = Callable[[Request, type[Any]], Awaitable[tuple[int, Any]]]
+
+ERRORS = errors_of(400, 404, 408, 413, 415, 500)
+
+
+def add_text_routes(app: FastAPI, service: InferenceService, read: Read) -> None:
+    """`read` gives (bytes, validated body) of a request."""
+    planner = service.planner
+
+    @app.post("/tokenize", responses=ERRORS, openapi_extra=json_body(TokenizeRequest))
+    async def tokenize(request: Request) -> Tokens:
+        """The token ids of a prompt or of messages."""
+        size, body = await read(request, TokenizeRequest)
+        ids = await service.in_thread(lambda: _ids(service, body), size)
+        strings = planner.codec.token_strings(ids) if body.return_token_strs else None
+        return Tokens(count=len(ids), max_model_len=planner.metadata.context_tokens, tokens=ids, token_strs=strings)
+
+    @app.post("/detokenize", responses=ERRORS, openapi_extra=json_body(DetokenizeRequest))
+    async def detokenize(request: Request) -> Text:
+        """The text of token ids."""
+        size, body = await read(request, DetokenizeRequest)
+        planner.check_ids(body.tokens, "tokens")
+        return Text(prompt=await service.in_thread(lambda: planner.codec.decode(body.tokens), size))
+
+
+def _ids(service: InferenceService, body: TokenizeRequest) -> list[int]:
+    planner = service.planner
+    if body.messages is None:
+        text = body.prompt or ""
+        planner.check_chars(len(text), "prompt")
+        return planner.codec.encode(text, body.add_special_tokens)
+    planner.check_chars(sum(message.chars() for message in body.messages), "messages")
+    return planner.codec.encode_chat([message.plain() for message in body.messages])
