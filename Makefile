@@ -11,7 +11,7 @@ SMOLLM2 := $(VENV)/.smollm2-installed
 CODE := drafthouse drafter verifier controller simulator deployments benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install check lint test-unit format test test-cluster test-gpu chaos serve stop protos clean
+.PHONY: help install check lint test-unit format test test-cluster test-gpu chaos fuzz serve stop protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ test-gpu: $(DEV)  ## the engine's tests on a CUDA device
 
 chaos: $(DEV)  ## kill, stop, cut off and freeze replicas under 64 streams, compare every text; ARGS="--seed 1 --faults 30"; writes chaos.jsonl, chaos.json
 	$(BIN)/python -m tests.chaos --log chaos.jsonl --json chaos.json $(ARGS)
+
+fuzz: $(DEV)  ## 20,000 requests made from /openapi.json, mutated bodies and mutated protobuf, on every port of a cluster; ARGS="--seed 1 --secured"
+	$(BIN)/python -m tests.fuzz --json fuzz.json $(ARGS)
 
 serve: $(RUNTIME) $(if $(filter smollm2,$(MODEL)),$(SMOLLM2))  ## start Ray and serve the demo pair (MODEL=smollm2, a folder or a GGUF file; CONFIG=FILE)
 	exec $(BIN)/drafthouse serve $(if $(MODEL),--model $(MODEL),--config $(CONFIG))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.ablation.commands import ablation
 from benchmarks.calibration.command import calibration
-from benchmarks.cancel.commands import cancel
+from benchmarks.cancel.commands import cancel, soak
 from benchmarks.drafts.commands import drafts, gain
 from benchmarks.gateway.command import gateway
 from benchmarks.gpu.command import gpu
@@ -38,6 +38,7 @@ bench_app.command()(drafts)
 bench_app.command()(gain)
 bench_app.command()(calibration)
 bench_app.command()(cancel)
+bench_app.command()(soak)
 bench_app.command()(gateway)
 bench_app.command()(gpu)
 bench_app.command()(peers)

@@ -6,6 +6,8 @@ server holds at the end is read from reports that its replicas made after the la
 """
 
 import asyncio
+import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,9 +27,10 @@ from benchmarks.harness.prompts import load_texts
 from benchmarks.harness.report import Report
 from benchmarks.load.client import connect_async, gathered
 from deployments.cli.options import machine
+from drafthouse.security.client_key import authorization
 
 PROMPTS = 32
-REPLY_TIMEOUT_S = 300.0
+REPLY_TIMEOUT_S = 600.0
 """A request without an end by then has none."""
 
 FIRST_GUESS_S = 0.5
@@ -50,6 +53,8 @@ class CancelOptions:
     in_flight: int
     tokens: tuple[int, int]
     seed: int
+    per_second: float = math.inf
+    modes: tuple[str, ...] = ("auto",)
 
 
 @dataclass
@@ -77,23 +82,37 @@ class Tally:
     def all(self, ending: str) -> int:
         return sum(counts[ending] for counts in self.endings.values())
 
+    @property
+    def ended(self) -> int:
+        """Requests in all, however they ended."""
+        return sum(sum(counts.values()) for counts in self.endings.values())
 
-def run_cancel(options: CancelOptions, url: str, grpc_address: str, console: Console) -> Report:
-    """Raises ConfigError or BenchError when no server answers."""
-    state = machine()
+
+def run_cancel(
+    options: CancelOptions, url: str, grpc_address: str, console: Console, keys: Sequence[str] = (), tally: Tally | None = None
+) -> Report:
+    """`keys`: of the clients among whom calls are shared out, the first an operator's; by default the environment's. `tally` may be
+    read meanwhile. Raises ConfigError or BenchError when no server answers."""
+    state, tally = machine(), tally or Tally()
+    headers = [{"Authorization": f"Bearer {key}"} for key in keys] or [authorization()]
     with connect(url) as client:
+        client.headers.update(headers[0])
         model = only_model(client)
         longest = int(client.get(f"/v1/models/{model}").json()["max_model_len"]) - options.tokens[1]
-    report = asyncio.run(_measure(options, url, grpc_address, model, longest, console))
+    report = asyncio.run(_measure(options, url, grpc_address, headers, (model, longest), tally, console))
     return {**report, "settings": {**asdict(options), "url": url, "grpc": grpc_address, "model": model, "machine": state}}
 
 
-async def _measure(options: CancelOptions, url: str, address: str, model: str, longest: int, console: Console) -> Report:
-    texts, tally = load_texts(None, PROMPTS), Tally()
-    calls = traffic(options.requests, options.share, len(texts), options.tokens, options.seed)
+async def _measure(
+    options: CancelOptions, url: str, address: str, headers: list[dict[str, str]], served: tuple[str, int], tally: Tally, console: Console
+) -> Report:
+    """`served`: the model's name, and the characters that a prompt may have."""
+    (model, longest), texts = served, load_texts(None, PROMPTS)
+    calls = traffic(options.requests, options.share, len(texts), options.tokens, options.seed, len(headers), options.modes)
     async with connect_async(url) as http, grpc.aio.insecure_channel(address) as channel:
-        before = await _cluster(http)
-        clients = Clients(http, channel, model)
+        http.headers.update(headers[0])
+        before = await reported_cluster(http)
+        clients = Clients(http, channel, model, headers)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("requests", total=len(calls))
@@ -103,17 +122,19 @@ async def _measure(options: CancelOptions, url: str, address: str, model: str, l
                 progress.advance(task)
                 return late
 
-            await send_all(Waiting(calls), send, options.in_flight)
-        seconds, after = await _until_free(http)
+            await send_all(Waiting(calls), send, options.in_flight, options.per_second)
+        seconds, after = await until_free(http)
     return cancel_report(tally, round(options.share * options.requests), before, after, seconds)
 
 
-async def send_all(waiting: Waiting, send: Callable[[Call], Awaitable[bool]], in_flight: int) -> None:
-    """So many at a time. `send` returns at the call's end, and says whether its cut came too late."""
+async def send_all(waiting: Waiting, send: Callable[[Call], Awaitable[bool]], in_flight: int, per_second: float = math.inf) -> None:
+    """So many at a time, and so many a second at most. `send` returns at the call's end, and says whether its cut came too late."""
+    started, begun = time.monotonic(), itertools.count()
 
     async def worker() -> None:
         while waiting:
             call = waiting.take()
+            await asyncio.sleep(started + next(begun) / per_second - time.monotonic())
             if await send(call):
                 waiting.hand_on(call)
 
@@ -138,7 +159,7 @@ async def _to_its_end(clients: Clients, call: Call, prompt: str, tally: Tally) -
         await asyncio.sleep(UNTOLD_S if outcome.retry_after_s is None else outcome.retry_after_s)
 
 
-async def _cluster(http: httpx.AsyncClient) -> dict[str, Any]:
+async def reported_cluster(http: httpx.AsyncClient) -> dict[str, Any]:
     """`/v1/cluster`, as every replica has reported it since. Raises BenchError."""
     try:
         interval_s = (await http.get("/v1/cluster")).json()["interval_s"]
@@ -165,11 +186,11 @@ def in_use(state: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-async def _until_free(http: httpx.AsyncClient) -> tuple[float, dict[str, Any]]:
+async def until_free(http: httpx.AsyncClient) -> tuple[float, dict[str, Any]]:
     """Seconds until the replicas report that nothing is in use, or as long as that is waited for; the state then."""
     started = time.monotonic()
     while True:
-        state = await _cluster(http)
+        state = await reported_cluster(http)
         seconds = time.monotonic() - started
         if not any(in_use(state).values()) or seconds > FREE_TIMEOUT_S:
             return seconds, state

@@ -5,6 +5,7 @@ Promises: every call comes back as an `Outcome`, whatever the server does; being
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,6 @@ import grpc
 import httpx
 
 from benchmarks.cancel.traffic import Call
-from drafthouse.security.client_key import call_metadata
 from drafthouse.wire.settings import retry_after_s
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
@@ -33,8 +33,10 @@ FINISHED = Outcome("finished")
 
 
 class Clients:
-    def __init__(self, http: httpx.AsyncClient, channel: grpc.aio.Channel, model: str):
-        self._http, self._model, self._metadata = http, model, call_metadata()
+    """`headers`: who each client is, one set for each number that a call may name."""
+
+    def __init__(self, http: httpx.AsyncClient, channel: grpc.aio.Channel, model: str, headers: Sequence[Mapping[str, str]]):
+        self._http, self._model, self._headers = http, model, headers
         self._stub = rpc.InferenceStub(channel)  # type: ignore[no-untyped-call]  # generated
 
     async def send(self, call: Call, prompt: str, timeout_s: float | None) -> Outcome:
@@ -44,20 +46,22 @@ class Clients:
                 return await self._grpc(call, prompt, timeout_s)
             body = {
                 "model": self._model, "prompt": prompt, "max_tokens": call.tokens, "seed": call.seed, "stream": call.way == "http stream",
+                "speculation": {"mode": call.speculation},
             }  # fmt: skip
-            return await (self._http_stream(body) if body["stream"] else self._http_whole(body))
+            headers = self._headers[call.client]
+            return await (self._http_stream(body, headers) if body["stream"] else self._http_whole(body, headers))
         except (httpx.HTTPError, json.JSONDecodeError, LookupError) as error:
             return Outcome("no reply", words=f"{type(error).__name__}: {error}")
 
-    async def _http_whole(self, body: dict[str, Any]) -> Outcome:
-        answer = await self._http.post("/v1/completions", json=body)
+    async def _http_whole(self, body: dict[str, Any], headers: Mapping[str, str]) -> Outcome:
+        answer = await self._http.post("/v1/completions", json=body, headers=headers)
         if answer.status_code != 200:
             return _refusal(answer)
         return FINISHED if answer.json()["choices"][0]["finish_reason"] else Outcome("no reply", words="no finish_reason")
 
-    async def _http_stream(self, body: dict[str, Any]) -> Outcome:
+    async def _http_stream(self, body: dict[str, Any], headers: Mapping[str, str]) -> Outcome:
         reason, done = None, False
-        async with self._http.stream("POST", "/v1/completions", json=body) as answer:
+        async with self._http.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
             if answer.status_code != 200:
                 await answer.aread()
                 return _refusal(answer)
@@ -73,13 +77,15 @@ class Clients:
         return FINISHED if reason and done else Outcome("no reply", words="the stream ended without finish_reason or [DONE]")
 
     async def _grpc(self, call: Call, prompt: str, timeout_s: float | None) -> Outcome:
-        request = pb.GenerateRequest(model=self._model, prompt=prompt, max_tokens=call.tokens, seed=call.seed)
+        speculation = pb.Speculation(mode=call.speculation)
+        request = pb.GenerateRequest(model=self._model, prompt=prompt, max_tokens=call.tokens, seed=call.seed, speculation=speculation)
+        metadata = tuple((name.lower(), value) for name, value in self._headers[call.client].items())
         try:
             if call.way == "grpc":
-                reason = (await self._stub.Generate(request, timeout=timeout_s, metadata=self._metadata)).finish_reason
+                reason = (await self._stub.Generate(request, timeout=timeout_s, metadata=metadata)).finish_reason
             else:
                 reason = ""
-                async for chunk in self._stub.GenerateStream(request, timeout=timeout_s, metadata=self._metadata):
+                async for chunk in self._stub.GenerateStream(request, timeout=timeout_s, metadata=metadata):
                     reason = chunk.finish_reason
         except grpc.aio.AioRpcError as error:
             return _status(error)

@@ -31,10 +31,15 @@ class Call:
     seed: int
     cut_at: float | None
     cut: str
+    client: int = 0
+    speculation: str = "auto"
 
 
-def traffic(count: int, share: float, prompts: int, tokens: tuple[int, int], seed: int) -> list[Call]:
-    """`count` calls, `share` of them cut; output lengths evenly within `tokens`, both ends included."""
+def traffic(
+    count: int, share: float, prompts: int, tokens: tuple[int, int], seed: int, clients: int = 1, modes: Sequence[str] = ("auto",)
+) -> list[Call]:
+    """`count` calls, `share` of them cut; output lengths evenly within `tokens`, both ends included; `clients` and `modes` as often as
+    each other."""
     rng = np.random.default_rng(seed)
     cut = set(rng.permutation(count)[: round(share * count)].tolist())
     return [
@@ -46,6 +51,8 @@ def traffic(count: int, share: float, prompts: int, tokens: tuple[int, int], see
             seed=int(rng.integers(1 << 31)),
             cut_at=LATEST_CUT * point if i in cut else None,
             cut=CUTS[kind],
+            client=int(rng.integers(clients)),
+            speculation=modes[int(rng.integers(len(modes)))],
         )
         for i, (point, kind) in enumerate(zip(rng.random(count).tolist(), rng.integers(len(CUTS), size=count).tolist(), strict=True))
     ]

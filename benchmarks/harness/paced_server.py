@@ -78,9 +78,9 @@ class PacedServer:
         return settled_totals(self.url, finished, SETTLED_HEARTBEATS * self.config.controller.heartbeat_s)
 
 
-def cluster(url: str) -> dict[str, Any]:
+def cluster(url: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
     """`/v1/cluster` of the application at `url`. Raises httpx.HTTPError."""
-    answer = httpx.get(f"{url}/v1/cluster", timeout=5.0, trust_env=False)
+    answer = httpx.get(f"{url}/v1/cluster", headers=headers, timeout=5.0, trust_env=False)
     answer.raise_for_status()
     result: dict[str, Any] = answer.json()
     return result

@@ -20,6 +20,10 @@ from pydantic import BaseModel
 from deployments.cli.main import build_cli
 from drafthouse.config.serving import ServingConfig
 from tests.chaos.command import chaos_app
+from tests.fuzz.command import fuzz_app
+
+TEST_COMMANDS = {"tests.chaos": chaos_app, "tests.fuzz": fuzz_app}
+"""Run by `python -m`."""
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ("drafthouse", "drafter", "verifier", "controller", "simulator", "deployments", "benchmarks", "protos", "tests")
@@ -98,8 +102,8 @@ class Line:
                 module, rest = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
                 if _MODULE.fullmatch(module) and not is_name(module):
                     yield f"python -m {module}: no such module"
-                if module == "tests.chaos":
-                    yield from unknown_words(chaos_cli(), rest, module)
+                if module in TEST_COMMANDS:
+                    yield from unknown_words(command_of(module), rest, module)
             for word in words:
                 if _PATH.fullmatch(word) and "/" in word:
                     yield from self._path(word, bare=False)
@@ -164,19 +168,19 @@ def cli() -> Any:
 
 
 @cache
-def chaos_cli() -> Any:
-    return typer.main.get_command(chaos_app)
+def command_of(module: str) -> Any:
+    return typer.main.get_command(TEST_COMMANDS[module])
 
 
 @cache
 def all_options() -> frozenset[str]:
-    """Of all commands of `drafthouse` and of `python -m tests.chaos`."""
+    """Of all commands of `drafthouse` and of TEST_COMMANDS."""
 
     def options(command: Any) -> set[str]:
         own = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         return own.union(*(options(one) for one in getattr(command, "commands", {}).values()))
 
-    return frozenset(options(cli()) | options(chaos_cli()))
+    return frozenset(options(cli()).union(*(options(command_of(module)) for module in TEST_COMMANDS)))
 
 
 @cache

@@ -35,10 +35,16 @@ UNUSED = frozenset({"HTTPValidationError", "ValidationError"})
 
 RETRY_AFTER = {"Retry-After": {"description": "seconds until a place is expected", "schema": {"type": "integer"}}}
 SEED = {"x-drafthouse-seed": {"description": "the seed, drawn if there was none", "schema": {"type": "string"}}}
-EVENTS = (
-    f"`data: ` before each {Answer.__name__} in JSON, an {ErrorBody.__name__} where generation fails, and `data: [DONE]` at the end; "
-    "lines that begin with a colon are comments"
-)
+EVENT_DATA = {
+    "contentMediaType": "application/json",
+    "contentSchema": {"anyOf": [{"$ref": REFERENCE.format(model=kind.__name__)} for kind in (Answer, ErrorBody)]},
+}
+EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "anyOf": [EVENT_DATA, {"const": "[DONE]"}]}},
+}
+"""Of a stream. `itemSchema` is of OpenAPI 3.2, which says nothing else of streams than 3.1; FastAPI writes it, too."""
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -57,7 +63,7 @@ GENERATION_RESPONSES: Responses = {
     200: {
         "model": Answer,
         "description": "the text: whole, or in events with stream: true",
-        "content": {"text/event-stream": {"schema": {"type": "string", "description": EVENTS}}},
+        "content": {"text/event-stream": {"itemSchema": EVENT}},
         "headers": SEED,
     },
     **errors_of(400, 404, 408, 413, 415, 429, 500, 503),

@@ -1,0 +1,3 @@
+from tests.fuzz.command import fuzz_app
+
+fuzz_app()
