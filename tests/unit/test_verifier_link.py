@@ -48,24 +48,19 @@ def test_a_stream_that_breaks_goes_on_elsewhere(broken_at, code):
 def test_a_server_that_dies_mid_stream():
     async def run():
         dying, heir = VerifierDouble("a"), VerifierDouble("b", load=7)
+        dying.before = lambda index, served: forever(index, served) if index else asyncio.sleep(0)
         async with serving(heir) as heirs:
+            link = VerifierLink(5.0)
+            stream = link.generate(REQUEST)
             async with serving(dying) as routes:
-                link = VerifierLink(5.0)
                 link.update(routes + heirs)
-                reached = asyncio.Event()
-                dying.before = lambda index, served: _stall(reached) if index else asyncio.sleep(0)
-                task = asyncio.create_task(collect(link))
-                await reached.wait()
-            assert tokens_of(await task) == text_of(REQUEST)  # its server is stopped by now
+                tokens = [*tokens_of(await anext(stream))]
+            tokens += [token async for replies in stream for token in tokens_of(replies)]  # its server is stopped by now
+            assert tuple(tokens) == text_of(REQUEST)
             assert heir.seen[0].delivered == text_of(REQUEST)[:2]
             await link.close()
 
     asyncio.run(run())
-
-
-async def _stall(reached: asyncio.Event) -> None:
-    reached.set()
-    await asyncio.Event().wait()
 
 
 def test_a_stream_without_a_finish_reason_is_a_broken_one():
