@@ -1,0 +1,10 @@
+"""Calls as Llama 3's models write them: {"name": ..., "parameters": {...}}, several with `;` between, behind <|python_tag|> or not."""
+
+from deployments.parsers.json_calls import JsonCallsParser
+
+PYTHON_TAG = "<|python_tag|>"
+
+
+class Llama3Parser(JsonCallsParser):
+    def __init__(self, names: frozenset[str]) -> None:
+        super().__init__(names, marker=PYTHON_TAG, separators=";,")

@@ -1,0 +1,55 @@
+"""What a parser makes of a model's text: content, reasoning, and calls of tools.
+
+Promises: joined over any split of a text into pieces, the parts are those of the whole text.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """Of the call `index`. The first delta of a call has its name; the arguments, as JSON text, come in pieces."""
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    content: str = ""
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
+
+    def __add__(self, other: "Parsed") -> "Parsed":
+        return Parsed(self.content + other.content, self.reasoning + other.reasoning, self.calls + other.calls)
+
+
+class ToolParser(ABC):
+    """Finds calls in one text. `names`: the tools that there are; `complete`: the calls that have ended.
+
+    What looks like a call and is none is content, to the letter. A call that has begun stays one: where its arguments are
+    no JSON, or cut off, the client gets what the model wrote.
+    """
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names = names
+        self.complete = 0
+
+    @abstractmethod
+    def feed(self, text: str) -> Parsed:
+        """What is certain now that `text` follows."""
+
+    @abstractmethod
+    def flush(self) -> Parsed:
+        """What was held back, now that no more text comes."""
+
+
+def join_calls(deltas: tuple[CallDelta, ...]) -> list[CallDelta]:
+    """Each call whole, in the order in which they began."""
+    whole: dict[int, CallDelta] = {}
+    for delta in deltas:
+        begun = whole.get(delta.index, CallDelta(delta.index))
+        whole[delta.index] = CallDelta(delta.index, begun.name + delta.name, begun.arguments + delta.arguments)
+    return list(whole.values())
