@@ -2,7 +2,9 @@
 
 import json
 import sys
+import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 import httpx
@@ -24,6 +26,17 @@ ANSWER_TIMEOUT_S = 10.0
 @dataclass(frozen=True, slots=True)
 class Gauges:
     synthetic_acceptance: float | None = None
+    kv_slots: float | None = None
+    kv_slots_used: float | None = None
+    kv_slots_cached: float | None = None
+
+    @property
+    def kv(self) -> str:
+        """Tokens; what only the prefix cache holds is as good as free."""
+        if self.kv_slots is None or self.kv_slots_used is None:
+            return "-"
+        cached = f", {self.kv_slots_cached:,.0f} cached" if self.kv_slots_cached else ""
+        return f"{self.kv_slots_used:,.0f} of {self.kv_slots:,.0f}{cached}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,7 @@ class ShownReplica:
     forward: str
     row_invariant: bool
     gauges: Gauges
+    started: float
     pid: int | None = None  # told to operators' keys alone, like the address
     address: str = "-"
 
@@ -43,6 +57,7 @@ class ShownReplica:
 class ShownCluster:
     """What of `/v1/cluster` is printed; totals are by role and counter, names of replicas by role and fingerprint."""
 
+    model: str
     pools: dict[str, list[ShownReplica]]
     totals: dict[str, dict[str, float]]
     sessions: int
@@ -75,12 +90,14 @@ def _cluster(answer: httpx.Response) -> ShownCluster:
 
 def _print_cluster(cluster: ShownCluster) -> None:
     console = Console(highlight=False)
+    console.print(f"[bold]model[/]: {cluster.model}")
     for pool, replicas in cluster.pools.items():
         table = Table(title=f"{pool}: {len(replicas)}", title_justify="left", title_style="bold")
-        for column in ("replica", "pid", "address", "load", "capacity", "draining"):
+        for column in ("replica", "pid", "address", "up", "load", "capacity", "KV tokens", "draining"):
             table.add_column(column, overflow="fold")
         for r in replicas:
-            table.add_row(r.replica, str(r.pid or "-"), r.address, str(r.load), str(r.capacity), str(r.draining))
+            up = str(timedelta(seconds=max(0, round(time.time() - r.started))))
+            table.add_row(r.replica, str(r.pid or "-"), r.address, up, str(r.load), str(r.capacity), r.gauges.kv, str(r.draining))
         console.print(table)
     rates = [r.gauges.synthetic_acceptance for replicas in cluster.pools.values() for r in replicas]
     drawn = [rate for rate in rates if rate is not None]

@@ -4,6 +4,7 @@ Promises: a report is complete each time, so that the controller's state can be 
 grow while the process lives; everything else is of the moment.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
@@ -20,7 +21,7 @@ class Replica:
     `address` is where its data plane listens (`host:port`). `fingerprint` is the target's for verifiers, the draft's for drafters
     and empty for gateways. `ranks` are the pids of a tensor-parallel replica's other processes. `vocabulary` is the digest of the
     model's tokenizer; empty where it is not known. `forward` names what runs the model (`native`, `transformers`; empty: no model),
-    and `row_invariant` says whether each row's bits are its own there.
+    and `row_invariant` says whether each row's bits are its own there. `started`: Unix time.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Replica:
     vocabulary: str = ""
     forward: str = ""
     row_invariant: bool = False
+    started: float = field(default_factory=time.time, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

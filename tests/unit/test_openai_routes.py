@@ -105,7 +105,7 @@ def test_models_and_cluster():
     assert models["data"][0]["sampling_defaults"] == none
     assert request("/v1/models/demo").json() == models["data"][0]
     assert error_of(request("/v1/models/other"))[0] == 404
-    assert request("/v1/cluster").json() == {"pools": {}}
+    assert request("/v1/cluster").json() == {"model": "demo", "pools": {}}
 
 
 def test_health():

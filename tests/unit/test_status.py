@@ -1,7 +1,9 @@
 """`drafthouse status`: what it prints of a registry's own snapshot."""
 
 import json
+import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,7 +32,7 @@ def url(registry: Registry) -> Iterator[str]:
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({**registry.snapshot(1.0), "sizes": SIZES.as_json(registry.sizes())}).encode())
+            self.wfile.write(json.dumps({"model": "smol", **registry.snapshot(1.0), "sizes": SIZES.as_json(registry.sizes())}).encode())
 
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing: test output is for tests."""
@@ -81,6 +83,14 @@ def test_verifiers_that_cannot_replace_each_other_are_told(registry, url):
     assert "verifier pool: 2 fingerprints (aaa: v0, v2; bbb: v1): a text that one began" in status(url)
     registry.observe(verifier_report("v1", pid=2, fingerprint="aaa"), 0.0)
     assert "verifier pool: all 3 of fingerprint aaa" in status(url)
+
+
+def test_the_model_how_long_replicas_run_and_what_their_kv_holds(registry, url):
+    plain = verifier_report("v0", kv_slots=4096, kv_slots_used=1024, kv_slots_cached=512)
+    registry.observe(replace(plain, replica=replace(plain.replica, started=time.time() - 90_061)), 0.0)
+    said = status(url)
+    assert "model: smol" in said
+    assert re.search(r"v0 .*1 day, 1:01:0\d .*1,024 of 4,096, 512 cached", said)
 
 
 def test_which_forward_runs_is_told_where_there_is_a_model(registry, url):

@@ -78,7 +78,7 @@ def add_status(app: FastAPI, service: InferenceService, snapshot: Snapshot, metr
     async def cluster(request: Request) -> Response:
         """What the controller knows of all replicas."""
         try:
-            state = await asyncio.wait_for(_awaited(snapshot), SNAPSHOT_TIMEOUT_S)
+            state = {"model": service.planner.model, **await asyncio.wait_for(_awaited(snapshot), SNAPSHOT_TIMEOUT_S)}
             operator = keys is None or keys.is_operator(cache_key_of(request))
             return JSONResponse(state if operator else without_places(state))
         except Exception as error:  # fault boundary: Ray raises many kinds for a controller that is gone
