@@ -24,7 +24,17 @@ PRIVATE_USE = (range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE), range(0xE000,
 JSON_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 NOT_TEXT = ("role", "type")
-"""Keys of messages and parts whose values are not a client's own words: the schema lists what they may be."""
+"""Keys of messages, parts and tools whose values are not a client's own words: the schema lists what they may be."""
+
+FREE = ("arguments", "parameters")
+"""Keys of calls and tools under which a client may write what it likes, keys included."""
+
+SCHEMA_WORDS = frozenset({
+    "type", "properties", "required", "description", "title", "items", "enum", "const", "default", "format", "pattern", "anyOf", "allOf",
+    "oneOf", "not", "additionalProperties", "minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "$ref", "$defs",
+    "object", "string", "number", "integer", "boolean", "array", "null", "function", "name",
+})  # fmt: skip
+"""JSON Schema's own: templates look for them."""
 
 
 class Marks(NamedTuple):
@@ -58,6 +68,10 @@ class ControlTokens:
             return messages, None
         marks = unused_marks(text for message in messages for text in strings_of(message))
         return [mapped(message, partial(self._marked, message["role"], marks)) for message in messages], marks
+
+    def stands_in(self, value: Any) -> bool:
+        """Whether a string in `value`, a key included, has a control token, or could be part of one and is no word."""
+        return any(self._any.search(text) or (not text.isidentifier() and self._joins(text)) for text in strings_of(value, free=True))
 
     def encode(self, prompt: str, marked: str, marks: Marks | None) -> list[int]:
         """The ids of `prompt`, which the template made of the messages as they are, and `marked` of those with marks.
@@ -169,26 +183,34 @@ def _branches(tree: dict[str, Any]) -> str:
     return f"(?:{found})?" if "" in tree else found
 
 
-def strings_of(value: Any) -> Iterator[str]:
-    """A client's own strings in a message."""
+def strings_of(value: Any, free: bool = False) -> Iterator[str]:
+    """A client's own strings in a message; `free`: within what it writes as it likes."""
     if isinstance(value, str):
-        yield value
+        if not (free and value in SCHEMA_WORDS):
+            yield value
     elif isinstance(value, dict):
         for key, inner in value.items():
-            if key not in NOT_TEXT:
-                yield from strings_of(inner)
+            if free and key not in SCHEMA_WORDS:
+                yield key
+            if free or key not in NOT_TEXT:
+                yield from strings_of(inner, free or key in FREE)
     elif isinstance(value, list):
         for inner in value:
-            yield from strings_of(inner)
+            yield from strings_of(inner, free)
 
 
-def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """The same message with its strings changed."""
+def mapped(value: Any, change: Callable[[str], str], free: bool = False) -> Any:
+    """The same message with the strings changed that `strings_of` finds."""
     if isinstance(value, str):
-        return change(value)
+        return value if free and value in SCHEMA_WORDS else change(value)
     if isinstance(value, dict):
-        return {key: inner if key in NOT_TEXT else mapped(inner, change) for key, inner in value.items()}
-    return [mapped(inner, change) for inner in value] if isinstance(value, list) else value
+        return {
+            change(key) if free and key not in SCHEMA_WORDS else key: inner
+            if not free and key in NOT_TEXT
+            else mapped(inner, change, free or key in FREE)
+            for key, inner in value.items()
+        }
+    return [mapped(inner, change, free) for inner in value] if isinstance(value, list) else value
 
 
 def unused_marks(texts: Iterable[str]) -> Marks:

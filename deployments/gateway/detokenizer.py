@@ -8,7 +8,8 @@ SentencePiece with byte fallback, whose leading space is kept, since the text go
 
 import codecs
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from copy import copy
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -43,6 +44,13 @@ class TokenBytes:
         if found is None:
             found = self._known[token] = self._of_piece(self._tokenizer.id_to_token(token))
         return found
+
+    def showing(self, contents: Collection[str]) -> "TokenBytes":
+        """The same, but for special tokens that have their text."""
+        shown = copy(self)
+        added = self._tokenizer.get_added_tokens_decoder()
+        shown._known = {**self._known, **{i: token.content.encode() for i, token in added.items() if token.content in contents}}
+        return shown
 
     def _of_piece(self, piece: str | None) -> bytes:
         if piece is None:

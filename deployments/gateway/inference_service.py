@@ -215,8 +215,9 @@ class InferenceService:
         outcome: Outcome = "cancelled"
         record = RequestRecord(request, self.log.request_id(), time.monotonic() if plan.arrived is None else plan.arrived)
         stopwatch = Stopwatch(self.latencies, record.arrived)
+        token_bytes, parser = plan.format.token_bytes, plan.format.parser()
         try:
-            async with aclosing(generate_text(self.link, self.planner.codec.token_bytes, request, plan.stops, record.verifiers)) as deltas:
+            async with aclosing(generate_text(self.link, token_bytes, request, plan.stops, record.verifiers, parser)) as deltas:
                 async for delta in deltas:
                     self._totals.completion_tokens += len(delta.tokens)
                     now = time.monotonic()

@@ -58,7 +58,7 @@ class Gateway:
         set_up_logs()
         codec = load_codec(config.target)
         metadata = load_metadata(config.target, codec.stop_token, config.gateway.sampling_defaults)
-        planner = RequestPlanner(config.model, codec, metadata)
+        planner = RequestPlanner(config.model, codec, metadata, config.api)
         self._controller, self._config = controller, config.gateway
         self._keys = load_api_keys(config.security.api_keys)
         self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deployments.api.openai.chat_schema import ChatRequest
-from deployments.api.openai.schema import CompletionRequest, check_model, is_ids
+from deployments.api.openai.schema import NO_LIMIT, CompletionRequest, check_model, is_ids
+from deployments.gateway.chat_reading import ChatReading
 from deployments.gateway.model_metadata import ModelMetadata
+from deployments.gateway.output_format import OutputFormat
 from deployments.gateway.text_codec import TextCodec
+from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
@@ -31,7 +34,7 @@ MAX_TOTAL_CHOICES = 256
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a request asks for besides its prompts. `max_tokens` None: what remains of the context. `ignore_eos`: the model's own stop
-    tokens do not end the text."""
+    tokens do not end the text. `cut`: more of them than the context has left become those that it has left."""
 
     model: str
     sampling: SamplingParams
@@ -41,17 +44,20 @@ class Settings:
     stops: tuple[str, ...] = ()
     choices: int = 1
     ignore_eos: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPlan:
-    """One user request. `requests[p * choices + c]` is choice `c` of prompt `p`."""
+    """One user request. `requests[p * choices + c]` is choice `c` of prompt `p`. `notes` are what its client should know of it."""
 
     id: str
     requests: tuple[GenerateRequest, ...]
     stops: tuple[str, ...]
     seed: int
     choices: int
+    format: OutputFormat
+    notes: tuple[str, ...] = ()
     arrived: float | None = None  # seconds, monotonic
 
     @property
@@ -66,12 +72,14 @@ class RequestPlan:
 
 
 class RequestPlanner:
-    def __init__(self, model: str, codec: TextCodec, metadata: ModelMetadata) -> None:
-        self.model, self.codec, self.metadata = model, codec, metadata
+    def __init__(self, model: str, codec: TextCodec, metadata: ModelMetadata, api: ApiConfig | None = None) -> None:
+        """Without `api` its defaults hold. Raises ConfigError for a parser of the model's calls that cannot be used."""
+        self.model, self.codec, self.metadata, self.api = model, codec, metadata, api or ApiConfig()
+        self._chats = ChatReading(codec, self.api)
 
     def completion(self, body: CompletionRequest) -> RequestPlan:
         check_model(body.model, self.model)
-        settings = self._settings(body, body.max_tokens or DEFAULT_MAX_TOKENS)
+        settings = self._settings(body, DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
         prompts = [body.prompt] if isinstance(body.prompt, str) or (body.prompt and is_ids(body.prompt)) else body.prompt
         return self.plan("cmpl", prompts, settings)
 
@@ -79,11 +87,19 @@ class RequestPlanner:
         check_model(body.model, self.model)
         settings = self._settings(body, body.token_limit)
         self.check_chars(sum(message.chars() for message in body.messages), "messages")
-        prompt = self.codec.encode_chat([message.plain() for message in body.messages])
-        return self.plan("chatcmpl", [prompt], settings, field="messages")
+        self.check_chars(body.tool_chars(), "tools")
+        prompt, output = self._chats.read(body)
+        return self.plan("chatcmpl", [prompt], settings, field="messages", output=output)
 
-    def plan(self, kind: str, prompts: Sequence[str | Sequence[int]], settings: Settings, field: str = "prompt") -> RequestPlan:
-        """Prompts as text or ids. `kind` begins the id, `field` is what errors of the prompt name."""
+    def plan(
+        self,
+        kind: str,
+        prompts: Sequence[str | Sequence[int]],
+        settings: Settings,
+        field: str = "prompt",
+        output: OutputFormat | None = None,
+    ) -> RequestPlan:
+        """Prompts as text or ids. `kind` begins the id, `field` is what errors of the prompt name. Without `output` all is content."""
         check_model(settings.model, self.model)
         if not prompts:
             raise RequestError(f"{field} is empty", field)
@@ -95,19 +111,25 @@ class RequestPlanner:
             raise RequestError(f"seed must be between 0 and 2**63 - 1, not {seed}", "seed")
         plan_id = f"{kind}-{uuid.uuid4().hex}"
         requests: list[GenerateRequest] = []
+        notes: dict[str, None] = {}  # each once
         for text in prompts:
             prompt = self._prompt(text, field)
-            max_tokens = self._max_tokens(len(prompt), settings.max_tokens, field)
+            max_tokens = self._max_tokens(len(prompt), settings.max_tokens, field, settings.cut)
+            if max_tokens < (settings.max_tokens or 0):
+                notes[f"max_tokens: {max_tokens} instead of {settings.max_tokens}, which is all that the context has left"] = None
             for _ in range(settings.choices):
                 i = len(requests)
                 own_seed = seed if total == 1 else derive_seed(seed, i)
                 requests.append(self._request(f"{plan_id}-{i}", prompt, own_seed, max_tokens, settings))
-        return RequestPlan(plan_id, tuple(requests), settings.stops, seed, settings.choices)
+        output = output or OutputFormat(self.codec.token_bytes)
+        return RequestPlan(plan_id, tuple(requests), settings.stops, seed, settings.choices, output, tuple(notes))
 
     def _settings(self, body: CompletionRequest | ChatRequest, max_tokens: int | None) -> Settings:
         sampling = body.sampling(self.metadata.sampling_defaults)
         wish, ignore_eos = body.speculation_wish(), bool(body.ignore_eos)
-        return Settings(body.model, sampling, wish, max_tokens, body.seed, body.stops(), body.choices, ignore_eos)
+        limit = None if max_tokens == NO_LIMIT else max_tokens
+        cut = not self.api.strict
+        return Settings(body.model, sampling, wish, limit, body.seed, body.stops(), body.choices, ignore_eos, cut)
 
     def check_chars(self, chars: int, field: str) -> None:
         """Raises RequestError for a text that no tokens of the context could hold, before it costs the time to make them."""
@@ -132,9 +154,11 @@ class RequestPlanner:
         if not 0 <= suspect < self.metadata.vocab_size:
             raise RequestError(f"{field} has token id {suspect}, outside the vocabulary of {self.metadata.vocab_size}", field)
 
-    def _max_tokens(self, prompt_tokens: int, wanted: int | None, field: str) -> int:
-        """The output tokens wanted, or all that the context has left. Raises RequestError."""
+    def _max_tokens(self, prompt_tokens: int, wanted: int | None, field: str, cut: bool) -> int:
+        """The output tokens wanted, or all that the context has left; with `cut`, the lesser of both. Raises RequestError."""
         left = self.metadata.context_tokens - prompt_tokens
+        if left >= 1 and cut:
+            return min(wanted or left, left)
         if left < 1 or (wanted or 1) > left:
             asked = f"{prompt_tokens} in the prompt and {wanted or 1} to generate"
             message = f"The context holds {self.metadata.context_tokens} tokens, but {prompt_tokens + (wanted or 1)} are asked for: {asked}"

@@ -6,16 +6,17 @@ error that says so.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from deployments.gateway.chat_template import ChatTemplate, Message, load_chat_template
+from deployments.gateway.chat_template import PLAIN, ChatOptions, ChatTemplate, Message, load_chat_template
 from deployments.gateway.control_tokens import ControlTokens, encode, load_control_tokens
 from deployments.gateway.detokenizer import TokenBytes
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.config.serving import ModelConfig
-from drafthouse.errors import ModelError
+from drafthouse.errors import ModelError, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class TextCodec:
         self, backend: Tokenizer, token_bytes: TokenBytes, chat: ChatTemplate, control: ControlTokens, stop_token: int | None
     ) -> None:
         """`stop_token` is what the tokenizer takes for the end of a text."""
-        self._backend, self._chat, self._control = backend, chat, control
+        self._backend, self.chat_template, self._control = backend, chat, control
         self.token_bytes, self.stop_token = token_bytes, stop_token
         self.longest_token = max(map(len, backend.get_vocab(with_added_tokens=True)))
 
@@ -48,16 +49,31 @@ class TextCodec:
         """Each token as the vocabulary writes it; ids that it leaves out are empty."""
         return [self._backend.id_to_token(token) or "" for token in ids]
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """The chat's ids, ready for the assistant's turn; no string of a message becomes a control token.
+    def encode_chat(self, messages: Sequence[Message], options: ChatOptions = PLAIN) -> list[int]:
+        """The ids of `prompt_of`'s text."""
+        return self.prompt_of(messages, options)[1]
+
+    def prompt_of(self, messages: Sequence[Message], options: ChatOptions = PLAIN) -> tuple[str, list[int]]:
+        """The chat as text and its ids, ready for the assistant's turn; no string of a message or a tool becomes a control token.
 
         Raises RequestError where there is no usable chat template, or it refuses the messages or loses one.
         """
-        messages = self._chat.fit(messages)
-        prompt = self._chat.render(messages)
-        self._chat.check_arrived(messages, prompt)
-        marked, marks = self._control.mark(messages)
-        return self._control.encode(prompt, prompt if marks is None else self._chat.render(marked), marks)
+        template = self.chat_template
+        messages = template.fit(messages)
+        template.check(messages, options)
+        self._check_variables(options)
+        prompt = template.render(messages, options)
+        template.check_arrived(messages, prompt, options)
+        (*marked, tools), marks = self._control.mark([*messages, {"role": "tools", "tools": list(options.tools)}])
+        again = prompt if marks is None else template.render(marked, replace(options, tools=tools["tools"]))
+        return prompt, self._control.encode(prompt, again, marks)
+
+    def _check_variables(self, options: ChatOptions) -> None:
+        """Raises RequestError: what a template makes of a variable is not known, so no control token may stand in one."""
+        for name, value in options.variables.items():
+            if self._control.stands_in(value):
+                param = f"chat_template_kwargs.{name}"
+                raise RequestError(f"{param}: has a control token of the model; leave it out", param)
 
 
 def make_codec(tokenizer: PreTrainedTokenizerBase) -> TextCodec:

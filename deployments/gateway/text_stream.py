@@ -1,18 +1,20 @@
-"""From a verifier's tokens to the client's text: detokenized, cut at stop strings, counted.
+"""From a verifier's tokens to the client's text: detokenized, cut at stop strings, parsed, counted.
 
 Promises: the text and the number of completion tokens depend on the tokens alone, not on how many
 arrive together: a token after the one that completes a stop string does not count, and neither does a draft
 accepted there. Exactly one delta, the last, has a finish reason: `stop` if and only if a stop token or a
-stop string ended the text. The first delta leaves as soon as the first tokens arrive.
+stop string ended the text, `tool_calls` in place of it where the text has calls. The first delta leaves as soon as the first tokens arrive.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from deployments.gateway.detokenizer import Detokenizer, TokenBytes
 from deployments.gateway.stop_matcher import StopMatcher
 from deployments.gateway.verifier_link import VerifierLink
+from deployments.parsers.output_parser import OutputParser
+from deployments.parsers.parsed import CallDelta, Parsed
 from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 
@@ -21,39 +23,59 @@ from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, 
 class TextDelta:
     """Text that is new, and output tokens `first_token_index ...`; the text may lag behind them by held-back characters.
 
-    `attempt` is the one whose verifier made them: 1, and one more each time that another took the request; `usage` is that of the
-    output so far."""
+    `text` is content; reasoning and calls are beside it where the output is parsed for them. `reasoning_tokens`: from the one that
+    completes the opening tag of reasoning to the one that completes the closing tag. `attempt` is the one whose verifier made them: 1,
+    and one more each time that another took the request; `usage` is that of the output so far."""
 
     text: str
     tokens: tuple[int, ...]
     first_token_index: int
     attempt: int
-    finish_reason: str = ""  # stop or length, in the last delta
+    finish_reason: str = ""  # stop, length or tool_calls, in the last delta
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
+    reasoning_tokens: int = 0
 
 
 class _Text:
-    """One output's text so far."""
+    """One output's text so far. `reasoning_tokens`: of all its tokens."""
 
-    def __init__(self, token_bytes: TokenBytes, stops: tuple[str, ...], stop_tokens: tuple[int, ...]) -> None:
+    def __init__(
+        self, token_bytes: TokenBytes, stops: tuple[str, ...], stop_tokens: tuple[int, ...], parser: OutputParser | None = None
+    ) -> None:
         self._detokenizer = Detokenizer(token_bytes)
         self._matcher = StopMatcher(stops)
         self._stop_tokens = frozenset(stop_tokens)
+        self._parser = parser
         self.stopped = False
+        self.reasoning_tokens = 0
 
-    def add(self, tokens: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    def add(self, tokens: tuple[int, ...]) -> tuple[Parsed, tuple[int, ...]]:
         """The new text and the tokens up to the one that ended it, if one did. A stop token has no text."""
         tokens, self.stopped = cut_at_stop(tokens, self._stop_tokens)
-        pieces: list[str] = []
+        pieces: list[Parsed | str] = []
         for count, token in enumerate(tokens[: len(tokens) - self.stopped], start=1):
-            pieces.append(self._matcher.feed(self._detokenizer.add((token,))))
-            if self._matcher.stopped:
+            pieces.append(self._parsed(self._matcher.feed(self._detokenizer.add((token,)))))
+            if self._matcher.stopped or (self._parser is not None and self._parser.ended):
                 self.stopped = True
-                return "".join(pieces), tokens[:count]
-        return "".join(pieces), tokens
+                return joined(pieces), tokens[:count]
+        return joined(pieces), tokens
 
-    def flush(self) -> str:
+    def flush(self) -> Parsed:
         """The end of the text; a character cut off by the end may still complete a stop string."""
+        last = self._flushed()
+        if self._parser is None:
+            return Parsed(last)
+        return self._parser.feed(last) + self._parser.flush()
+
+    def reason(self, reason: str) -> str:
+        """The client's finish reason, where the verifier's is `reason`."""
+        if not self.stopped and reason != "stop":
+            return reason
+        return "tool_calls" if self._parser is not None and self._parser.called else "stop"
+
+    def _flushed(self) -> str:
         if self._matcher.stopped:
             return ""
         last = self._matcher.feed(self._detokenizer.flush())
@@ -62,28 +84,54 @@ class _Text:
             return last
         return last + self._matcher.flush()
 
+    def _parsed(self, text: str) -> Parsed | str:
+        """What a token's text adds. Counts the token if it is one of reasoning."""
+        if self._parser is None:
+            return text
+        before = self._parser.thinks
+        parsed = self._parser.feed(text)
+        self.reasoning_tokens += before or self._parser.thinks
+        return parsed
+
+
+def joined(pieces: Sequence[Parsed | str]) -> Parsed:
+    """Outputs that are not parsed come as strings: their tokens cost no object each."""
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    return sum((piece for piece in pieces if isinstance(piece, Parsed)), Parsed("".join(texts)))
+
 
 async def generate_text(
-    link: VerifierLink, token_bytes: TokenBytes, request: GenerateRequest, stops: tuple[str, ...], asked: list[str] | None = None
+    link: VerifierLink,
+    token_bytes: TokenBytes,
+    request: GenerateRequest,
+    stops: tuple[str, ...],
+    asked: list[str] | None = None,
+    parser: OutputParser | None = None,
 ) -> AsyncGenerator[TextDelta, None]:
     """Closing it cancels the request; `asked` gets the name of each verifier that is. Raises what
     VerifierLink.generate raises."""
-    text = _Text(token_bytes, stops, request.stop_tokens)
+    text = _Text(token_bytes, stops, request.stop_tokens, parser)
     usage = SpeculationUsage()
+    thought = 0
     async with aclosing(link.generate(request, asked)) as arrivals:
         async for replies in arrivals:
-            pieces, tokens = [], list[int]()
+            parsed, tokens, reason = Parsed(), list[int](), ""
             for reply in replies:
                 piece, counted = text.add(reply.tokens)
                 usage = usage_up_to(len(counted), usage, reply)
-                pieces.append(piece)
+                parsed += piece
                 tokens += counted
                 if text.stopped or reply.finish_reason:
-                    pieces.append(text.flush())  # which may find the text stopped
-                    reason = "stop" if text.stopped else reply.finish_reason
-                    yield TextDelta("".join(pieces), tuple(tokens), replies[0].first_token_index, reply.attempt, reason, usage)
-                    return
-            yield TextDelta("".join(pieces), tuple(tokens), replies[0].first_token_index, reply.attempt, usage=usage)
+                    parsed += text.flush()  # which may find the text stopped
+                    reason = text.reason(reply.finish_reason)
+                    break
+            thought, before = text.reasoning_tokens, thought
+            yield TextDelta(
+                parsed.content, tuple(tokens), replies[0].first_token_index, reply.attempt, reason, usage, parsed.reasoning,
+                parsed.calls, thought - before,
+            )  # fmt: skip
+            if reason:
+                return
 
 
 def usage_up_to(tokens: int, before: SpeculationUsage, reply: GenerateReply) -> SpeculationUsage:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from drafthouse.config.api import ApiConfig
 from drafthouse.config.autoscaling import AutoscalingConfig
 from drafthouse.config.faults import refuse
 from drafthouse.config.limits import LimitsConfig
@@ -222,6 +223,7 @@ class ServingConfig(_Section):
     model: str = Field("demo", min_length=1, description="model name in the API")
     target: ModelConfig = ModelConfig(path="demo:target")
     draft: ModelConfig | None = Field(ModelConfig(path="demo:draft", kv_tokens=32768), description="null: stages without a model alone")
+    api: ApiConfig = ApiConfig()
     gateway: GatewayConfig = GatewayConfig()
     verifier: VerifierConfig = VerifierConfig()
     drafter: DrafterConfig = DrafterConfig()

@@ -11,8 +11,9 @@ from deployments.gateway.client_limits import ClientLimits
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
+from drafthouse.config.api import ApiConfig
 from drafthouse.config.serving import GatewayConfig
-from tests.unit.byte_tokenizer import codec, metadata
+from tests.unit.byte_tokenizer import CHAT_TEMPLATE, codec, metadata
 from tests.unit.verifier_double import VerifierDouble, serving
 
 TEXT = "def add(a, b):\n    return 'é🙂'\n"
@@ -36,16 +37,24 @@ async def metrics_page():
 
 @asynccontextmanager
 async def gateway(
-    verifier: VerifierDouble | None = None, cluster=snapshot, capacity: int = 16, context_tokens: int = 64, keys=None, **config
+    verifier: VerifierDouble | None = None,
+    cluster=snapshot,
+    capacity: int = 16,
+    context_tokens: int = 64,
+    keys=None,
+    template: str = CHAT_TEMPLATE,
+    api: ApiConfig | None = None,
+    patience_s: float = 0.05,
+    **config,
 ):
     """(app, service) in front of one verifier, which always says TEXT."""
     settings = GatewayConfig(**config)
     verifiers = [verifier or VerifierDouble("a", tokens=lambda request: IDS)]
     async with serving(*verifiers) as routes:
-        link = VerifierLink(patience_s=0.05)
+        link = VerifierLink(patience_s)
         link.update(routes)
         limits = ClientLimits(lambda client: settings.limits)
-        service = InferenceService(RequestPlanner("demo", codec(), metadata(context_tokens)), link, capacity, limits=limits)
+        service = InferenceService(RequestPlanner("demo", codec(template), metadata(context_tokens), api), link, capacity, limits=limits)
         try:
             yield build_http_app(service, cluster, no_lifespan, keys, settings, metrics_page), service
         finally:

@@ -102,6 +102,7 @@ class Untouched:
     """A codec that must not be asked."""
 
     longest_token = 10
+    chat_template, token_bytes = codec().chat_template, codec().token_bytes
 
     def encode(self, text):
         raise AssertionError("the prompt was tokenized")

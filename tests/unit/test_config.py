@@ -112,6 +112,8 @@ def test_a_serve_style_file_gives_its_applications_arguments(tmp_path: pathlib.P
         ("verifer: {replicas: 2}", "verifer"),
         ("target: {path: demo:target, treads: 2}", "target.treads"),
         ("verifier: {replicas: 0}", "verifier.replicas"),
+        ("api: {tool_parser: hermess}", "api.tool_parser"),
+        ("api: {unknown_fields: drop}", "api.unknown_fields"),
         ("drafter: {replicas: -1}", "drafter.replicas"),
         ("verifier: {replicas: many}", "verifier.replicas"),
         ("server: {http_port: 70000}", "server.http_port"),

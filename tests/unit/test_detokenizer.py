@@ -101,3 +101,11 @@ def test_a_decoder_that_changes_the_text_is_refused():
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("r", "R")])
     with pytest.raises(ModelError, match="byte by byte"):
         TokenBytes(tokenizer)
+
+
+def test_special_tokens_have_text_only_where_they_are_to_be_shown():
+    plain = TOKEN_BYTES
+    shown = plain.showing({END})
+    assert (plain[0], shown[0], plain.showing(())[0]) == (b"", END.encode(), b"")
+    ids = TOKENIZER.encode("a é").ids
+    assert [shown[token] for token in ids] == [plain[token] for token in ids]

@@ -6,11 +6,13 @@ import httpx
 import pytest
 
 from deployments.api.openai.responses import Answerer, sse
+from deployments.gateway.output_format import OutputFormat
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateRequest
+from tests.unit.byte_tokenizer import codec
 
 ODD = "a\x85b\u2028c\u2029d\x0be\x1cf\r\ng é🙂"
 
@@ -28,7 +30,7 @@ def test_an_event_is_one_line_to_every_reader():
 def test_a_chunk_in_the_middle_differs_from_the_last_in_its_finish_reason_alone(text, usage):
     """The last is made by the models, those before it from what stands around their text."""
     request = GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, 9, (), Speculation())
-    answerer = Answerer(RequestPlan("cmpl-1", (request,), (), 0, 1), "demo", chat=False)
+    answerer = Answerer(RequestPlan("cmpl-1", (request,), (), 0, 1, OutputFormat(codec().token_bytes)), "demo", chat=False)
     middle, last = (answerer.events(0, TextDelta(text, (1,), 0, 1, reason), usage) for reason in ("", "length"))
     assert middle == last.replace('"finish_reason":"length"', '"finish_reason":null')
     assert json.loads(middle.removeprefix("data: "))["choices"][0]["text"] == text

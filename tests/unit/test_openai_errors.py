@@ -18,7 +18,7 @@ BAD = "invalid_request_error"
         ("/v1/completions", COMPLETION | {"echo": True}, (400, BAD, "echo", "unsupported_value")),
         ("/v1/completions", COMPLETION | {"metadata": {"a\ud800": 1}}, (400, BAD, "metadata", "invalid_value")),
         ("/v1/completions", COMPLETION | {"temperature": -1}, (400, BAD, "temperature", "invalid_value")),
-        ("/v1/completions", COMPLETION | {"max_tokens": 500}, (400, BAD, "max_tokens", "context_length_exceeded")),
+        ("/v1/completions", COMPLETION | {"prompt": "zqj " * 30}, (400, BAD, "prompt", "context_length_exceeded")),
         ("/v1/completions", COMPLETION | {"model": "x", "stream": True}, (404, BAD, "model", "model_not_found")),
         ("/v1/chat/completions", CHAT | {"messages": [{"role": "x"}]}, (400, BAD, "messages.0.role", "invalid_value")),
         ("/v1/nothing", {}, (404, BAD, None, "not_found")),

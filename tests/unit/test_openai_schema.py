@@ -103,17 +103,12 @@ def test_unsupported_completion_fields_pass_only_when_they_ask_for_nothing(field
 @pytest.mark.parametrize(
     ("field", "neutral", "other"),
     [
-        ("tools", [], [{"type": "function"}]),
-        ("tool_choice", "none", "required"),
         ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("logprobs", False, True),
         ("top_logprobs", 0, 2),
         ("top_logprobs", None, False),
-        ("reasoning_effort", "none", "low"),
-        ("verbosity", "medium", "high"),
         ("functions", [], [{"name": "f"}]),
         ("modalities", ["text"], ["audio"]),
-        ("store", False, True),
     ],
 )
 def test_unsupported_chat_fields_pass_only_when_they_ask_for_nothing(field, neutral, other):

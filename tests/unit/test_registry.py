@@ -118,7 +118,8 @@ def test_expiry_grows_with_the_interval(registry):
 
 def test_snapshot_is_json_and_complete(registry):
     verifier = verifier_report(load=2, goodput=5.0, price=float("inf"), totals=verifier_totals(steps=1))
-    verifier = replace(verifier, replica=replace(verifier.replica, forward="native", row_invariant=True), incompatible={"d9": "old"})
+    replica = replace(verifier.replica, forward="native", row_invariant=True, started=7.0)
+    verifier = replace(verifier, replica=replica, incompatible={"d9": "old"})
     observe(registry, 1.0, GATEWAY, verifier, drafter_report("d0", load=4), drafter_report("d1", load=1))
     snapshot = json.loads(json.dumps(registry.snapshot(1.5), allow_nan=False))
     (described,) = snapshot["pools"]["verifier"]
@@ -126,6 +127,7 @@ def test_snapshot_is_json_and_complete(registry):
     assert described == {
         "role": "verifier", "replica": "v0", "address": "v0:1", "pid": 1, "node": "n", "fingerprint": "f", "load": 2, "capacity": 8,
         "draining": False, "ranks": [], "vocabulary": "", "forward": "native", "row_invariant": True, "age_s": 0.5,
+        "started": 7.0,
         "incompatible": {"d9": "old"},
     }  # fmt: skip
     assert (counted["steps"], gauges["goodput"]) == (1, 5)

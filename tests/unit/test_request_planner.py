@@ -8,6 +8,7 @@ from deployments.api.openai.body import parse_body
 from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.schema import CompletionRequest
 from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestPlanner
+from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
@@ -18,8 +19,8 @@ CONTEXT = 64
 PLANNER = RequestPlanner("demo", codec(), metadata(CONTEXT))
 
 
-def completion(**fields):
-    return PLANNER.completion(parse_body(CompletionRequest, {"model": "demo", "prompt": "def add"} | fields))
+def completion(planner=PLANNER, **fields):
+    return planner.completion(parse_body(CompletionRequest, {"model": "demo", "prompt": "def add"} | fields))
 
 
 def chat(planner=PLANNER, **fields):
@@ -27,9 +28,9 @@ def chat(planner=PLANNER, **fields):
     return planner.chat(parse_body(ChatRequest, body))
 
 
-def refused(call, **fields) -> RequestError:
+def refused(call, *planner, **fields) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        call(**fields)
+        call(*planner, **fields)
     return caught.value
 
 
@@ -97,10 +98,14 @@ def test_unknown_model():
 
 def test_the_context_is_filled_but_not_passed():
     assert completion(prompt=[5] * 60, max_tokens=4).requests[0].max_tokens == 4
-    error = refused(completion, prompt=[5] * 60, max_tokens=5)
+    strict = RequestPlanner("demo", codec(), metadata(CONTEXT), ApiConfig(strict=True))
+    error = refused(completion, strict, prompt=[5] * 60, max_tokens=5)
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "max_tokens")
     assert "60 in the prompt and 5 to generate" in str(error)
     assert refused(completion, prompt=[5] * 64, max_tokens=1).param == "prompt"
+    plan = completion(prompt=[[5] * 60, [5] * 50], max_tokens=5)
+    assert [request.max_tokens for request in plan.requests] == [4, 5]
+    assert plan.notes == ("max_tokens: 4 instead of 5, which is all that the context has left",)
     error = refused(chat, messages=[{"role": "user", "content": "zqj " * 40}])
     assert (error.code, error.param) == ("context_length_exceeded", "messages")
 

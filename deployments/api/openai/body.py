@@ -5,10 +5,11 @@ before parsing, the model's name before validation. Web pages of other origins c
 first (CORS), and other types are refused, so that no page starts generations on a user's own machine.
 """
 
+import difflib
 import json
 import re
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
@@ -56,8 +57,9 @@ def _separators(data: bytes) -> int:
     return data.count(b",") + data.count(b"[") + data.count(b"{")
 
 
-def parse_body(kind: type[Body], body: object, model: str | None = None) -> Body:
+def parse_body(kind: type[Body], body: object, model: str | None = None, ignore_unknown: bool = False) -> Body:
     """Raises RequestError for the fault that lies deepest in the body, `param` its dotted path; for another model than `model` at once.
+    `ignore_unknown` passes over fields that there are none of, here and within others.
 
     Deepest, because each member of a union has its say, and the one that got furthest is what was meant.
     """
@@ -67,17 +69,39 @@ def parse_body(kind: type[Body], body: object, model: str | None = None) -> Body
         check_model(body["model"], model)
     check_unicode(body)
     unknown = next((key for key in body if key not in kind.model_fields), None)
-    if unknown is not None:
-        raise RequestError(f"{unknown}: no such field", unknown)
+    if unknown is not None and not ignore_unknown:
+        raise no_such_field([unknown], kind)
     try:
-        return kind.model_validate(body)
+        return kind.model_validate(body, extra="ignore" if ignore_unknown else None)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         faults = [(field_path(e["loc"], body, e["type"] == "missing"), e) for e in found]
         path, fault = max(faults, key=lambda found: len(found[0]))
         param = ".".join(path) or None
+        if fault["type"] == "extra_forbidden":
+            raise no_such_field(path, kind) from error
         code = "unsupported_value" if fault["type"] == "unsupported" else "invalid_value"
         raise RequestError(f"{param or 'body'}: {fault['msg']}", param, code) from error
+
+
+def no_such_field(path: Sequence[str], kind: type[BaseModel]) -> RequestError:
+    """`path` leads from a body of `kind` to the field."""
+    models: list[type[BaseModel]] = [kind]
+    for part in path[:-1]:
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        models = [model for field in fields for model in models_in(field.annotation)] if fields else models  # else a place in a list
+    known = [name for model in models for name in model.model_fields]
+    near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(path[-1], known, n=1))
+    param = ".".join(path)
+    return RequestError(f"{param}: no such field{near}", param)
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a field's type names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from models_in(inner)
 
 
 def check_unicode(body: object) -> None:

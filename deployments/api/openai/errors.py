@@ -41,6 +41,10 @@ class ErrorBody(BaseModel):
     error: Fault
 
 
+ABSENT = {"/v1/embeddings": "this server generates text, and has no embeddings; ask one that serves a model for them"}
+"""Paths of OpenAI's API that there are none of here, on purpose."""
+
+
 class NoControllerError(DrafthouseError):
     """The controller does not answer; generation goes on without it."""
 
@@ -80,6 +84,8 @@ def error_response(error: Exception) -> JSONResponse:
 
 def install_error_handlers(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, HTTPException) and request.url.path in ABSENT:
+            error = RequestError(ABSENT[request.url.path], code="not_found", status=404)
         return error_response(error)
 
     async def gone(request: Request, error: Exception) -> Response:

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import drafthouse
+from deployments.api.openai.answers import Response as Answer
 from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.errors import ErrorBody
-from deployments.api.openai.responses import Response as Answer
 from deployments.api.openai.schema import CompletionRequest
 from deployments.api.openai.text_schema import DetokenizeRequest, TokenizeRequest
 

@@ -25,7 +25,7 @@ from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.client_limit import CACHE_KEY, ClientLimit, cache_key_of, counted_of
 from deployments.api.openai.errors import CLIENT_GONE, describe_error, error_response, install_error_handlers
 from deployments.api.openai.openapi import GENERATION_RESPONSES, OPEN_PATHS, READ, add_document, json_body
-from deployments.api.openai.responses import DONE, Answerer, UsageCount, sse
+from deployments.api.openai.responses import DONE, Answerer, Output, sse
 from deployments.api.openai.schema import CompletionRequest, GenerationBody
 from deployments.api.openai.sending import Sending
 from deployments.api.openai.status import Metrics, Snapshot, add_status
@@ -38,7 +38,7 @@ from drafthouse.errors import RequestError
 from drafthouse.security.api_keys import ApiKeys
 
 ALLOWED = [*READ, "POST"]
-SHOWN = ["x-request-id", "x-drafthouse-seed", "x-drafthouse-synthetic", "retry-after"]
+SHOWN = ["x-request-id", "x-drafthouse-seed", "x-drafthouse-synthetic", "x-drafthouse-note", "retry-after"]
 """Headers of answers that pages of other origins may read."""
 
 Deltas = AsyncGenerator[tuple[int, TextDelta], None]
@@ -120,7 +120,9 @@ async def _read(service: InferenceService, request: Request, kind: type[Body]) -
     max_values = max(MIN_VALUES, 2 * planner.metadata.context_tokens)
     try:
         data = await read_body(request)
-        return len(data), await service.in_thread(lambda: parse_body(kind, parse_json(data, max_values), planner.model), len(data))
+        ignore = planner.api.unknown_fields == "ignore"
+        body = await service.in_thread(lambda: parse_body(kind, parse_json(data, max_values), planner.model, ignore), len(data))
+        return len(data), body
     except RequestError as error:
         service.turned_away(error, cache_key_of(request))
         raise
@@ -130,7 +132,7 @@ async def _answer(
     request: Request, service: InferenceService, plan: RequestPlan, chat: bool, body: GenerationBody, keep_alive_s: float
 ) -> Response:
     answerer = Answerer(plan, service.planner.model, chat)
-    headers = {"x-drafthouse-seed": str(plan.seed)}
+    headers = {"x-drafthouse-seed": str(plan.seed)} | ({"x-drafthouse-note": "; ".join(plan.notes)} if plan.notes else {})
     counted = counted_of(request)
     await service.charge(counted, plan)
     deltas = service.stream(plan, counted)
@@ -203,21 +205,19 @@ async def _first(deltas: Deltas) -> tuple[int, TextDelta]:
 
 
 async def _whole(answerer: Answerer, plan: RequestPlan, deltas: Deltas) -> dict[str, Any]:
-    texts: list[list[str]] = [[] for _ in plan.requests]
-    reasons = [""] * len(plan.requests)
-    count = UsageCount(plan.prompt_tokens, plan.choices)
+    outputs = [Output() for _ in plan.requests]
+    count = answerer.count()
     async with aclosing(deltas):
         async for index, delta in deltas:
-            texts[index].append(delta.text)
-            reasons[index] = delta.finish_reason
+            outputs[index].add(delta)
             count.add(index, delta)
-    return answerer.whole(zip(map("".join, texts), reasons, strict=True), count.usage())
+    return answerer.whole(outputs, count.usage())
 
 
 async def _events(
     answerer: Answerer, plan: RequestPlan, first: "asyncio.Task[tuple[int, TextDelta]]", deltas: Deltas, include_usage: bool
 ) -> AsyncGenerator[str, None]:
-    count = UsageCount(plan.prompt_tokens, plan.choices)
+    count = answerer.count()
     usage: dict[str, None] = {"usage": None} if include_usage else {}
     async with aclosing(deltas):
         try:

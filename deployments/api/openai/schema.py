@@ -9,7 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetPydanticSchema, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, core_schema
 
 from drafthouse.errors import RequestError
@@ -64,6 +74,21 @@ def _all(values: list[Any], kind: type) -> bool:
     return all(isinstance(value, kind) for value in values)
 
 
+def whole(value: Any) -> Any:
+    """16.0 is 16: some clients' languages know one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def limits_tokens(value: int) -> int:
+    if value < 1 and value != NO_LIMIT:
+        raise PydanticCustomError("range", "must be at least 1, or -1 for all that the context has left")
+    return value
+
+
+NO_LIMIT = -1
+LIMIT_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": -1, "not": {"const": 0}}
+TokenLimit = Annotated[int, BeforeValidator(whole), AfterValidator(limits_tokens), WithJsonSchema(LIMIT_SCHEMA)]
+
 PROMPT_SCHEMA = TypeAdapter(str | list[str] | list[int] | list[list[int]]).json_schema()
 Prompt = Annotated[
     Any,  # the check has seen every item; a union would look at all of them four times, and write an error for each
@@ -99,7 +124,7 @@ class GenerationBody(Body):
     min_p: float | None = None
     repetition_penalty: float | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: TokenLimit | None = None
     stop: Stop = None
     ignore_eos: bool | None = None  # generate to max_tokens, past the model's own end of text; other engines' servers call it so too
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None

@@ -1,0 +1,85 @@
+"""The form of what /v1/completions and /v1/chat/completions answer, whole and in chunks.
+
+Promises: OpenAI's shapes, with `usage.speculation` as an addition, and `notes` where there are such; `synthetic` stands there if and
+only if acceptance was drawn, so that the text is not the target's.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SpeculationCounts(Answer):
+    drafted: int
+    verified: int
+    accepted: int
+    steps: int
+    attempts: int  # verifiers tried, by the choice that needed most
+    synthetic: bool = False
+
+
+class PromptTokensDetails(Answer):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(Answer):
+    reasoning_tokens: int
+
+
+class Usage(Answer):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | None = None  # where reasoning is told apart
+    speculation: SpeculationCounts
+
+
+class CompletionChoice(Answer):
+    index: int
+    text: str
+    logprobs: None
+    finish_reason: str | None
+
+
+class CalledFunction(Answer):
+    name: str | None = None
+    arguments: str
+
+
+class ToolCall(Answer):
+    """Whole in an answer; in chunks with an `index`, and with id, type and name in the first of each call alone."""
+
+    index: int | None = None
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunction
+
+
+class Message(Answer):
+    role: Literal["assistant"] = "assistant"
+    content: str | None = ""
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class ChatChoice(Answer):
+    index: int
+    message: Message = Message()
+    delta: Message = Message()
+    logprobs: None
+    finish_reason: str | None
+
+
+class Response(Answer):
+    id: str
+    object: Literal["text_completion", "chat.completion", "chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[CompletionChoice | ChatChoice]
+    usage: Usage | None = None
+    notes: list[str] | None = None

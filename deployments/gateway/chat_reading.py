@@ -1,0 +1,79 @@
+"""From a chat's body to its prompt's ids and to how its outputs are read.
+
+Promises: what a request says of tools, reasoning and the template's variables reaches the template, or the request is refused.
+"""
+
+from typing import Any
+
+from deployments.api.openai.chat_schema import ChatRequest
+from deployments.gateway.chat_template import ChatOptions
+from deployments.gateway.output_format import OutputFormat
+from deployments.gateway.text_codec import TextCodec
+from deployments.parsers.registry import think_tags, tool_format
+from drafthouse.config.api import ApiConfig
+from drafthouse.errors import RequestError
+
+
+class ChatReading:
+    def __init__(self, codec: TextCodec, api: ApiConfig) -> None:
+        """Raises ConfigError for an own parser that cannot be used."""
+        self._codec, self._template, self._api = codec, codec.chat_template, api
+        self._tools = tool_format(api.tool_parser, self._template.text)
+        self._tags = think_tags(api.reasoning_parser, self._template.text)
+        tags = () if self._tags is None else (self._tags.opening, self._tags.closing)
+        self._shown = codec.token_bytes.showing(tags)
+        self._shown_with_calls = codec.token_bytes.showing((*tags, *(self._tools.shown if self._tools is not None else ())))
+
+    def read(self, body: ChatRequest) -> tuple[list[int], OutputFormat]:
+        """Raises RequestError."""
+        tools = [tool.plain() for tool in body.offered_tools]
+        if tools and self._tools is None:
+            reason = "it is not known how this model writes calls; set api.tool_parser, or send tool_choice: none"
+            raise RequestError(f"tools: {reason}", "tools", "unsupported_value")
+        continues = bool(body.continue_final_message)
+        generation_prompt = not continues if body.add_generation_prompt is None else body.add_generation_prompt
+        options = ChatOptions(tools, generation_prompt, continues, self._variables(body))
+        prompt, ids = self._codec.prompt_of([message.plain() for message in body.messages], options)
+        inside = self._tags is not None and self._goes_on_thinking(prompt, body)
+        if not tools:
+            return ids, OutputFormat(self._shown, tags=self._tags, inside=inside)
+        names = frozenset(tool["function"]["name"] for tool in tools)
+        one_call = body.parallel_tool_calls is False
+        return ids, OutputFormat(self._shown_with_calls, self._tools, names, one_call, self._tags, inside)
+
+    def _goes_on_thinking(self, prompt: str, body: ChatRequest) -> bool:
+        """The template's own last word counts, or the message's that is gone on with; not what others wrote before."""
+        assert self._tags is not None
+        if not body.continue_final_message:
+            return prompt.rstrip().endswith(self._tags.opening)
+        last = body.messages[-1]
+        return self._tags.left_open(last.text())
+
+    def _variables(self, body: ChatRequest) -> dict[str, Any]:
+        """Raises RequestError for one that the template does not have, unless unknown fields are ignored."""
+        variables = dict(body.chat_template_kwargs or {})
+        for name in list(variables):
+            if self._template.reads(name):
+                continue
+            if self._api.unknown_fields == "refuse":
+                param = f"chat_template_kwargs.{name}"
+                raise RequestError(f"{param}: the model's chat template has no such variable; leave it out", param)
+            del variables[name]
+        if body.verbosity is not None and self._template.reads("verbosity"):
+            variables.setdefault("verbosity", body.verbosity)
+        return self._effort(body) | variables
+
+    def _effort(self, body: ChatRequest) -> dict[str, Any]:
+        """Templates know efforts as `reasoning_effort`, or only whether there is to be reasoning, as `enable_thinking` or `thinking`."""
+        effort = body.reasoning_effort
+        if effort is None:
+            return {}
+        if self._template.reads("reasoning_effort"):
+            return {"reasoning_effort": effort}
+        for switch in ("enable_thinking", "thinking"):
+            if self._tags is not None and self._template.reads(switch):
+                return {switch: effort != "none"}
+        if effort == "none" and self._tags is None:
+            return {}
+        message = "reasoning_effort: the model's chat template has nothing of the kind; leave it out"
+        raise RequestError(message, "reasoning_effort", "unsupported_value")
