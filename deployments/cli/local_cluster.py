@@ -23,13 +23,13 @@ import psutil
 
 from deployments.cli import ray_environment, sessions
 from deployments.cli.machine_checks import check_gpus
-from deployments.cli.shutdown import APPLICATION, EXIT_TIMEOUT_S, end_application, end_processes, quiet
+from deployments.cli.shutdown import APPLICATION, end_application, end_processes, end_watchers, quiet
 from deployments.placement import needed_cpus
 from drafthouse.config.serving import ServingConfig
 from drafthouse.engine.load_stages import LOG_MARK
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 
-SERVICER = "protos.inference_pb2_grpc.add_InferenceServicer_to_server"
+SERVICER = "deployments.api.grpc.servicer.add_inference_to_server"
 OBJECT_STORE_BYTES = 128 << 20
 """Nothing of Drafthouse travels through Ray's object store; this is what Ray itself is content with."""
 
@@ -180,9 +180,11 @@ class LocalCluster:
             if self._session is not None:
                 asyncio.run(end_application())
             if (ray := sys.modules.get("ray")) is not None:
+                if (node := ray._private.worker._global_node) is not None:
+                    end_watchers(node.all_processes)
                 ray.shutdown()
             # Ray's agents may hang on a head that is gone.
-            end_processes(started, EXIT_TIMEOUT_S)
+            end_processes(started, timeout_s=0)
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         for folder in set(sessions.of_process(os.getpid())) - self._former:

@@ -9,20 +9,24 @@ import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from typing import Any
 
 import psutil
 
 APPLICATION = "drafthouse"
 CONTROLLER = "ControllerReplica"
 EXIT_TIMEOUT_S = 0.5
-"""For Ray's own processes, when all that they served has ended."""
+"""For Ray's own processes to be gone once they are killed."""
 
 FAREWELL_TIMEOUT_S = 2.5
 """Until the streams have ended; without any, a second."""
 
-SERVE_STOP_TIMEOUT_S = 2.0
-"""Serve waits for replicas to drain and to end; nothing is lost with those that it would wait longer for."""
+SERVE_STOP_TIMEOUT_S = 1.0
+"""In which drafters write what they have learned. Gateways would take longer, and nothing is lost with them: their streams have ended."""
+
+SERVING = ("raylet", "gcs_server")
+"""Of Ray's own processes these need each other to the end; all others only show and watch."""
 
 
 async def end_application() -> None:
@@ -31,6 +35,14 @@ async def end_application() -> None:
 
     await _within(FAREWELL_TIMEOUT_S, _end_streams())
     await _within(SERVE_STOP_TIMEOUT_S, serve.shutdown_async())
+
+
+def end_watchers(processes: Mapping[str, Sequence[Any]]) -> None:
+    """Kills the dashboard and its like at once, of Ray's own processes by type. Ray would ask one after the other, and give each a second,
+    which busy machines take."""
+    for kind, infos in processes.items():
+        for info in infos if kind not in SERVING else ():
+            info.process.kill()
 
 
 async def _end_streams() -> None:
@@ -85,7 +97,7 @@ def _flush() -> None:
 
 def end_processes(processes: list[psutil.Process], timeout_s: float) -> None:
     """Returns when all are gone; those that do not go by themselves in time are killed."""
-    late = psutil.wait_procs(processes, timeout=timeout_s)[1]
+    late = psutil.wait_procs(processes, timeout=timeout_s)[1] if timeout_s else processes
     for process in late:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
