@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -17,6 +18,9 @@ from drafthouse.telemetry.log_lines import FIELDS, REQUEST_ID
 
 FILES = "serve/replica_*.log*"
 LOOK_S = 0.3
+PASSED_LINES = 10_000
+"""Those of other requests, as far as is known yet, that are kept."""
+
 SHOWN = (
     "id",
     "key",
@@ -102,9 +106,13 @@ class LogReader:
 
 
 def chosen(level: str, request: str | None) -> Callable[[Iterable[Line]], list[Line]]:
-    """What picks lines of a level or above; with `request` those that name it, or an id that a line of it has told."""
+    """What picks lines of a level or above; with `request` those that name it, or an id that a line of it has told, before or after.
+
+    So a failover, which names the answer's id alone, comes once the line has come that tells that id: lines passed over are kept for it.
+    """
     least = logging.getLevelNamesMapping()[level]
     known = {request} if request else set()
+    passed: deque[Line] = deque(maxlen=PASSED_LINES)
 
     def concerns(line: Line) -> bool:
         text = json.dumps(line)
@@ -114,7 +122,12 @@ def chosen(level: str, request: str | None) -> Callable[[Iterable[Line]], list[L
         lines = list(lines)
         if request:
             known.update(str(fields["id"]) for line in lines if request in names_of(line) and "id" in (fields := fields_of(line)))
-        return [line for line in lines if level_of(line) >= least and concerns(line)]
+        lines = [line for line in lines if level_of(line) >= least]
+        if request:
+            lines = [*passed, *lines]
+            passed.clear()
+            passed.extend(line for line in lines if "id" in fields_of(line) and not concerns(line))
+        return [line for line in lines if concerns(line)]
 
     return pick
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli import sessions
-from deployments.cli.logs import LogReader
+from deployments.cli.logs import LogReader, chosen
 from deployments.cli.main import build_cli
 
 
@@ -54,6 +54,18 @@ def test_a_level_and_those_above(folder: pathlib.Path) -> None:
 def test_a_request_by_what_its_client_got_or_by_its_answer(folder: pathlib.Path) -> None:
     assert _shown("--request", "R1") == (0, ["1", "2"]), "the failover names the answer's id alone"
     assert _shown("--request", "cmpl-8-0") == (0, ["3"])
+
+
+def test_a_failover_is_shown_though_the_line_that_tells_its_answer_comes_later() -> None:
+    """As with --follow: one look after the other."""
+    failover = {"levelname": "WARNING", "message": "attempt 1 broke", "fields": {"event": "failover", "id": "cmpl-7-0"}}
+    other = {"levelname": "WARNING", "message": "attempt 1 broke", "fields": {"event": "failover", "id": "cmpl-8-0"}}
+    pick = chosen("INFO", "R1")
+    assert pick([failover, other]) == []
+    assert pick([]) == []
+    assert pick(GATEWAY) == [failover, GATEWAY[0]]
+    assert pick([failover]) == [failover]
+    assert pick([]) == []
 
 
 def test_a_server_that_never_was(folder: pathlib.Path) -> None:
