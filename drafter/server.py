@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from drafter.engine import DrafterEngine, Outgoing
 from drafter.pass_loop import Command, PassLoop
@@ -37,14 +38,18 @@ DRAIN_S = 2.0
 """Longer than any draft pass; who has not been told by then sees the stream end."""
 
 
+UNREADABLE = f"a message cannot be read: it is no protobuf message {pb.ToDrafter.DESCRIPTOR.full_name}"
+
+
 class _Stream:
-    """What is to be said on one stream, and the round-trip probe to echo."""
+    """What is to be said on one stream, and the round-trip probe to echo. `unreadable`: what its verifier sent is no message."""
 
     def __init__(self) -> None:
         self.messages: list[ToVerifierMessage] = []
         self.echo_us, self.echo_at = 0, 0.0
         self.ready = asyncio.Event()
         self.silence = Silence()
+        self.unreadable = False
 
 
 class DrafterServer(rpc.DrafterServicer):
@@ -141,6 +146,8 @@ class DrafterServer(rpc.DrafterServicer):
                     yield batch
             if why := self._no_drafts:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, why)
+            if stream.unreadable:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
         finally:
             reader.cancel()
             self._streams.pop(peer, None)
@@ -162,6 +169,10 @@ class DrafterServer(rpc.DrafterServicer):
             await while_heard(stream.silence, self._listen(peer, stream, requests))
         except (grpc.RpcError, ConnectionError) as error:  # the peer is gone; Connect's `finally` forgets its sessions
             logger.info("stream of %s: %s", peer, error)
+        except DecodeError:
+            stream.unreadable = True
+            self.malformed += 1
+            logger.warning("stream of %s: %s; it ends, with its sessions", peer, UNREADABLE)
         finally:
             stream.ready.set()
 

@@ -25,7 +25,7 @@ Key = tuple[str, int]
 
 class GatewayStream:
     """`requests` are those that have not had their last reply. `peer` is what the gateway understands. `over_full`: the stream is cut,
-    since its gateway does not read."""
+    since its gateway does not read. `unreadable`: what its gateway sent is no message."""
 
     def __init__(self, name: str, peer: Dialect, draining: bool, cut: Callable[[], object]) -> None:
         """`name` stands in logs; `cut` ends the stream whatever it is waiting for."""
@@ -33,7 +33,7 @@ class GatewayStream:
         self.stalled = False
         self.requests: set[Key] = set()
         self.silence = Silence()
-        self.over_full = False
+        self.over_full = self.unreadable = False
         self._replies: list[GenerateReply] = []
         self._refusals: list[Refusal] = []
         self._ready = asyncio.Event()

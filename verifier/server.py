@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
 from drafthouse.policy.stall import LOOK_S, StallWatch
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 FAREWELL_S = 0.5
 """What is told to go finds the way out in this time; then the server stops anyway."""
+
+
+UNREADABLE = f"a message cannot be read: it is no protobuf message {pb.FromGateway.DESCRIPTOR.full_name}"
 
 
 class VerifierServer(rpc.VerifierServicer):
@@ -136,6 +140,8 @@ class VerifierServer(rpc.VerifierServicer):
                     await context.abort(grpc.StatusCode.UNAVAILABLE, self.loop.trouble)
                 await context.write(stream.take())
                 self._left.set()
+            if stream.unreadable:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, UNREADABLE)
         except asyncio.CancelledError:
             if not stream.over_full:
                 raise
@@ -157,6 +163,9 @@ class VerifierServer(rpc.VerifierServicer):
             await while_heard(stream.silence, self._listen(stream, requests))
         except (grpc.RpcError, ConnectionError) as error:
             logger.info("gateway at %s: %s", stream.name, error)
+        except DecodeError:
+            stream.unreadable = True
+            logger.warning("gateway at %s: %s; its stream ends", stream.name, UNREADABLE)
         finally:
             self._lose(stream)  # at once: a write to a gateway that stands still may take until keepalive ends it
             stream.wake()

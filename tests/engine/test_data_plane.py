@@ -1,6 +1,8 @@
 """Both servers over real gRPC on loopback, in one process: what replicas run, without Ray."""
 
 import asyncio
+import gc
+import logging
 from collections.abc import AsyncIterator
 
 import grpc
@@ -12,7 +14,7 @@ from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from tests.engine.oracle import greedy, sampled
 from tests.engine.pairs import prompts, request
-from tests.engine.servers import collect, run, start_drafter, start_verifier, until
+from tests.engine.servers import collect, connect, run, start_drafter, start_routed, start_verifier, until
 from tests.engine.tiny_models import tiny
 
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
@@ -85,6 +87,40 @@ def test_cancelling_frees_kv_and_session() -> None:
         await drafter.stop()
 
     run(test)
+
+
+@pytest.mark.parametrize("method", ["/drafthouse.dataplane.v1.Drafter/Connect", "/drafthouse.dataplane.v1.Verifier/Connect"])
+def test_bytes_that_are_no_message_end_their_stream_with_a_status_and_one_line(method: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def test() -> None:
+        drafter, route = await start_drafter(0.01, "drafter")
+        verifier, verifier_route = await start_routed("verifier")
+        stream = await connect(verifier_route.address)
+        verifier.set_drafters([route])
+        await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
+        address = route.address if "Drafter" in method else verifier_route.address
+
+        async def say() -> AsyncIterator[bytes]:
+            yield b""
+            yield b"\xff\xff\xff"
+            await asyncio.Event().wait()
+
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = channel.stream_stream(method, request_serializer=None, response_deserializer=None)(say())
+            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "it is no protobuf message drafthouse.dataplane.v1." in await call.details()
+        warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+        assert len(warnings) == 1
+        assert "it is no protobuf message" in warnings[0].getMessage()
+        assert await collect(stream, request("a", prompts(1)[0], 12)) == greedy(tiny("llama"), prompts(1)[0], 12), "others go on"
+        await stream.close()
+        await verifier.stop()
+        await drafter.stop()
+
+    run(test)
+    gc.collect()  # a task whose error no one asks for complains when it goes
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_malformed_message_ends_its_session_only() -> None:
