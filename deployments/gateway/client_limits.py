@@ -154,7 +154,3 @@ class ClientRequest:
                 headers[f"x-ratelimit-remaining-{name}"] = f"{left:.0f}"
                 headers[f"x-ratelimit-reset-{name}"] = f"{math.ceil(meter.resets_in(now))}s"
         return headers
-
-
-UNLIMITED = ClientRequest(ClientLimits(lambda client: RateLimits()), None)
-"""For callers that limit nothing."""

@@ -14,7 +14,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from deployments.gateway.client_limits import UNLIMITED, ClientLimits, ClientRequest
+from deployments.gateway.client_limits import ClientLimits, ClientRequest
 from deployments.gateway.fan_in import fan_in
 from deployments.gateway.request_log import RequestLog, RequestRecord
 from deployments.gateway.request_planner import RequestPlan, RequestPlanner
@@ -145,11 +145,10 @@ class InferenceService:
         """A copy."""
         return replace(self._totals, outcome=dict(self._totals.outcome), failovers=self.link.failovers, moves=self.link.moves)
 
-    async def plan(self, make: Callable[[], RequestPlan], size: int, cache_key: str, arrived: float | None = None) -> RequestPlan:
+    async def plan(self, make: Callable[[], RequestPlan], size: int, cache_key: str, arrived: float) -> RequestPlan:
         """Runs `make` in a thread, where streams go on meanwhile; `size`: bytes of what it is made of. `cache_key` names whose
-        traffic the requests are; empty: it is not known. `arrived` (seconds, monotonic): before the body was read; None: now. Raises
+        traffic the requests are; empty: it is not known. `arrived` (seconds, monotonic): before the body was read. Raises
         OverloadError, and RequestError for what could never be served."""
-        arrived = time.monotonic() if arrived is None else arrived
         try:
             if size > self._max_bytes:
                 raise RequestError(f"the request has {size} bytes, and the limit is {self._max_bytes}", code=TOO_LARGE, status=413)
@@ -191,7 +190,7 @@ class InferenceService:
             self.turned_away(error, plan.requests[0].cache_key, len(plan.requests))
             raise
 
-    async def stream(self, plan: RequestPlan, counted: ClientRequest = UNLIMITED) -> AsyncGenerator[tuple[int, TextDelta], None]:
+    async def stream(self, plan: RequestPlan, counted: ClientRequest) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. `counted` is told of each token.
         Raises OverloadError."""
         left = len(plan.requests)

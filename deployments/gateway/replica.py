@@ -3,7 +3,7 @@
 Promises: nothing but wiring. The constructor reads the tokenizer and the model's metadata; the heartbeat starts
 and stops with the ASGI application, which has started once there is a routing table. Serve reads annotations here,
 so they must not be postponed. Without direct ingress (which HAProxy needs) Serve's proxies look at the context of a
-gRPC stream only when a chunk comes, so that a refusal has its hint in the details alone.
+gRPC stream only when a chunk comes, so that a refusal has its hint in the details alone, and Serve logs it as a failure.
 """
 
 import asyncio
@@ -20,14 +20,16 @@ from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 from ray.util import metrics as ray_metrics
 
-from deployments.api.grpc import inference as grpc_api
+from deployments.api.grpc.inference import InferenceApi
 from deployments.api.openai.routes import build_http_app
 from deployments.gateway.client_limits import ClientLimits
 from deployments.gateway.cluster_metrics import ClusterMetrics
 from deployments.gateway.first_table import FirstTable
 from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.key_refusals import KeyRefusals
 from deployments.gateway.model_metadata import load_metadata
 from deployments.gateway.request_planner import RequestPlanner
+from deployments.gateway.set_aside_events import SetAsideEvents
 from deployments.gateway.text_codec import load_codec
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.limits import RateLimits
@@ -65,6 +67,9 @@ class Gateway:
         self._limits, self._lag = ClientLimits(self._limits_of), LoopLag()
         places, max_bytes = config.gateway.max_ongoing_requests, config.gateway.max_body_bytes
         self._service = InferenceService(planner, self._link, places, max_bytes, self._limits, _request_id)
+        self._refusals, self._set_aside = KeyRefusals(_request_id), SetAsideEvents()
+        hops, write_timeout_s = config.gateway.limits.proxy_hops, config.gateway.write_timeout_s
+        self._grpc = InferenceApi(self._service, self._keys, self._refusals, hops, write_timeout_s, RAY_SERVE_ENABLE_DIRECT_INGRESS)
         name, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
         self._replica = Replica(name, ray.util.get_node_ip_address(), os.getpid(), node, "")
         metrics = MetricsExporter("gateway", name, ray_metrics)
@@ -75,21 +80,17 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve after the constructor."""
         metrics = ClusterMetrics(_exporters, self._service.planner.model)
-        return build_http_app(self._service, self._snapshot, self._lifespan, self._keys, self._config, metrics.page)
+        return build_http_app(self._service, self._snapshot, self._lifespan, self._keys, self._config, metrics.page, self._refusals)
 
     async def Generate(  # the proto's name; Serve fills in `grpc_context`
-        self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
+        self, request: bytes | inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
     ) -> inference_pb2.GenerateResponse:
-        cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
-        return await grpc_api.generate(self._service, request, cache_key, grpc_context, self._address(grpc_context))
+        return await self._grpc.generate(_unparsed(request), grpc_context)
 
     async def GenerateStream(
-        self, request: inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
+        self, request: bytes | inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
     ) -> AsyncGenerator[inference_pb2.GenerateChunk, None]:
-        cache_key = grpc_api.authenticate(self._keys, grpc_context.invocation_metadata())
-        address, zero_chunks = self._address(grpc_context), RAY_SERVE_ENABLE_DIRECT_INGRESS
-        chunks = grpc_api.stream(self._service, request, cache_key, grpc_context, zero_chunks, address)
-        async with aclosing(chunks):
+        async with aclosing(self._grpc.stream(_unparsed(request), grpc_context)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -120,9 +121,6 @@ class Gateway:
         own = self._keys.limits_of(client) if self._keys is not None else {}
         return self._config.limits.model_copy(update=own) if own else self._config.limits
 
-    def _address(self, context: RayServegRPCContext) -> str:
-        return grpc_api.address_of(context.peer(), context.invocation_metadata(), self._config.limits.proxy_hops)
-
     def directive(self) -> Directive:
         """The last one, for a gateway that starts while the controller is away."""
         return self._heartbeat.directive
@@ -145,6 +143,8 @@ class Gateway:
         return GatewayReport(
             replica=self._replica, load=self._service.running, capacity=self._service.places.count, totals=self._service.totals(),
             clients=self._limits.uses(), incompatible=self._link.incompatible,
+            set_aside=self._set_aside.tell(self._link.routes.set_aside(), self._link.routes.replicas()),
+            loop_lag_s=self._lag.late_s(), loop_cpu_share=self._lag.cpu_share(),
         )  # fmt: skip
 
 
@@ -152,6 +152,11 @@ async def _exporters() -> list[str]:
     """host:port of the exporter on each node that is alive."""
     nodes = await asyncio.to_thread(ray.nodes)
     return [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes if node["Alive"]]
+
+
+def _unparsed(request: bytes | inference_pb2.GenerateRequest) -> bytes:
+    """Serve parses requests where its gRPC options, which no running cluster can change, name the generated servicer and not ours."""
+    return request if isinstance(request, bytes) else request.SerializeToString()
 
 
 def _request_id() -> str:

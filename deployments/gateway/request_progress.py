@@ -14,6 +14,9 @@ UNTOLD_S = 1.0
 """When to come again where a refusal does not say."""
 
 
+DRAINS, HANGS = "it drains", "its device does not come back from a step"
+
+
 class Broken(Exception):
     """This attempt is of no more use; another verifier may go on. `detail` is for the log alone: a client is not told what another
     process raised."""
@@ -106,7 +109,7 @@ class RequestProgress:
         if reply.finish_reason == "error":
             raise Errored("it gave the request up", reply.error)
         if reply.finish_reason == "moved":
-            raise Moved(reply.error or "it drains")
+            raise Moved(reply.error or DRAINS)
         tokens = reply.tokens[done - reply.first_token_index :]
         if not tokens and not reply.finish_reason:
             return None

@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Iterator
 
-from deployments.gateway.request_progress import Broken, Moved, Refused, RequestProgress, Stalled, Unable, Unreachable
+from deployments.gateway.request_progress import DRAINS, HANGS, Broken, Moved, Refused, RequestProgress, Stalled, Unable, Unreachable
 from deployments.gateway.verifier_stream import Call, VerifierStream
 from deployments.gateway.verifier_streams import VerifierStreams
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError
@@ -213,10 +213,10 @@ class VerifierLink:
         now = time.monotonic()
         for call in list(stream.calls.values()):
             route, progress = self._running[call]
-            self.routes.gone(route.replica, now)
+            self.routes.gone(route.replica, now, DRAINS if stream.draining else HANGS)
             if self.routes.another(progress.fingerprint, route.replica, now):
                 stream.leave(call)
-                call.end(Moved("it drains") if stream.draining else Stalled("its device does not come back from a step"))
+                call.end(Moved(DRAINS) if stream.draining else Stalled(HANGS))
 
     def _failed(self, progress: RequestProgress, route: Route, error: Broken) -> None:
         progress.failed(route.replica, error)
@@ -228,15 +228,15 @@ class VerifierLink:
                 pass  # nothing is wrong with it
             case Moved():
                 self.moves += 1
-                self.routes.gone(route.replica, now)
+                self.routes.gone(route.replica, now, DRAINS)
             case Unreachable():
-                self.routes.gone(route.replica, now)
+                self.routes.gone(route.replica, now, str(error))
             case _:
                 self.failovers += 1
                 if isinstance(error, Stalled):
-                    self.routes.gone(route.replica, now)
+                    self.routes.gone(route.replica, now, str(error))
                 else:
-                    self.routes.failed(route.replica, request.request_id, now)
+                    self.routes.failed(route.replica, request.request_id, now, str(error))
                 detail = f": {error.detail}" if error.detail else ""
                 message = f"request {request.request_id}, attempt {request.attempt} on {progress.last_failure}{detail}"
                 details = {"id": request.request_id, "attempt": request.attempt, "verifier": route.replica}

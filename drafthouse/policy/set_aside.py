@@ -23,11 +23,21 @@ KEPT_ACCUSERS = 256
 """Many: those of them that fail elsewhere, too, are taken back, and what is left speaks against the replica."""
 
 
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """What is held against a replica: failures one after the other, why the last one was, and for how many seconds each sets it aside."""
+
+    times: int
+    reason: str
+    seconds: float
+
+
 @dataclass(slots=True)
 class _Record:
     """Of one replica, since the last attempt that began and was served there. Times in seconds."""
 
     times: int = 0  # the first failure, and each trial that failed
+    reason: str = ""  # of the last one
     failed_at: float = float("-inf")
     until: float = float("-inf")
     on_trial: bool = False
@@ -46,7 +56,8 @@ class _Record:
     def doubted(self) -> bool:
         return len(self.doubtful) >= ENOUGH
 
-    def fail(self, now: float) -> None:
+    def fail(self, now: float, why: str) -> None:
+        self.reason = why
         if not self.times or self.on_trial or now >= self.until:  # not one of many that failed together
             self.times, self.on_trial = self.times + 1, False
         self.failed_at, self.until = now, now + self.backoff_s
@@ -70,18 +81,18 @@ class SetAside:
         self._records = {replica: record for replica, record in self._records.items() if replica in replicas}
         self._count()
 
-    def gone(self, replica: str, now: float) -> None:
+    def gone(self, replica: str, now: float, why: str = "") -> None:
         """It cannot be reached, takes no requests, or drains: no request is the cause."""
         record = self._record(replica)
         record.gone = True
-        record.fail(now)
+        record.fail(now, why)
 
-    def failed(self, replica: str, request: str, now: float) -> None:
+    def failed(self, replica: str, request: str, now: float, why: str = "") -> None:
         """An attempt at this request broke off there, or was answered with an error."""
         where = self._failed.setdefault(request, [])
         where.append(replica)
         record = self._record(replica)
-        record.fail(now)
+        record.fail(now, why)
         if len({*where}) == 1:
             _add(record.accusers, request, KEPT_ACCUSERS)
             return
@@ -123,8 +134,14 @@ class SetAside:
 
     def failing(self, replica: str, now: float) -> bool:
         record = self._records.get(replica)
-        if record is None or now >= record.until:
-            return False
+        return record is not None and now < record.until and self._speaks_against(record)
+
+    def all(self) -> dict[str, Aside]:
+        """By replica: those set aside, and those that have yet to serve a trial."""
+        speaking = {replica: record for replica, record in self._records.items() if self._speaks_against(record)}
+        return {replica: Aside(record.times, record.reason, record.backoff_s) for replica, record in speaking.items()}
+
+    def _speaks_against(self, record: _Record) -> bool:
         return record.certain or (record.doubted and 2 * self._doubted < self._pool)
 
     def full(self, replica: str, now: float) -> bool:

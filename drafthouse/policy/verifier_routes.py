@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Sequence
 
 from drafthouse.policy.sent_prefixes import BLOCK_TOKENS, Place, SentPrefixes
-from drafthouse.policy.set_aside import SetAside
+from drafthouse.policy.set_aside import Aside, SetAside
 from drafthouse.wire.membership import Route
 
 TOKENS_OF_A_REQUEST = 256
@@ -49,6 +49,9 @@ class VerifierRoutes:
         """Requests that all replicas together take, those that wait included; 0 where none is known."""
         return sum(route.capacity for route in self._routes)
 
+    def replicas(self) -> set[str]:
+        return {route.replica for route in self._routes}
+
     def addresses(self) -> set[str]:
         return {route.address for route in self._routes}
 
@@ -78,14 +81,14 @@ class VerifierRoutes:
         if route.caches_prefixes:
             self._sent.remember(_place(route), blocks)
 
-    def gone(self, replica: str, now: float) -> None:
+    def gone(self, replica: str, now: float, why: str = "") -> None:
         """It cannot be reached, takes no requests, or drains. What it was sent is forgotten: it may restart."""
-        self._aside.gone(replica, now)
+        self._aside.gone(replica, now, why)
         self._sent.forget(replica)
 
-    def failed(self, replica: str, request: str, now: float) -> None:
+    def failed(self, replica: str, request: str, now: float, why: str = "") -> None:
         """An attempt at this request broke off there, or was answered with an error, and its cache may be gone."""
-        self._aside.failed(replica, request, now)
+        self._aside.failed(replica, request, now, why)
         self._sent.forget(replica)
 
     def full(self, replica: str, now: float) -> None:
@@ -95,6 +98,10 @@ class VerifierRoutes:
     def served(self, replica: str, request: str, began: float, now: float) -> None:
         """An attempt at this request, which began then, has got its first tokens there."""
         self._aside.served(replica, request, began, now)
+
+    def set_aside(self) -> dict[str, Aside]:
+        """By replica, of those that are routed."""
+        return self._aside.all()
 
     def forget(self, request: str) -> None:
         """It has ended."""

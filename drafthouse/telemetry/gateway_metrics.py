@@ -35,6 +35,7 @@ def gateway_metrics() -> list[Metric]:
         count("moves", "requests", "Streams that a draining verifier handed over to another one.", name="handovers"),
         gauge("load", "requests", "Requests running or waiting at a verifier for this gateway.", name="running"),
         gauge("capacity", "requests", "Choices that one gateway has in progress at most; more are refused."),
+        gauge("loop_cpu_share", "1", "Part of a core that the event loop's thread uses; at 1 one gateway can do no more."),
         gauge("verifiers", "replicas", "Verifiers that this gateway may send requests to; at 0 it can serve nobody."),
         answers(gauge),
         spread(

@@ -27,7 +27,7 @@ def gauges_of(report: Report) -> dict[str, float]:
     """What is of the moment, beyond load and capacity."""
     match report:
         case GatewayReport():
-            return {}
+            return _finite({"loop_lag_s": report.loop_lag_s, "loop_cpu_share": report.loop_cpu_share})
         case VerifierReport():
             return _finite(_verifier_gauges(report))
         case DrafterReport():
@@ -37,7 +37,8 @@ def gauges_of(report: Report) -> dict[str, float]:
 def as_json(report: Report) -> dict[str, Any]:
     """One replica in `/v1/cluster`."""
     who = report.replica
-    return {
+    own = {"set_aside": dict(report.set_aside)} if isinstance(report, GatewayReport) else {}
+    return own | {
         "role": report.role, "replica": who.name, "address": who.address, "pid": who.pid, "node": who.node,
         "fingerprint": who.fingerprint, "load": report.load, "capacity": report.capacity, "totals": totals_of(report),
         "gauges": gauges_of(report), "draining": report.draining, "ranks": list(who.ranks),

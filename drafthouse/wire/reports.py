@@ -49,12 +49,19 @@ class _ReplicaReport:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayReport(_ReplicaReport):
     """`clients`: those with limits that have asked for something in the last minute. `incompatible`: verifiers that could not talk to this
-    gateway when it last dialled them, and why."""
+    gateway when it last dialled them, and why. `set_aside`: verifiers that get nothing from here for a while, and why.
+
+    `loop_lag_s`: by how much one in a hundred of the event loop's sleeps was late, lately; `loop_cpu_share`: the part of a core that its
+    thread has used since the last report.
+    """
 
     role: ClassVar[Role] = "gateway"
     totals: GatewayTotals
     clients: Mapping[str, ClientUse] = field(default_factory=dict)
     incompatible: Mapping[str, str] = field(default_factory=dict)
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    loop_lag_s: float = 0.0
+    loop_cpu_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import httpx
 from deployments.api.openai.routes import build_http_app
 from deployments.gateway.client_limits import ClientLimits
 from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.key_refusals import KeyRefusals
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.api import ApiConfig
@@ -56,7 +57,7 @@ async def gateway(
         limits = ClientLimits(lambda client: settings.limits)
         service = InferenceService(RequestPlanner("demo", codec(template), metadata(context_tokens), api), link, capacity, limits=limits)
         try:
-            yield build_http_app(service, cluster, no_lifespan, keys, settings, metrics_page), service
+            yield build_http_app(service, cluster, no_lifespan, keys, settings, metrics_page, KeyRefusals()), service
         finally:
             await link.close()
 

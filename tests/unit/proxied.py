@@ -23,7 +23,7 @@ def write_config(folder: pathlib.Path, http: int | None, grpc: int | None) -> tu
     file = folder / "haproxy.cfg"
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=http_port),
-        grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=["protos.inference_pb2_grpc.add_InferenceServicer_to_server"]),
+        grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=["deployments.api.grpc.servicer.add_inference_to_server"]),
         metrics_port=metrics, stats_port=stats, nbthread=1, socket_path=str(folder / "admin.sock"),
         server_state_base=str(folder), server_state_file=str(folder / "server-state"), metrics_enabled=False,
         h2_fe_max_concurrent_streams=HTTP2_STREAMS, h2_be_max_concurrent_streams=HTTP2_STREAMS, has_received_routes=True, is_head=True,

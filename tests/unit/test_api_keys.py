@@ -5,17 +5,18 @@ import logging
 import os
 import pathlib
 import time
+from collections.abc import Callable
 
 import grpc
 import httpx
 import pytest
 from pydantic import ValidationError
-from ray.serve.exceptions import gRPCStatusError
 
 from controller.registry import Registry
-from deployments.api.grpc import inference as grpc_api
+from deployments.api.grpc.inference import InferenceApi
 from deployments.api.openai.routes import build_http_app
 from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.key_refusals import KEPT_ADDRESSES, LINE_S, KeyRefusals
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.security import ApiKeysConfig
@@ -23,9 +24,12 @@ from drafthouse.config.serving import ControllerConfig, GatewayConfig, ServingCo
 from drafthouse.errors import ConfigError, RequestError
 from drafthouse.security import watched_files
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of, load_api_keys
+from protos.inference_pb2 import GenerateResponse
 from tests.unit.byte_tokenizer import codec, metadata
+from tests.unit.grpc_gateway import Context
 from tests.unit.openai_gateway import COMPLETION, IDS, TEXT, error_of, metrics_page, no_lifespan
 from tests.unit.reports import gateway_report
+from tests.unit.test_grpc_api import data, serve
 from tests.unit.verifier_double import VerifierDouble, serving
 
 KEY, OTHER = generate_key(), generate_key()
@@ -33,7 +37,7 @@ RIGHT = {"Authorization": f"Bearer {KEY}"}
 IN_CONFIG = ApiKeysConfig(hashes=(hash_of(OTHER), hash_of(KEY)))
 
 
-def calls(keys: ApiKeys | None, *requests: httpx.Request) -> list[httpx.Response]:
+def calls(keys: ApiKeys | None, *requests: httpx.Request, refusals: KeyRefusals | None = None) -> list[httpx.Response]:
     """Answers of one gateway in front of a verifier that says TEXT, and of a real controller's registry."""
 
     async def run() -> list[httpx.Response]:
@@ -47,7 +51,8 @@ def calls(keys: ApiKeys | None, *requests: httpx.Request) -> list[httpx.Response
                 registry.observe(gateway_report("g", service.running, service.totals()), now=1.0)
                 return registry.snapshot(now=1.0)
 
-            transport = httpx.ASGITransport(app=build_http_app(service, snapshot, no_lifespan, keys, GatewayConfig(), metrics_page))
+            app = build_http_app(service, snapshot, no_lifespan, keys, GatewayConfig(), metrics_page, refusals or KeyRefusals())
+            transport = httpx.ASGITransport(app=app)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 answers = [await client.send(request) for request in requests]
             await link.close()
@@ -120,6 +125,7 @@ def test_a_refused_body_is_not_read():
             ApiKeys(IN_CONFIG),
             GatewayConfig(),
             metrics_page,
+            KeyRefusals(),
         )
         sent = []
 
@@ -165,16 +171,55 @@ def test_keys_are_neither_logged_nor_shown(caplog, tmp_path):
 
 @pytest.mark.parametrize("metadata", [[], [("authorization", f"Bearer {OTHER}x")], [("x-api-key", KEY)], [("authorization", b"\xff")]])
 def test_without_the_right_key_grpc_says_unauthenticated(metadata):
-    with pytest.raises(gRPCStatusError) as caught:
-        grpc_api.authenticate(ApiKeys(IN_CONFIG), metadata)
-    assert caught.value.grpc_code is grpc.StatusCode.UNAUTHENTICATED
-    assert "API key" in caught.value.grpc_details
-    assert OTHER not in caught.value.grpc_details
+    context = Context(metadata=metadata)
+    assert serve(lambda service: InferenceApi(service, ApiKeys(IN_CONFIG)).generate(data(), context)) == GenerateResponse()
+    assert context.set["set_code"] is grpc.StatusCode.UNAUTHENTICATED
+    assert "API key" in context.set["set_details"]
+    assert OTHER not in context.set["set_details"]
 
 
 def test_the_right_key_is_let_in_by_grpc():
-    assert grpc_api.authenticate(ApiKeys(IN_CONFIG), [("user-agent", "x"), ("authorization", f"Bearer {KEY}")]) == hash_of(KEY)
-    assert grpc_api.authenticate(None, []) == ""
+    context = Context(metadata=[("user-agent", "x"), ("authorization", f"Bearer {KEY}")])
+    assert serve(lambda service: InferenceApi(service, ApiKeys(IN_CONFIG)).generate(data(), context)).text
+    assert context.set == {}
+
+
+def refusals_of(requests: list[httpx.Request], now: Callable[[], float], capture: pytest.LogCaptureFixture) -> list[dict[str, object]]:
+    """The fields of what is logged of requests to a gateway with keys."""
+    refusals = KeyRefusals(lambda: "r1", now)
+    capture.set_level(logging.INFO)
+    calls(ApiKeys(IN_CONFIG), *requests, refusals=refusals)
+    return [record.fields for record in capture.records if getattr(record, "fields", {}).get("event") == "unauthorized"]
+
+
+def test_a_caller_without_a_key_has_one_line_a_minute_at_level_warning(caplog):
+    times = iter([0.0, 1.0, 59.0, 60.0, 61.0])
+    wrong = {"Authorization": f"Bearer {OTHER}x"}
+    found = refusals_of([post(), post(wrong), post(wrong), post(wrong), post()], lambda: next(times), caplog)
+    assert [(fields["code"], fields["calls"]) for fields in found] == [("missing_api_key", 1), ("invalid_api_key", 3)]
+    assert {(fields["address"], fields["request_id"]) for fields in found} == {("127.0.0.1", "r1")}
+    assert {record.levelname for record in caplog.records if hasattr(record, "fields")} == {"WARNING"}
+    assert OTHER not in caplog.text
+
+
+def test_over_grpc_too(caplog):
+    context = Context(metadata=[("authorization", f"Bearer {OTHER}x")], peer="ipv4:10.0.0.7:55")
+    serve(lambda service: InferenceApi(service, ApiKeys(IN_CONFIG)).generate(data(), context))
+    [line] = [record for record in caplog.records if hasattr(record, "fields")]
+    assert (line.levelname, line.fields["event"], line.fields["address"]) == ("WARNING", "unauthorized", "10.0.0.7")
+    assert OTHER not in caplog.text
+
+
+def test_many_addresses_have_a_bounded_number_of_lines(caplog):
+    now = 0.0
+    refusals = KeyRefusals(clock=lambda: now)
+    error = RequestError("no", code="missing_api_key", status=401)
+    for i in range(3 * KEPT_ADDRESSES):
+        refusals.refused(f"10.0.{i // 256}.{i % 256}", error)
+    assert len(caplog.records) == KEPT_ADDRESSES + 1
+    now = LINE_S
+    refusals.refused("10.9.9.9", error)
+    assert caplog.records[-1].fields["address"] == "10.9.9.9", "there is room again"
 
 
 def write(path: pathlib.Path, text: str) -> pathlib.Path:

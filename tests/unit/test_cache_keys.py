@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
-from deployments.api.grpc import inference as grpc_api
+from deployments.api.grpc.inference import InferenceApi
 from deployments.api.openai.routes import build_http_app
 from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.key_refusals import KeyRefusals
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.security import ApiKeysConfig
@@ -15,9 +16,9 @@ from drafthouse.config.serving import GatewayConfig
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of
 from drafthouse.wire.generation_messages import GenerateRequest
 from tests.unit.byte_tokenizer import codec, metadata
+from tests.unit.grpc_gateway import Context
 from tests.unit.openai_gateway import COMPLETION, metrics_page, no_lifespan
-from tests.unit.test_grpc_api import Context
-from tests.unit.test_grpc_api import request as grpc_request
+from tests.unit.test_grpc_api import data
 from tests.unit.verifier_double import VerifierDouble, serving
 
 KEYS = generate_key(), generate_key()
@@ -43,7 +44,8 @@ def over_http(keys: ApiKeys | None, path: str, body: dict[str, object], *headers
     """Cache keys of the verifier's requests, one HTTP request for each of `headers`."""
 
     async def call(service: InferenceService) -> None:
-        transport = httpx.ASGITransport(app=build_http_app(service, None, no_lifespan, keys, GatewayConfig(), metrics_page))
+        app = build_http_app(service, None, no_lifespan, keys, GatewayConfig(), metrics_page, KeyRefusals())
+        transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             for each in headers:
                 assert (await client.post(path, json=body, headers=each)).status_code == 200
@@ -69,8 +71,7 @@ def test_over_grpc_too() -> None:
 
     async def call(service: InferenceService) -> None:
         for key in KEYS:
-            cache_key = grpc_api.authenticate(keys, [("authorization", f"Bearer {key}")])
-            await grpc_api.generate(service, grpc_request(), cache_key, Context())
-        await grpc_api.generate(service, grpc_request(), grpc_api.authenticate(None, []), Context())
+            await InferenceApi(service, keys).generate(data(), Context([("authorization", f"Bearer {key}")]))
+        await InferenceApi(service).generate(data(), Context())
 
     assert [request.cache_key for request in dispatched(call)] == [*map(hash_of, KEYS), ""]

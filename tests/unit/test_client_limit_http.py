@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from controller.registry import Registry
-from deployments.api.grpc import inference as grpc_api
+from deployments.api.grpc.inference import InferenceApi, address_of
 from deployments.api.openai.client_limit import address
 from drafthouse.config.security import ApiKeysConfig
 from drafthouse.config.serving import ControllerConfig
@@ -17,10 +17,10 @@ from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of
 from drafthouse.wire.reports import GatewayReport
 from drafthouse.wire.totals import GatewayTotals
 from tests.unit.byte_tokenizer import codec
+from tests.unit.grpc_gateway import Context
 from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, error_of, gateway
 from tests.unit.reports import replica
-from tests.unit.test_grpc_api import Context
-from tests.unit.test_grpc_api import request as grpc_request
+from tests.unit.test_grpc_api import data
 
 TOKENS = len(codec().encode("hello")) + len(IDS)
 
@@ -108,7 +108,7 @@ def test_a_key_is_one_client_wherever_it_comes_from() -> None:
 def test_only_a_trusted_proxys_word_on_the_address_counts(forwarded: str | None, hops: int, client: str) -> None:
     assert address("10.0.0.1", forwarded, hops) == client
     metadata = [] if forwarded is None else [("x-forwarded-for", forwarded)]
-    assert grpc_api.address_of("ipv4:10.0.0.1:1234", metadata, hops) == client
+    assert address_of("ipv4:10.0.0.1:1234", metadata, hops) == client
 
 
 def test_a_client_cannot_write_a_header_of_its_own_before_the_proxys() -> None:
@@ -125,8 +125,8 @@ def test_over_grpc_too() -> None:
     async def run() -> None:
         async with gateway(limits={"requests_per_minute": 1}) as (_, service):
             for place, code in (("a", None), ("a", grpc.StatusCode.RESOURCE_EXHAUSTED), ("b", None)):
-                context = Context()
-                await grpc_api.generate(service, grpc_request(), "", context, place)
+                context = Context(peer=f"ipv4:{place}:1234")
+                await InferenceApi(service).generate(data(), context)
                 assert context.set.get("set_code") is code
 
     asyncio.run(run())

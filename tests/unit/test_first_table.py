@@ -10,6 +10,7 @@ from deployments.api.openai.routes import build_http_app
 from deployments.gateway import first_table
 from deployments.gateway.first_table import FirstTable
 from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.key_refusals import KeyRefusals
 from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.serving import GatewayConfig
@@ -85,7 +86,7 @@ def test_a_gateway_that_starts_without_a_controller_serves_by_anothers_table():
         async with serving(VerifierDouble("a", tokens=lambda request: IDS)) as routes:
             starting = Starting([AWAY], Directive(0.01, routes))
             service = InferenceService(RequestPlanner("demo", codec(), metadata()), starting.link, 16)
-            app = build_http_app(service, snapshot, starting.lifespan, None, GatewayConfig(), metrics_page)
+            app = build_http_app(service, snapshot, starting.lifespan, None, GatewayConfig(), metrics_page, KeyRefusals())
             async with app.router.lifespan_context(app):
                 async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
                     assert (await client.get("/health/ready")).status_code == 200

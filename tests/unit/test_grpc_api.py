@@ -1,12 +1,16 @@
 """The gRPC API: the same checks and text as over HTTP, and one status for each error."""
 
 import asyncio
+import contextlib
+import logging
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 from ray.serve.exceptions import gRPCStatusError
 
 from deployments.api.grpc import inference as grpc_api
+from deployments.api.grpc.inference import InferenceApi
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
@@ -15,7 +19,9 @@ from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import RefusalKind
 from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc as rpc
 from tests.unit.byte_tokenizer import codec, metadata
+from tests.unit.grpc_gateway import GENERATE, STREAM, Context, grpc_gateway
 from tests.unit.verifier_double import VerifierDouble, cut_at, refusing, serving
 
 PLANNER = RequestPlanner("demo", codec(), metadata())
@@ -28,13 +34,19 @@ def request(**fields) -> pb.GenerateRequest:
     return pb.GenerateRequest(**({} if "prompt_tokens" in fields else {"prompt": "hello"}) | fields)
 
 
-def serve(call, *verifiers: VerifierDouble):
+def data(**fields) -> bytes:
+    return request(**fields).SerializeToString()
+
+
+def serve(call, *verifiers: VerifierDouble, planner: RequestPlanner = PLANNER):
+    """What `call` returns of a gateway's service."""
+
     async def run():
         async with serving(*verifiers or [VerifierDouble("a", tokens=lambda request: IDS)]) as routes:
             link = VerifierLink(patience_s=0.05)
             link.update(routes)
             try:
-                return await call(InferenceService(PLANNER, link, 16))
+                return await call(InferenceService(planner, link, 16))
             finally:
                 await link.close()
 
@@ -46,7 +58,7 @@ def test_every_field_reaches_the_plan():
         temperature=0.5, top_p=0.9, top_k=3, min_p=0.1, repetition_penalty=1.5, seed=7, stop=["x"],
         speculation=pb.Speculation(mode="fixed", nodes=8, depth=4), prompt_tokens=pb.TokenIds(ids=[5, 6]),
     )  # fmt: skip
-    plan = grpc_api.make_plan(PLANNER, message)
+    plan = grpc_api.make_plan(PLANNER, message.SerializeToString())
     (made,) = plan.requests
     assert (made.prompt, made.sampling, made.seed) == ((5, 6), SamplingParams(0.5, 3, 0.9, 0.1, 1.5), 7)
     assert (made.speculation, plan.stops, made.max_tokens) == (Speculation("fixed", 8, 4), ("x",), len(IDS))
@@ -54,10 +66,10 @@ def test_every_field_reaches_the_plan():
 
 def test_absent_fields_have_the_defaults_and_zero_is_not_absent():
     bare = pb.GenerateRequest(model="demo", prompt="hello")
-    (made,) = grpc_api.make_plan(PLANNER, bare).requests
+    (made,) = grpc_api.make_plan(PLANNER, bare.SerializeToString()).requests
     assert (made.sampling, made.speculation, made.max_tokens) == (SamplingParams(), Speculation(), DEFAULT_MAX_TOKENS)
     bare.temperature, bare.seed = 0.0, 0
-    plan = grpc_api.make_plan(PLANNER, bare)
+    plan = grpc_api.make_plan(PLANNER, bare.SerializeToString())
     assert (plan.requests[0].sampling.temperature, plan.seed) == (0.0, 0)
 
 
@@ -65,12 +77,12 @@ def test_what_is_left_open_is_sampled_as_the_model_advises():
     advised = SamplingParams(temperature=0.6, top_k=20)
     planner = RequestPlanner("demo", codec(), metadata(sampling_defaults=advised))
     bare = pb.GenerateRequest(model="demo", prompt="hello", top_k=0)
-    assert grpc_api.make_plan(planner, bare).requests[0].sampling == SamplingParams(temperature=0.6)
+    assert grpc_api.make_plan(planner, bare.SerializeToString()).requests[0].sampling == SamplingParams(temperature=0.6)
 
 
 @pytest.mark.parametrize(("fields", "stop_tokens"), [({}, (0,)), ({"ignore_eos": False}, (0,)), ({"ignore_eos": True}, ())])
 def test_the_models_own_end_of_text_can_be_ignored(fields, stop_tokens):
-    assert grpc_api.make_plan(PLANNER, request(**fields)).requests[0].stop_tokens == stop_tokens
+    assert grpc_api.make_plan(PLANNER, data(**fields)).requests[0].stop_tokens == stop_tokens
 
 
 @pytest.mark.parametrize(
@@ -87,17 +99,17 @@ def test_the_models_own_end_of_text_can_be_ignored(fields, stop_tokens):
 )
 def test_faults_name_the_field(fields, param):
     with pytest.raises(RequestError) as caught:
-        grpc_api.make_plan(PLANNER, request(**fields))
+        grpc_api.make_plan(PLANNER, data(**fields))
     assert caught.value.param == param
 
 
 def test_a_prompt_is_needed():
     with pytest.raises(RequestError, match="prompt"):
-        grpc_api.make_plan(PLANNER, pb.GenerateRequest(model="demo"))
+        grpc_api.make_plan(PLANNER, pb.GenerateRequest(model="demo").SerializeToString())
 
 
 def test_generate():
-    response = serve(lambda service: grpc_api.generate(service, request(seed=7), "", Context()))
+    response = serve(lambda service: InferenceApi(service).generate(data(seed=7), Context()))
     assert (response.text, tuple(response.tokens), response.finish_reason, response.seed) == (TEXT, IDS, "length", 7)
     usage = response.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.drafted, usage.steps) == (len(codec().encode("hello")), len(IDS), 9, 3)
@@ -106,7 +118,7 @@ def test_generate():
 
 def test_stream():
     async def call(service):
-        return [chunk async for chunk in grpc_api.stream(service, request(), "", Context(), zero_chunks=True)]
+        return [chunk async for chunk in InferenceApi(service).stream(data(), Context())]
 
     chunks = serve(call)
     assert "".join(chunk.text for chunk in chunks) == TEXT
@@ -117,7 +129,7 @@ def test_stream():
 
 def test_chunks_say_which_attempt_made_which_tokens():
     async def call(service):
-        return [chunk async for chunk in grpc_api.stream(service, request(), "", Context(), zero_chunks=True)]
+        return [chunk async for chunk in InferenceApi(service).stream(data(), Context())]
 
     breaking, whole = (VerifierDouble(name, tokens=lambda request: IDS, load=load) for name, load in (("a", 0), ("b", 1)))
     breaking.before = cut_at(4)
@@ -135,21 +147,10 @@ def test_chunks_say_which_attempt_made_which_tokens():
     ],
 )
 def test_errors_become_codes(fields, failure, code):
-    verifier = VerifierDouble("a", before=failure)
-    with pytest.raises(gRPCStatusError) as caught:
-        serve(lambda service: grpc_api.generate(service, request(**fields), "", Context()), verifier)
-    assert caught.value.grpc_code is code
-    assert caught.value.grpc_details
-
-
-class Context:
-    """What is set on the call's context, as Serve passes it on at its end."""
-
-    def __init__(self):
-        self.set: dict[str, object] = {}
-
-    def __getattr__(self, name):
-        return lambda value: self.set.update({name: value})
+    verifier, context = VerifierDouble("a", before=failure), Context()
+    assert serve(lambda service: InferenceApi(service).generate(data(**fields), context), verifier) == pb.GenerateResponse()
+    assert context.set["set_code"] is code
+    assert context.set["set_details"]
 
 
 @pytest.mark.parametrize("zero_chunks", [True, False])
@@ -158,13 +159,13 @@ def test_a_refusal_says_when_to_come_again(zero_chunks):
     context = Context()
 
     async def call(service):
-        return [chunk async for chunk in grpc_api.stream(service, request(), "", context, zero_chunks)]
+        return [chunk async for chunk in InferenceApi(service, zero_chunks=zero_chunks).stream(data(), context)]
 
     full = VerifierDouble("a", before=refusing(RefusalKind.FULL, retry_after_s=7.2))
     if zero_chunks:
         assert serve(call, full) == []
         assert context.set["set_code"] is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert context.set["set_trailing_metadata"] == [("grpc-retry-pushback-ms", "7200")]
+        assert context.set["set_trailing_metadata"] == [("request_id", "r1"), ("grpc-retry-pushback-ms", "7200")]
         details = context.set["set_details"]
     else:
         with pytest.raises(gRPCStatusError) as caught:
@@ -177,11 +178,114 @@ def test_a_refusal_says_when_to_come_again(zero_chunks):
 def test_a_refused_call_with_one_reply_has_the_hint_too():
     context = Context()
     full = VerifierDouble("a", before=refusing(RefusalKind.FULL, retry_after_s=0.3))
-    assert serve(lambda service: grpc_api.generate(service, request(), "", context), full) == pb.GenerateResponse()
-    assert context.set["set_trailing_metadata"] == [("grpc-retry-pushback-ms", "300")]
+    assert serve(lambda service: InferenceApi(service).generate(data(), context), full) == pb.GenerateResponse()
+    assert context.set["set_trailing_metadata"][-1] == ("grpc-retry-pushback-ms", "300")
 
 
-def test_an_unforeseen_error_is_internal_and_says_nothing_of_itself():
-    status = grpc_api.as_status(ValueError("secret/path"))
-    assert status.grpc_code is grpc.StatusCode.INTERNAL
-    assert status.grpc_details == "internal error"
+def test_an_unforeseen_error_is_internal_and_says_nothing_of_itself(caplog):
+    status = grpc_api.status_of(ValueError("secret/path"))
+    assert (status.code, status.details) == (grpc.StatusCode.INTERNAL, "internal error")
+    assert "secret/path" in caplog.text
+
+
+def test_a_status_fits_into_the_metadata_that_clients_take():
+    """What a client wrote may be repeated in it."""
+    context = Context()
+    name = "é🙂" * 100_000
+    serve(lambda service: InferenceApi(service).generate(data(model=name), context))
+    assert len(context.set["set_details"].encode()) <= grpc_api.MAX_DETAIL_BYTES
+
+
+@pytest.fixture
+def no_traces(caplog):
+    """Nothing that is logged, by us or by gRPC, has a stack trace."""
+    caplog.set_level(logging.INFO)
+    yield caplog
+    assert [record for record in caplog.records if record.exc_info or "Traceback" in record.getMessage()] == []
+
+
+@pytest.mark.parametrize("path", [GENERATE, STREAM])
+@pytest.mark.parametrize(
+    ("sent", "code", "words"),
+    [
+        (b"\xff\xff\xff", grpc.StatusCode.INVALID_ARGUMENT, "no protobuf message drafthouse.v1.GenerateRequest"),
+        (b"\n\x02\xff\xfe", grpc.StatusCode.INVALID_ARGUMENT, "no protobuf message drafthouse.v1.GenerateRequest"),  # no UTF-8
+        (data(top_p=2.0), grpc.StatusCode.INVALID_ARGUMENT, "top_p"),
+        (data(model="other"), grpc.StatusCode.NOT_FOUND, "other"),
+        (data(prompt="x" * 2000), grpc.StatusCode.RESOURCE_EXHAUSTED, "bytes"),
+    ],
+    ids=["malformed", "no UTF-8", "wrong", "other model", "too long"],
+)
+def test_what_is_refused_ends_with_one_status_and_one_line_of_the_log(path, sent, code, words, no_traces):
+    async def call(service):
+        service._max_bytes = 1000
+        async with grpc_gateway(InferenceApi(service)) as channel:
+            kind = channel.unary_unary if path == GENERATE else channel.unary_stream
+            called = kind(path, request_serializer=None, response_deserializer=None)(sent)
+            return await called.code(), await called.details()
+
+    found, details = serve(call)
+    assert found is code
+    assert words in details
+    assert [record.fields["event"] for record in no_traces.records if hasattr(record, "fields")] == ["request"]
+
+
+@asynccontextmanager
+async def unread(service: InferenceService, write_timeout_s: float):
+    """A stream of which the first chunk has been read; the others fill a connection whose windows are as small as they may be."""
+    smallest = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
+    async with grpc_gateway(InferenceApi(service, write_timeout_s=write_timeout_s), *smallest) as channel:
+        stream = rpc.InferenceStub(channel).GenerateStream(request(max_tokens=10**6, ignore_eos=True))
+        await stream.read()
+        async with asyncio.timeout(60):
+            yield stream
+
+
+def serve_much(call):
+    """With more text than the buffers of a connection take."""
+    much = VerifierDouble("a", tokens=lambda request: IDS * 30_000, step=1000)
+    return serve(call, much, planner=RequestPlanner("demo", codec(), metadata(10**7)))
+
+
+def test_a_client_that_does_not_read_its_stream_loses_its_place_and_is_told_when_it_reads(no_traces):
+    async def call(service):
+        async with unread(service, write_timeout_s=1.0) as stream:
+            while service.running:
+                await asyncio.sleep(0.01)
+            assert service.totals().outcome["cancelled"] == 1
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                while await stream.read() is not grpc.aio.EOF:
+                    pass
+            return await stream.code(), await stream.details()
+
+    assert serve_much(call) == (grpc.StatusCode.DEADLINE_EXCEEDED, "nothing of this stream was taken for 1 s")
+    assert "took nothing of its gRPC stream for 1 s" in no_traces.text
+
+
+def test_a_client_that_never_reads_leaves_serves_slot(no_traces):
+    def calls() -> int:
+        """That gRPC's servers are in."""
+        return sum(task.get_coro().__qualname__ == "_handle_exceptions" for task in asyncio.all_tasks())
+
+    async def call(service):
+        async with unread(service, write_timeout_s=0.05):
+            assert calls() == 2, "the client's, and the gateway's at the verifier"
+            while calls() == 2:
+                await asyncio.sleep(0.01)
+            assert not service.running
+
+    serve_much(call)
+
+
+def test_a_client_that_waits_for_its_verifier_longer_than_that_keeps_its_place():
+    """Only what lies there unread counts."""
+
+    async def before(index, served):
+        await asyncio.sleep(0.05 if index else 0.0)
+
+    async def call(service):
+        async with grpc_gateway(InferenceApi(service, write_timeout_s=0.01)) as channel:
+            stream = rpc.InferenceStub(channel).GenerateStream(request())
+            return "".join([chunk.text async for chunk in stream])
+
+    assert serve(call, VerifierDouble("a", tokens=lambda request: IDS, step=8, before=before)) == TEXT

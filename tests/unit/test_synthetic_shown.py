@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from deployments.api.grpc import inference as grpc_api
+from deployments.api.grpc.inference import InferenceApi
+from tests.unit.grpc_gateway import Context
 from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, request
 from tests.unit.reports import verifier_report
-from tests.unit.test_grpc_api import Context, serve
-from tests.unit.test_grpc_api import request as grpc_request
+from tests.unit.test_grpc_api import data, serve
 from tests.unit.test_status import registry, status, url
 from tests.unit.verifier_double import USAGE, VerifierDouble
 
@@ -31,8 +31,8 @@ def test_over_http(path, body, synthetic):
 @pytest.mark.parametrize("synthetic", [True, False])
 def test_over_grpc(synthetic):
     async def call(service):
-        whole = await grpc_api.generate(service, grpc_request(), "", Context())
-        chunks = [chunk async for chunk in grpc_api.stream(service, grpc_request(), "", Context(), zero_chunks=True)]
+        whole = await InferenceApi(service).generate(data(), Context())
+        chunks = [chunk async for chunk in InferenceApi(service).stream(data(), Context())]
         return whole, chunks
 
     whole, chunks = serve(call, verifier(synthetic))

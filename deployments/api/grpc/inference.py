@@ -1,38 +1,173 @@
 """The public gRPC API (protos/inference.proto) in terms of plans and deltas.
 
-Promises: the same checks and the same text as over HTTP; errors become INVALID_ARGUMENT, NOT_FOUND,
-UNAUTHENTICATED, UNAVAILABLE or INTERNAL, through Ray Serve's `gRPCStatusError`, and RESOURCE_EXHAUSTED
-with `grpc-retry-pushback-ms`, through the call's context: Serve drops the metadata of a call that raises.
+Promises: the same checks, limits and text as over HTTP; each call ends with one status, errors with INVALID_ARGUMENT, NOT_FOUND,
+UNAUTHENTICATED, UNAVAILABLE, INTERNAL, or RESOURCE_EXHAUSTED with `grpc-retry-pushback-ms`. It is set on the call's context, since Serve
+writes two stack traces for a call that raises, and drops its metadata. A client that takes nothing of its stream for
+`write_timeout_s` loses its request, and is told so when it reads again; what buffers on the way take counts as taken.
 """
 
+import asyncio
+import logging
+import math
+import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any, Self
 
 import grpc
+from google.protobuf.message import DecodeError
 from ray.serve.exceptions import gRPCStatusError
 from ray.serve.grpc_util import RayServegRPCContext
 
 from deployments.api.openai.client_limit import address
 from deployments.api.openai.schema import check_model, checked_stops
+from deployments.gateway.arrival import Arrival
 from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.key_refusals import KeyRefusals
 from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, RequestPlan, RequestPlanner, Settings
 from deployments.gateway.text_stream import TextDelta
-from deployments.gateway.verifier_link import NoVerifierError
-from drafthouse.errors import OverloadError, RequestError
+from deployments.gateway.verifier_link import GenerationError, NoVerifierError
+from drafthouse.errors import DrafthouseError, OverloadError, RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.security.api_keys import ApiKeys
 from drafthouse.speculation import Speculation
 from drafthouse.wire.settings import retry_metadata
 from protos import inference_pb2 as pb
 
+logger = logging.getLogger(__name__)
+
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+MAX_DETAIL_BYTES = 2000
+"""Of a status: gRPC clients take 8 KiB of metadata, in which a byte may take three."""
+
 CODES = {401: grpc.StatusCode.UNAUTHENTICATED, 404: grpc.StatusCode.NOT_FOUND, 413: grpc.StatusCode.RESOURCE_EXHAUSTED}
 
+Metadata = Iterable[tuple[str, str | bytes]]
 
-def make_plan(planner: RequestPlanner, request: pb.GenerateRequest) -> RequestPlan:
-    """Raises RequestError naming the field at fault."""
+
+@dataclass(frozen=True, slots=True)
+class InferenceApi:
+    """Without `keys` all are let in. `proxy_hops`: trusted proxies in front, whose word on a client's address counts."""
+
+    service: InferenceService
+    keys: ApiKeys | None = None
+    refusals: KeyRefusals = field(default_factory=KeyRefusals)
+    proxy_hops: int = 0
+    write_timeout_s: float = math.inf
+    zero_chunks: bool = True
+    """Whether Serve heeds the context of a stream without a chunk; where it does not, a stream raises its status."""
+
+    async def generate(self, data: bytes, context: RayServegRPCContext) -> pb.GenerateResponse:
+        """`data`: a GenerateRequest, as it came. Empty where the context has got a status instead."""
+        response = pb.GenerateResponse()
+        pieces: list[str] = []
+        try:
+            async with aclosing(self._chunks(data, context)) as chunks:
+                async for chunk in chunks:
+                    pieces.append(chunk.text)
+                    response.tokens.extend(chunk.tokens)
+                    response.id, response.finish_reason, response.seed = chunk.id, chunk.finish_reason, chunk.seed
+                    response.usage.CopyFrom(chunk.usage)
+        except Exception as error:  # fault boundary: each call ends with exactly one status
+            status_of(error).put(context)
+            return pb.GenerateResponse()
+        response.text = "".join(pieces)
+        return response
+
+    async def stream(self, data: bytes, context: RayServegRPCContext) -> AsyncGenerator[pb.GenerateChunk, None]:
+        """Chunks, of which the last has the finish reason and the usage; none more once the context has got a status instead. Raises
+        gRPCStatusError without `zero_chunks` alone."""
+        written = _Written(self._chunks(data, context), self.write_timeout_s)
+        try:
+            async for chunk in written:
+                yield chunk
+        except Exception as error:  # fault boundary: each call ends with exactly one status
+            status = status_of(error)
+            if not self.zero_chunks:
+                raise gRPCStatusError(error, status.code, status.details) from error
+            status.put(context)
+        finally:
+            await written.aclose()
+
+    async def _chunks(self, data: bytes, context: RayServegRPCContext) -> AsyncGenerator[pb.GenerateChunk, None]:
+        metadata = context.invocation_metadata()
+        place = address_of(context.peer(), metadata, self.proxy_hops)
+        async with Arrival(self.service, self._authenticate(place, metadata), place) as arrival:
+            plan, deltas = await arrival.begin(partial(make_plan, self.service.planner, data), len(data))
+            completion_tokens = 0
+            async with aclosing(deltas):
+                async for _, delta in deltas:
+                    completion_tokens += len(delta.tokens)
+                    yield _chunk(plan, delta, completion_tokens)
+
+    def _authenticate(self, place: str, metadata: Metadata) -> str:
+        """The API key's hash, empty without keys. Raises RequestError unless the metadata have `authorization: Bearer KEY`."""
+        if self.keys is None:
+            return ""
+        try:
+            return self.keys.check(next((str(value) for name, value in metadata if name == "authorization"), None))
+        except RequestError as error:
+            self.refusals.refused(place, error)
+            raise
+
+
+class NotReadError(DrafthouseError):
+    """The client has taken nothing for too long."""
+
+
+class _Written:
+    """`chunks`, each of which its reader writes to a client before it asks for the next one. Raises NotReadError for one that took longer
+    than `timeout_s`; after as long again the writer's task is cancelled, so that Serve's slot is free, too. A chunk costs no timer."""
+
+    def __init__(self, chunks: AsyncGenerator[pb.GenerateChunk, None], timeout_s: float) -> None:
+        self._chunks, self._timeout_s = chunks, timeout_s
+        self._since: float | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._stalled, self._closed = False, asyncio.Event()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> pb.GenerateChunk:
+        self._since = None
+        if self._stalled:
+            raise NotReadError(f"nothing of this stream was taken for {self._timeout_s:g} s")
+        chunk = await anext(self._chunks)
+        self._since = time.monotonic()
+        if self._watcher is None and self._timeout_s < math.inf:
+            self._watcher = asyncio.create_task(self._watch(asyncio.current_task()), name="grpc-write-timeout")
+        return chunk
+
+    async def aclose(self) -> None:
+        """Ends `chunks`."""
+        if self._stalled:
+            await self._closed.wait()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        await self._chunks.aclose()
+
+    async def _watch(self, writer: "asyncio.Task[Any] | None") -> None:
+        while self._since is None or time.monotonic() - self._since < self._timeout_s:
+            await asyncio.sleep(self._timeout_s / 4)
+        self._stalled = True
+        logger.warning("a client took nothing of its gRPC stream for %g s; its request ends", self._timeout_s)
+        try:
+            await self._chunks.aclose()
+        finally:
+            self._closed.set()
+        await asyncio.sleep(self._timeout_s)
+        if writer is not None:
+            writer.cancel()
+
+
+def make_plan(planner: RequestPlanner, data: bytes) -> RequestPlan:
+    """Of a GenerateRequest, as it came. Raises RequestError naming the field at fault."""
+    try:
+        request = pb.GenerateRequest.FromString(data)
+    except DecodeError as error:
+        raise RequestError("the request cannot be read: it is no protobuf message drafthouse.v1.GenerateRequest") from error
     check_model(request.model, planner.model)
     kind = request.WhichOneof("input")
     if kind is None:
@@ -53,85 +188,42 @@ def make_plan(planner: RequestPlanner, request: pb.GenerateRequest) -> RequestPl
     return planner.plan("gen", [prompt], settings, field=kind)
 
 
-def authenticate(keys: ApiKeys | None, metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The cache key of the caller: the API key's hash. Raises gRPCStatusError unless the call's metadata has
-    `authorization: Bearer KEY`; without `keys` all are let in, with an empty cache key."""
-    if keys is None:
-        return ""
-    try:
-        return keys.check(next((str(value) for name, value in metadata if name == "authorization"), None))
-    except RequestError as error:
-        raise as_status(error) from error
-
-
-def address_of(peer: str, metadata: Iterable[tuple[str, str | bytes]], proxy_hops: int) -> str:
+def address_of(peer: str, metadata: Metadata, proxy_hops: int) -> str:
     """The client's address; gRPC writes a peer as `ipv4:ADDRESS:PORT`."""
     connection = peer.partition(":")[2].rpartition(":")[0]
     forwarded = ",".join(str(value) for name, value in metadata if name == "x-forwarded-for")
     return address(connection, forwarded, proxy_hops)
 
 
-async def generate(
-    service: InferenceService, request: pb.GenerateRequest, cache_key: str, context: RayServegRPCContext, address: str = ""
-) -> pb.GenerateResponse:
-    """Empty where the context has got a status instead. Raises gRPCStatusError."""
-    response = pb.GenerateResponse()
-    pieces: list[str] = []
-    async with aclosing(stream(service, request, cache_key, context, True, address)) as chunks:
-        async for chunk in chunks:
-            pieces.append(chunk.text)
-            response.tokens.extend(chunk.tokens)
-            response.id, response.finish_reason, response.seed = chunk.id, chunk.finish_reason, chunk.seed
-            response.usage.CopyFrom(chunk.usage)
-    response.text = "".join(pieces)
-    return response
+@dataclass(frozen=True, slots=True)
+class Status:
+    code: grpc.StatusCode
+    details: str
+    retry_after_s: float | None = None
+
+    def put(self, context: RayServegRPCContext) -> None:
+        context.set_code(self.code)
+        context.set_details(self.details.encode()[:MAX_DETAIL_BYTES].decode(errors="ignore"))
+        if self.retry_after_s is not None:
+            context.set_trailing_metadata([*context.trailing_metadata(), *retry_metadata(self.retry_after_s)])
 
 
-async def stream(
-    service: InferenceService,
-    request: pb.GenerateRequest,
-    cache_key: str,
-    context: RayServegRPCContext,
-    zero_chunks: bool,
-    address: str = "",
-) -> AsyncGenerator[pb.GenerateChunk, None]:
-    """Chunks, of which the last has the finish reason and the usage; none where the context has got a status instead.
-    Raises gRPCStatusError. `zero_chunks`: whether Serve heeds the context of a call without one.
-    `address`: the client's, whose limits count where there is no key."""
-    counted = service.limits.begin(cache_key or address)
-    try:
-        await service.enter(counted, cache_key)
-        plan = await service.plan(partial(make_plan, service.planner, request), request.ByteSize(), cache_key)
-        await service.charge(counted, plan)
-        completion_tokens = 0
-        async with aclosing(service.stream(plan, counted)) as deltas:
-            async for _, delta in deltas:
-                completion_tokens += len(delta.tokens)
-                yield _chunk(plan, delta, completion_tokens)
-    except Exception as error:  # fault boundary: each call ends with exactly one status
-        if not (isinstance(error, OverloadError) and zero_chunks):
-            raise as_status(error) from error
-        context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
-        context.set_details(_details(error))
-        context.set_trailing_metadata(list(retry_metadata(error.retry_after_s)))
-    finally:
-        counted.end()
-
-
-def as_status(error: Exception) -> gRPCStatusError:
-    if isinstance(error, RequestError):
-        code = CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT)
-    elif isinstance(error, OverloadError):
-        code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    elif isinstance(error, NoVerifierError):
-        code = grpc.StatusCode.UNAVAILABLE
-    else:
-        return gRPCStatusError(error, grpc.StatusCode.INTERNAL, "internal error")  # what it is stands in the log
-    return gRPCStatusError(error, code, _details(error))
-
-
-def _details(error: Exception) -> str:
-    return f"{error}; try again in {error.retry_after_s:.2f} s" if isinstance(error, OverloadError) else str(error)
+def status_of(error: Exception) -> Status:
+    """What is unforeseen says nothing of its inside to the client, and is logged."""
+    match error:
+        case RequestError():
+            return Status(CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), str(error))
+        case OverloadError():
+            details = f"{error}; try again in {error.retry_after_s:.2f} s"
+            return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, details, error.retry_after_s)
+        case NoVerifierError():
+            return Status(grpc.StatusCode.UNAVAILABLE, str(error))
+        case GenerationError():
+            return Status(grpc.StatusCode.INTERNAL, str(error))
+        case NotReadError():
+            return Status(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
+    logger.error("unforeseen error", exc_info=error)
+    return Status(grpc.StatusCode.INTERNAL, "internal error")
 
 
 def _chunk(plan: RequestPlan, delta: TextDelta, completion_tokens: int) -> pb.GenerateChunk:

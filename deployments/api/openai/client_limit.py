@@ -11,12 +11,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.api.openai.errors import error_response
-from deployments.gateway.client_limits import UNLIMITED, ClientRequest
+from deployments.gateway.arrival import Arrival
 from deployments.gateway.inference_service import InferenceService
 from drafthouse.errors import LimitError
 
 PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
-CACHE_KEY, COUNTED = "cache_key", "counted"
+CACHE_KEY, ARRIVAL = "cache_key", "arrival"
 
 
 def address(connection: str, forwarded: str | None, proxy_hops: int) -> str:
@@ -28,6 +28,12 @@ def address(connection: str, forwarded: str | None, proxy_hops: int) -> str:
     return seen[-proxy_hops] if 0 < proxy_hops <= len(seen) else connection
 
 
+def address_of(scope: Scope, proxy_hops: int) -> str:
+    """Of the client of this HTTP request."""
+    connection = scope["client"][0] if scope.get("client") else ""
+    return address(connection, ",".join(Headers(scope=scope).getlist("x-forwarded-for")), proxy_hops)
+
+
 class ClientLimit:
     def __init__(self, app: ASGIApp, service: InferenceService, proxy_hops: int) -> None:
         self._app, self._service, self._proxy_hops = app, service, proxy_hops
@@ -37,25 +43,18 @@ class ClientLimit:
             await self._app(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})
-        cache_key = state.get(CACHE_KEY, "")
-        counted = state[COUNTED] = self._service.limits.begin(cache_key or self._address(scope))
+        arrival = state[ARRIVAL] = Arrival(self._service, state.get(CACHE_KEY, ""), address_of(scope, self._proxy_hops))
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(counted.headers())
+                MutableHeaders(scope=message).update(arrival.headers())
             await send(message)
 
         try:
-            await self._service.enter(counted, cache_key)
-            await self._app(scope, receive, send_with_headers)
+            async with arrival:
+                await self._app(scope, receive, send_with_headers)
         except LimitError as error:
             await error_response(error)(scope, receive, send_with_headers)
-        finally:
-            counted.end()
-
-    def _address(self, scope: Scope) -> str:
-        connection = scope["client"][0] if scope.get("client") else ""
-        return address(connection, ",".join(Headers(scope=scope).getlist("x-forwarded-for")), self._proxy_hops)
 
 
 def cache_key_of(request: Request) -> str:
@@ -63,6 +62,7 @@ def cache_key_of(request: Request) -> str:
     return str(getattr(request.state, CACHE_KEY, ""))
 
 
-def counted_of(request: Request) -> ClientRequest:
-    counted: ClientRequest = getattr(request.state, COUNTED, UNLIMITED)
-    return counted
+def arrival_of(request: Request) -> Arrival:
+    """On the generation routes, which this middleware lets through."""
+    arrival: Arrival = getattr(request.state, ARRIVAL)
+    return arrival

@@ -7,7 +7,6 @@ the annotations of these routes, so they must not be postponed here.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
@@ -22,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.api.openai.body import MIN_VALUES, Body, parse_body, parse_json, read_body
 from deployments.api.openai.body_limit import BodyLimit
 from deployments.api.openai.chat_schema import ChatRequest
-from deployments.api.openai.client_limit import CACHE_KEY, ClientLimit, cache_key_of, counted_of
+from deployments.api.openai.client_limit import CACHE_KEY, ClientLimit, address_of, arrival_of, cache_key_of
 from deployments.api.openai.errors import CLIENT_GONE, describe_error, error_response, install_error_handlers
 from deployments.api.openai.openapi import GENERATION_RESPONSES, OPEN_PATHS, READ, add_document, json_body
 from deployments.api.openai.responses import DONE, Answerer, Output, sse
@@ -30,7 +29,9 @@ from deployments.api.openai.schema import CompletionRequest, GenerationBody
 from deployments.api.openai.sending import Sending
 from deployments.api.openai.status import Metrics, Snapshot, add_status
 from deployments.api.openai.text_routes import add_text_routes
+from deployments.gateway.arrival import Deltas
 from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.key_refusals import KeyRefusals
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
 from drafthouse.config.serving import GatewayConfig
@@ -41,7 +42,6 @@ ALLOWED = [*READ, "POST"]
 SHOWN = ["x-request-id", "x-drafthouse-seed", "x-drafthouse-synthetic", "x-drafthouse-note", "retry-after"]
 """Headers of answers that pages of other origins may read."""
 
-Deltas = AsyncGenerator[tuple[int, TextDelta], None]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -51,14 +51,15 @@ class ApiKeyGate:
     What comes through carries its key's hash, under which its traffic may be remembered (`cache_key_of`).
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
-        self._app, self._keys = app, keys
+    def __init__(self, app: ASGIApp, keys: ApiKeys, refusals: KeyRefusals, proxy_hops: int) -> None:
+        self._app, self._keys, self._refusals, self._proxy_hops = app, keys, refusals, proxy_hops
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
                 scope.setdefault("state", {})[CACHE_KEY] = self._keys.check(Headers(scope=scope).get("authorization"))
             except RequestError as error:
+                self._refusals.refused(address_of(scope, self._proxy_hops), error)
                 await error_response(error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -71,6 +72,7 @@ def build_http_app(
     keys: ApiKeys | None,
     config: GatewayConfig,
     metrics: Metrics,
+    refusals: KeyRefusals,
 ) -> FastAPI:
     """`snapshot` asks the controller for /v1/cluster, `metrics` makes the page of /metrics; without `keys` the API is open."""
     app = FastAPI(
@@ -82,7 +84,7 @@ def build_http_app(
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, timeout_s=config.body_timeout_s)
     app.add_middleware(ClientLimit, service=service, proxy_hops=config.limits.proxy_hops)
     if keys is not None:  # what is added last comes first
-        app.add_middleware(ApiKeyGate, keys=keys)
+        app.add_middleware(ApiKeyGate, keys=keys, refusals=refusals, proxy_hops=config.limits.proxy_hops)
     if config.cors_origins:  # a browser's question carries no key
         app.add_middleware(
             CORSMiddleware, allow_origins=config.cors_origins, allow_methods=ALLOWED, allow_headers=["*"], expose_headers=SHOWN
@@ -100,18 +102,16 @@ def _add_generation(app: FastAPI, service: InferenceService, keep_alive_s: float
     @app.post("/v1/completions", responses=GENERATION_RESPONSES, openapi_extra=json_body(CompletionRequest))
     async def completions(request: Request) -> Response:
         """The text after a prompt, whole or as it is committed."""
-        arrived = time.monotonic()
         size, body = await _read(service, request, CompletionRequest)
-        plan = await service.plan(partial(planner.completion, body), size, cache_key_of(request), arrived)
-        return await _answer(request, service, plan, False, body, keep_alive_s)
+        plan, deltas = await arrival_of(request).begin(partial(planner.completion, body), size)
+        return await _answer(request, Answerer(plan, planner.model, False), plan, deltas, body, keep_alive_s)
 
     @app.post("/v1/chat/completions", responses=GENERATION_RESPONSES, openapi_extra=json_body(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """The next message of a chat, whole or as it is committed."""
-        arrived = time.monotonic()
         size, body = await _read(service, request, ChatRequest)
-        plan = await service.plan(partial(planner.chat, body), size, cache_key_of(request), arrived)
-        return await _answer(request, service, plan, True, body, keep_alive_s)
+        plan, deltas = await arrival_of(request).begin(partial(planner.chat, body), size)
+        return await _answer(request, Answerer(plan, planner.model, True), plan, deltas, body, keep_alive_s)
 
 
 async def _read(service: InferenceService, request: Request, kind: type[Body]) -> tuple[int, Body]:
@@ -129,13 +129,9 @@ async def _read(service: InferenceService, request: Request, kind: type[Body]) -
 
 
 async def _answer(
-    request: Request, service: InferenceService, plan: RequestPlan, chat: bool, body: GenerationBody, keep_alive_s: float
+    request: Request, answerer: Answerer, plan: RequestPlan, deltas: Deltas, body: GenerationBody, keep_alive_s: float
 ) -> Response:
-    answerer = Answerer(plan, service.planner.model, chat)
     headers = {"x-drafthouse-seed": str(plan.seed)} | ({"x-drafthouse-note": "; ".join(plan.notes)} if plan.notes else {})
-    counted = counted_of(request)
-    await service.charge(counted, plan)
-    deltas = service.stream(plan, counted)
     if not body.stream:
         whole = await _unless_gone(request, _whole(answerer, plan, deltas))
         return JSONResponse(whole, headers=headers) if whole is not None else Response(status_code=CLIENT_GONE)
