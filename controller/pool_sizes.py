@@ -13,7 +13,8 @@ from statistics import fmean
 from typing import Any
 
 from controller.cluster_goodput import ClusterGoodput
-from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
+from controller.gateway_size import GatewayLoad, GatewaySize
+from drafthouse.config.autoscaling import AutoscalingConfig, GatewayBounds, PoolBounds
 
 KEEP_SHARE = 0.5
 """A replica goes when it adds less than this share of what one more must add. The gap is the hysteresis: what pays at n pays at n + 1."""
@@ -24,7 +25,7 @@ GROWN, SHRUNK = 4, 10
 RETRY_S = 600.0
 """Drafts that seemed to pay and did not are trusted to be worth what they were for this long: else drafters would come and go."""
 
-POOLS = ("verifier", "drafter")
+POOLS = ("gateway", "verifier", "drafter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +166,29 @@ class SizeShown:
     most: int | None = None
 
 
+def _size_of(bounds: PoolBounds | GatewayBounds) -> PoolSize | GatewaySize:
+    return GatewaySize(bounds) if isinstance(bounds, GatewayBounds) else PoolSize(bounds)
+
+
 class PoolSizes:
-    """All pools. `fixed`: their `replicas` in the configuration, with which they start, and which those without bounds keep."""
+    """All pools, verifiers and drafters by what replicas are worth, gateways by their own load. `fixed`: their `replicas` in the
+    configuration, with which they start, and which those without bounds keep."""
 
     def __init__(self, config: AutoscalingConfig, fixed: Mapping[str, int]) -> None:
         bounds = {pool: getattr(config, pool) for pool in POOLS}
-        self.scaled = {pool: PoolSize(b) for pool, b in bounds.items() if b is not None}
+        self.scaled = {pool: _size_of(b) for pool, b in bounds.items() if b is not None}
         self._fixed = fixed
 
-    def decide(self, ordered: Mapping[str, int], live: Mapping[str, int], goodput: ClusterGoodput, now: float) -> dict[str, int]:
+    def decide(
+        self, ordered: Mapping[str, int], live: Mapping[str, int], goodput: ClusterGoodput, gateways: GatewayLoad, now: float
+    ) -> dict[str, int]:
         """Sizes that Serve is to be told, of pools where they differ from what it was told."""
-        worth = worths(goodput)
-        wanted = {pool: size.decide(ordered[pool], live[pool], worth[pool], now) for pool, size in self.scaled.items()}
+        worth, wanted = worths(goodput), {}
+        for pool, size in self.scaled.items():
+            if isinstance(size, GatewaySize):
+                wanted[pool] = size.decide(ordered[pool], live[pool], gateways, now)
+            else:
+                wanted[pool] = size.decide(ordered[pool], live[pool], worth[pool], now)
         return {pool: count for pool, count in wanted.items() if count != ordered[pool]}
 
     @property
@@ -186,7 +198,7 @@ class PoolSizes:
         return {**self._fixed, **told}
 
     def as_json(self, live: Mapping[str, int]) -> dict[str, Any]:
-        """Of verifiers and drafters: actual and desired sizes, and the reason."""
+        """Actual and desired sizes, and the reason."""
         return {pool: asdict(self._shown(pool, live[pool])) for pool in POOLS}
 
     def _shown(self, pool: str, live: int) -> SizeShown:

@@ -11,6 +11,7 @@ from typing import Any
 
 from controller.cluster_goodput import ClusterGoodput, measure
 from controller.fingerprints import Groups, groups_of
+from controller.gateway_size import GatewayLoad, load_of
 from controller.live_pool import LivePool
 from controller.price_floor import PriceFloor, supply
 from controller.routing_table import RoutingTable
@@ -91,6 +92,9 @@ class Registry:
 
     def goodput(self) -> ClusterGoodput:
         return measure(self._verifiers.members(), self._drafters.members(), self._floor.floor)
+
+    def gateway_load(self) -> GatewayLoad:
+        return load_of(self._gateways.reports())
 
     def sizes(self) -> dict[str, int]:
         """Replicas by role that report and do not drain."""

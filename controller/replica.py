@@ -69,7 +69,7 @@ class ControllerReplica:
     """All methods but `stop` are coroutines without an await: they run one at a time, on the replica's loop."""
 
     async def __init__(self, config: ServingConfig, pools: Mapping[str, str]) -> None:
-        """`pools`: names of the deployments of verifiers and drafters, by role."""
+        """`pools`: names of the deployments that may be scaled, by role."""
         set_up_logs()
         context = serve.get_replica_context()
         self._registry = Registry(config.controller)
@@ -138,7 +138,9 @@ class ControllerReplica:
         controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
         details = {pool: await controller.get_deployment_details.remote(self._app, name) for pool, name in self._pools.items()}
         ordered = {pool: detail.target_num_replicas for pool, detail in details.items()}
-        wanted = self._sizes.decide(ordered, self._registry.sizes(), self._registry.goodput(), time.monotonic())
+        wanted = self._sizes.decide(
+            ordered, self._registry.sizes(), self._registry.goodput(), self._registry.gateway_load(), time.monotonic()
+        )
         for pool, count in wanted.items():
             logger.info("%s pool: from %d to %d replicas: %s", pool, ordered[pool], count, self._sizes.scaled[pool].reason)
             await controller.update_deployment_replicas.remote(DeploymentID(name=self._pools[pool], app_name=self._app), count)

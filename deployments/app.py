@@ -78,7 +78,7 @@ def build_app(args: ServingConfig) -> serve.Application:
         return sized(deployment, pool.replicas, pool_options(role, pool, model), drain_s).bind(args, controller, ranks)
 
     pools: dict[str, Any] = {"verifier": VerifierReplica, "drafter": DrafterReplica}
-    names = {role: deployment.name for role, deployment in pools.items()}
+    names = {"gateway": Gateway.name} | {role: deployment.name for role, deployment in pools.items()}
     gateway, drafter = args.gateway, args.drafter
     controller = sized(ControllerReplica, 1, _without_model("controller", args.controller.num_cpus), 0).bind(args, names)
     verifiers = pool(VerifierReplica, "verifier", args.verifier, args.target, args.verifier.drain_s)

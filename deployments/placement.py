@@ -57,7 +57,7 @@ def needed_cpus(config: ServingConfig) -> float:
     """CPUs that all replicas reserve together, in the largest pools that there may be."""
     gateway = config.gateway
     pools = sum(replicas * ranks * pool.num_cpus for _, pool, replicas, ranks in _pools(config))
-    return gateway.replicas * gateway.num_cpus + pools + config.controller.num_cpus
+    return config.autoscaling.most("gateway", gateway.replicas) * gateway.num_cpus + pools + config.controller.num_cpus
 
 
 def needed_gpus(config: ServingConfig) -> float:

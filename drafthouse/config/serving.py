@@ -256,7 +256,7 @@ class ServingConfig(_Section):
                 drafter.uses_model != (self.draft is not None),
             "drafter.replicas: every stage runs in the verifier, so it must be 0":
                 drafter.replicas > 0 and not any(stage.placement == "drafter" for stage in drafter.stages),
-            **self.autoscaling.faults_at_start({"verifier": self.verifier.replicas, "drafter": drafter.replicas}),
+            **self.autoscaling.faults_at_start({pool: getattr(self, pool).replicas for pool in AutoscalingConfig.model_fields}),
         })  # fmt: skip
         return self
 

@@ -1,11 +1,13 @@
 """A cluster with everything that docs/security.md can switch on: who gets in by which door, and who does not."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import httpx
@@ -84,6 +86,37 @@ def test_grpc_answers_known_keys_alone(secured: Secured) -> None:
             assert plain.value.code() is streamed.value.code() is grpc.StatusCode.UNAUTHENTICATED
         known = (("authorization", f"Bearer {KEY}"),)
         assert len(stub.Generate(request, metadata=known, timeout=60).tokens) == 8
+
+
+def _logged(secured: Secured) -> list[dict[str, Any]]:
+    told = _drafthouse("logs", "--port", str(secured.serving.http_port), "--json", key=None)
+    return [json.loads(line) for line in told.stdout.splitlines()]
+
+
+def test_grpc_that_is_refused_leaves_no_trace(secured: Secured) -> None:
+    """Through HAProxy and Serve's own servers: one status, one line of the log each."""
+    before, known = len(_logged(secured)), (("authorization", f"Bearer {KEY}"),)
+    wrong = pb.GenerateRequest(model="demo", prompt="def f(", top_p=2.0).SerializeToString()
+    with grpc.insecure_channel(f"127.0.0.1:{secured.serving.grpc_port}") as channel:
+        for kind, method in ((channel.unary_unary, "Generate"), (channel.unary_stream, "GenerateStream")):
+            for data, words in ((b"\xff\xff\xff", "no protobuf message"), (wrong, "top_p")):
+                call = kind(f"/drafthouse.v1.Inference/{method}", request_serializer=None, response_deserializer=None)
+                with pytest.raises(grpc.RpcError) as caught:
+                    list(call(data, metadata=known, timeout=30))
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+                assert words in caught.value.details()
+    secured.serving.until(lambda: len(_logged(secured)) >= before + 4, "four lines of the log")
+    lines = _logged(secured)[before:]
+    assert [line["fields"]["outcome"] for line in lines if line.get("fields", {}).get("event") == "request"] == ["rejected"] * 4
+    assert not [line for line in lines if "exc_text" in line]
+
+
+def test_callers_without_a_key_stand_in_the_log(secured: Secured) -> None:
+    httpx.get(f"{secured.serving.url}/v1/models", headers={"Authorization": f"Bearer {UNKNOWN}"}, timeout=30)
+    lines = [line for line in _logged(secured) if line.get("fields", {}).get("event") == "unauthorized"]
+    assert [line["levelname"] for line in lines] == ["WARNING"], "one a minute"
+    assert lines[0]["fields"]["address"] == "127.0.0.1"
+    assert UNKNOWN not in json.dumps(lines)
 
 
 def test_a_key_that_is_taken_out_is_refused_at_once(secured: Secured) -> None:

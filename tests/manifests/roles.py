@@ -131,7 +131,7 @@ def _pool_faults(service: Object, config: ServingConfig) -> Iterator[str]:
     for role in ROLES:
         pool = getattr(config, role)
         replicas = getattr(pool, "replicas", 1)
-        if isinstance(pool, PoolConfig):
+        if role in AutoscalingConfig.model_fields:
             replicas = config.autoscaling.most(role, replicas)
         mine = [group for group in workers if group.get("labels", {}).get(ROLE_LABEL) == role]
         if replicas and not mine:

@@ -202,7 +202,7 @@ def test_a_caller_without_a_key_has_one_line_a_minute_at_level_warning(caplog):
     assert OTHER not in caplog.text
 
 
-def test_over_grpc_too(caplog):
+def test_refused_over_grpc_it_has_a_line_too(caplog):
     context = Context(metadata=[("authorization", f"Bearer {OTHER}x")], peer="ipv4:10.0.0.7:55")
     serve(lambda service: InferenceApi(service, ApiKeys(IN_CONFIG)).generate(data(), context))
     [line] = [record for record in caplog.records if hasattr(record, "fields")]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.cluster_goodput import measure
+from controller.gateway_size import GatewayLoad
 from controller.marginal_goodput import one_more_verifier, one_verifier_fewer
 from controller.pool_sizes import GROWN, KEEP_SHARE, RETRY_S, PoolSize, PoolSizes, Worth, worths
 from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
@@ -225,11 +226,13 @@ def test_worth_is_in_shares_of_a_verifier():
 
 
 def test_pools_are_scaled_apart_and_a_fixed_one_never():
-    sizes = PoolSizes(AutoscalingConfig(drafter=ZERO), {"verifier": 2, "drafter": 1})
+    sizes = PoolSizes(AutoscalingConfig(drafter=ZERO), {"gateway": 1, "verifier": 2, "drafter": 1})
     busy = measure([verifier(best_edge=0.95, price=0.0)], [], 0.0)
-    told = [sizes.decide({"verifier": 2, "drafter": 0}, {"verifier": 2, "drafter": 0}, busy, float(now)) for now in range(12)]
+    told = [
+        sizes.decide({"verifier": 2, "drafter": 0}, {"verifier": 2, "drafter": 0}, busy, GatewayLoad(), float(now)) for now in range(12)
+    ]
     assert told[-1] == {"drafter": 1}
-    shown = sizes.as_json({"verifier": 2, "drafter": 0})
+    shown = sizes.as_json({"gateway": 1, "verifier": 2, "drafter": 0})
     assert shown["verifier"] == {"actual": 2, "desired": 2, "reason": "fixed by the configuration", "least": None, "most": None}
     assert (shown["drafter"]["actual"], shown["drafter"]["desired"], shown["drafter"]["least"], shown["drafter"]["most"]) == (0, 1, 0, 8)
     assert "one more would add" in shown["drafter"]["reason"]

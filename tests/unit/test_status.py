@@ -18,7 +18,7 @@ from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
 from drafthouse.config.serving import ControllerConfig
 from tests.unit.reports import drafter_report, drafter_totals, verifier_report, verifier_totals
 
-SIZES = PoolSizes(AutoscalingConfig(drafter=PoolBounds(min=0, max=4)), {"verifier": 2, "drafter": 1})
+SIZES = PoolSizes(AutoscalingConfig(drafter=PoolBounds(min=0, max=4)), {"gateway": 1, "verifier": 2, "drafter": 1})
 
 
 @pytest.fixture
