@@ -24,6 +24,7 @@ def test_off_by_default():
 
 def test_a_machine_must_hold_the_largest_pools():
     assert needed_cpus(config(BOTH)) == pytest.approx(0.1 + 3 * 0.5 + 5 * 0.5 + 0.1)
+    assert needed_cpus(config({**BOTH, "gateway": {"max": 4}})) == pytest.approx(4 * 0.1 + 3 * 0.5 + 5 * 0.5 + 0.1)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,10 @@ def test_a_machine_must_hold_the_largest_pools():
         ({"verifier": {"min": 0, "max": 2}}, {}, "autoscaling.verifier.min"),
         ({"verifier": {"min": 3, "max": 2}}, {}, "min 3 is more than max 2"),
         ({"verifier": {"max": 2, "minimum": 1}}, {}, "autoscaling.verifier.minimum"),
-        ({"gateway": {"max": 2}}, {}, "autoscaling.gateway"),
+        ({"gateway": {"max": 2, "min": 0}}, {}, "autoscaling.gateway.min"),
+        ({"gateway": {"max": 2, "min_gain_share": 0.1}}, {}, "autoscaling.gateway.min_gain_share"),
+        ({"gateway": {"max": 2}}, {"gateway": {"replicas": 3}}, "gateway.replicas: 3 at the start is not between 1"),
+        ({"controller": {"max": 2}}, {}, "autoscaling.controller"),
         ({"drafter": {"max": 2, "min_gain_share": 0}}, {}, "autoscaling.drafter.min_gain_share"),
         ({"drafter": {"max": 2}}, {"drafter": {"replicas": 3}}, "drafter.replicas: 3 at the start"),
         ({"drafter": {"min": 0, "max": 2}}, {"drafter": {"replicas": 0}}, "drafter.replicas: 0 at the start is not between 1"),
