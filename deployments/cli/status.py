@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated
 
@@ -51,6 +51,7 @@ class ShownReplica:
     started: float
     pid: int | None = None  # told to operators' keys alone, like the address
     address: str = "-"
+    set_aside: dict[str, str] = field(default_factory=dict)  # of gateways
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,9 @@ def _print_cluster(cluster: ShownCluster) -> None:
     drawn = [rate for rate in rates if rate is not None]
     if drawn:
         console.print(f"SYNTHETIC ACCEPTANCE at rate {min(drawn):g}: texts are not the target's", style="bold red")
+    for gateway in cluster.pools.get("gateway", ()):
+        for verifier, reason in gateway.set_aside.items():
+            console.print(f"[bold]{gateway.replica}[/] has set aside {verifier}: {reason}")
     for pool, totals in cluster.totals.items():
         counters = (f"{name} {number:,.10g}" for name, number in totals.items())
         console.print(f"[bold]{pool}, all together[/]: {', '.join(counters)}")

@@ -109,6 +109,7 @@ PLANTS = {
 
 GPU_PLANTS = {
     "larger pools than fit": (CONFIG, "max: 8", "max: 9", "verifier: 9 replicas of"),
+    "more gateways than fit": (CONFIG, "# within the bounds of the groups", "#\n            gateway: {max: 99}", "gateway: 99 replicas of"),
     "sizes that Serve would refuse": (CONFIG, "external_scaler_enabled: true", "external_scaler_enabled: false",
         "needs external_scaler_enabled"),
     "start out of bounds": (CONFIG, "min: 2", "min: 3", "verifier.replicas: 2 at the start is not between 3"),

@@ -16,7 +16,7 @@ from controller.registry import Registry
 from deployments.cli.main import build_cli
 from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
 from drafthouse.config.serving import ControllerConfig
-from tests.unit.reports import drafter_report, drafter_totals, verifier_report, verifier_totals
+from tests.unit.reports import drafter_report, drafter_totals, gateway_report, verifier_report, verifier_totals
 
 SIZES = PoolSizes(AutoscalingConfig(drafter=PoolBounds(min=0, max=4)), {"gateway": 1, "verifier": 2, "drafter": 1})
 
@@ -100,3 +100,8 @@ def test_which_forward_runs_is_told_where_there_is_a_model(registry, url):
     said = status(url)
     assert "verifier pool runs on: native, each row with bits of its own" in said
     assert "drafter pool runs on" not in said, "it has no model"
+
+
+def test_verifiers_that_a_gateway_has_set_aside_are_told(registry, url):
+    registry.observe(replace(gateway_report("g0"), set_aside={"v0": "it gave the request up; for 10 s"}), 0.0)
+    assert "g0 has set aside v0: it gave the request up; for 10 s" in status(url)
