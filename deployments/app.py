@@ -77,8 +77,8 @@ def build_app(args: ServingConfig) -> serve.Application:
         ranks = RankActors(actor_options(pool.num_cpus, pool.num_gpus, model.threads if model is not None else 1))
         return sized(deployment, pool.replicas, pool_options(role, pool, model), drain_s).bind(args, controller, ranks)
 
-    pools: dict[str, Any] = {"verifier": VerifierReplica, "drafter": DrafterReplica}
-    names = {"gateway": Gateway.name} | {role: deployment.name for role, deployment in pools.items()}
+    pools: dict[str, Any] = {"gateway": Gateway, "verifier": VerifierReplica, "drafter": DrafterReplica}
+    names = {role: deployment.name for role, deployment in pools.items()}
     gateway, drafter = args.gateway, args.drafter
     controller = sized(ControllerReplica, 1, _without_model("controller", args.controller.num_cpus), 0).bind(args, names)
     verifiers = pool(VerifierReplica, "verifier", args.verifier, args.target, args.verifier.drain_s)

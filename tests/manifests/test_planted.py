@@ -34,7 +34,7 @@ PLANTS = {
     "HTTP port of the configuration": (CONFIG, "port: 8000\n\n", "port: 8001\n\n", "serve is 8000, and serveConfigV2 says 8001"),
     "gRPC port of the configuration": (CONFIG, "port: 9000\n      grpc", "port: 9001\n      grpc",
         "serve-grpc is 9000, and serveConfigV2 says 9001"),
-    "servicer that does not exist": (CONFIG, "add_InferenceServicer", "add_InferServicer", "there is no deployments.api.grpc"),
+    "servicer that does not exist": (CONFIG, "add_inference_to_server", "add_InferServicer", "there is no deployments.api.grpc"),
     "more replicas than fit": (SERVICE, "maxReplicas: 8", "maxReplicas: 0", "do not fit"),
     "resources in both places": (SERVICE, "rayStartParams: &workerParams\n", 'rayStartParams: &workerParams\n          num-cpus: "1"\n',
         "both rayStartParams and resources"),
