@@ -36,8 +36,8 @@ class Context:
         return lambda value: self.set.update({name: value})
 
 
-def handlers_of(api: InferenceApi):
-    """As `_direct_ingress_service_handler_factory` of Serve's replicas, in the same task, without queues."""
+def handlers_of(api: InferenceApi, writers: list[asyncio.Task]):
+    """As `_direct_ingress_service_handler_factory` of Serve's replicas, in the same task, without queues. `writers`: tasks of streams."""
 
     def factory(service_method: str, streaming_type: object):
         async def unary(data: bytes, context) -> bytes:
@@ -47,6 +47,7 @@ def handlers_of(api: InferenceApi):
             return response.SerializeToString()
 
         async def stream(data: bytes, context) -> AsyncIterator[bytes]:
+            writers.append(asyncio.current_task())
             serve_context = RayServegRPCContext(context)
             async for chunk in api.stream(data, serve_context):
                 yield chunk.SerializeToString()
@@ -58,11 +59,15 @@ def handlers_of(api: InferenceApi):
 
 
 @asynccontextmanager
-async def grpc_gateway(api: InferenceApi, *options: tuple[str, int]) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel with these `options` to the API."""
+async def grpc_gateway(
+    api: InferenceApi, *options: tuple[str, int], writers: list[asyncio.Task] | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel with these `options` to the API. `writers` gets the task of each stream."""
     port = free_port()
     serve_options = gRPCOptions(port=port, grpc_servicer_functions=[SERVICER])
-    task, server = await start_grpc_server(handlers_of(api), serve_options, event_loop=asyncio.get_running_loop())
+    task, server = await start_grpc_server(
+        handlers_of(api, [] if writers is None else writers), serve_options, event_loop=asyncio.get_running_loop()
+    )
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=list(options)) as channel:
             yield channel
