@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -103,7 +104,7 @@ class RecordedVerification(Verification):
         super().__init__(None)
         self.rows = rows
 
-    def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
+    def choose(self, step: Step, logits: torch.Tensor) -> np.ndarray:
         each = iter(logits)
         for place, s in enumerate(step.plan.decoding):
             tree = step.batch.trees.tree(place)

@@ -122,12 +122,12 @@ class TimedVerification(Verification):
         self.laps.mark("prepare")
         return batch
 
-    def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
+    def choose(self, step: Step, logits: torch.Tensor) -> np.ndarray:
         choices = super().choose(step, logits)
         self.laps.mark("choose")
         return choices
 
-    def walk(self, step: Step, choices: TypingSequence[int]) -> Walks:
+    def walk(self, step: Step, choices: np.ndarray) -> Walks:
         walks = super().walk(step, choices)
         self.laps.mark("walk")
         return walks

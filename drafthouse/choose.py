@@ -8,7 +8,6 @@ is what couples them (Gumbel-max list coupling, arXiv 2408.07978 and 2506.05632)
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
 
 import numpy as np
 import torch
@@ -101,10 +100,16 @@ def _keys(parts: Sequence[Rows], counts: Sequence[int]) -> np.ndarray:
 
 def choose(logits: torch.Tensor, parts: Sequence[Rows]) -> list[int]:
     """The token of each row of logits `[N, vocab]`."""
+    tokens: list[int] = chosen(logits, parts).tolist()
+    return tokens
+
+
+def chosen(logits: torch.Tensor, parts: Sequence[Rows]) -> np.ndarray:
+    """As `choose`, int64 `[N]`."""
     found = scores(logits, parts)
     if found.device.type == "cpu":  # numpy's argmax takes a thirteenth of the time of torch's
-        return cast(list[int], found.numpy().argmax(-1).tolist())
-    return found.argmax(-1).tolist()
+        return found.numpy().argmax(-1)
+    return found.argmax(-1).cpu().numpy()
 
 
 def rank(logits: torch.Tensor, parts: Sequence[Rows], width: int, noise: bool = True) -> tuple[list[list[int]], list[list[float]]]:

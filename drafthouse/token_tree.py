@@ -114,12 +114,14 @@ class TokenTree:
     def survivors(self, tokens: Sequence[int]) -> list[int]:
         """Indices, ascending, of the nodes below the path `tokens`: what a re-rooting there keeps."""
         new_root = self.find(tokens)
-        if new_root is None:
-            return []
+        return [] if new_root is None else self._descendants(new_root)
+
+    def _descendants(self, root: int) -> list[int]:
+        """Indices, ascending, of the nodes below `root`."""
         kept: list[int] = []
-        inside = {new_root}
-        for i, parent in enumerate(self.parents):
-            if parent in inside and i != new_root:
+        inside = {root}
+        for i in range(root + 1, len(self.parents)):  # children come after their parent
+            if self.parents[i] in inside:
                 inside.add(i)
                 kept.append(i)
         return kept
@@ -129,7 +131,7 @@ class TokenTree:
         if not tokens:
             return self
         new_root = self.find(tokens)
-        return TokenTree() if new_root is None else self._below(new_root, self.survivors(tokens))
+        return TokenTree() if new_root is None else self._below(new_root, self._descendants(new_root))
 
     def check(self, vocab_size: int, max_nodes: int) -> None:
         """Raises WireError unless the arrays are a tree of at most `max_nodes` tokens below `vocab_size`."""

@@ -5,12 +5,12 @@ how many of the selected nodes the target accepts is what the trace says.
 """
 
 from collections.abc import Callable, Generator, Mapping
-from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import simpy
 import torch
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from simulator.drafter import SimDrafter
 
 NO_LOGITS = torch.empty(0, 0)
+NO_NUMBERS = np.zeros(0, dtype=np.int64)
 NO_ROWS = tree_rows([], [], [])
 
 
@@ -53,10 +54,10 @@ class TracedVerification(Verification):
         accepted = {place: copy.tree.accepted([copy.alive[node] for node in nodes]) for place, (copy, nodes) in trees.items()}
         return TracedBatch([], NO_ROWS, [], accepted)
 
-    def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
-        return []
+    def choose(self, step: Step, logits: torch.Tensor) -> np.ndarray:
+        return NO_NUMBERS
 
-    def walk(self, step: Step, choices: TypingSequence[int]) -> Walks:
+    def walk(self, step: Step, choices: np.ndarray) -> Walks:
         walked, by_place = [], cast(TracedBatch, step.batch).accepted
         for place, s in enumerate(step.plan.decoding):
             accepted = by_place.get(place, 0) if s.draft_session is not None else 0

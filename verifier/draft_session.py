@@ -41,7 +41,7 @@ class DraftSession:
         self.announcement: Announcement | None = None
         self._announced = False  # whether that is the drafter's own word, or what usually comes
         self.worth = SessionWorth()
-        self._record, self._trust_record, self._announcement_record = record, TrustRecord(), TrustRecord()
+        self.record, self._trust_record, self._announcement_record = record, TrustRecord(), TrustRecord()
         self._first_nodes: FirstNodes = record.first_nodes.copy()
         self._price = price  # of a node, when the drafter was last told; what a node promises beyond it is its worth
         self._committed_at: float | None = None  # of the last commit, until the first nodes after it have come
@@ -56,19 +56,19 @@ class DraftSession:
     @property
     def trust(self) -> float:
         """Share of what is promised here that usually comes true."""
-        return self._trust_record.given(self._record.standing.trust_record.ratio)
+        return self._trust_record.given(self.record.standing.trust_record.ratio)
 
     @property
     def announcement_trust(self) -> float:
         """Share of what is announced here that usually comes in time."""
-        return self._announcement_record.given(self._record.announcement_record.ratio)
+        return self._announcement_record.given(self.record.announcement_record.ratio)
 
     def _net(self) -> float:
         """What the nodes at hand promise beyond their price, in tokens."""
         if not self.confidences:
             return 0.0
         trust, price = self.trust, self._price
-        return sum([trust * confidence - price for confidence in self.confidences if trust * confidence > price])
+        return sum([worth for confidence in self.confidences if (worth := trust * confidence - price) > 0.0])
 
     def commit(self, tokens: list[int], price: float, now: float) -> None:
         """Re-roots the copy and expects the drafter's nodes when they usually come."""
@@ -78,27 +78,30 @@ class DraftSession:
         self.received, self.snapshot, self.exhausted = 0, False, False
         self._price, self._committed_at = price, now
         self._measure()
-        self.announcement, self._announced = self._first_nodes.expect(len(self.tree) > 0, now, self._record.first_nodes.seconds), False
+        self.announcement, self._announced = (
+            self._first_nodes.expect(len(self.confidences) > 0, now, self.record.first_nodes.seconds),
+            False,
+        )
 
     def verified(self, promised: float, accepted: int, nodes: int, price: float) -> None:
         """What came of this sequence's nodes in a step."""
         self.worth.observe(promised * self.trust - price * nodes)
         if nodes:
             self._trust_record.observe(promised, accepted)
-            self._record.standing.observe(promised, accepted)
+            self.record.standing.observe(promised, accepted)
         else:
             self._trust_record.rest()
 
     def graft(self, message: Grow, committed: list[int], vocab_size: int, limit: int, now: float) -> int:
         """Takes a Grow in; returns how many nodes are new here. Raises what `take_nodes` does."""
-        late, before, net_before = message.base_len < self.base_len, len(self.tree), self._net()
+        late, before, net_before = message.base_len < self.base_len, len(self.confidences), self._net()
         self.take_nodes(message, committed, vocab_size, limit)
         self._measure()
         if not late:
             self.exhausted = message.next_pass_eta_us == 0
             self._learn(before > 0, len(message.nodes) > 0, self._net() - net_before, now)
             self._announce(message, now)
-        return max(0, len(self.tree) - before)
+        return max(0, len(self.confidences) - before)
 
     def take_nodes(self, message: Grow, committed: list[int], vocab_size: int, limit: int) -> None:
         """Into the copy. A late message, of an older base_len, is re-rooted by its token path; what leaves the committed path falls away.
@@ -138,14 +141,14 @@ class DraftSession:
         if self._announced:
             self._keep(a, 0.0)
         elif self._committed_at is not None:
-            self._observe_first_nodes(len(self.tree) > 0, now - self._committed_at, 0.0)
+            self._observe_first_nodes(len(self.confidences) > 0, now - self._committed_at, 0.0)
 
     def _keep(self, announcement: Announcement, gain: float) -> None:
-        for record in (self._announcement_record, self._record.announcement_record):
+        for record in (self._announcement_record, self.record.announcement_record):
             record.observe(announcement.tokens, gain)
 
     def _observe_first_nodes(self, had_nodes: bool, seconds: float, gain: float) -> None:
-        for first_nodes in (self._first_nodes, self._record.first_nodes):
+        for first_nodes in (self._first_nodes, self.record.first_nodes):
             first_nodes.observe(had_nodes, seconds, gain)
         self._committed_at = None
 
@@ -159,8 +162,8 @@ class DraftSession:
         a = self.announcement
         if a is None or self.exhausted or self.probe or max_draft_depth <= 0:
             return None
-        trust = self.announcement_trust if self._announced else 1.0
-        return Announcement(a.made, a.next_pass_at, min(float(max_draft_depth), a.tokens * trust))
+        tokens = min(float(max_draft_depth), a.tokens * self.announcement_trust if self._announced else a.tokens)
+        return a if tokens == a.tokens else Announcement(a.made, a.next_pass_at, tokens)
 
     def _merge(self, other: TokenTree) -> None:
         index = {-1: -1}

@@ -121,7 +121,7 @@ class DraftSessions:
         base_len = session.base_len
         session.commit(tokens, price, now)
         self._totals.trees += 1
-        self.records[session.drafter].responsiveness.sent()
+        session.record.responsiveness.sent()
         self._send(session.drafter, Commit(sequence.id, session.epoch, base_len, tuple(tokens), self._min_confidence(sequence, price)))
 
     def hold(self, sequences: Iterable[Sequence]) -> None:
@@ -147,7 +147,7 @@ class DraftSessions:
     def _min_confidence(self, sequence: Sequence, price: float) -> float:
         """What the drafter must promise, by its own edges, for `price` tokens to come of it."""
         assert sequence.draft_session is not None
-        if sequence.request.speculation.waits:
+        if sequence.waits:
             return 0.0 if self.wanted(sequence.request.speculation) else NOT_WANTED
         return price / sequence.draft_session.trust
 

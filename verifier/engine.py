@@ -222,11 +222,12 @@ class VerifierEngine:
         the prefix cache."""
         for s, _ in step.plan.prefilling:
             s.kv.share(s.tokens)
+        price = self.pricing.price
         for place, w in enumerate(walks.walked):
             s = w.sequence
             if s.draft_session is not None:
                 promised, nodes = step.selected.drafters(place)
-                s.draft_session.verified(promised, w.of_drafter, nodes, self.pricing.price)
+                s.draft_session.verified(promised, w.of_drafter, nodes, price)
             s.count(verified=w.verified, accepted=w.accepted, steps=1, predicted=w.predicted, predicted_accepted=w.predicted_accepted)
             reply = s.accept(w.tokens)
             s.tree_deadline = None

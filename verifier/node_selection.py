@@ -28,14 +28,15 @@ NONE = np.zeros(0, dtype=np.int64)
 
 @dataclass(slots=True)
 class Candidates:
-    """Of one sequence. By node: path confidence as the drafter promises it (0: not its node), as it is trusted, and depth. The drafter's
-    nodes are the first `of_drafter`."""
+    """Of one sequence. By node: path confidence as the drafter promises it (0: not its node), as it is trusted but for the factor `trust`
+    of all, and depth. The drafter's nodes are the first `of_drafter`."""
 
     tree: TokenTree
     promised: TypingSequence[float]
     trusted: TypingSequence[float]
     depths: TypingSequence[int]
     of_drafter: int
+    trust: float = 1.0
 
 
 @dataclass(slots=True)
@@ -84,13 +85,16 @@ class Offers:
         sizes = [len(each.depths) for each in self.pools]
         self.ends = np.cumsum(sizes).tolist()
         self.owner = np.repeat(np.array(self.places, dtype=np.int64), sizes)
-        depths, self.promised, trusted = (
-            np.fromiter(chain.from_iterable(lists), np.float64, sum(sizes))
-            for lists in ([c.depths for c in self.pools], [c.promised for c in self.pools], [c.trusted for c in self.pools])
-        )
-        self.within = depths <= np.repeat(np.array([plan.decoding[place].max_draft_depth for place in self.places]), sizes)
+        self.promised = _flat([c.promised for c in self.pools], sizes)
+        alone = all(c.trusted is c.promised for c in self.pools)  # of drafters alone
+        trusted = self.promised if alone else _flat([c.trusted for c in self.pools], sizes)
+        trusted = trusted * np.repeat([c.trust for c in self.pools], sizes)
+        depths_left = [plan.decoding[place].max_draft_depth for place in self.places]
+        self.within = np.ones(len(self.owner), dtype=bool)
+        if any(left < size for left, size in zip(depths_left, sizes, strict=True)):  # no node lies deeper than there are nodes
+            self.within = _flat([c.depths for c in self.pools], sizes) <= np.repeat(depths_left, sizes)
         self.trusted = np.where(self.within, trusted, 0.0)  # what lies too deep is worth nothing, and its parents come before it
-        drafters = np.repeat(np.array([c.of_drafter for c in self.pools]), sizes)
+        drafters = np.repeat([c.of_drafter for c in self.pools], sizes)
         self.of_drafter = np.arange(len(self.owner)) - np.repeat(np.array(self.ends) - sizes, sizes) < drafters
 
     def best_of_size(self, pool: int, count: int) -> np.ndarray:
@@ -131,19 +135,21 @@ def choose_nodes(plan: StepPlan, pricing: NodePricing, wanted: Callable[[Specula
         best_edge = float(of_drafters.max()) if len(of_drafters) else None
         value, base = pricing.value_of_a_second, sequences + len(taken)
         best = select(confidences, base, plan.prompt_tokens, plan.kv_tokens, value, pricing.latency, limit - len(taken))
-        taken = np.concatenate([taken, competing[np.array(best, dtype=np.int64)]])
+        taken = np.concatenate([taken, competing[best]])
     return offers.selected(taken, best_edge, sequences)
+
+
+def _flat(lists: TypingSequence[TypingSequence[float]], sizes: TypingSequence[int]) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(lists), np.float64, sum(sizes))
 
 
 def candidates_of(sequence: Sequence) -> Candidates | None:
     link, local = sequence.draft_session, sequence.local
     if local is not None and len(local.growing):
         return _merged(link, local)
-    if link is None or not len(link.tree):
+    if link is None or not link.confidences:
         return None
-    trust = link.trust
-    trusted = [confidence * trust for confidence in link.confidences]
-    return Candidates(link.tree, link.confidences, trusted, link.depths, len(link.depths))
+    return Candidates(link.tree, link.confidences, link.confidences, link.depths, len(link.depths), link.trust)
 
 
 def _merged(link: DraftSession | None, local: LocalDraft) -> Candidates:

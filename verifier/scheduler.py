@@ -46,7 +46,7 @@ class StepPlan:
     @property
     def begins(self) -> bool:
         """Whether it has prompt chunks, or the first token of a text: all of its prompt may be cached."""
-        return bool(self.prefilling) or not all(sequence.output_len for sequence in self.decoding)
+        return bool(self.prefilling) or any(len(s.tokens) == s.prompt_len for s in self.decoding)
 
     def without(self, late: list[Sequence]) -> "StepPlan":
         """The same step, without some of those that decode."""
@@ -135,15 +135,18 @@ class Scheduler:
 
     def _plan(self) -> StepPlan:
         self._admit()
-        plan = StepPlan()
+        plan, free = StepPlan(), self.allocator.free_count
         for sequence in list(self.running):
-            if sequence in self.running and sequence.pending == 1:  # the youngest gives way: never one that is planned already
+            if sequence.pending != 1 or sequence not in self.running:
+                continue
+            if free <= len(plan.decoding):  # the youngest gives way: never one that is planned already
                 self._make_room(1 + len(plan.decoding), sequence)
-                if sequence in self.running:
-                    plan.decoding.append(sequence)
+                free = self.allocator.free_count
+            if sequence in self.running:
+                plan.decoding.append(sequence)
         budget = max(self.config.step_tokens - len(plan.decoding), self.config.step_tokens // PROMPT_SHARE)
         free = self.allocator.free_count - len(plan.decoding)
-        for sequence in self.running:
+        for sequence in self.running if len(plan.decoding) < len(self.running) else ():
             if budget <= 0 or free <= 0:
                 break
             if sequence.pending > 1:

@@ -16,7 +16,9 @@ from verifier.local_draft import LocalDraft
 
 class Sequence:
     def __init__(self, request: GenerateRequest, kv: KvSequence, seen: torch.Tensor | None, synthetic: bool = False):
-        self.request = request
+        self.request, self.id = request, request.request_id
+        mode = request.speculation.mode
+        self.auto, self.speculates, self.waits = mode == "auto", mode != "off", request.speculation.waits
         self.tokens = [*request.prompt, *request.delivered]
         self.prompt_len = len(request.prompt)
         self.kv = kv
@@ -30,10 +32,6 @@ class Sequence:
         self.parked_rate: float | None = None  # tokens per second that time was worth when its session did not pay
         self.probed_at_step = -1
         self.arrived: float | None = None  # on the engine's clock; None once it has been in a step
-
-    @property
-    def id(self) -> str:
-        return self.request.request_id
 
     @property
     def pending(self) -> int:
@@ -59,14 +57,6 @@ class Sequence:
         return self.request.max_tokens - self.output_len - 1
 
     @property
-    def auto(self) -> bool:
-        return self.request.speculation.mode == "auto"
-
-    @property
-    def speculates(self) -> bool:
-        return self.request.speculation.mode != "off"
-
-    @property
     def usage(self) -> SpeculationUsage:
         counts = (self.drafted, self.verified, self.accepted, self.steps, self.synthetic, self.cached_tokens)
         return SpeculationUsage(*counts, self.predicted, self.predicted_accepted)
@@ -83,14 +73,14 @@ class Sequence:
 
     def accept(self, tokens: list[int]) -> GenerateReply:
         """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway."""
-        left = self.request.max_tokens - self.output_len
-        tokens, stopped = cut_at_stop(tokens[:left], self.request.stop_tokens)
+        request, first = self.request, len(self.tokens) - self.prompt_len
+        left = request.max_tokens - first
+        tokens, stopped = cut_at_stop(tokens[:left], request.stop_tokens)
         finish = "stop" if stopped else "length" if len(tokens) == left else ""
-        first = self.output_len
         self.tokens += tokens
         if self.seen is not None:
             self.seen[tokens] = True
-        return GenerateReply(self.id, self.request.attempt, first, tuple(tokens), finish, "", self.usage)
+        return GenerateReply(self.id, request.attempt, first, tuple(tokens), finish, "", self.usage)
 
 
 def seen_tokens(request: GenerateRequest, vocab_size: int, device: torch.device) -> torch.Tensor | None:

@@ -64,8 +64,8 @@ class SessionPolicy:
 
     def _price_of(self, s: Sequence) -> float:
         """A probe wants to see nodes below the price too, down to half of the best that was offered."""
-        probing = s.draft_session is not None and s.draft_session.probe
-        return min(self.pricing.quoted_price, 0.5 * self.gate.best_edge) if probing else self.pricing.quoted_price
+        price = self.pricing.quoted_price
+        return min(price, 0.5 * self.gate.best_edge) if s.draft_session is not None and s.draft_session.probe else price
 
     def _probe(self, decoding: list[Sequence], now: float) -> None:
         """Of the sequences without a session, the one whose last probe is longest ago; those never probed come first."""

@@ -25,7 +25,7 @@ class TreeWaits:
 
     def late(self, plan: StepPlan, now: float) -> list[Sequence]:
         """Sequences that wait for their trees."""
-        return [s for s in plan.decoding if s.request.speculation.waits and self._is_late(s, now)]
+        return [s for s in plan.decoding if s.waits and self._is_late(s, now)]
 
     def _is_late(self, s: Sequence, now: float) -> bool:
         session = s.draft_session
@@ -42,7 +42,7 @@ class TreeWaits:
         deadlines = [s.tree_deadline for s in late if s.tree_deadline is not None]
         if not others.sequences:
             return min(deadlines)
-        if not all(s.request.speculation.waits for s in others.decoding):
+        if not all(s.waits for s in others.decoding):
             return None
         if self._together_until is None:
             self._together_until = now + TOGETHER_STEPS * step_s

@@ -9,7 +9,7 @@ from collections.abc import Sequence as TypingSequence
 import numpy as np
 import torch
 
-from drafthouse.choose import Rows, choose
+from drafthouse.choose import Rows, chosen
 from drafthouse.engine.kv_cache import keep_last
 from drafthouse.engine.packed_step import packed, tree_steps
 from drafthouse.engine.segment import Segment, chunk
@@ -47,25 +47,25 @@ class Verification:
                 prompted.append(s)
         return Batch(packed([*step, *chunks]) if chunks else step, trees, prompted)
 
-    def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
-        """What the target chooses: after each row of the trees, and for each sequence whose prompt ends."""
+    def choose(self, step: Step, logits: torch.Tensor) -> np.ndarray:
+        """What the target chooses, int64: after each row of the trees, and for each sequence whose prompt ends."""
         decoding, prompted = step.plan.decoding, step.batch.prompted
         if not decoding and not prompted:
-            return []
+            return np.zeros(0, dtype=np.int64)
         parts = _tree_parts(decoding, step.batch.trees)
         parts += [Rows(s.request.sampling, s.request.seed, (len(s.tokens),), (), s.seen) for s in prompted]
-        choices = choose(logits, parts)
+        choices = chosen(logits, parts)
         if self.synthetic_rate is not None:
-            return _drawn(choices, step, self.synthetic_rate, logits.shape[1])
+            return np.array(_drawn(choices.tolist(), step, self.synthetic_rate, logits.shape[1]))
         return choices
 
-    def walk(self, step: Step, choices: TypingSequence[int]) -> Walks:
+    def walk(self, step: Step, choices: np.ndarray) -> Walks:
         """Walks each tree and keeps the KV of the accepted path only. A path ends with a stop token: drafts behind it are neither
         committed nor counted."""
         trees, decoding = step.batch.trees, step.plan.decoding
-        chosen = np.array(choices[: len(trees)], dtype=np.int32)
-        reached = trees.walk(chosen)
-        tokens, ends = chosen[reached].tolist(), np.cumsum(trees.totals(reached)).tolist()
+        after_rows, prompted = choices[: len(trees)], choices[len(trees) :].tolist()
+        reached = trees.walk(after_rows)
+        tokens, ends = after_rows[reached].tolist(), np.cumsum(trees.totals(reached)).tolist()
         walked, first = [], 0
         for place, (s, end) in enumerate(zip(decoding, ends, strict=True)):
             mine, stopped = cut_at_stop(tokens[first:end], s.request.stop_tokens)
@@ -76,33 +76,33 @@ class Verification:
             first = end
         walks = Walks(walked)
         if trees.nodes:
-            keep_last([s.kv for s in decoding], trees.counts.tolist(), reached)
+            keep_last([s.kv for s in decoding], trees.counts.tolist(), packed(step.batch.segments).slots[: len(trees)], reached)
             walks = _counted(walked, step.selected, trees, reached)
-        walks.walked.extend(Walked(s, [choice]) for s, choice in zip(step.batch.prompted, choices[len(trees) :], strict=True))
+        walks.walked.extend([Walked(s, [choice]) for s, choice in zip(step.batch.prompted, prompted, strict=True)])
         return walks
 
 
 def _counted(walked: list[Walked], selected: Selected, trees: TreeRows, reached: np.ndarray) -> Walks:
     """Fills in what came of the nodes: `reached` are the roots and the accepted ones."""
-    nodes = trees.depths > 0
-    accepted = reached & nodes
-    index = np.arange(len(trees)) - trees.spread(trees.first[:-1])  # of a node, from 1 on
-    drafters = trees.totals(accepted & (index <= trees.spread(selected.of_drafter))).tolist()
-    counts = trees.totals(accepted)
-    last = np.flatnonzero(reached)[np.cumsum(counts + 1) - 1]
-    more = trees.with_children()[last].tolist()
-    for w, verified, count, of_drafter, further in zip(walked, selected.counts, counts.tolist(), drafters, more, strict=True):
-        w.verified, w.accepted, w.of_drafter, w.more = verified, count, of_drafter, further
-    predicted = nodes & (trees.sources == PREDICTION)
+    rows, counts = np.flatnonzero(reached), trees.totals(reached)
+    ends = np.cumsum(counts)
+    index = rows - np.repeat(trees.first[:-1], counts)  # of a node, from 1 on; the root's is 0
+    drafters = np.add.reduceat(index <= np.repeat(selected.of_drafter, counts), ends - counts, dtype=np.int64) - 1
+    more = trees.with_children()[rows[ends - 1]]
+    columns = (selected.counts, (counts - 1).tolist(), drafters.tolist(), more.tolist())
+    for w, verified, accepted, of_drafter, further in zip(walked, *columns, strict=True):
+        w.verified, w.accepted, w.of_drafter, w.more = verified, accepted, of_drafter, further
+    predicted = trees.sources == PREDICTION  # of a root the source is -1
     if predicted.any():
         of, hit = trees.totals(predicted).tolist(), trees.totals(predicted & reached).tolist()
         for w, count, right in zip(walked, of, hit, strict=True):
             w.predicted, w.predicted_accepted = count, right
-    return Walks(walked, _by_source(trees.sources[nodes]), _by_source(trees.sources[accepted]))
+    return Walks(walked, _by_source(trees.sources), _by_source(trees.sources[rows]))
 
 
 def _by_source(sources: np.ndarray) -> dict[int, int]:
-    return {source: count for source, count in enumerate(np.bincount(sources).tolist()) if count}
+    """Rows of each, without the roots."""
+    return {source: count for source, count in enumerate(np.bincount(sources + 1).tolist()[1:]) if count}
 
 
 def _tree_parts(decoding: TypingSequence[Sequence], trees: TreeRows) -> list[Rows]:

@@ -23,8 +23,8 @@ class SlotAllocator:
     def __init__(self, count: int):
         self.count = count
         self.prefixes: PrefixCache | None = None
-        self._free = list(range(count - 1, -1, -1))
-        self._is_free = bytearray(b"\1") * count
+        self._free = array("i", range(count - 1, -1, -1))
+        self._is_free = np.ones(count, dtype=bool)
 
     @property
     def free_count(self) -> int:
@@ -36,26 +36,29 @@ class SlotAllocator:
         """Of these, slots that the prefix cache holds until they are needed."""
         return self.prefixes.idle_count if self.prefixes is not None else 0
 
-    def allocate(self, count: int) -> list[int]:
+    def allocate(self, count: int) -> "array[int]":
         """`count` slots, for which cached prefixes give way. Raises OutOfKvSlots, taking nothing."""
         if count > self.free_count:
             raise OutOfKvSlots(f"{count} KV slots asked for, {self.free_count} of {self.count} are free")
         if count == 0:
-            return []
+            return array("i")
         if self.prefixes is not None and count > len(self._free):
             self.free(self.prefixes.evict(count - len(self._free)))
         taken = self._free[-count:]
         del self._free[-count:]
         taken.reverse()
-        for slot in taken:
-            self._is_free[slot] = 0
+        self._is_free[taken] = False
         return taken
 
     def free(self, slots: Sequence[int]) -> None:
-        for slot in reversed(slots):
-            assert not self._is_free[slot], "a slot was freed twice"
-            self._is_free[slot] = 1
-            self._free.append(slot)
+        """The first of them is the next to be given again."""
+        returned = array("i", slots)
+        if not returned:
+            return
+        assert not self._is_free[returned].any(), "a slot was freed twice"
+        self._is_free[returned] = True
+        returned.reverse()
+        self._free.extend(returned)
 
     def forget_prefixes(self) -> None:
         """Frees all that only the prefix cache holds, as when it may be spoilt."""
@@ -64,7 +67,7 @@ class SlotAllocator:
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless the list of free slots holds each free slot once, and the prefix cache none of them."""
-        assert len(self._free) == len(set(self._free)) == sum(self._is_free)
+        assert len(self._free) == len(set(self._free)) == self._is_free.sum()
         assert all(self._is_free[slot] for slot in self._free)
         if self.prefixes is not None:
             self.prefixes.check_integrity()
@@ -174,27 +177,25 @@ class KvSequence:
         self.release()
 
 
-def extend_all(sequences: Sequence[KvSequence], counts: Sequence[int]) -> None:
-    """As `extend` of each, of sequences in one cache. Raises OutOfKvSlots, taking nothing."""
+def extend_all(sequences: Sequence[KvSequence], counts: Sequence[int]) -> np.ndarray:
+    """As `extend` of each, of sequences in one cache; returns the slots, one sequence after another. Raises OutOfKvSlots, taking
+    nothing."""
     if not sequences:
-        return
-    taken, first = array("i", sequences[0].cache.allocator.allocate(sum(counts))), 0
+        return np.zeros(0, dtype=np.int32)
+    taken, first = sequences[0].cache.allocator.allocate(sum(counts)), 0
     for kv, count in zip(sequences, counts, strict=True):
         kv.slots.extend(taken[first : first + count])
         first += count
+    return np.frombuffer(taken, dtype=np.int32)
 
 
-def keep_last(sequences: Sequence[KvSequence], counts: Sequence[int], kept: np.ndarray) -> None:
-    """Of the last `counts[i]` entries of each sequence keeps those for which `kept` (bool, one sequence after another) is true."""
+def keep_last(sequences: Sequence[KvSequence], counts: Sequence[int], slots: np.ndarray, kept: np.ndarray) -> None:
+    """Of the last `counts[i]` entries of each sequence, which lie in `slots`, keeps those for which `kept` (bool) is true. Both go from
+    one sequence to the next."""
     if not sequences:
         return
-    held = array("i")
-    for kv, count in zip(sequences, counts, strict=True):
-        held.extend(kv.slots[len(kv.slots) - count :])
-        del kv.slots[len(kv.slots) - count :]
-    slots = np.frombuffer(held, dtype=np.int32)
-    sequences[0].cache.allocator.free(slots[~kept].tolist())
-    stay, ends, first = array("i", slots[kept].tobytes()), np.cumsum(kept)[np.cumsum(counts) - 1].tolist(), 0
-    for kv, end in zip(sequences, ends, strict=True):
-        kv.slots.extend(stay[first:end])
+    sequences[0].cache.allocator.free(array("i", slots[~kept].tobytes()))
+    stay, first = array("i", slots[kept].tobytes()), 0
+    for kv, count, end in zip(sequences, counts, np.cumsum(kept)[np.cumsum(counts) - 1].tolist(), strict=True):
+        kv.slots[len(kv.slots) - count :] = stay[first:end]
         first = end

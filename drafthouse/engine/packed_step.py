@@ -19,8 +19,9 @@ NO_LINES = np.zeros(0, dtype=np.int32)
 
 @dataclass(frozen=True, slots=True)
 class PackedStep(Sequence[Segment]):
-    """`first[i]` is the first row of segment `i`; the last one is the number of rows. By row: tokens, positions, prefix, and the lengths of
-    lines, whose `entries` follow one another. `outputs` are rows, ascending; by segment: `sinks` and `skipped`."""
+    """`first[i]` is the first row of segment `i`; the last one is the number of rows. By row: tokens, positions, prefix, the lengths of
+    lines, whose `entries` follow one another, and the KV `slots` that are written. `outputs` are rows, ascending; by segment: `sinks` and
+    `skipped`."""
 
     tables: Sequence[KvSequence | SlotTable]
     first: np.ndarray
@@ -29,6 +30,7 @@ class PackedStep(Sequence[Segment]):
     prefix: np.ndarray
     lengths: np.ndarray
     entries: np.ndarray
+    slots: np.ndarray
     outputs: np.ndarray
     sinks: np.ndarray
     skipped: np.ndarray
@@ -65,6 +67,7 @@ def packed(segments: Sequence[Segment]) -> PackedStep:
         [s.kv for s in segments], first, joined([s.tokens for s in segments]), joined([s.positions for s in segments]),
         joined([s.prefix for s in segments]), joined(lengths),
         joined([NO_LINES, *(s.lines.entries for s in segments if s.lines is not None)]),
+        joined([s.kv.slots[len(s.kv) - len(s) :] for s in segments]),
         joined([np.asarray(s.outputs, dtype=np.int32) + row for s, row in zip(segments, first.tolist(), strict=False)]),
         np.array([s.sinks for s in segments]), np.array([s.skipped for s in segments]),
     )  # fmt: skip
@@ -79,8 +82,10 @@ def tree_step(kv: KvSequence, root: int, tree: TokenTree) -> Segment:
 def tree_steps(sequences: Sequence[KvSequence], rows: TreeRows) -> PackedStep:
     """As `tree_step`, of several sequences. Every entry of theirs stands at its own position."""
     before = rows.spread([len(kv) for kv in sequences])
-    extend_all(sequences, rows.counts.tolist())
+    slots = extend_all(sequences, rows.counts.tolist())
     ancestors, numbers = rows.ancestors(), np.arange(len(rows))
     entries = (numbers + before - rows.spread(rows.first[:-1]))[ancestors]
     none = np.zeros(len(sequences), dtype=np.int32)
-    return PackedStep(sequences, rows.first, rows.tokens, before + rows.depths, before + 1, rows.depths, entries, numbers, none, none)
+    return PackedStep(
+        sequences, rows.first, rows.tokens, before + rows.depths, before + 1, rows.depths, entries, slots, numbers, none, none
+    )  # fmt: skip

@@ -29,8 +29,8 @@ def select(
     value_of_a_second: float,
     latency: LatencyModel,
     limit: int,
-) -> list[int]:
-    """Indices, in order of falling confidence, of the nodes worth verifying; at most `limit`, and none of confidence 0.
+) -> np.ndarray:
+    """Indices (int64), in order of falling confidence, of the nodes worth verifying; at most `limit`, and none of confidence 0.
 
     `confidences` list a parent before its children, each tree in turn; of equal ones the first is
     taken first, so the result is closed under parents. Goodput in tokens per second.
@@ -38,14 +38,13 @@ def select(
     values = np.asarray(confidences, dtype=np.float64)
     count = min(int(np.count_nonzero(values > 0.0)), limit)  # the others are not to be verified, even where a dip would pay for them
     if count <= 0:
-        return []
+        return np.zeros(0, dtype=np.int64)
     order = _falling(values, count)
     gains = np.concatenate([[0.0], np.cumsum(values[order])])
     base = sequences + prompt_tokens
     times = latency.times(base, base + count, kv_tokens)
     best = int(np.argmax(gains - value_of_a_second * times))
-    chosen: list[int] = order[:best].tolist()
-    return chosen
+    return order[:best]
 
 
 def _falling(values: np.ndarray, count: int) -> np.ndarray:

@@ -62,6 +62,12 @@ class FirstNodes:
 def wait_until(now: float, announcements: Iterable[Announcement], value_of_a_second: float, share: float = GAIN_SHARE) -> float | None:
     """The time to wait for (an arrival may come sooner; then ask again), or None: start now. `share`: of what a wait brings, how much
     is gained by it."""
+    announcements = list(announcements)
+    if not announcements:
+        return None
+    soonest, most = min([a.next_pass_at for a in announcements]), share * sum([a.tokens for a in announcements])
+    if most <= value_of_a_second * (soonest - now):  # not even all of it at the first moment
+        return None
     live = sorted((a for a in announcements if a.void_at > now and a.tokens > 0.0), key=lambda a: a.next_pass_at)
     best, gain, until = 0.0, 0.0, None
     for announcement in live:

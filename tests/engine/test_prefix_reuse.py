@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,7 +42,7 @@ class Recorded(Verification):
         super().__init__(synthetic_rate)
         self.logits: dict[tuple[str, int], torch.Tensor] = {}
 
-    def choose(self, step: Step, logits: torch.Tensor) -> list[int]:
+    def choose(self, step: Step, logits: torch.Tensor) -> np.ndarray:
         trees, prompted = step.batch.trees, step.batch.prompted
         rows = [*trees.first[:-1].tolist(), *range(len(trees), len(trees) + len(prompted))]
         for row, s in zip(rows, [*step.plan.decoding, *prompted], strict=True):

@@ -30,6 +30,10 @@ def offered(link: Any, local: Any) -> Candidates:
     return candidates
 
 
+def trusted(candidates: Candidates) -> list[float]:
+    return [confidence * candidates.trust for confidence in candidates.trusted]
+
+
 TREE = TokenTree([5, 6, 7], [ROOT, ROOT, 0], [0.6, 0.2, 0.5], [0, 0, 0])
 
 
@@ -42,14 +46,14 @@ def test_a_drafters_tree_alone_counts_as_far_as_it_is_trusted() -> None:
     candidates = offered(link(TREE, 0.5), None)
     assert (candidates.tree, candidates.of_drafter) == (TREE, 3)
     assert candidates.promised == pytest.approx([0.6, 0.2, 0.3])
-    assert candidates.trusted == pytest.approx([0.3, 0.1, 0.15])
+    assert trusted(candidates) == pytest.approx([0.3, 0.1, 0.15])
 
 
 def test_stages_alone_promise_in_no_drafters_name() -> None:
     candidates = offered(None, local((ROOT, [5, 8], [0.5, 0.25]), (0, [9], [0.5])))
     assert candidates.of_drafter == 0
     assert candidates.promised == [0.0, 0.0, 0.0]
-    assert candidates.trusted == pytest.approx([0.5, 0.25, 0.25])
+    assert trusted(candidates) == pytest.approx([0.5, 0.25, 0.25])
 
 
 def test_both_are_one_tree_in_which_stages_get_what_the_drafter_leaves() -> None:
@@ -59,7 +63,7 @@ def test_both_are_one_tree_in_which_stages_get_what_the_drafter_leaves() -> None
     assert candidates.tree.tokens == [5, 6, 7, 8, 3, 9, 4]
     assert candidates.tree.parents == [ROOT, ROOT, 0, ROOT, ROOT, 0, 3]
     assert candidates.promised == pytest.approx([0.6, 0.2, 0.3, 0, 0, 0, 0])
-    assert candidates.trusted == pytest.approx([0.6, 0.2, 0.3, 0.2, 0.0, 0.3, 0.1])
+    assert trusted(candidates) == pytest.approx([0.6, 0.2, 0.3, 0.2, 0.0, 0.3, 0.1])
     assert candidates.depths == [1, 1, 2, 1, 1, 2, 2]
     assert len(tree) == 3, "the drafter's own copy stays as it numbered it"
     assert tree.edges == [0.6, 0.2, 0.5]

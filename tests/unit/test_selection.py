@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.policy.latency import Curve
-from drafthouse.policy.selection import select
+from drafthouse.policy import selection
+from drafthouse.policy.latency import Curve, LatencyModel
 from drafthouse.token_tree import ROOT, TokenTree
 from tests.unit.latencies import Table, tables
 
@@ -37,6 +37,13 @@ def flat(forest: Sequence[TokenTree]) -> tuple[list[float], list[int]]:
 
 
 rates = st.floats(0.0, 500.0)
+
+
+def select(
+    confidences: Sequence[float] | np.ndarray, sequences: int, prompt: int, kv: int, goodput: float, latency: LatencyModel, limit: int
+) -> list[int]:
+    picked: list[int] = selection.select(confidences, sequences, prompt, kv, goodput, latency, limit).tolist()
+    return picked
 
 
 @given(forests(), tables(), rates, st.integers(0, 20), st.integers(0, 4), st.integers(0, 2000))

@@ -39,6 +39,6 @@ def test_nodes_that_arrive_during_the_run_shift_no_others() -> None:
     step = Step(plan, selected, verification.prepare(plan, selected), 0.0)
     _grow(first.tree, 5)
     first.take(7)
-    walked = verification.walk(step, []).walked
+    walked = verification.walk(step, np.zeros(0, dtype=np.int64)).walked
     assert [(w.verified, w.accepted, len(w.tokens)) for w in walked] == [(0, 2, 3), (0, 2, 3)]
     assert [len(s.kv) for s in decoding] == [3, 3]

@@ -9,7 +9,6 @@ import ctypes
 import math
 import mmap
 import weakref
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,17 +95,15 @@ class StepArrays:
 def step_arrays(segments: Sequence[Segment]) -> StepArrays:
     """`line_start[row]` is where the row's line begins in `line`."""
     step = packed(segments)
-    counts, slots, write = np.diff(step.first), [kv.slots for kv in step.tables], array("i")
-    for mine, count in zip(slots, counts.tolist(), strict=True):
-        write.extend(mine[len(mine) - count :])
+    counts = np.diff(step.first)
     line_start = np.zeros(len(step.tokens) + 1, dtype=np.int32)
     np.cumsum(step.lengths, out=line_start[1:])
     numbers = {
         "token": step.tokens, "position": step.positions, "prefix": step.prefix, "line_start": line_start, "line": step.entries,
         "output": step.outputs, "sinks": np.repeat(step.sinks, counts), "skipped": np.repeat(step.skipped, counts),
-        "write_slot": np.frombuffer(write, dtype=np.int32),
+        "write_slot": step.slots,
     }  # fmt: skip
-    table = np.repeat(np.array([mine.buffer_info()[0] for mine in slots], dtype=np.int64), counts)
+    table = np.repeat(np.array([kv.slots.buffer_info()[0] for kv in step.tables], dtype=np.int64), counts)
     return StepArrays({name: np.ascontiguousarray(each, dtype=np.int32) for name, each in numbers.items()} | {"table": table}, step)
 
 
