@@ -4,10 +4,7 @@ Promises: logits are float32 (float64 for float64 weights) and a row's bits depe
 held once, packed; a tied head is the embedding, too.
 """
 
-import contextlib
 import ctypes
-import math
-import mmap
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ import torch
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.native.description import DecoderDescription, LinearWeights
 from drafthouse.engine.native.library import load_library
+from drafthouse.engine.native.memory import LogitsMemory, WeightMemory
 from drafthouse.engine.native.packing import gate_up_bias, pack, pack_gate_up, padded_bias
 from drafthouse.engine.native.rank_link import GATHER, RankLink
 from drafthouse.engine.packed_step import PackedStep, packed
@@ -107,27 +105,6 @@ def step_arrays(segments: Sequence[Segment]) -> StepArrays:
     return StepArrays({name: np.ascontiguousarray(each, dtype=np.int32) for name, each in numbers.items()} | {"table": table}, step)
 
 
-class WeightMemory:
-    """Copies weights into pages of 2 MB, where the system has them: a step reads all weights, page by page."""
-
-    CHUNK, LINE = 1 << 26, 64
-
-    def __init__(self) -> None:
-        self._free = torch.empty(0, dtype=torch.uint8)
-
-    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Contiguous, from the beginning of a cache line on."""
-        size = math.ceil(tensor.nbytes / self.LINE) * self.LINE
-        if len(self._free) < size:
-            pages = mmap.mmap(-1, max(size, self.CHUNK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                with contextlib.suppress(OSError):  # of a kernel built without them
-                    pages.madvise(mmap.MADV_HUGEPAGE)
-            self._free = torch.frombuffer(pages, dtype=torch.uint8)
-        taken, self._free = self._free[:size], self._free[size:]
-        return taken[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
-
-
 class NativeDecoder:
     """Owns the packed weights, of several ranks its share, rounded to `dtype`. Keys and values go into `cache`, for int8 in bfloat16."""
 
@@ -136,6 +113,7 @@ class NativeDecoder:
         self._compute = torch.float64 if dtype == torch.float64 else torch.float32
         self._held: list[torch.Tensor] = []  # what the library points to
         self._memory = WeightMemory()
+        self._logits = LogitsMemory(description.vocab, self._compute)
         self._dtype, self.vocab_size, self.layers = dtype, description.vocab, len(description.layers)
         d, self._link = description, RankLink(description.share.rank, description.share.ranks)
         layers = (_Layer * len(d.layers))()
@@ -168,7 +146,7 @@ class NativeDecoder:
     def run(self, step: StepArrays) -> torch.Tensor:
         """Logits `[outputs, vocab]`; writes keys and values of all tokens. All ranks run the same steps."""
         assert self._free.alive, "the decoder is closed"
-        logits = torch.empty(step.outputs, self.vocab_size, dtype=self._compute)
+        logits = self._logits.rows(step.outputs)
         pointers = {name: each.ctypes.data for name, each in step.arrays.items()}
         c_step = _Step(tokens=step.tokens, outputs=step.outputs, logits=logits.data_ptr(), **pointers)
         self._library.drafthouse_decoder_run(self._handle, ctypes.byref(c_step))
