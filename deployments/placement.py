@@ -14,6 +14,10 @@ ROLE_LABEL = "drafthouse/role"
 
 ROLES = ("gateway", "verifier", "drafter", "controller")
 
+SPINS = 300_000
+"""What GNU OpenMP takes where nothing is asked: about 4 ms. Asked for, it also holds where Ray's own environment says PASSIVE. Times:
+docs/models.md."""
+
 HEAD = "head"
 """The value of the label on a node that takes no replicas."""
 
@@ -29,13 +33,17 @@ def label_selector(role: str, accelerator: str | None = None) -> dict[str, str]:
 
 
 def actor_options(num_cpus: float, num_gpus: float, threads: int) -> dict[str, Any]:
-    """Ray's options for one replica or rank, but for where it goes.
-
-    Idle OpenMP threads sleep, so that pools which share a machine do not slow each other.
-    """
-    threading = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    """Ray's options for one replica or rank, but for where it goes. Idle threads sleep where its CPUs are fewer than its threads, so that
+    pools which share a machine do not slow each other."""
+    threading = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **_waiting(num_cpus, threads)}
     environment = {**threading, "TOKENIZERS_PARALLELISM": "false"}
     return {"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": {"env_vars": environment}}
+
+
+def _waiting(num_cpus: float, threads: int) -> dict[str, str]:
+    """How idle OpenMP threads wait. Threads on CPUs of their own look for work for a while: transformers' modules, which share out each
+    operation, take a quarter less time. With no end (ACTIVE) they would take the cores from the native decoder's threads."""
+    return {"GOMP_SPINCOUNT": str(SPINS)} if num_cpus >= threads else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def pool_options(role: str, pool: PoolConfig, model: ModelConfig | None) -> dict[str, Any]:

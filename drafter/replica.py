@@ -57,8 +57,9 @@ class DrafterReplica:
         node = ray.util.get_node_ip_address()
         pids = self.engine.draft.runner.ranks if self.engine.draft is not None else ()
         self.replica = Replica(
-            name, f"{node}:{port}", os.getpid(), node, model.fingerprint, pids, model.vocabulary, model.forward, model.row_invariant
-        )
+            name, f"{node}:{port}", os.getpid(), node, model.fingerprint, pids, model.vocabulary, model.forward, model.row_invariant,
+            model.threads,
+        )  # fmt: skip
         metrics = MetricsExporter("drafter", name, ray_metrics)
         self.heartbeat = Heartbeat(controller, metrics.exporting(self.report, self.details), config.controller.heartbeat_s)
         self.heartbeat.start()

@@ -22,6 +22,7 @@ class WithoutModel:
     vocabulary: str = ""
     forward: str = ""
     row_invariant: bool = False
+    threads: str = ""
 
 
 def without_model(target: ModelConfig, stages: Sequence[StageConfig]) -> WithoutModel:

@@ -44,7 +44,7 @@ class VerifierReplica:
         node = ray.util.get_node_ip_address()
         self.replica = Replica(
             name, f"{node}:{port}", os.getpid(), node, model.fingerprint, model.runner.ranks, model.vocabulary, model.forward,
-            model.row_invariant,
+            model.row_invariant, model.threads,
         )  # fmt: skip
         metrics = MetricsExporter("verifier", name, ray_metrics)
         self.heartbeat = Heartbeat(controller, metrics.exporting(self.report, self.details), config.controller.heartbeat_s, self.follow)

@@ -52,6 +52,7 @@ class ShownReplica:
     pid: int | None = None  # told to operators' keys alone, like the address
     address: str = "-"
     set_aside: dict[str, str] = field(default_factory=dict)  # of gateways
+    threads: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,8 @@ def _print_cluster(cluster: ShownCluster) -> None:
         forwards = {(r.forward, "each row with bits of its own" if r.row_invariant else "not row-invariant") for r in replicas if r.forward}
         if forwards:
             console.print(f"[bold]{pool} pool runs on[/]: {'; '.join(', '.join(each) for each in sorted(forwards))}")
+        for threads in sorted({r.threads for r in replicas if r.threads}):
+            console.print(f"[bold]{pool} threads[/]: {threads}")
     for pool, size in cluster.sizes.items():
         bounds = "" if size.most is None else f", between {size.least} and {size.most}"
         console.print(f"[bold]{pool} pool[/]: {size.actual} of {size.desired} desired{bounds}; {size.reason}")

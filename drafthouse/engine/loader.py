@@ -40,6 +40,7 @@ from drafthouse.engine.native.share import Share
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.row_check import check_rows
 from drafthouse.engine.self_check import SelfCheck, Verdict
+from drafthouse.engine.threads import measure
 from drafthouse.engine.vocabulary import vocabulary_digest
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 
@@ -48,7 +49,8 @@ from drafthouse.errors import ConfigError, DrafthouseError, ModelError
 class LoadedModel:
     """A runner ready to serve, the model's context length in tokens, its fingerprint, and how many ranks hold it.
 
-    `vocabulary` is the digest of its tokenizer's, empty where it is not known; `errors` is how far the self-check found logits to err.
+    `vocabulary` is the digest of its tokenizer's, empty where it is not known; `errors` is how far the self-check found logits to err;
+    `threads` says how many of them run it on a CPU and how they wait.
     """
 
     runner: ModelRunner
@@ -57,6 +59,7 @@ class LoadedModel:
     parallel: int = 1
     vocabulary: str = ""
     errors: Verdict | None = None
+    threads: str = ""
 
     @property
     def forward(self) -> str:
@@ -93,13 +96,14 @@ def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedM
     path, device = model_path(config.path), device_of(config)
     if (origin := dequantised(pathlib.Path(path))) is not None:
         stages.tell(f"{config.path}: {origin}")
-    if device.type == "cpu":
-        torch.set_num_threads(config.threads)
+    threads = measure(config.threads) if device.type == "cpu" else None
+    if threads is not None:
+        stages.tell(f"{config.path}: {threads}")
     attention.register()
     with large_blocks_mapped():
         loaded = prepare(_weights(path, device, config, stages), config, "", stages)
     give_back_freed()
-    return loaded
+    return replace(loaded, threads=str(threads or ""))
 
 
 def _weights(path: str, device: torch.device, config: ModelConfig, stages: LoadStages) -> PreTrainedModel:

@@ -42,7 +42,8 @@ def as_json(report: Report) -> dict[str, Any]:
         "role": report.role, "replica": who.name, "address": who.address, "pid": who.pid, "node": who.node,
         "fingerprint": who.fingerprint, "load": report.load, "capacity": report.capacity, "totals": totals_of(report),
         "gauges": gauges_of(report), "draining": report.draining, "ranks": list(who.ranks),
-        "vocabulary": who.vocabulary, "forward": who.forward, "row_invariant": who.row_invariant, "started": round(who.started, 3),
+        "vocabulary": who.vocabulary, "forward": who.forward, "row_invariant": who.row_invariant, "threads": who.threads,
+        "started": round(who.started, 3),
         "incompatible": {} if isinstance(report, DrafterReport) else dict(report.incompatible),
     }  # fmt: skip
 

@@ -21,7 +21,8 @@ class Replica:
     `address` is where its data plane listens (`host:port`). `fingerprint` is the target's for verifiers, the draft's for drafters
     and empty for gateways. `ranks` are the pids of a tensor-parallel replica's other processes. `vocabulary` is the digest of the
     model's tokenizer; empty where it is not known. `forward` names what runs the model (`native`, `transformers`; empty: no model),
-    and `row_invariant` says whether each row's bits are its own there. `started`: Unix time.
+    and `row_invariant` says whether each row's bits are its own there. `threads` says how many run it on a CPU, and how they wait.
+    `started`: Unix time.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Replica:
     vocabulary: str = ""
     forward: str = ""
     row_invariant: bool = False
+    threads: str = ""
     started: float = field(default_factory=time.time, compare=False)
 
 

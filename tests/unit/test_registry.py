@@ -126,7 +126,7 @@ def test_snapshot_is_json_and_complete(registry):
     counted, gauges = described.pop("totals"), described.pop("gauges")
     assert described == {
         "role": "verifier", "replica": "v0", "address": "v0:1", "pid": 1, "node": "n", "fingerprint": "f", "load": 2, "capacity": 8,
-        "draining": False, "ranks": [], "vocabulary": "", "forward": "native", "row_invariant": True, "age_s": 0.5,
+        "draining": False, "ranks": [], "vocabulary": "", "forward": "native", "row_invariant": True, "threads": "", "age_s": 0.5,
         "started": 7.0,
         "incompatible": {"d9": "old"},
     }  # fmt: skip

@@ -95,11 +95,14 @@ def test_the_model_how_long_replicas_run_and_what_their_kv_holds(registry, url):
 
 def test_which_forward_runs_is_told_where_there_is_a_model(registry, url):
     plain = verifier_report("v0")
-    registry.observe(replace(plain, replica=replace(plain.replica, forward="native", row_invariant=True)), 0.0)
+    served = replace(plain.replica, forward="native", row_invariant=True, threads="2 threads do 1.9 times the work of one")
+    registry.observe(replace(plain, replica=served), 0.0)
     registry.observe(drafter_report("d0"), 0.0)
     said = status(url)
     assert "verifier pool runs on: native, each row with bits of its own" in said
+    assert "verifier threads: 2 threads do 1.9 times the work of one" in said
     assert "drafter pool runs on" not in said, "it has no model"
+    assert "drafter threads" not in said
 
 
 def test_verifiers_that_a_gateway_has_set_aside_are_told(registry, url):

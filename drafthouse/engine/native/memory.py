@@ -43,7 +43,7 @@ class WeightMemory:
 
 class LogitsMemory:
     """Room for the logits of one step after another. From `least_bytes` on the allocator would take new pages from the system for each step
-    and the system would zero them, which takes three times as long as writing: such logits lie in pages that stay. Times: docs/models.md."""
+    and the system would zero them, which takes three times as long as writing: such logits lie in pages that stay."""
 
     def __init__(self, vocab: int, dtype: torch.dtype, least_bytes: int = SERVING_MAPPED_BYTES):
         self._vocab, self._dtype, self._least_bytes = vocab, np.dtype(str(dtype).removeprefix("torch.")), least_bytes
