@@ -15,7 +15,7 @@ from drafthouse.engine.model_runner import RunResult, check_device
 from drafthouse.errors import RequestError
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.policy.node_pricing import NodePricing
-from drafthouse.policy.start_rule import GAIN_SHARE, WHOLE_GAIN, wait_until
+from drafthouse.policy.start_rule import GAIN_SHARE, WHOLE_GAIN, wait_until, worth_a_look
 from drafthouse.stages.build import StageMaker
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.session_messages import ToVerifierMessage
@@ -196,6 +196,9 @@ class VerifierEngine:
         if plan.begins:
             return None
         sessions = [(s.draft_session, s.max_draft_depth) for s in plan.decoding if s.auto and s.draft_session is not None]
+        said = [session.announcement for session, _ in sessions if session.announcement is not None]
+        if not worth_a_look(now, said, self.pricing.value_of_a_second, self._gain_share):  # even if all of it comes true
+            return None
         announcements = [expected for session, depth in sessions if (expected := session.expected(depth)) is not None]
         return wait_until(now, announcements, self.pricing.value_of_a_second, self._gain_share)
 

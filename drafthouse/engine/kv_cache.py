@@ -16,6 +16,11 @@ import torch
 from drafthouse.engine.prefix_cache import Lease, PrefixCache
 from drafthouse.errors import OutOfKvSlots
 
+FREED_TWICE = "a slot was freed twice"
+
+MANY = 16
+"""From so many slots on numpy is quicker than a loop."""
+
 
 class SlotAllocator:
     """Free slots, the last freed first. Pure Python. With `prefixes`, what only the prefix cache holds is as good as free."""
@@ -24,7 +29,8 @@ class SlotAllocator:
         self.count = count
         self.prefixes: PrefixCache | None = None
         self._free = array("i", range(count - 1, -1, -1))
-        self._is_free = np.ones(count, dtype=bool)
+        self._is_free = bytearray(b"\1") * count
+        self._flags = np.frombuffer(self._is_free, dtype=bool)  # the same bytes, for many slots at once
 
     @property
     def free_count(self) -> int:
@@ -47,18 +53,25 @@ class SlotAllocator:
         taken = self._free[-count:]
         del self._free[-count:]
         taken.reverse()
-        self._is_free[taken] = False
+        self._mark(taken, False)
         return taken
 
     def free(self, slots: Sequence[int]) -> None:
         """The first of them is the next to be given again."""
         returned = array("i", slots)
-        if not returned:
-            return
-        assert not self._is_free[returned].any(), "a slot was freed twice"
-        self._is_free[returned] = True
+        self._mark(returned, True)
         returned.reverse()
         self._free.extend(returned)
+
+    def _mark(self, slots: "array[int]", free: bool) -> None:
+        """All of them were the other way before."""
+        if len(slots) < MANY:
+            for slot in slots:
+                assert self._is_free[slot] != free, FREED_TWICE
+                self._is_free[slot] = free
+        else:
+            assert not (self._flags[slots] == free).any(), FREED_TWICE
+            self._flags[slots] = free
 
     def forget_prefixes(self) -> None:
         """Frees all that only the prefix cache holds, as when it may be spoilt."""
@@ -67,7 +80,7 @@ class SlotAllocator:
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless the list of free slots holds each free slot once, and the prefix cache none of them."""
-        assert len(self._free) == len(set(self._free)) == self._is_free.sum()
+        assert len(self._free) == len(set(self._free)) == self._flags.sum()
         assert all(self._is_free[slot] for slot in self._free)
         if self.prefixes is not None:
             self.prefixes.check_integrity()

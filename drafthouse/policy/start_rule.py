@@ -5,7 +5,7 @@ announced time plus slack the expectation is zero, which covers the drafter that
 nodes promise beyond their price: one that just pays for its verification is not worth any wait.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -59,15 +59,17 @@ class FirstNodes:
         return Announcement(now, now + seconds, self.tokens[had_nodes])
 
 
+def worth_a_look(now: float, announcements: Sequence[Announcement], value_of_a_second: float, share: float) -> bool:
+    """Whether `wait_until` might say so: it does not if all that is announced, at the first moment of any, were not worth the time."""
+    if not announcements:
+        return False
+    soonest, most = min([a.next_pass_at for a in announcements]), share * sum([a.tokens for a in announcements])
+    return most > value_of_a_second * (soonest - now)
+
+
 def wait_until(now: float, announcements: Iterable[Announcement], value_of_a_second: float, share: float = GAIN_SHARE) -> float | None:
     """The time to wait for (an arrival may come sooner; then ask again), or None: start now. `share`: of what a wait brings, how much
     is gained by it."""
-    announcements = list(announcements)
-    if not announcements:
-        return None
-    soonest, most = min([a.next_pass_at for a in announcements]), share * sum([a.tokens for a in announcements])
-    if most <= value_of_a_second * (soonest - now):  # not even all of it at the first moment
-        return None
     live = sorted((a for a in announcements if a.void_at > now and a.tokens > 0.0), key=lambda a: a.next_pass_at)
     best, gain, until = 0.0, 0.0, None
     for announcement in live:

@@ -125,12 +125,14 @@ TestSequences = Sequences.TestCase
 
 @given(st.lists(st.integers(0, SLOTS - 1), min_size=1, unique=True), st.data())
 def test_a_slot_freed_twice_is_noticed(slots: list[int], data: st.DataObject) -> None:
+    """Among few and among many."""
     allocator = SlotAllocator(SLOTS)
     allocator.allocate(SLOTS)
     allocator.free(slots)
     again = data.draw(st.sampled_from(slots))
+    others = [slot for slot in range(SLOTS) if slot not in slots][: data.draw(st.integers(0, SLOTS))]
     with pytest.raises(AssertionError, match="freed twice"):
-        allocator.free([again])
+        allocator.free([*others, again])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

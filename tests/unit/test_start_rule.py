@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafthouse.policy.start_rule import GAIN_SHARE, SLACK_S, SLACK_SHARE, Announcement, wait_until
+from drafthouse.policy.start_rule import GAIN_SHARE, SLACK_S, SLACK_SHARE, Announcement, wait_until, worth_a_look
 
 times = st.floats(0.0, 1.0)
 rates = st.floats(0.0, 1000.0)
@@ -34,6 +34,15 @@ def test_waits_exactly_if_some_wait_is_worth_more_than_it_costs(now: float, made
     if until is not None:
         assert until > now
         assert until in [a.void_at for a in live(now, made)]
+
+
+@given(times, st.lists(announcements(), max_size=5), rates, st.floats(0.02, 1.0))
+def test_what_is_not_worth_a_look_is_not_waited_for(now: float, made: list[Announcement], goodput: float, trust: float) -> None:
+    """It is asked of the announcements as made, before any of them is doubted."""
+    if not worth_a_look(now, made, goodput, GAIN_SHARE):
+        assert wait_until(now, [a._replace(tokens=trust * a.tokens) for a in made], goodput) is None
+    else:
+        assert made
 
 
 @given(st.lists(announcements(), max_size=5), rates)
