@@ -127,6 +127,7 @@ def identified(model: LoadedModel, config: ModelConfig, stages: LoadStages) -> L
     with stages.stage("fingerprint"), _named(config.path):
         found = fingerprint(path, config, device, model.runner.forward.kernels, stages.tell)
         vocabulary = vocabulary_digest(path, config.trust_remote_code)
+    give_back_freed()  # of the tokenizer
     stages.tell(f"{config.path}: fingerprint {found} ({config.dtype}, {device})")
     return replace(model, fingerprint=found, vocabulary=vocabulary)
 
