@@ -41,8 +41,8 @@ def actor_options(num_cpus: float, num_gpus: float, threads: int) -> dict[str, A
 
 
 def _waiting(num_cpus: float, threads: int) -> dict[str, str]:
-    """How idle OpenMP threads wait. On CPUs of their own they look for work for a while: transformers' modules share out each operation. With
-    no end (ACTIVE) they would take the cores from the native decoder's threads."""
+    """How idle OpenMP threads wait. On CPUs of their own they look for work for a while, since transformers' modules share out each
+    operation. With no end (ACTIVE) they would take the cores from the native decoder's threads."""
     return {"GOMP_SPINCOUNT": str(SPINS)} if num_cpus >= threads else {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
