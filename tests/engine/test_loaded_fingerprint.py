@@ -27,4 +27,5 @@ def test_replicas_on_different_kernels_do_not_go_on_with_each_others_texts(
     stock = loader.load(config)
     assert (native.forward, native.row_invariant) == ("native", True)
     assert (stock.forward, stock.row_invariant) == ("transformers", False)
+    assert (native.threads, stock.threads) == ("1 thread", "1 thread")
     assert (native.fingerprint != stock.fingerprint) is differ
