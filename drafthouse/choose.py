@@ -105,7 +105,7 @@ def choose(logits: torch.Tensor, parts: Sequence[Rows]) -> list[int]:
 
 
 def chosen(logits: torch.Tensor, parts: Sequence[Rows]) -> np.ndarray:
-    """As `choose`, int64 `[N]`. Without parts: the best token of each row."""
+    """As `choose`, int64 `[N]`."""
     found = scores(logits, parts)
     if found.device.type == "cpu":  # numpy's argmax takes a thirteenth of the time of torch's
         return found.numpy().argmax(-1)

@@ -18,7 +18,6 @@ class Sequence:
     def __init__(self, request: GenerateRequest, kv: KvSequence, seen: torch.Tensor | None, synthetic: bool = False):
         self.request, self.id = request, request.request_id
         mode = request.speculation.mode
-        self.takes_best = request.sampling.greedy and not request.sampling.penalises  # the best logit, whatever else is known
         self.auto, self.speculates, self.waits = mode == "auto", mode != "off", request.speculation.waits
         self.tokens = [*request.prompt, *request.delivered]
         self.prompt_len = len(request.prompt)

@@ -5,7 +5,6 @@ that got logits commits at least one token.
 """
 
 from collections.abc import Sequence as TypingSequence
-from itertools import chain
 
 import numpy as np
 import torch
@@ -53,10 +52,8 @@ class Verification:
         decoding, prompted = step.plan.decoding, step.batch.prompted
         if not decoding and not prompted:
             return np.zeros(0, dtype=np.int64)
-        parts: list[Rows] = []
-        if not all(s.takes_best for s in chain(decoding, prompted)):
-            parts = _tree_parts(decoding, step.batch.trees)
-            parts += [Rows(s.request.sampling, s.request.seed, (len(s.tokens),), (), s.seen) for s in prompted]
+        parts = _tree_parts(decoding, step.batch.trees)
+        parts += [Rows(s.request.sampling, s.request.seed, (len(s.tokens),), (), s.seen) for s in prompted]
         choices = chosen(logits, parts)
         if self.synthetic_rate is not None:
             return np.array(_drawn(choices.tolist(), step, self.synthetic_rate, logits.shape[1]))

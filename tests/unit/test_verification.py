@@ -56,15 +56,13 @@ def sequence(rng: random.Random, cache: KvCache, sampling: SamplingParams, cache
     request = SimpleNamespace(sampling=sampling, seed=rng.randrange(2**63), stop_tokens=(rng.randrange(4),) if rng.random() < 0.3 else ())
     kv = KvSequence(cache)
     kv.extend(cached)
-    takes_best = sampling.greedy and not sampling.penalises
-    return SimpleNamespace(request=request, tokens=tokens, seen=seen, kv=kv, draft_session=None, takes_best=takes_best)
+    return SimpleNamespace(request=request, tokens=tokens, seen=seen, kv=kv, draft_session=None)
 
 
 def setting(seed: int) -> Setting:
     rng, cache = random.Random(seed), KvCache(1, 1, 1, 2000, torch.int8, torch.device("cpu"))
-    samplings = SAMPLINGS if rng.random() < 0.7 else SAMPLINGS[:1]  # greedy alone
-    decoding = [sequence(rng, cache, rng.choice(samplings), rng.randint(1, 30), 1) for _ in range(rng.randint(0, 6))]
-    prefilling = [(sequence(rng, cache, rng.choice(samplings), rng.randint(0, 9), 8), rng.choice([5, 8])) for _ in range(rng.randint(0, 2))]
+    decoding = [sequence(rng, cache, rng.choice(SAMPLINGS), rng.randint(1, 30), 1) for _ in range(rng.randint(0, 6))]
+    prefilling = [(sequence(rng, cache, rng.choice(SAMPLINGS), rng.randint(0, 9), 8), rng.choice([5, 8])) for _ in range(rng.randint(0, 2))]
     trees = [tree_of(rng) for _ in decoding]
     places = [place for place, tree in enumerate(trees) if len(tree)]
     counts = [len(tree) for tree in trees]
