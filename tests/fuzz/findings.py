@@ -7,7 +7,7 @@ from typing import Any
 MAX_OF_A_KIND = 10
 """Findings that are kept whole; all are counted."""
 
-KIND_CHARS = 120
+NEW_LINE, KIND_CHARS = "\n", 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Findings:
             self.found(Finding(port, number, outcome.fault, sent))
 
     def found(self, finding: Finding) -> None:
-        kind = f"{finding.port}: {finding.fault[:KIND_CHARS]}"
+        kind = f"{finding.port}: {finding.fault.partition(NEW_LINE)[0][:KIND_CHARS]}"
         self.kinds[kind] += 1
         if self.kinds[kind] <= MAX_OF_A_KIND:
             self.kept.append(finding)

@@ -53,7 +53,7 @@ class HttpCases:
         request = self._request(case)
         if request is None:
             return Outcome("cannot be sent"), repr(case)
-        return await exchange(self._client, request, lambda answer: faults_of(case, answer)), case.as_curl_command()
+        return await exchange(self._client, request, lambda answer: faults_of(case, answer)), _shown(request)
 
     def _make(self) -> None:
         """A batch: each operation in turn once, then those that take a body."""
@@ -81,6 +81,10 @@ class HttpCases:
             return self._client.build_request(prepared.method or "", prepared.url or "", headers=headers, content=body)
         except (ValueError, httpx.InvalidURL, requests.RequestException):
             return None
+
+
+def _shown(request: httpx.Request) -> str:
+    return f"{request.method} {request.url} {request.headers.get('content-type')} {request.content!r}"
 
 
 def shortened(case: schemathesis.Case) -> schemathesis.Case:
