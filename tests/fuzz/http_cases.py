@@ -25,6 +25,9 @@ from tests.fuzz.http_exchange import exchange
 from tests.fuzz.seeds import MOST_TOKENS
 
 BATCH = 50
+OWN_KEYS = 4
+"""One request of so many has the API key that was made for it, which no server knows."""
+
 MOST_CHOICES = 3
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 LIMITS = ("max_tokens", "max_completion_tokens")
@@ -50,7 +53,7 @@ class HttpCases:
             while len(self._cases) <= number:
                 await asyncio.to_thread(self._make)
         case = self._cases[number]
-        request = self._request(case)
+        request = self._request(case, own_keys=number % OWN_KEYS == 0)
         if request is None:
             return Outcome("cannot be sent"), repr(case)
         return await exchange(self._client, request, lambda answer: faults_of(case, answer)), _shown(request)
@@ -72,12 +75,13 @@ class HttpCases:
             warnings.simplefilter("ignore", HypothesisDeprecationWarning)  # schemathesis draws from `random`, which hypothesis seeds
             keep()
 
-    def _request(self, case: schemathesis.Case) -> httpx.Request | None:
-        """None where the client would not send it."""
+    def _request(self, case: schemathesis.Case, own_keys: bool) -> httpx.Request | None:
+        """None where the client would not send it. Without `own_keys` it has the client's."""
         try:
             prepared = requests.Request(**case.as_transport_kwargs(base_url=str(self._client.base_url).rstrip("/"))).prepare()
             body = prepared.body.encode() if isinstance(prepared.body, str) else prepared.body
-            headers = {name: value for name, value in prepared.headers.items() if name.lower() != "content-length"}
+            left_out = {"content-length"} if own_keys else {"content-length", "authorization"}
+            headers = {name: value for name, value in prepared.headers.items() if name.lower() not in left_out}
             return self._client.build_request(prepared.method or "", prepared.url or "", headers=headers, content=body)
         except (ValueError, httpx.InvalidURL, requests.RequestException):
             return None
