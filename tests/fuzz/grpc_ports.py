@@ -18,6 +18,9 @@ from tests.fuzz.messages import almost, spliced
 STREAMED = 4
 """Messages on one stream of the data plane; they meet each other's requests and sessions."""
 
+FAULTY, FAULTY_STREAMED = 0.3, 0.08
+"""Share of messages with bytes that have faults: on a stream the first that cannot be read is the last."""
+
 SHORT = b"\x20\x02"
 """max_tokens = 2 in a GenerateRequest; of a field that comes twice the last one counts."""
 
@@ -30,8 +33,8 @@ FAULTS = {"UNKNOWN", "INTERNAL", "UNAVAILABLE", "UNIMPLEMENTED", "DATA_LOSS", "A
 """Of a gateway's answers: what takes the place of a 5xx."""
 
 
-def message_of(seeds: Sequence[Message], rng: random.Random) -> bytes:
-    return spliced(seeds, rng) if rng.random() < 0.1 else almost(rng.choice(seeds), rng)
+def message_of(seeds: Sequence[Message], rng: random.Random, faulty: float) -> bytes:
+    return spliced(seeds, rng) if rng.random() < faulty / 4 else almost(rng.choice(seeds), rng, faulty)
 
 
 class GatewayPort:
@@ -42,7 +45,7 @@ class GatewayPort:
 
     async def send(self, number: int) -> tuple[Outcome, str]:
         rng = random.Random(f"{self._seed}/{self.name}/{number}")
-        data = message_of(self._seeds, rng)
+        data = message_of(self._seeds, rng, FAULTY)
         if rng.random() < SHORT_SHARE:
             data += SHORT
         method = rng.choice(METHODS)
@@ -78,7 +81,7 @@ class DataPlanePort:
         rng = random.Random(f"{self._seed}/{self.name}/{number // STREAMED}")
         if number % STREAMED:  # one of a stream's later messages: its first has sent it
             return Outcome("with the message before"), ""
-        messages = [message_of(self._seeds, rng) for _ in range(STREAMED)]
+        messages = [message_of(self._seeds, rng, FAULTY_STREAMED) for _ in range(STREAMED)]
         call = self._connect()
         try:
             async with asyncio.timeout(LIMIT_S):

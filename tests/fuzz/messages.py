@@ -25,15 +25,15 @@ NUMBERS = {
 TEXTS = ("", "a", "\0", "é🙂\u2028", "x" * LONG_TEXT, "demo", "a\nb\r\x1b[31m", "%s{}", "../../etc/passwd")
 
 
-def almost(message: Message, rng: random.Random) -> bytes:
-    """Bytes made of a valid message, which is left as it is."""
+def almost(message: Message, rng: random.Random, faulty: float) -> bytes:
+    """Bytes made of a valid message, which is left as it is; a share of `faulty` has bytes with faults."""
     changed = type(message)()
     changed.CopyFrom(message)
     if rng.random() < 0.6:
         for _ in range(rng.randint(1, 3)):
             make_extreme(changed, rng)
     data = changed.SerializeToString()
-    return with_faults(data, rng) if rng.random() < 0.3 else data
+    return with_faults(data, rng) if rng.random() < faulty else data
 
 
 def make_extreme(message: Message, rng: random.Random) -> None:

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from protos import dataplane_pb2 as data
 from tests.fuzz.findings import Findings
-from tests.fuzz.grpc_ports import message_of
+from tests.fuzz.grpc_ports import FAULTY, message_of
 from tests.fuzz.http_bytes import HttpBytes
 from tests.fuzz.http_cases import HttpCases
 from tests.fuzz.run import Port, fuzz_port
@@ -26,7 +26,7 @@ INPUTS = 150
 def test_messages_are_made_again_from_their_seed_and_many_are_still_messages(seeds: list) -> None:
     def made() -> list[bytes]:
         rng = random.Random(7)
-        return [message_of(seeds, rng) for _ in range(500)]
+        return [message_of(seeds, rng, FAULTY) for _ in range(500)]
 
     messages, read = made(), 0
     assert messages == made()
@@ -47,7 +47,7 @@ def test_every_field_of_a_session_becomes_extreme() -> None:
     for _ in range(3000):
         batch = data.ToDrafter()
         try:
-            batch.ParseFromString(message_of(seeds[1:2], rng))
+            batch.ParseFromString(message_of(seeds[1:2], rng, FAULTY))
         except DecodeError:
             continue
         for message in batch.messages:
