@@ -14,12 +14,16 @@ from rich.console import Console
 from benchmarks.cancel.bench import CancelOptions, in_use, run_cancel
 from benchmarks.harness.paced_server import sums
 from drafthouse.wire.settings import retry_after_s
+from drafthouse.wire.transport import PLAINTEXT
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 from tests.cluster.serving import Serving
 from tests.cluster.test_failures import stream_text
+from tests.fuzz.findings import Findings
+from tests.fuzz.run import Counts, Target, fuzz_cluster
 
 pytestmark = pytest.mark.cluster_long
+INPUTS = 300
 PROMPT = "class Queue:\n    def __init__(self):\n"
 LONG = {"model": "demo", "prompt": PROMPT, "max_tokens": 900, "seed": 3, "stop": ["\x00never"]}
 
@@ -178,3 +182,10 @@ def test_many_short_requests_a_fifth_of_them_cut_anywhere(busy: Serving) -> None
     assert report["held"], report
     assert report["cancelled"] == 40
     assert 160 <= report["finished"] < 180, "those whose cut came too late at the very end were sent once more"
+
+
+def test_mutated_input_on_every_port_leaves_it_as_it_was(busy: Serving) -> None:
+    findings, target = Findings(), Target(busy.url, f"127.0.0.1:{busy.grpc_port}", {}, PLAINTEXT)
+    asyncio.run(fuzz_cluster(target, Counts(INPUTS, in_flight=4, seed=2), findings, lambda: None))
+    assert findings.kept == []
+    assert findings.inputs() >= 0.95 * INPUTS
