@@ -9,7 +9,7 @@ HTTP and gRPC share it. Choice `i` of several takes `derive_seed(seed, i)`; one 
 import secrets
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.schema import NO_LIMIT, CompletionRequest, check_model, is_ids
@@ -34,7 +34,8 @@ MAX_TOTAL_CHOICES = 256
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a request asks for besides its prompts. `max_tokens` None: what remains of the context. `ignore_eos`: the model's own stop
-    tokens do not end the text. `cut`: more of them than the context has left become those that it has left."""
+    tokens do not end the text. `cut`: more of them than the context has left become those that it has left. `prediction`: tokens that the
+    client expects."""
 
     model: str
     sampling: SamplingParams
@@ -45,6 +46,7 @@ class Settings:
     choices: int = 1
     ignore_eos: bool = False
     cut: bool = False
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,15 @@ class RequestPlanner:
         settings = self._settings(body, body.token_limit)
         self.check_chars(sum(message.chars() for message in body.messages), "messages")
         self.check_chars(body.tool_chars(), "tools")
+        if body.prediction is not None:
+            settings = replace(settings, prediction=self._predicted(body.prediction.text()))
         prompt, output = self._chats.read(body)
         return self.plan("chatcmpl", [prompt], settings, field="messages", output=output)
+
+    def _predicted(self, text: str) -> tuple[int, ...]:
+        """Its tokens, as many as the context holds. Raises RequestError."""
+        self.check_chars(len(text), "prediction.content")
+        return tuple(self.codec.encode(text, special=False)[: self.metadata.context_tokens])
 
     def plan(
         self,
@@ -169,4 +178,5 @@ class RequestPlanner:
         return GenerateRequest(
             request_id=request, attempt=1, prompt=prompt, delivered=(), sampling=settings.sampling, seed=seed, max_tokens=max_tokens,
             stop_tokens=() if settings.ignore_eos else self.metadata.stop_tokens, speculation=settings.speculation,
+            prediction=settings.prediction,
         )  # fmt: skip

@@ -12,6 +12,7 @@ import uvicorn
 from openai.types.chat import ChatCompletion
 
 from drafthouse.config.api import ApiConfig
+from drafthouse.wire.generation_messages import SpeculationUsage
 from tests.unit.byte_tokenizer import codec
 from tests.unit.openai_gateway import error_of, events, gateway, request
 from tests.unit.verifier_double import VerifierDouble
@@ -224,6 +225,19 @@ def test_efforts_reach_the_template_by_the_words_that_it_has():
     assert prompt_of({"chat_template_kwargs": {"enable_thinking": False}}).endswith("<think></think>")
 
 
+def test_a_prediction_reaches_the_verifier_and_is_counted():
+    verifier = saying("ok")
+    verifier.usage = SpeculationUsage(drafted=9, verified=8, accepted=5, steps=3, predicted=4, predicted_accepted=3)
+    parts = [{"type": "text", "text": "It is "}, {"type": "text", "text": "sunny."}]
+    body = CHAT | {"prediction": {"type": "content", "content": parts}}
+    usage = request(PATH, body, **options(verifier)).json()["usage"]
+    assert verifier.seen[0].prediction == tuple(codec().encode("It is sunny."))
+    assert usage["completion_tokens_details"] == {
+        "reasoning_tokens": 0, "accepted_prediction_tokens": 3, "rejected_prediction_tokens": 1,
+    }  # fmt: skip
+    assert "accepted_prediction_tokens" not in ask({}).json()["usage"].get("completion_tokens_details", {})
+
+
 def test_an_assistants_message_can_be_gone_on_with():
     body = {"messages": [USER, {"role": "assistant", "content": "It is"}], "continue_final_message": True}
     assert prompt_of(body).endswith("# assistant: It is")
@@ -258,6 +272,10 @@ def test_an_assistants_message_can_be_gone_on_with():
         ({"chat_template_kwargs": {"start_thinking": "<|end|>"}}, "chat_template_kwargs.start_thinking"),
         ({"reasoning_effort": "much"}, "reasoning_effort"),
         ({"verbosity": "chatty"}, "verbosity"),
+        ({"prediction": {"type": "content"}}, "prediction.content"),
+        ({"prediction": {"type": "content", "content": 1}}, "prediction.content"),
+        ({"prediction": {"type": "text", "content": "a"}}, "prediction.type"),
+        ({"prediction": {"type": "content", "content": "a" * 100_000}}, "prediction.content"),
         ({"max_tokens": -2}, "max_tokens"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 16.5}, "max_tokens"),

@@ -27,7 +27,9 @@ class PromptTokensDetails(Answer):
 
 
 class CompletionTokensDetails(Answer):
-    reasoning_tokens: int
+    reasoning_tokens: int | None = None
+    accepted_prediction_tokens: int | None = None  # drafted by the prediction and accepted
+    rejected_prediction_tokens: int | None = None  # drafted by it, verified and not accepted
 
 
 class Usage(Answer):
@@ -35,7 +37,7 @@ class Usage(Answer):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails | None = None  # where reasoning is told apart
+    completion_tokens_details: CompletionTokensDetails | None = None  # where reasoning is told apart, or with a prediction
     speculation: SpeculationCounts
 
 

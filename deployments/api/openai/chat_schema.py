@@ -26,6 +26,16 @@ def is_content(value: Any) -> bool:
     return value is None or isinstance(value, str | list)
 
 
+class Prediction(Body):
+    """Text that the client expects: it is drafted where the output agrees with it, and changes nothing else."""
+
+    type: Literal["content"]
+    content: Annotated[str | Annotated[list[TextPart], Field(fail_fast=True)], shaped("a string or a list of text parts", is_content)]
+
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[
@@ -71,6 +81,7 @@ class ChatRequest(GenerationBody):
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
+    prediction: Prediction | None = None
     store: bool | None = None  # nothing is stored
     service_tier: str | None = None
     safety_identifier: str | None = None
@@ -83,7 +94,6 @@ class ChatRequest(GenerationBody):
     response_format: Annotated[object, only({"type": "text"})] = None
     modalities: Annotated[object, only(["text"])] = None
     audio: Annotated[object, only()] = None
-    prediction: Annotated[object, only()] = None
     web_search_options: Annotated[object, only()] = None
 
     @model_validator(mode="after")

@@ -57,6 +57,7 @@ class UsageCount:
     cached_tokens: dict[int, int] = field(default_factory=dict)  # by prompt
     completion_tokens: int = 0
     reasoning_tokens: int | None = None  # None: reasoning is not told apart
+    predicts: bool = False  # the client sent a prediction
     spent: list[SpeculationUsage] = field(default_factory=list)
     attempts: int = 0
 
@@ -76,16 +77,22 @@ class UsageCount:
         sums: dict[str, Any] = {name: sum(getattr(usage, name) for usage in self.spent) for name in names} | {"attempts": self.attempts}
         if any(usage.synthetic for usage in self.spent):
             sums["synthetic"] = True
-        thought = self.reasoning_tokens
-        details = {} if thought is None else {"completion_tokens_details": CompletionTokensDetails(reasoning_tokens=thought)}
+        details = self._details()
         return Usage(
-            **details,
+            **({"completion_tokens_details": CompletionTokensDetails(**details)} if details else {}),
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             total_tokens=self.prompt_tokens + self.completion_tokens,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self.cached_tokens.values())),
             speculation=SpeculationCounts(**sums),
         )
+
+    def _details(self) -> dict[str, int]:
+        details = {} if self.reasoning_tokens is None else {"reasoning_tokens": self.reasoning_tokens}
+        if self.predicts:
+            verified, accepted = (sum(getattr(usage, name) for usage in self.spent) for name in ("predicted", "predicted_accepted"))
+            details |= {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": verified - accepted}
+        return details
 
 
 class Answerer:
@@ -98,8 +105,9 @@ class Answerer:
         self._frames: dict[tuple[int, bool, bool], tuple[str, str]] = {}
 
     def count(self) -> UsageCount:
-        thinks = self._plan.format.tags is not None
-        return UsageCount(self._plan.prompt_tokens, self._plan.choices, reasoning_tokens=0 if thinks else None)
+        plan = self._plan
+        thinks, predicts = plan.format.tags is not None, bool(plan.requests[0].prediction)
+        return UsageCount(plan.prompt_tokens, plan.choices, reasoning_tokens=0 if thinks else None, predicts=predicts)
 
     def whole(self, outputs: Iterable[Output], usage: Usage) -> dict[str, Any]:
         """`outputs` of all choices."""
