@@ -189,6 +189,12 @@ def test_calls_come_after_reasoning_and_not_out_of_it():
     assert (content, reasoning, len(found)) == ("Yes.", f"Perhaps {call}?", 1)
 
 
+def test_the_end_of_a_text_is_not_held_back_for_good():
+    for text in ("a <tool", "a \n", "<think>b</think>a </thi"):
+        parser = OutputParser(ThinkParser(THINK_TAGS["think"], False), TOOL_FORMATS["hermes"].make(NAMES), False)
+        assert seen([text], parser)[0] == text.removeprefix("<think>b</think>")
+
+
 def test_who_thinks_is_known_between_the_tags():
     parser = OutputParser(ThinkParser(THINK_TAGS["think"], False), None, False)
     thinks = []
@@ -230,8 +236,9 @@ def test_own_parsers_are_named_by_module_and_class():
     form = tool_format(f"{__name__}:Shouted", "")
     assert form is not None
     assert form.make(NAMES).feed("A") == Parsed("a")
-    with pytest.raises(ConfigError, match="no subclass"):
-        tool_format(f"{__name__}:NAMES", "")
+    for name in (f"{__name__}:NAMES", f"{__name__}:Parsed"):
+        with pytest.raises(ConfigError, match="no subclass"):
+            tool_format(name, "")
     for name in (f"{__name__}:Gone", "no.module:Gone"):
         with pytest.raises(ConfigError, match="cannot be loaded"):
             tool_format(name, "")
