@@ -185,6 +185,20 @@ def test_no_string_of_a_tool_becomes_a_control_token():
     assert codec()._backend.decode(list(prompt)).count("<|end|>") == 6
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        {"name": "f", "parameters": {"properties": {"<|end|>": {}}}},
+        {"name": "f", "parameters": {"properties": {"a": {"type": "<|end|>"}}}},
+        {"name": "f", "parameters": {"required": ["<|end|>"]}},
+    ],
+)
+def test_a_control_token_alone_in_a_schema_is_text(function):
+    verifier = saying("ok")
+    assert request(PATH, CHAT | {"tools": [{"type": "function", "function": function}]}, **options(verifier)).status_code == 200
+    assert 0 not in verifier.seen[0].prompt
+
+
 def test_what_the_assistant_called_and_thought_is_sent_back():
     call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}, "index": 0}
     assistant = {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "hm", "refusal": None, "annotations": []}
