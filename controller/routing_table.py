@@ -9,7 +9,7 @@ import math
 
 from controller.pairing import Peer, pair
 from drafthouse.wire.membership import Role, Route
-from drafthouse.wire.reports import GatewayReport, Report, VerifierReport
+from drafthouse.wire.reports import DrafterReport, GatewayReport, Report, VerifierReport
 
 
 class RoutingTable:
@@ -32,8 +32,7 @@ class RoutingTable:
         else:
             if report.role == "verifier" and name not in routes:
                 self._verifiers = None
-            caches, places = (report.caches_prefixes, report.max_sequences) if isinstance(report, VerifierReport) else (False, 0)
-            routes[name] = Route(name, who.address, who.fingerprint, report.load, report.capacity, caches, places)
+            routes[name] = _route(report)
         if report.role == "verifier" or not report.draining:
             peer = Peer(name, who.vocabulary)
             self._stale |= peers.get(name) != peer
@@ -67,3 +66,14 @@ class RoutingTable:
             verifiers, drafters = (sorted(self._peers[role].values(), key=lambda peer: peer.replica) for role in ("verifier", "drafter"))
             self._pairs, self._stale, self._paired_at = pair(verifiers, drafters), False, now
         return self._pairs
+
+
+def _route(report: VerifierReport | DrafterReport) -> Route:
+    who = report.replica
+    if isinstance(report, DrafterReport):
+        return Route(who.name, who.address, who.fingerprint, report.load, report.capacity)
+    return Route(
+        who.name, who.address, who.fingerprint, report.load, report.capacity, report.caches_prefixes, report.max_sequences,
+        held_up=report.held_up, kv_slots_free=report.kv_slots - report.kv_slots_used, step_seconds=report.step_seconds_running,
+        step_seconds_least=report.step_seconds_least, prompt_token_seconds=report.prompt_token_seconds,
+    )  # fmt: skip

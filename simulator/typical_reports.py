@@ -25,9 +25,10 @@ def typical_report(role: Role, number: int, drafters: tuple[int, ...] = ()) -> R
             return GatewayReport(replica=replica, load=8, capacity=288, totals=totals)
         case "verifier":
             return VerifierReport(
-                replica=replica, load=8, capacity=288, totals=_verifier_totals(), running=8, waiting=0, max_sequences=32,
+                replica=replica, load=8, capacity=288, totals=_verifier_totals(), running=8, waiting=0, held_up=0, max_sequences=32,
                 kv_slots_used=4000, kv_slots_cached=9000, kv_slots=65536, caches_prefixes=True, decoding=8,
-                goodput=900.5, price=0.125, price_floor=0.0, step_seconds_base=0.025, step_seconds_least=0.02, seconds_per_node=1e-4,
+                goodput=900.5, price=0.125, price_floor=0.0, step_seconds_base=0.025, step_seconds_least=0.02,
+                step_seconds_running=0.025, prompt_token_seconds=1e-4, seconds_per_node=1e-4,
                 gate_open=True, best_edge=0.9,
                 drafters={_name("drafter", i): DrafterView(0.9, False, 0.002) for i in drafters}, places_per_s=0.5, most_steps_to_free=1,
             )  # fmt: skip

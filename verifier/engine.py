@@ -90,6 +90,14 @@ class VerifierEngine:
             self.admission.cancelled(sequence, heard_at_step)
             self._release(sequence)
 
+    def give_back(self, count: int, wanted: Callable[[Sequence], bool]) -> list[GenerateReply]:
+        """Ends the first `count` of those that wait and are wanted, in fair order; their last replies."""
+        returned = self.scheduler.give_back(count, wanted)
+        for s in returned:
+            self.totals.returned += 1
+            self._release(s)
+        return [GenerateReply(s.id, s.request.attempt, s.output_len, (), "returned", "", s.usage) for s in returned]
+
     def _release(self, sequence: Sequence, finished: bool = False) -> None:
         """Its KV slots, its draft session and its place in the queue; `finished` if it has come to its own end."""
         del self.sequences[sequence.id]

@@ -24,16 +24,30 @@ def report_of(
     return VerifierReport(
         replica=replica, draining=draining, totals=_totals(engine, step_faults),
         load=scheduler.in_service + len(scheduler.waiting), capacity=scheduler.config.max_sequences + scheduler.config.max_queue,
-        running=scheduler.in_service, waiting=len(scheduler.waiting), max_sequences=scheduler.config.max_sequences,
+        running=scheduler.in_service, waiting=len(scheduler.waiting), held_up=scheduler.held_up,
+        max_sequences=scheduler.config.max_sequences,
         kv_slots_used=allocator.count - allocator.free_count, kv_slots_cached=allocator.cached_count, kv_slots=allocator.count,
         caches_prefixes=allocator.prefixes is not None, decoding=engine.draft_sessions.decoding,
         goodput=pricing.meter.rate, price=pricing.price, price_floor=pricing.price_floor, step_seconds_base=pricing.plain_s,
-        step_seconds_least=engine.latency.seconds(1, 0), seconds_per_node=pricing.seconds_per_node,
+        step_seconds_least=engine.latency.seconds(1, 0), step_seconds_running=_step_seconds(engine),
+        prompt_token_seconds=_prompt_token_seconds(engine), seconds_per_node=pricing.seconds_per_node,
         gate_open=engine.session_policy.gate.open, best_edge=engine.session_policy.gate.best_edge,
         drafters=_drafters(engine, round_trips), places_per_s=engine.admission.places_per_s,
         most_steps_to_free=engine.admission.most_steps_to_free, synthetic_acceptance=engine.verification.synthetic_rate,
         incompatible={**incompatible, **_unfit(engine)},
     )  # fmt: skip
+
+
+def _step_seconds(engine: VerifierEngine) -> float:
+    """Of all that run, each with its root alone."""
+    allocator = engine.scheduler.allocator
+    return engine.latency.seconds(max(1, engine.scheduler.in_service), allocator.count - allocator.free_count)
+
+
+def _prompt_token_seconds(engine: VerifierEngine) -> float:
+    """In steps that prompts fill."""
+    tokens = engine.scheduler.config.step_tokens
+    return engine.pricing.lateness * engine.latency.seconds(tokens, 0) / tokens
 
 
 def _totals(engine: VerifierEngine, step_faults: int) -> VerifierTotals:

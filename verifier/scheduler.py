@@ -4,12 +4,14 @@ Promises: sequences that decode come first and always get their pending token; w
 of it, goes to prompt chunks, oldest request first. Tree nodes may take what both leave, and never less than a share either: beside a full
 chunk their price limits them, not the budget. When KV slots run out the youngest sequence is preempted: its tokens are kept, and its KV is
 computed again later, but for what the prefix cache still has of it. Requests that wait take turns between clients by their tokens, each
-client's own in order. After a step that failed its sequences step one by one, until each has got a token alone or is known as the cause. A
-request that would prefill what a running one prefills waits for that, and those behind it with it. A plan takes time linear in the running
-sequences and in the tokens of those it admits and preempts; adding and removing one takes no more.
+client's own in order; those whose turn has come, here or elsewhere, go first. After a step that failed its sequences step one by
+one, until each has got a token alone or is known as the cause. A request that would prefill what a running one prefills waits for that, and
+those behind it with it. A plan takes time linear in the running sequences and in the tokens of those it admits and preempts; adding and
+removing one takes no more.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from drafthouse.config.serving import VerifierConfig
@@ -68,6 +70,7 @@ class Scheduler:
         self.ended = 0
         self.cached_tokens = 0
         self._turns = FairQueue[Sequence]()  # those that wait, in fair order between clients
+        self._lacks_room = False  # for the first of those that wait, by the last plan
         self._refused: tuple[Sequence, int] | None = None  # the head that did not fit, and the slots that were left for it
 
     @property
@@ -85,9 +88,17 @@ class Scheduler:
         beyond = self.config.max_queue + self.config.max_sequences
         return len(self.waiting) >= self.config.max_queue + max(0, self.config.max_sequences - self.in_service) + beyond
 
+    @property
+    def held_up(self) -> int:
+        """Requests that wait for want of room, and not only for the next step or for what another prefills."""
+        return len(self.waiting) if self._lacks_room else 0
+
     def add(self, sequence: Sequence) -> None:
         self.waiting[sequence] = None
         request = sequence.request
+        if request.had_turn:
+            self._turns.put_behind_those_put_back(sequence)
+            return
         left = len(request.prompt) + request.max_tokens - len(request.delivered)
         self._turns.add(sequence, request.cache_key, left)
 
@@ -99,6 +110,10 @@ class Scheduler:
         self.waiting.pop(sequence, None)
         self._turns.remove(sequence)
         sequence.kv.retire(sequence.tokens)
+
+    def give_back(self, count: int, wanted: Callable[[Sequence], bool]) -> list[Sequence]:
+        """The first `count` of those that wait and are wanted, in fair order. They have had their turn, and are to be removed."""
+        return self._turns.take_some(count, wanted)
 
     def suspect(self) -> None:
         """After a step that failed: the KV of all that ran may be spoilt, and one of them may be the cause."""
@@ -161,7 +176,8 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Takes waiting requests, in fair order, while their tokens fit beside what the running ones still prefill."""
-        if not self.waiting or len(self.running) >= self.config.max_sequences:
+        self._lacks_room = bool(self.waiting) and len(self.running) >= self.config.max_sequences
+        if not self.waiting or self._lacks_room:
             return
         reserved_slots = sum(s.pending for s in self.running)
         while self.waiting and len(self.running) < self.config.max_sequences:
@@ -172,6 +188,7 @@ class Scheduler:
             self._turns.take()
             del self.waiting[first]
             self.running[first] = None
+        self._lacks_room = bool(self.waiting)
 
     def _begin(self, sequence: Sequence, reserved_slots: int) -> bool:
         """Lets it take over what is cached of its tokens, if the others fit beside `reserved_slots` and no one is about to cache more.
@@ -182,11 +199,12 @@ class Scheduler:
         """
         left = self.allocator.free_count - reserved_slots
         if self._refused is not None and self._refused[0] is sequence and left <= self._refused[1]:
-            self._refused = sequence, left
+            self._refused, self._lacks_room = (sequence, left), True
             return False
         self._refused = None
         sequence.begin()
-        if sequence.pending + 1 + reserved_slots > self.allocator.free_count or self._is_prefilled_by_another(sequence):
+        self._lacks_room = sequence.pending + 1 + reserved_slots > self.allocator.free_count
+        if self._lacks_room or self._is_prefilled_by_another(sequence):
             sequence.kv.release()
             if reserved_slots == len(self.running):  # one for each: all decode
                 self._refused = sequence, left

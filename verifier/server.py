@@ -10,7 +10,7 @@ Draining, it takes nothing new and is left by every request within the time it i
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Set
 from typing import Any
 
 import grpc
@@ -20,7 +20,7 @@ from drafthouse.errors import DrafthouseError, OverloadError, RequestError, Wire
 from drafthouse.policy.stall import LOOK_S, StallWatch
 from drafthouse.telemetry.log_lines import log_event
 from drafthouse.wire.dialect import OURS, IncompatibleError, said_in
-from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, Refusal, RefusalKind, from_request_proto
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, GiveBack, Refusal, RefusalKind, from_request_proto
 from drafthouse.wire.membership import Route
 from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage
 from drafthouse.wire.settings import VERIFIER_METADATA
@@ -31,6 +31,7 @@ from protos import dataplane_pb2_grpc as rpc
 from verifier.drafter_client import DrafterClient
 from verifier.engine import VerifierEngine
 from verifier.gateway_stream import GatewayStream, Key
+from verifier.sequence import Sequence
 from verifier.step_loop import StepLoop
 
 logger = logging.getLogger(__name__)
@@ -178,6 +179,8 @@ class VerifierServer(rpc.VerifierServicer):
             for cancel in batch.cancels:
                 if self._requests.get((cancel.request_id, cancel.attempt)) is stream:
                     self._forget((cancel.request_id, cancel.attempt))
+            if batch.give_back.count:
+                self._give_back(set(stream.requests), GiveBack(batch.give_back.count, batch.give_back.begun))
 
     def _begin(self, stream: GatewayStream, start: pb.GenerateRequest) -> None:
         """Gives the request to the engine, or refuses it."""
@@ -218,6 +221,18 @@ class VerifierServer(rpc.VerifierServicer):
                 last = GenerateReply(*key, len(request.delivered), (), "error", words)
                 self._asyncio.call_soon_threadsafe(self._end, last)
                 raise
+
+        self.loop.post(command)
+
+    def _give_back(self, requests: Set[Key], wish: GiveBack) -> None:
+        """Lets the first of these requests go that wait when the engine hears of it."""
+
+        def wanted(s: Sequence) -> bool:
+            return (s.id, s.request.attempt) in requests and (wish.begun or not s.output_len)
+
+        def command(engine: VerifierEngine) -> None:
+            if returned := engine.give_back(wish.count, wanted):
+                self._deliver_from_thread(returned, {})
 
         self.loop.post(command)
 

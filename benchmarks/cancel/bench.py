@@ -200,7 +200,7 @@ def cancel_report(tally: Tally, due: int, before: Mapping[str, Any], after: Mapp
     """`held` is the verdict: every request had its end, none failed, at least `due` were cancelled, what they held was free within
     MOST_STEPS, and nothing is left."""
     verifier = difference(sums(after, "verifier"), sums(before, "verifier"))
-    ended = sum(verifier.get(name, 0.0) for name in ("finished", "cancelled", "superseded", "failed"))
+    ended = sum(verifier.get(name, 0.0) for name in ("finished", "cancelled", "superseded", "returned", "failed"))
     steps = [replica["gauges"].get("most_steps_to_free", 0.0) for replica in after["pools"].get("verifier", [])]
     at_end = in_use(after)
     report: Report = {

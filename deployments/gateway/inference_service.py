@@ -143,7 +143,7 @@ class InferenceService:
 
     def totals(self) -> GatewayTotals:
         """A copy."""
-        return replace(self._totals, outcome=dict(self._totals.outcome), failovers=self.link.failovers, moves=self.link.moves)
+        return replace(self._totals, outcome=dict(self._totals.outcome), failovers=self.link.failovers, moves=dict(self.link.moves))
 
     async def plan(self, make: Callable[[], RequestPlan], size: int, cache_key: str, arrived: float) -> RequestPlan:
         """Runs `make` in a thread, where streams go on meanwhile; `size`: bytes of what it is made of. `cache_key` names whose

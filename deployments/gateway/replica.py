@@ -111,7 +111,7 @@ class Gateway:
         return snapshot
 
     def _directed(self, directive: Directive) -> None:
-        self._link.update(directive.verifiers)
+        self._link.update(directive.verifiers, directive.interval_s)
         if directive.stopping:
             self._link.end_all()
         self._limits.directed(directive)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from drafthouse.errors import RequestError
 from drafthouse.policy.sent_prefixes import blocks_of
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, Refusal, RefusalKind, SpeculationUsage
+from drafthouse.wire.totals import MoveReason
 
 UNTOLD_S = 1.0
 """When to come again where a refusal does not say."""
@@ -50,8 +51,15 @@ class Stalled(Broken):
     """The verifier lives, but its device does not come back from a step."""
 
 
+WORDS: dict[MoveReason, str] = {"drain": DRAINS, "room": "there was room elsewhere", "spread": "another was far emptier"}
+
+
 class Moved(Broken):
-    """The verifier drains: nothing is wrong with it or with the request."""
+    """Nothing is wrong with the verifier or with the request."""
+
+    def __init__(self, why: MoveReason) -> None:
+        super().__init__(WORDS[why])
+        self.why = why
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +75,9 @@ class RequestProgress:
     deadline: float | None = None
     fruitless: int = 0  # attempts in a row that broke without a token
     refusals: dict[str, float] = field(default_factory=dict)  # since the last new token, by replica: after how many seconds to come again
-    resumed: bool = False  # by a verifier that is gone since
+    resumed: bool = False  # an earlier attempt was admitted
+    had_turn: bool = False  # in a verifier's fair queue, though it has no token yet
+    spreads: int = 0  # moves to verifiers that were emptier
     broken: Broken | None = None  # why nothing more of the current attempt is taken
     last_failure: str = "none was tried"
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
@@ -78,7 +88,7 @@ class RequestProgress:
         return blocks_of(self.request.cache_key, self.request.prompt, self.delivered)
 
     def next_request(self) -> GenerateRequest:
-        return replace(self.request, delivered=tuple(self.delivered), resumed=self.resumed)
+        return replace(self.request, delivered=tuple(self.delivered), resumed=self.resumed, had_turn=self.had_turn or bool(self.delivered))
 
     def next_attempt(self) -> None:
         self._earlier, self.broken = self.usage, None
@@ -109,7 +119,9 @@ class RequestProgress:
         if reply.finish_reason == "error":
             raise Errored("it gave the request up", reply.error)
         if reply.finish_reason == "moved":
-            raise Moved(reply.error or DRAINS)
+            raise Moved("drain")
+        if reply.finish_reason == "returned":
+            raise Moved("room")
         tokens = reply.tokens[done - reply.first_token_index :]
         if not tokens and not reply.finish_reason:
             return None
@@ -120,8 +132,14 @@ class RequestProgress:
         return replace(reply, first_token_index=done, tokens=tokens, usage=self.usage)
 
     def failed(self, replica: str, error: Broken) -> None:
-        """Notes why the attempt on this replica ended, so that the next one goes elsewhere."""
-        self.avoid.add(replica)
+        """Notes why the attempt on this replica ended, so that the next one goes elsewhere. One that was given back may find no room any
+        more, and then goes where the wait is shortest, which may be here."""
+        why = error.why if isinstance(error, Moved) else None
+        self.spreads += why == "spread"
+        if why == "room":
+            self.had_turn = True
+        else:
+            self.avoid.add(replica)
         self.last_failure = f"{replica}: {error}"
         if isinstance(error, Refused):
             self.refusals[replica] = error.retry_after_s

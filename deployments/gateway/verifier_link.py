@@ -3,8 +3,9 @@
 Promises: every output token is yielded once and in order, and the last reply has a finish reason.
 When a verifier's stream breaks or falls silent, or the verifier drains, the same request goes to another one of the same fingerprint
 with the same seed, a higher attempt and all tokens yielded so far (docs/design.md 8). So does a request that its verifier gives up with
-an error. The numbers of such errors and of attempts without a new token are bounded, and so is the wait for a verifier. Replies of
-another attempt are ignored. Closing the generator, or cancelling the task that reads it, cancels the attempt and so frees the KV.
+an error, and one that is better off elsewhere (`request_moves.py`). The numbers of such errors and of attempts without a new token are
+bounded, and so is the wait for a verifier. Replies of another attempt are ignored. Closing the generator, or cancelling the task that
+reads it, cancels the attempt and so frees the KV.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, Iterator
 
+from deployments.gateway.request_moves import Attempt, RequestMoves
 from deployments.gateway.request_progress import DRAINS, HANGS, Broken, Moved, Refused, RequestProgress, Stalled, Unable, Unreachable
 from deployments.gateway.verifier_stream import Call, VerifierStream
 from deployments.gateway.verifier_streams import VerifierStreams
@@ -23,6 +25,7 @@ from drafthouse.telemetry.log_lines import log_event
 from drafthouse.wire.dialect import IncompatibleError, needed_by
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.membership import Route
+from drafthouse.wire.totals import MOVE_REASONS
 from drafthouse.wire.transport import PLAINTEXT, Transport
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,9 @@ MAX_REFUSALS = 4
 
 RETRY_S = 0.2
 """Between rounds in which every verifier refused or failed."""
+
+HEARTBEAT_S = 0.5
+"""Between two tables, where none says otherwise."""
 
 
 class NoVerifierError(DrafthouseError):
@@ -62,19 +68,22 @@ class VerifierLink:
     def __init__(self, patience_s: float, transport: Transport = PLAINTEXT) -> None:
         """A request whose verifier is gone, or that has none yet, waits `patience_s` for one."""
         self.routes = VerifierRoutes(random.random)
-        self.failovers, self.moves = 0, 0
+        self.failovers, self.moves = 0, dict.fromkeys(MOVE_REASONS, 0)
         self.incompatible: dict[str, str] = {}  # verifiers that could not talk to this gateway when last dialled, and why
         self._patience_s = patience_s
         self._streams = VerifierStreams(transport, self._heard)
-        self._running: dict[Call, tuple[Route, RequestProgress]] = {}
+        self._running: dict[Call, Attempt] = {}
+        self._moves = RequestMoves(self.routes, random.random)
         self._changed = asyncio.Event()
         self._stopping = False
 
-    def update(self, routes: tuple[Route, ...]) -> None:
-        """The verifiers that may take requests from now on. Streams of others go on while they are heard from."""
+    def update(self, routes: tuple[Route, ...], interval_s: float = HEARTBEAT_S) -> None:
+        """The verifiers that may take requests from now on; the next table comes after `interval_s`. Streams of others go on while they are
+        heard from; requests that are better off at another verifier go there."""
         self.routes.replace(routes)
         names = {route.replica for route in routes}
         self.incompatible = {replica: why for replica, why in self.incompatible.items() if replica in names}
+        self._moves.tabled(self._running, interval_s, time.monotonic())
         self._changed.set()
         self._streams.keep(self.routes.addresses())
 
@@ -189,13 +198,16 @@ class VerifierLink:
     def _attempt(self, stream: VerifierStream, progress: RequestProgress, route: Route) -> Iterator[Call]:
         """One call to one verifier, and what routing has to know of it."""
         call = stream.start(progress.next_request())
-        self._running[call] = (route, progress)
+        self._running[call] = Attempt(stream, route, progress)
         blocks, taken = progress.blocks(), True
         known = self.routes.started(route, time.monotonic(), blocks)
         try:
             yield call
         except (Refused, RequestError):
             taken = False
+            raise
+        except Moved as moved:
+            taken = moved.why != "room" or bool(progress.delivered)
             raise
         finally:
             stream.leave(call)
@@ -212,23 +224,28 @@ class VerifierLink:
             return
         now = time.monotonic()
         for call in list(stream.calls.values()):
-            route, progress = self._running[call]
-            self.routes.gone(route.replica, now, DRAINS if stream.draining else HANGS)
-            if self.routes.another(progress.fingerprint, route.replica, now):
+            attempt = self._running[call]
+            replica = attempt.route.replica
+            self.routes.gone(replica, now, DRAINS if stream.draining else HANGS)
+            if self.routes.another(attempt.progress.fingerprint, replica, now):
                 stream.leave(call)
-                call.end(Moved(DRAINS) if stream.draining else Stalled(HANGS))
+                call.end(Moved("drain") if stream.draining else Stalled(HANGS))
 
     def _failed(self, progress: RequestProgress, route: Route, error: Broken) -> None:
         progress.failed(route.replica, error)
         request, now = progress.request, time.monotonic()
+        details = {"id": request.request_id, "attempt": request.attempt, "verifier": route.replica}
+        message = f"request {request.request_id}, attempt {request.attempt} on {progress.last_failure}"
         match error:
             case Refused():
                 self.routes.full(route.replica, now)
             case Unable():
                 pass  # nothing is wrong with it
-            case Moved():
-                self.moves += 1
-                self.routes.gone(route.replica, now, DRAINS)
+            case Moved(why=why):
+                self.moves[why] += 1
+                if why == "drain":
+                    self.routes.gone(route.replica, now, DRAINS)
+                log_event(logger, logging.INFO, "move", message, reason=why, **details)
             case Unreachable():
                 self.routes.gone(route.replica, now, str(error))
             case _:
@@ -238,6 +255,4 @@ class VerifierLink:
                 else:
                     self.routes.failed(route.replica, request.request_id, now, str(error))
                 detail = f": {error.detail}" if error.detail else ""
-                message = f"request {request.request_id}, attempt {request.attempt} on {progress.last_failure}{detail}"
-                details = {"id": request.request_id, "attempt": request.attempt, "verifier": route.replica}
-                log_event(logger, logging.WARNING, "failover", message, **details)
+                log_event(logger, logging.WARNING, "failover", message + detail, **details)

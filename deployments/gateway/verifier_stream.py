@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -17,7 +18,14 @@ import grpc
 from deployments.gateway.request_progress import Broken, Unreachable, refused
 from drafthouse.wire.dialect import OURS, Dialect, IncompatibleError, said_in
 from drafthouse.wire.fields import shown
-from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, from_refusal_proto, from_reply_proto, to_request_proto
+from drafthouse.wire.generation_messages import (
+    GenerateReply,
+    GenerateRequest,
+    GiveBack,
+    from_refusal_proto,
+    from_reply_proto,
+    to_request_proto,
+)
 from drafthouse.wire.settings import VERIFIER_METADATA
 from drafthouse.wire.silence import BEAT_S, Silence, while_heard
 from protos import dataplane_pb2 as pb
@@ -38,11 +46,27 @@ Key = tuple[str, int]
 """Request and attempt."""
 
 
+@dataclass(slots=True)
+class Pace:
+    """When a call's tokens came (seconds, monotonic): the first ones, and `tokens` after them until `last_at`."""
+
+    first_at: float | None = None
+    last_at: float = 0.0
+    tokens: int = 0
+
+    def came(self, tokens: int, now: float) -> None:
+        if self.first_at is None:
+            self.first_at = now
+        else:
+            self.tokens += tokens
+        self.last_at = now
+
+
 class Call:
     """One attempt at one request: what has come for it and was not read yet, then why nothing more comes."""
 
     def __init__(self, key: Key) -> None:
-        self.key = key
+        self.key, self.pace = key, Pace()
         self._replies: list[GenerateReply] = []
         self._error: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -60,8 +84,15 @@ class Call:
         replies, self._replies = self._replies, []
         return replies
 
-    def put(self, reply: GenerateReply) -> None:
+    @property
+    def unread(self) -> bool:
+        """Whether the client is behind what has come."""
+        return bool(self._replies)
+
+    def put(self, reply: GenerateReply, now: float) -> None:
         self._replies.append(reply)
+        if reply.tokens:
+            self.pace.came(len(reply.tokens), now)
         self._wake()
 
     def end(self, error: Exception) -> None:
@@ -84,6 +115,7 @@ class VerifierStream:
         self.draining = self.stalled = False
         self._starts: deque[GenerateRequest] = deque()
         self._cancels: list[Key] = []
+        self._wish = GiveBack(0, False)
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -140,6 +172,11 @@ class VerifierStream:
             self._cancels.append(call.key)
             self._ready.set()
 
+    def ask_back(self, wish: GiveBack) -> None:
+        """There is room elsewhere: so many of this gateway's requests that wait may go. Those that do are told so."""
+        self._wish = wish
+        self._ready.set()
+
     async def _run(self, stream: Any) -> None:
         silence, why, detail = Silence(), "the verifier ended the stream", ""
         try:
@@ -163,10 +200,10 @@ class VerifierStream:
             await self._take(batch)
 
     async def _take(self, batch: pb.ToGateway) -> None:
-        calls = self.calls
+        calls, now = self.calls, time.monotonic()
         for count, message in enumerate(batch.replies, start=1):
             if (call := calls.get((message.request_id, message.attempt))) is not None:
-                call.put(from_reply_proto(message))
+                call.put(from_reply_proto(message), now)
                 if message.finish_reason:
                     del calls[call.key]
                     call.end(Broken("nothing follows the last reply"))
@@ -188,9 +225,11 @@ class VerifierStream:
             self._ready.clear()
             starts = self._next_starts()
             cancels, self._cancels = ([], self._cancels) if self._starts else (self._cancels, [])  # after their own starts
+            wish, self._wish = self._wish, GiveBack(0, False)
             yield pb.FromGateway(
                 starts=[to_request_proto(request) for request in starts],
                 cancels=[pb.Cancel(request_id=request, attempt=attempt) for request, attempt in cancels],
+                give_back=pb.GiveBack(count=wish.count, begun=wish.begun) if wish.count else None,
             )
 
     def _next_starts(self) -> list[GenerateRequest]:

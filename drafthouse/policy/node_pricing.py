@@ -34,8 +34,12 @@ class NodePricing:
     def plain_rate(self, sequences: int, kv_tokens: int) -> float:
         """Tokens per second of steps without drafts and prompts."""
         alone = max(1, sequences)
-        late = self._runs_s / self._expected_s if self._expected_s else 1.0
-        return alone / (late * self.latency.seconds(alone, kv_tokens) + self.overhead_s)
+        return alone / (self.lateness * self.latency.seconds(alone, kv_tokens) + self.overhead_s)
+
+    @property
+    def lateness(self) -> float:
+        """How much longer runs take than they should."""
+        return self._runs_s / self._expected_s if self._expected_s else 1.0
 
     def set_price_floor(self, price_floor: float) -> None:
         """What the controller asks of drafts while drafters are short, in tokens per node."""

@@ -144,6 +144,11 @@ class SetAside:
     def _speaks_against(self, record: _Record) -> bool:
         return record.certain or (record.doubted and 2 * self._doubted < self._pool)
 
+    def on_record(self, replica: str) -> bool:
+        """Whether it has failed since it last served an attempt."""
+        record = self._records.get(replica)
+        return record is not None and record.times > 0
+
     def full(self, replica: str, now: float) -> bool:
         record = self._records.get(replica)
         return record is not None and now < record.full_until

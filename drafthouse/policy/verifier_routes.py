@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 
+from drafthouse.policy.moves import Seats
 from drafthouse.policy.sent_prefixes import BLOCK_TOKENS, Place, SentPrefixes
 from drafthouse.policy.set_aside import Aside, SetAside
 from drafthouse.wire.membership import Route
@@ -133,6 +134,15 @@ class VerifierRoutes:
         """Whether a replica that nothing speaks against could take over from this one."""
         return any(not self._aside.failing(route.replica, now) for route in self._fitting(fingerprint, {than}))
 
+    def seats(self, now: float) -> list[Seats]:
+        """Each verifier's load and room. One that has failed gets a single request, to try it."""
+        return [Seats(route, self._load(route), self._room(route, now)) for route in self._routes]
+
+    def _room(self, route: Route, now: float) -> int:
+        if self._aside.failing(route.replica, now) or self._aside.full(route.replica, now) or not self._has_place(route):
+            return 0
+        return 1 if self._aside.on_record(route.replica) else route.max_sequences - self._load(route)
+
     def fitting(self, fingerprint: str | None) -> int:
         return len(self._fitting(fingerprint, ()))
 
@@ -144,7 +154,7 @@ class VerifierRoutes:
 
     def _has_place(self, route: Route) -> bool:
         """Whether a request would run at once."""
-        return self._load(route) < route.max_sequences
+        return self._load(route) < route.max_sequences and not route.held_up
 
     def _share(self, route: Route, lack: float) -> float:
         """Of its capacity in use, with what the route lacks to the best one, in requests, up to the bound."""

@@ -32,7 +32,15 @@ def gateway_metrics() -> list[Metric]:
         count("prompt_tokens", "tokens", "Prompt tokens of requests that have ended."),
         count("completion_tokens", "tokens", "Output tokens handed to clients."),
         count("failovers", "failovers", "Streams to a verifier that broke and went on, or were tried, on another one."),
-        count("moves", "requests", "Streams that a draining verifier handed over to another one.", name="handovers"),
+        count(
+            "moves",
+            "requests",
+            "Requests that went to another verifier though nothing failed: theirs drains; they waited, and there was room "
+            "elsewhere (room); they ran, and another was far emptier (spread).",
+            name="handovers",
+            label="reason",
+            values=("drain", "room", "spread"),
+        ),
         gauge("load", "requests", "Requests running or waiting at a verifier for this gateway.", name="running"),
         gauge("capacity", "requests", "Choices that one gateway has in progress at most; more are refused."),
         gauge("loop_cpu_share", "1", "Part of a core that the event loop's thread uses; at 1 one gateway can do no more."),

@@ -51,7 +51,8 @@ def as_json(report: Report) -> dict[str, Any]:
 def _gateway_totals(t: GatewayTotals) -> dict[str, float | None]:
     return {
         "requests": t.requests, "prompt_tokens": t.prompt_tokens, "completion_tokens": t.completion_tokens,
-        "failovers": t.failovers, "moves": t.moves, **{f"outcome.{outcome}": count for outcome, count in t.outcome.items()},
+        "failovers": t.failovers, **{f"moves.{reason}": count for reason, count in t.moves.items()},
+        **{f"outcome.{outcome}": count for outcome, count in t.outcome.items()},
     }  # fmt: skip
 
 

@@ -42,6 +42,7 @@ class Feature(StrEnum):
 
     HOLD = "hold"
     REPETITION_PENALTY = "repetition_penalty"
+    GIVE_BACK = "give_back"
 
 
 BEFORE = frozenset({Feature.HOLD, Feature.REPETITION_PENALTY})

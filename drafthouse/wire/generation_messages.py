@@ -34,7 +34,8 @@ class SpeculationUsage:
 class GenerateRequest:
     """One attempt at one request. `delivered` are output tokens that earlier attempts delivered. `resumed`: an earlier attempt was
     admitted by a verifier that is gone now, so this one has room beyond a full queue. `cache_key` names whose traffic may be
-    remembered together; empty: no one's. KV of common prefixes is shared within one key, the empty one included.
+    remembered together; empty: no one's. KV of common prefixes is shared within one key, the empty one included. `had_turn`: its turn
+    came at another verifier, where it ran or was given back, so that it waits behind no one who has not had theirs.
     `prediction`: tokens that the client expects."""
 
     request_id: str
@@ -49,12 +50,14 @@ class GenerateRequest:
     cache_key: str = ""
     resumed: bool = False
     prediction: tuple[int, ...] = ()
+    had_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateReply:
-    """Output tokens `first_token_index ...`; `finish_reason` (stop, length, error, moved) is empty while it goes on. `moved`: this
-    verifier has stopped working on the request, and another one should take over."""
+    """Output tokens `first_token_index ...`; `finish_reason` (stop, length, error, moved, returned) is empty while it goes on. `moved`:
+    this verifier has stopped working on the request, and another one should take over. `returned`: the same, as its gateway asked; it
+    waited here."""
 
     request_id: str
     attempt: int
@@ -71,6 +74,14 @@ class Cancel:
 
     request_id: str
     attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """There is room elsewhere for `count` of the gateway's requests that wait; `begun`: for texts that have begun, too."""
+
+    count: int
+    begun: bool
 
 
 class RefusalKind(IntEnum):
@@ -97,7 +108,7 @@ def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
         request_id=request.request_id, attempt=request.attempt, prompt=request.prompt, delivered=request.delivered,
         sampling=sampling_proto(request.sampling), seed=request.seed, max_tokens=request.max_tokens,
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
-        cache_key=request.cache_key, resumed=request.resumed, prediction=request.prediction,
+        cache_key=request.cache_key, resumed=request.resumed, prediction=request.prediction, had_turn=request.had_turn,
     )  # fmt: skip
 
 
@@ -116,7 +127,7 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
     return GenerateRequest(
         request_id=identifier(m.request_id), attempt=m.attempt, prompt=tuple(m.prompt), delivered=tuple(m.delivered),
         sampling=sampling_of(m.sampling), seed=seed_of(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
-        speculation=speculation, cache_key=cache_key(m.cache_key), resumed=m.resumed, prediction=tuple(m.prediction),
+        speculation=speculation, cache_key=cache_key(m.cache_key), resumed=m.resumed, prediction=tuple(m.prediction), had_turn=m.had_turn,
     )  # fmt: skip
 
 

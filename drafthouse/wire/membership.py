@@ -16,7 +16,10 @@ Role = Literal["gateway", "verifier", "drafter"]
 class Route:
     """Where a peer's data plane listens (`host:port`) and how loaded it said it was.
 
-    Of a verifier: whether it has a prefix cache, and how many requests it runs at once; the others of its `capacity` wait.
+    Of a verifier: whether it has a prefix cache, and how many requests it runs at once; the others of its `capacity` wait. `held_up` of
+    its requests wait for want of room; `kv_slots_free` are those that texts may have. Times are in seconds: `step_seconds` of a step of
+    all that run, without drafts and prompts, `step_seconds_least` of one with a single request, `prompt_token_seconds` of prefill for
+    each token; 0: not known.
     """
 
     replica: str
@@ -26,6 +29,11 @@ class Route:
     capacity: int
     caches_prefixes: bool = False
     max_sequences: int = 0
+    held_up: int = 0
+    kv_slots_free: int = 0
+    step_seconds: float = 0.0
+    step_seconds_least: float = 0.0
+    prompt_token_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,9 +81,11 @@ class VerifierReport(_ReplicaReport):
     """Counts of sequences and requests, of KV slots (tokens), `goodput` in tokens/s, prices in tokens per node, times in seconds.
     `kv_slots_cached` are the prefix cache's alone: as good as free, and not among those used. `caches_prefixes`: there is such a cache.
 
-    `decoding` sequences are in the current step; `step_seconds_base` is what it takes without drafts, `step_seconds_least` what the
-    shortest step takes. `drafters` are those with a stream to this verifier, by name. `most_steps_to_free` lie between a cancellation
-    and the release of what it held. `synthetic_acceptance` is the rate at which acceptance is drawn; None: it is compared.
+    `held_up` of those that wait do so for want of room, not only for the next step. `decoding` sequences are in the current step;
+    `step_seconds_base` is what it takes without drafts, `step_seconds_least` what the shortest step takes, `step_seconds_running` one of
+    all that run without drafts and prompts, `prompt_token_seconds` the prefill of a token. `drafters` are those with a stream to this
+    verifier, by name. `most_steps_to_free` lie between a cancellation and the release of what it held. `synthetic_acceptance` is the rate
+    at which acceptance is drawn; None: it is compared.
     `incompatible`: drafters that this verifier does not ask, since the two could not talk or are no pair, and why.
     """
 
@@ -91,6 +93,7 @@ class VerifierReport(_ReplicaReport):
     totals: VerifierTotals
     running: int
     waiting: int
+    held_up: int
     max_sequences: int
     kv_slots_used: int
     kv_slots_cached: int
@@ -102,6 +105,8 @@ class VerifierReport(_ReplicaReport):
     price_floor: float
     step_seconds_base: float
     step_seconds_least: float
+    step_seconds_running: float
+    prompt_token_seconds: float
     seconds_per_node: float
     gate_open: bool
     best_edge: float

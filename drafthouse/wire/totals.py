@@ -11,12 +11,17 @@ Outcome = Literal["served", "cancelled", "refused", "unavailable", "rejected", "
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
+MoveReason = Literal["drain", "room", "spread"]
+"""Why a request went to another verifier though nothing failed: its own drains; it waited, and there was room; another was far emptier."""
+
+MOVE_REASONS: tuple[MoveReason, ...] = get_args(MoveReason)
+
 
 @dataclass(slots=True)
 class GatewayTotals:
     """`requests` counts choices, each of which a verifier serves by itself, and `outcome` how they ended.
 
-    `failovers` are streams that broke and went on at another verifier, `moves` those that a draining one handed over.
+    `failovers` are streams that broke and went on at another verifier, `moves` those that went there without need, by reason.
     """
 
     requests: int = 0
@@ -24,7 +29,7 @@ class GatewayTotals:
     completion_tokens: int = 0
     outcome: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     failovers: int = 0
-    moves: int = 0
+    moves: dict[MoveReason, int] = field(default_factory=lambda: dict.fromkeys(MOVE_REASONS, 0))
 
 
 @dataclass(slots=True)
@@ -38,8 +43,8 @@ class VerifyTotals:
     `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
     `run_seconds`; `offered` are the nodes that it had to choose from. `trees` were made here: one for each session, commit and Grow.
     A request is `refused` for a full queue or `admitted`, and then it is
-    `finished`, `cancelled` (some while they waited or before all of their prompt had run), `superseded` by a later attempt, or
-    `failed` with its step; until then it is running or waiting.
+    `finished`, `cancelled` (some while they waited or before all of their prompt had run), `superseded` by a later attempt, `returned` to
+    its gateway, or `failed` with its step; until then it is running or waiting.
     """
 
     steps: int = 0
@@ -54,6 +59,7 @@ class VerifyTotals:
     cancelled_waiting: int = 0
     cancelled_in_prefill: int = 0
     superseded: int = 0
+    returned: int = 0
     failed: int = 0
     refused: int = 0
     draft_messages: int = 0

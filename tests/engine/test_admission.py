@@ -17,8 +17,9 @@ TEXT = truth(PROMPT, GREEDY, 0, 30)
 
 def totals(it: Setting) -> dict[str, int]:
     t = it.engine.totals
-    assert t.admitted == t.finished + t.cancelled + t.superseded + t.failed + len(it.engine.sequences), "one end for each"
-    names = ("admitted", "finished", "cancelled", "cancelled_waiting", "cancelled_in_prefill", "superseded", "failed", "refused")
+    assert t.admitted == t.finished + t.cancelled + t.superseded + t.returned + t.failed + len(it.engine.sequences), "one end for each"
+    ends = ("finished", "cancelled", "cancelled_waiting", "cancelled_in_prefill", "superseded", "returned", "failed")
+    names = ("admitted", *ends, "refused")
     return {name: count for name in names if (count := getattr(t, name))}
 
 
@@ -113,6 +114,27 @@ def test_an_attempt_takes_the_place_of_the_older_one_even_in_a_full_queue() -> N
     it = full()
     it.submit(replace(request("b", PROMPT, 20, mode="off"), attempt=2))
     assert totals(it) == {"admitted": 3, "superseded": 1}
+
+
+def test_what_is_given_back_was_next_and_leaves_nothing_behind() -> None:
+    it = Setting(max_sequences=1)
+    it.submit(request("runs", PROMPT, 20, mode="off"))
+    it.step()
+    opened = it.open(request("a", LONG, 10))
+    it.submit(request("b", PROMPT, 20, mode="off", delivered=TEXT[:3]))
+    it.submit(request("c", PROMPT, 20, mode="off"))
+    it.sent()
+    replies = it.engine.give_back(3, lambda s: not s.output_len)
+    assert [reply.request_id for reply in replies] == ["a", "c"]
+    assert {(reply.finish_reason, reply.first_token_index) for reply in replies} == {("returned", 0)}
+    assert it.sent() == [Close("a", opened.epoch)]
+    assert list(it.engine.sequences) == ["runs", "b"]
+    assert it.engine.give_back(3, lambda s: False) == []
+    [begun] = it.engine.give_back(1, lambda s: True)
+    assert (begun.request_id, begun.first_token_index) == ("b", 3)
+    assert totals(it) == {"admitted": 4, "returned": 3}
+    it.finish()
+    assert tuple(it.outputs["runs"]) == TEXT[:20], "what runs is not given back"
 
 
 def test_a_failed_step_counts_what_it_failed() -> None:

@@ -16,9 +16,9 @@ from drafthouse.wire.totals import (
 )  # fmt: skip
 
 VERIFIER: dict[str, Any] = dict(
-    running=0, waiting=0, max_sequences=8, kv_slots_used=0, kv_slots_cached=0, kv_slots=0, caches_prefixes=False, decoding=0,
-    goodput=0.0, price=0.0, price_floor=0.0, step_seconds_base=0.0, step_seconds_least=0.0, seconds_per_node=0.0,
-    gate_open=True, best_edge=0.7, drafters={}, places_per_s=0.0, most_steps_to_free=0,
+    running=0, waiting=0, held_up=0, max_sequences=8, kv_slots_used=0, kv_slots_cached=0, kv_slots=0, caches_prefixes=False, decoding=0,
+    goodput=0.0, price=0.0, price_floor=0.0, step_seconds_base=0.0, step_seconds_least=0.0, step_seconds_running=0.0,
+    prompt_token_seconds=0.0, seconds_per_node=0.0, gate_open=True, best_edge=0.7, drafters={}, places_per_s=0.0, most_steps_to_free=0,
 )  # fmt: skip
 DRAFTER: dict[str, Any] = dict(pass_ms=0.0, seconds_per_node=0.0, kv_slots_used=0, kv_slots_cached=0, kv_slots=0)
 

@@ -75,7 +75,7 @@ def test_an_error_in_the_middle_of_a_text_goes_on_elsewhere():
         async with linked(bad, sound) as link:
             assert tokens_of(await collect(link)) == text_of(REQUEST)
             assert link.failovers == 1
-        assert sound.seen == [replace(REQUEST, attempt=2, delivered=text_of(REQUEST)[:4], resumed=True)]
+        assert sound.seen == [replace(REQUEST, attempt=2, delivered=text_of(REQUEST)[:4], resumed=True, had_turn=True)]
 
     asyncio.run(run())
 

@@ -63,6 +63,46 @@ def test_any_order_of_calls_keeps_all_items_and_the_next_one_stays(calls: list[t
     assert sorted(queue.take() for _ in range(len(queue))) == sorted(there)
 
 
+@given(QUEUES, st.integers(0, 40), st.sets(st.tuples(st.sampled_from("abcd"), st.integers(0, 29))))
+def test_some_are_taken_in_the_order_of_their_turns_and_the_others_stay(
+    queues: dict[str, list[int]], count: int, unwanted: set[tuple[str, int]]
+) -> None:
+    queue = FairQueue[tuple[str, int, int]]()
+    for client, costs in queues.items():
+        for i, cost in enumerate(costs):
+            queue.add((client, i, cost), client, cost)
+    some = queue.take_some(count, lambda item: item[:2] not in unwanted)
+    order = served(queues)
+    if not any(item[:2] in unwanted for item in order):
+        assert some == order[:count]
+    assert len(some) == min(count, sum(item[:2] not in unwanted for item in order))
+    for client in queues:
+        left = [item for item in order if item[0] == client and item not in some]
+        assert [item for item in some if item[0] == client] == [item for item in order if item[0] == client and item in some]
+        assert all(item[:2] in unwanted or all(other < item for other in some if other[0] == client) for item in left), "the first go"
+    rest = [queue.take() for _ in range(len(queue))]
+    assert sorted(rest + some) == sorted(order)
+    for client in queues:
+        assert [item for item in rest if item[0] == client] == sorted(item for item in rest if item[0] == client)
+
+
+def test_who_has_been_given_some_waits_for_the_others() -> None:
+    queue = FairQueue[str]()
+    for item in ("a1", "a2", "a3", "b1", "b2"):
+        queue.add(item, item[0], QUANTUM)
+    assert queue.take_some(2, lambda item: item[0] == "a") == ["a1", "a2"]
+    assert [queue.take() for _ in range(len(queue))] == ["b1", "b2", "a3"]
+
+
+def test_who_has_had_a_turn_goes_first_in_order() -> None:
+    queue = FairQueue[str]()
+    queue.add("waits", "a", 1)
+    queue.put_behind_those_put_back("elsewhere 1")
+    queue.put_behind_those_put_back("elsewhere 2")
+    queue.put_back("here")
+    assert [queue.take() for _ in range(len(queue))] == ["here", "elsewhere 1", "elsewhere 2", "waits"]
+
+
 def test_the_schedulers_queue_serves_keys_in_turn() -> None:
     """One key brings twelve requests at once, another two afterwards: they do not wait for the twelve."""
     it = Setting(slots=4000, max_sequences=1, max_queue=20, step_tokens=64)

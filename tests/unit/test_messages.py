@@ -58,11 +58,13 @@ SPECULATIONS = st.builds(Speculation, st.sampled_from(SPECULATION_MODES), st.int
 REQUESTS = st.builds(
     g.GenerateRequest, request_id=IDS, attempt=UINT32, prompt=TOKENS, delivered=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
     seed=st.integers(0, MAX_SEED), max_tokens=st.integers(5, (1 << 32) - 1), stop_tokens=TOKENS, speculation=SPECULATIONS,
+    resumed=st.booleans(), had_turn=st.booleans(),
 )  # fmt: skip
 USAGES = st.builds(g.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans(), UINT32)
+FINISH_REASONS = ("stop", "length", "error", "moved", "returned")
 REPLIES = st.one_of(
     st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS),
-    st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(["stop", "length", "error", "moved"]), TEXT, USAGES),
+    st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(FINISH_REASONS), TEXT, USAGES),
 )
 REFUSALS = st.builds(g.Refusal, IDS, UINT32, st.sampled_from(g.RefusalKind), TEXT, st.floats(0, 1e6))
 

@@ -9,7 +9,7 @@ from deployments.gateway.verifier_link import GenerationError, NoVerifierError
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.telemetry.metrics import METRICS
 from drafthouse.telemetry.report_numbers import totals_of
-from drafthouse.wire.totals import OUTCOMES
+from drafthouse.wire.totals import MOVE_REASONS, OUTCOMES
 from tests.unit.openai_gateway import gateway
 from tests.unit.reports import gateway_report
 
@@ -41,6 +41,7 @@ def test_a_service_that_has_done_nothing_says_so_for_every_outcome() -> None:
             return totals_of(gateway_report(totals=service.totals()))
 
     assert asyncio.run(totals()) == {
-        **dict.fromkeys(("requests", "prompt_tokens", "completion_tokens", "failovers", "moves"), 0),
+        **dict.fromkeys(("requests", "prompt_tokens", "completion_tokens", "failovers"), 0),
+        **{f"moves.{reason}": 0 for reason in MOVE_REASONS},
         **{f"outcome.{outcome}": 0 for outcome in OUTCOMES},
     }

@@ -215,6 +215,7 @@ def test_who_waits_is_let_in_once_the_common_part_is_there() -> None:
     for _ in range(len(COMMON) // 16):
         assert other not in it.scheduler.running
         it.step()
+        assert it.scheduler.held_up == 0, "not for want of room"
     it.step()
     assert (other in it.scheduler.running, other.usage.cached_tokens) == (True, len(COMMON))
 

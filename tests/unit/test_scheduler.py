@@ -21,8 +21,10 @@ class Setting:
         config = VerifierConfig(max_sequences=max_sequences, max_queue=max_queue, step_tokens=step_tokens)
         self.scheduler = Scheduler(config, self.cache.allocator)
 
-    def add(self, name: str, prompt_tokens: int, max_tokens: int = 100, cache_key: str = "") -> Sequence:
-        request = GenerateRequest(name, 1, (0,) * prompt_tokens, (), SamplingParams(), 0, max_tokens, (), Speculation(), cache_key)
+    def add(self, name: str, prompt_tokens: int, max_tokens: int = 100, cache_key: str = "", had_turn: bool = False) -> Sequence:
+        request = GenerateRequest(
+            name, 1, (0,) * prompt_tokens, (), SamplingParams(), 0, max_tokens, (), Speculation(), cache_key, had_turn=had_turn
+        )
         sequence = Sequence(request, KvSequence(self.cache), None)
         self.scheduler.add(sequence)
         return sequence
@@ -146,6 +148,40 @@ def test_the_queue_is_bounded_and_free_places_count() -> None:
     assert (len(it.scheduler.waiting), it.scheduler.full) == (1, True)
     it.scheduler.remove(next(iter(it.scheduler.waiting)))
     assert not it.scheduler.full
+
+
+def test_who_is_held_up_waits_for_want_of_room() -> None:
+    """Of places, or of KV slots. One that came since the last step is not held up yet."""
+    it = Setting(slots=100, max_sequences=2)
+    for name in "abc":
+        it.add(name, 5)
+    assert it.scheduler.held_up == 0
+    it.step()
+    assert (len(it.scheduler.running), it.scheduler.held_up) == (2, 1)
+    it = Setting(slots=30, max_sequences=8)
+    for name in "abc":
+        it.add(name, 12)
+    it.step()
+    assert (len(it.scheduler.running), it.scheduler.held_up) == (2, 1)
+    for sequence in list(it.scheduler.running):
+        it.scheduler.remove(sequence)
+    it.step()
+    assert (len(it.scheduler.running), it.scheduler.held_up) == (1, 0)
+
+
+def test_who_has_had_a_turn_elsewhere_goes_first() -> None:
+    it = Setting(slots=400, max_sequences=1, max_queue=20)
+    for name in ("runs", "waits"):
+        it.add(name, 5)
+    it.step()
+    it.add("elsewhere", 5, had_turn=True)
+    begun = []
+    while it.scheduler.waiting:
+        (running,) = it.scheduler.running
+        it.scheduler.remove(running)
+        it.step()
+        begun += [sequence.id for sequence in it.scheduler.running]
+    assert begun == ["elsewhere", "waits"]
 
 
 def test_the_youngest_gives_way_keeps_its_tokens_and_comes_back_first() -> None:

@@ -40,7 +40,7 @@ def test_a_stream_that_breaks_goes_on_elsewhere(broken_at, code):
             assert link.routes.pick(None, (), time.monotonic()).replica == "b", "the next request is spared the one that failed"
         assert tokens_of(replies) == text_of(REQUEST)
         (resumed,) = second.seen
-        assert resumed == replace(REQUEST, attempt=2, delivered=text_of(REQUEST)[:broken_at], resumed=True)
+        assert resumed == replace(REQUEST, attempt=2, delivered=text_of(REQUEST)[:broken_at], resumed=True, had_turn=broken_at > 0)
 
     asyncio.run(run())
 

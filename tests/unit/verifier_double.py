@@ -77,6 +77,7 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
     heard: int = 0
     says: tuple[tuple[str, str], ...] = ()
     told: list[Dialect] = field(default_factory=list)
+    asked_back: list[tuple[int, bool]] = field(default_factory=list)
 
     @property
     def route(self) -> Route:
@@ -104,6 +105,8 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
                 request = from_request_proto(start)
                 self.seen.append(request)
                 tasks[start.request_id, start.attempt] = asyncio.create_task(self._serve(request, Served(request, say)))
+            if batch.give_back.count:
+                self.asked_back.append((batch.give_back.count, batch.give_back.begun))
             for cancel in batch.cancels:
                 tasks[cancel.request_id, cancel.attempt].cancel()
 

@@ -1,0 +1,121 @@
+"""Requests move to a verifier that comes late, over real gRPC and by the verifiers' own reports: texts stay, what was held is free."""
+
+import asyncio
+from dataclasses import replace
+
+from controller.routing_table import RoutingTable
+from deployments.gateway.verifier_link import VerifierLink
+from drafthouse.config.serving import TreeConfig, VerifierConfig
+from drafthouse.policy.latency import Curve
+from drafthouse.wire.generation_messages import GenerateRequest
+from drafthouse.wire.membership import Route
+from drafthouse.wire.reports import Replica
+from tests.engine.oracle import greedy
+from tests.engine.pairs import loaded, prompts, request
+from tests.engine.servers import HOST, RawDrafter, run, start_routed, until
+from tests.engine.tiny_models import tiny
+from verifier.engine import VerifierEngine
+from verifier.report import report_of
+from verifier.server import VerifierServer
+
+LOADED = Curve("loaded", "a test: a step takes longer with each text beside it, prompts next to nothing", 1.0, 0.001, 0.05)
+
+
+def table(*verifiers: tuple[VerifierServer, Route]) -> tuple[Route, ...]:
+    """As the controller makes it of what they report now."""
+    known = RoutingTable()
+    for server, route in verifiers:
+        who = Replica(route.replica, route.address, 1, "n", route.fingerprint)
+        known.put(report_of(server.loop.engine, who, draining=False, step_faults=0, round_trips={}))
+    return known.verifiers()
+
+
+async def text(link: VerifierLink, r: GenerateRequest, asked: list[str]) -> list[int]:
+    tokens: list[int] = []
+    async for replies in link.generate(r, asked):
+        for reply in replies:
+            assert reply.first_token_index == len(tokens)
+            tokens += reply.tokens
+    assert reply.finish_reason == "length", reply.error
+    assert reply.usage.steps + reply.usage.accepted == len(tokens), "usage is of the whole request, each token once"
+    return tokens
+
+
+def free(server: VerifierServer) -> bool:
+    allocator = server.loop.engine.scheduler.allocator
+    return not server.loop.engine.sequences and allocator.free_count == allocator.count
+
+
+def test_requests_that_wait_go_to_a_verifier_that_comes_late_in_fair_order() -> None:
+    """Two run and four wait, three of them one client's; the late one has two places. What runs waits half a second a token for a drafter
+    that says nothing, so that it is still there."""
+
+    async def test() -> None:
+        silent, config = RawDrafter(), VerifierConfig(max_sequences=2)
+        full = await start_routed("full", config)
+        full[0].set_drafters([await silent.start()])
+        await until(lambda: bool(full[0].loop.engine.draft_sessions.drafters), "connected")
+        link = VerifierLink(10.0)
+        link.update(table(full))
+        names, texts = ["runs 0", "runs 1", "many 0", "many 1", "many 2", "few"], prompts(6)
+        asked: dict[str, list[str]] = {name: [] for name in names}
+        tasks = {}
+        for name, prompt in zip(names, texts, strict=True):
+            r = request(name, prompt, 30, mode="fixed" if name.startswith("runs") else "off")
+            tasks[name] = asyncio.create_task(text(link, replace(r, cache_key=name.split()[0]), asked[name]))
+            await until(lambda name=name: name in full[0].loop.engine.sequences, name)  # type: ignore[misc]
+        await until(lambda: full[0].loop.engine.scheduler.held_up == 4, "four wait for places")
+        late = await start_routed("late", config)
+        link.update(table(full, late))
+        await until(lambda: link.moves["room"] == 2, "as many as there are places for go")
+        assert full[0].loop.engine.totals.returned == 2
+        assert await tasks["many 0"] == greedy(tiny("llama"), texts[2], 30)
+        assert await tasks["few"] == greedy(tiny("llama"), texts[5], 30)
+        assert asked["many 0"] == asked["few"] == ["full", "late"]
+        assert sorted(full[0].loop.engine.sequences) == ["many 1", "many 2", "runs 0", "runs 1"]
+        full[0].set_drafters([])
+        for name, prompt in zip(names, texts, strict=True):
+            assert await tasks[name] == greedy(tiny("llama"), prompt, 30), name
+        assert link.failovers == 0
+        await until(lambda: free(full[0]) and free(late[0]), "KV freed")
+        await link.close()
+        for server, _ in (full, late):
+            await server.stop()
+        await silent.server.stop(grace=0)
+
+    run(test)
+
+
+def test_streams_spread_to_a_verifier_that_comes_late_and_their_texts_stay() -> None:
+    async def start(name: str) -> tuple[VerifierServer, Route]:
+        server = VerifierServer(VerifierEngine(loaded(tiny("llama")), LOADED, VerifierConfig(max_sequences=8), TreeConfig()), name)
+        return server, Route(name, f"{HOST}:{await server.start(HOST, 0)}", "f", 0, 64)
+
+    async def test() -> None:
+        full, late = await start("full"), await start("late")
+        link = VerifierLink(10.0)
+        link.update(table(full))
+        texts = prompts(4)
+        asked: list[list[str]] = [[] for _ in texts]
+        tasks = [asyncio.create_task(text(link, request(str(i), p, 400, mode="off"), asked[i])) for i, p in enumerate(texts)]
+        await until(lambda: all(s.output_len > 40 for s in full[0].loop.engine.sequences.values()) and link.running == 4, "four run")
+
+        def spread() -> bool:
+            link.update(table(full, late))
+            return link.moves["spread"] == 2
+
+        await until(spread, "two of four have moved")
+        await until(lambda: full[0].loop.engine.scheduler.in_service == 2, "they hold nothing more where they were")
+        oracle = tiny("llama")
+        for i, task in enumerate(tasks):
+            assert await task == greedy(oracle, texts[i], 400), f"prompt {i}"
+        assert sorted(map(len, asked)) == [1, 1, 2, 2]
+        assert (link.moves["spread"], link.failovers) == (2, 0)
+        assert (full[0].loop.engine.totals.finished, late[0].loop.engine.totals.finished) == (2, 2)
+        assert full[0].loop.engine.totals.cancelled == 2
+        await until(lambda: free(full[0]) and free(late[0]), "KV freed")
+        await link.close()
+        for server, _ in (full, late):
+            await server.stop()
+
+    run(test)
