@@ -132,14 +132,11 @@ class RequestProgress:
         return replace(reply, first_token_index=done, tokens=tokens, usage=self.usage)
 
     def failed(self, replica: str, error: Broken) -> None:
-        """Notes why the attempt on this replica ended, so that the next one goes elsewhere. One that was given back may find no room any
-        more, and then goes where the wait is shortest, which may be here."""
-        why = error.why if isinstance(error, Moved) else None
-        self.spreads += why == "spread"
-        if why == "room":
-            self.had_turn = True
-        else:
-            self.avoid.add(replica)
+        """Notes why the attempt on this replica ended, so that the next one goes elsewhere."""
+        self.avoid.add(replica)
+        if isinstance(error, Moved):
+            self.spreads += error.why == "spread"
+            self.had_turn = self.had_turn or error.why == "room"
         self.last_failure = f"{replica}: {error}"
         if isinstance(error, Refused):
             self.refusals[replica] = error.retry_after_s
