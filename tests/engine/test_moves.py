@@ -47,8 +47,8 @@ def free(server: VerifierServer) -> bool:
 
 
 def test_requests_that_wait_go_to_a_verifier_that_comes_late_in_fair_order() -> None:
-    """Two run and four wait, three of them one client's; the late one has two places. What runs waits half a second a token for a drafter
-    that says nothing, so that it is still there."""
+    """Two run and four wait, three of them one client's; the late one has two places. What runs waits for a drafter that says nothing, so
+    that it is still there."""
 
     async def test() -> None:
         silent, config = RawDrafter(), VerifierConfig(max_sequences=2)
@@ -59,9 +59,10 @@ def test_requests_that_wait_go_to_a_verifier_that_comes_late_in_fair_order() -> 
         link.update(table(full))
         names, texts = ["runs 0", "runs 1", "many 0", "many 1", "many 2", "few"], prompts(6)
         asked: dict[str, list[str]] = {name: [] for name in names}
+        tokens = {name: 400 if name.startswith("runs") else 200 for name in names}  # of the others, one takes most of a client's turn
         tasks = {}
         for name, prompt in zip(names, texts, strict=True):
-            r = request(name, prompt, 30, mode="fixed" if name.startswith("runs") else "off")
+            r = request(name, prompt, tokens[name], mode="fixed" if name.startswith("runs") else "off")
             tasks[name] = asyncio.create_task(text(link, replace(r, cache_key=name.split()[0]), asked[name]))
             await until(lambda name=name: name in full[0].loop.engine.sequences, name)  # type: ignore[misc]
         await until(lambda: full[0].loop.engine.scheduler.held_up == 4, "four wait for places")
@@ -69,13 +70,11 @@ def test_requests_that_wait_go_to_a_verifier_that_comes_late_in_fair_order() -> 
         link.update(table(full, late))
         await until(lambda: link.moves["room"] == 2, "as many as there are places for go")
         assert full[0].loop.engine.totals.returned == 2
-        assert await tasks["many 0"] == greedy(tiny("llama"), texts[2], 30)
-        assert await tasks["few"] == greedy(tiny("llama"), texts[5], 30)
-        assert asked["many 0"] == asked["few"] == ["full", "late"]
-        assert sorted(full[0].loop.engine.sequences) == ["many 1", "many 2", "runs 0", "runs 1"]
         full[0].set_drafters([])
         for name, prompt in zip(names, texts, strict=True):
-            assert await tasks[name] == greedy(tiny("llama"), prompt, 30), name
+            assert await tasks[name] == greedy(tiny("llama"), prompt, tokens[name]), name
+        assert {name for name in names if asked[name] == ["full", "late"]} == {"many 0", "few"}
+        assert sum(map(len, asked.values())) == len(names) + 2, "no other has moved"
         assert link.failovers == 0
         await until(lambda: free(full[0]) and free(late[0]), "KV freed")
         await link.close()
@@ -98,21 +97,23 @@ def test_streams_spread_to_a_verifier_that_comes_late_and_their_texts_stay() -> 
         texts = prompts(4)
         asked: list[list[str]] = [[] for _ in texts]
         tasks = [asyncio.create_task(text(link, request(str(i), p, 400, mode="off"), asked[i])) for i, p in enumerate(texts)]
-        await until(lambda: all(s.output_len > 40 for s in full[0].loop.engine.sequences.values()) and link.running == 4, "four run")
+        await until(lambda: full[0].loop.engine.scheduler.in_service == 4, "four run")
 
         def spread() -> bool:
-            link.update(table(full, late))
-            return link.moves["spread"] == 2
+            link.update(table(full, late), interval_s=0.1)
+            return link.moves["spread"] > 0
 
-        await until(spread, "two of four have moved")
-        await until(lambda: full[0].loop.engine.scheduler.in_service == 2, "they hold nothing more where they were")
+        await until(spread, "some of the four have moved")
         oracle = tiny("llama")
         for i, task in enumerate(tasks):
             assert await task == greedy(oracle, texts[i], 400), f"prompt {i}"
-        assert sorted(map(len, asked)) == [1, 1, 2, 2]
-        assert (link.moves["spread"], link.failovers) == (2, 0)
-        assert (full[0].loop.engine.totals.finished, late[0].loop.engine.totals.finished) == (2, 2)
-        assert full[0].loop.engine.totals.cancelled == 2
+        moved = link.moves["spread"]
+        assert sorted(map(len, asked)) == [1] * (4 - moved) + [2] * moved
+        assert 1 <= moved <= 2, "never past the mean"
+        assert link.failovers == 0
+        assert (full[0].loop.engine.totals.finished, late[0].loop.engine.totals.finished) == (4 - moved, moved)
+        assert full[0].loop.engine.totals.cancelled == moved
+        assert full[0].loop.engine.admission.most_steps_to_free <= 1
         await until(lambda: free(full[0]) and free(late[0]), "KV freed")
         await link.close()
         for server, _ in (full, late):

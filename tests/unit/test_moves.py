@@ -222,7 +222,7 @@ def test_a_gateway_alone_moves_to_emptier_places_only_and_comes_to_rest(pool: Po
         for one in pool.table():
             mean = _mean(pool) * one.route.max_sequences
             if one.load > before[one.route.replica]:
-                assert one.load <= mean
+                assert one.load < mean + 1, "between equals a request may go to either"
             elif one.load < before[one.route.replica]:
                 assert one.load >= mean
     assert pool.round(rng) == 0
