@@ -34,7 +34,7 @@ def test_its_requests_go_on_elsewhere_and_nothing_new_is_sent_there() -> None:
             route = link.routes.pick(None, (), time.monotonic())
             assert route is not None
             assert route.replica == "b"
-        assert heir.seen == [replace(REQUEST, attempt=2, delivered=text_of(REQUEST)[:4], resumed=True)]
+        assert heir.seen == [replace(REQUEST, attempt=2, delivered=text_of(REQUEST)[:4], resumed=True, had_turn=True)]
         assert hung.cancelled.is_set(), "what it still says of this request is not wanted"
 
     asyncio.run(run())
