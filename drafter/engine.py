@@ -23,6 +23,7 @@ from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import check_device
 from drafthouse.errors import WireError
 from drafthouse.policy.latency import LatencyModel
+from drafthouse.processors.sequence_processors import processors_of
 from drafthouse.stages.build import MODEL, inner_of, placed
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
@@ -136,9 +137,10 @@ class DrafterEngine:
         if self.draft is not None and (lookahead := self.draft.lookahead(facts, width, self.stage_totals)) is not None:
             session.lookahead = lookahead
             lookahead.follow(message.tokens)
-        if message.sampling.penalises:
-            session.seen = torch.zeros(self.vocab_size, dtype=torch.bool, device=self.cache.data.device)
-            session.seen[list(message.tokens)] = True
+        if self.draft is not None:
+            begun = message.prompt_len or len(message.tokens)
+            prompt, output = message.tokens[:begun], message.tokens[begun:]
+            session.processors = processors_of(message.sampling, prompt, output, message.stop_tokens, self.vocab_size)
         return session
 
     def _refusal(self, message: Open) -> Refused | None:
@@ -161,8 +163,8 @@ class DrafterEngine:
         self._learn(session, labels)
         if reason := self.admission.too_long(len(session.tokens)):
             return [self.drop(key, reason, Scope.SEQUENCE)]
-        if session.seen is not None:
-            session.seen[list(message.tokens)] = True
+        if session.processors is not None:
+            session.processors.commit(message.tokens)
         return [self._announce(session)]
 
     def _learn(self, session: Session, labels: list[Label]) -> None:

@@ -9,8 +9,6 @@ runs on nodes only while every committed token is cached: it never drafts from a
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from drafter.lookahead import Lookahead, path_to
 from drafthouse.choose import Rows
 from drafthouse.config.serving import WindowConfig
@@ -20,6 +18,7 @@ from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import Frontier, GrowthThreshold
 from drafthouse.policy.stage_worth import CommitRate, StageWorth
+from drafthouse.processors.sequence_processors import SequenceProcessors
 from drafthouse.stages.build import MODEL
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.token_tree import ROOT, TokenTree
@@ -51,7 +50,7 @@ class Session:
     def __init__(
         self, peer: str, opened: Open, kv: KvSequence, rules: SessionRules, calibration: Calibration, stages: SessionStages, now: float
     ):
-        """`peer` is the verifier's stream that opened it. The engine sets `lookahead`, `seen`, `vocab_size` and `reserved_slots`."""
+        """`peer` is the verifier's stream that opened it. The engine sets `lookahead`, `processors`, `vocab_size` and `reserved_slots`."""
         self.key = peer, opened.session_id
         self.id, self.epoch = opened.session_id, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
@@ -62,7 +61,7 @@ class Session:
         self.growing = GrowingTree()
         self.calibration, self.stages = calibration, stages
         self.lookahead: Lookahead | None = None
-        self.seen: torch.Tensor | None = None  # bool [vocab], only with a repetition penalty
+        self.processors: SequenceProcessors | None = None
         self.vocab_size = 0  # ids below it may be drafted
         self.reserved_slots = 0
         self.on_hold = False
@@ -217,10 +216,10 @@ class Session:
 
     def rows(self, nodes: Sequence[int], guesses: TokenTree, positions: Sequence[int]) -> Rows:
         """What `choose.rank` needs for the children, at `positions`, of nodes, guesses or the root."""
-        if not self.sampling.penalises:
+        if self.processors is None:
             return Rows(self.sampling, self.seed, positions)
         paths = [[self.token(each, guesses) for each in path_to(self.growing, guesses, node)] for node in nodes]
-        return Rows(self.sampling, self.seed, positions, paths, self.seen)
+        return Rows(self.sampling, self.seed, positions, paths, self.processors)
 
     def token(self, node: int, guesses: TokenTree) -> int:
         """The token of a node or a guess; guesses are numbered on from the tree's nodes."""

@@ -14,6 +14,8 @@ import torch
 
 from drafthouse.filters import kept
 from drafthouse.noise import gumbel, gumbel_of, position_keys
+from drafthouse.processors.edits import Edits
+from drafthouse.processors.processor import LogitsProcessor
 from drafthouse.sampling import SamplingParams
 
 SPARSE = 4
@@ -23,14 +25,14 @@ whole vocabulary, but not of some tokens."""
 
 @dataclass(slots=True)
 class Rows:
-    """Tokens to choose for one sequence, one at each of `positions`, which are absolute. For a repetition penalty alone: `paths`, the
-    draft tokens between the committed ones and each row (empty: no row has any), and `seen` (bool `[vocab]`), the committed ones."""
+    """Tokens to choose for one sequence, one at each of `positions`, which are absolute. With `processors` also `paths`: the drafted
+    tokens between the committed ones and each row (empty: no row has any)."""
 
     sampling: SamplingParams
     seed: int
     positions: Sequence[int] | np.ndarray
     paths: Sequence[Sequence[int]] = ()
-    seen: torch.Tensor | None = None
+    processors: LogitsProcessor | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -43,8 +45,8 @@ def scores(logits: torch.Tensor, parts: Sequence[Rows], noise: bool = True) -> t
     The token of a row is the argmax of its perturbed scores, ties to the lowest id.
     """
     result = logits.float()
-    if any(part.sampling.penalises for part in parts):
-        result = _penalise(result, parts)
+    if any(part.processors is not None for part in parts):
+        result = _edits(parts).applied(result)
     if all(part.sampling.greedy for part in parts):
         return result
     counts = [len(part) for part in parts]
@@ -129,18 +131,10 @@ def rank(logits: torch.Tensor, parts: Sequence[Rows], width: int, noise: bool = 
     return ranked, margins
 
 
-def _penalise(result: torch.Tensor, parts: Sequence[Rows]) -> torch.Tensor:
-    """Divides positive and multiplies negative scores of tokens already seen (CTRL, arXiv 1909.05858, section 4.1)."""
-    result, first = result.clone(), 0
+def _edits(parts: Sequence[Rows]) -> Edits:
+    edits, first = Edits(), 0
     for part in parts:
-        rows, first = result[first : first + len(part)], first + len(part)
-        if not part.sampling.penalises:
-            continue
-        assert part.seen is not None
-        seen, penalty = part.seen.expand(len(part), -1), part.sampling.repetition_penalty
-        if any(part.paths):
-            seen = seen.clone()
-            at = [row for row, path in enumerate(part.paths) for _ in path]
-            seen[at, [token for path in part.paths for token in path]] = True
-        rows.copy_(torch.where(seen, torch.where(rows > 0, rows / penalty, rows * penalty), rows))
-    return result
+        if part.processors is not None:
+            part.processors.edit(edits, first, part.paths or [()] * len(part))
+        first += len(part)
+    return edits

@@ -121,7 +121,7 @@ def _mass(probabilities: torch.Tensor) -> torch.Tensor:
 
 def _limits(sampling: Sequence[SamplingParams], device: torch.device) -> torch.Tensor:
     """Top-p in units of mass, int64 `[N]`: whole numbers below `x` are those below its ceiling."""
-    limits = [math.ceil(each.top_p * 2.0**MASS_BITS) if each.top_p < 1.0 else (1 << 63) - 1 for each in sampling]
+    limits = [max(1, math.ceil(each.top_p * 2.0**MASS_BITS)) if each.top_p < 1.0 else (1 << 63) - 1 for each in sampling]
     return torch.tensor(limits, dtype=torch.int64, device=device)
 
 

@@ -1,4 +1,4 @@
-"""What a request asks of sampling. Pure data: `drafthouse.choose` applies it to logits."""
+"""What a request asks of sampling. Pure data: `drafthouse.choose` and `drafthouse.processors` apply it to logits."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,22 @@ MAX_SEED = (1 << 63) - 1
 GREEDY_BELOW = 1e-5
 """Temperatures below it would overflow float32 logits, and no sampled token could differ but at a near-tie."""
 
+MAX_BIAS = 100.0
+MAX_BIASED = 1024
+MAX_BAD_WORDS = 1024
+MAX_BAD_WORD_TOKENS = 256
+MAX_ALLOWED = 1 << 20
+"""Ids, words and tokens that one request may name: each costs time at every row."""
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Applied in this order: repetition penalty, temperature, top-k, top-p, min-p, noise.
+    """Applied in this order: allowed ids, bias, bad words, min tokens, repetition, frequency and presence penalty, temperature, top-k,
+    top-p, min-p, noise.
 
-    temperature 0, or below GREEDY_BELOW, is greedy; top_k 0, top_p 1, min_p 0 and repetition_penalty 1 switch a step off.
+    temperature 0, or below GREEDY_BELOW, is greedy. top_k 0, top_p 1, min_p 0, repetition_penalty 1 and 0 or nothing for the others
+    switch a step off; top_p 0 keeps the best token alone. The repetition penalty counts prompt and output, the other two
+    the output. `bad_words` are runs of tokens that are not to stand anywhere in the text.
     """
 
     temperature: float = 1.0
@@ -21,19 +31,53 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_tokens: int = 0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
 
     def check(self) -> None:
         """Raises RequestError naming the first field out of range."""
         limits = {
             "temperature": (0.0 <= self.temperature <= 100.0, "between 0 and 100"),
             "top_k": (0 <= self.top_k < 1 << 31, "0 (off) or a positive integer"),
-            "top_p": (0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
+            "top_p": (0.0 <= self.top_p <= 1.0, "between 0 and 1"),
             "min_p": (0.0 <= self.min_p <= 1.0, "between 0 and 1"),
             "repetition_penalty": (0.01 <= self.repetition_penalty <= 100.0, "between 0.01 and 100"),
+            "presence_penalty": (-2.0 <= self.presence_penalty <= 2.0, "between -2 and 2"),
+            "frequency_penalty": (-2.0 <= self.frequency_penalty <= 2.0, "between -2 and 2"),
+            "min_tokens": (0 <= self.min_tokens < 1 << 31, "0 (off) or a positive integer"),
         }
         for name, (good, wanted) in limits.items():
             if not good:  # a NaN fails every comparison
                 raise RequestError(f"{name} must be {wanted}, not {getattr(self, name)}", name)
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        for token, bias in self.logit_bias:
+            if not -MAX_BIAS <= bias <= MAX_BIAS:
+                raise RequestError(f"logit_bias of token {token} must be between -100 and 100, not {bias}", "logit_bias")
+        for name, most in (("logit_bias", MAX_BIASED), ("allowed_token_ids", MAX_ALLOWED), ("bad_words", MAX_BAD_WORDS)):
+            if len(getattr(self, name)) > most:
+                raise RequestError(f"{name} has {len(getattr(self, name))} entries, the limit is {most}", name)
+        if len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
+            raise RequestError("logit_bias names a token twice", "logit_bias")
+        if not all(1 <= len(word) <= MAX_BAD_WORD_TOKENS for word in self.bad_words):
+            raise RequestError(f"a bad word has 1 to {MAX_BAD_WORD_TOKENS} tokens", "bad_words")
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raises RequestError naming the field that holds an id outside the vocabulary."""
+        named = {
+            "logit_bias": [token for token, _ in self.logit_bias],
+            "allowed_token_ids": self.allowed_token_ids,
+            "bad_words": [token for word in self.bad_words for token in word],
+        }
+        for name, ids in named.items():
+            outside = next((token for token in ids if not 0 <= token < vocab_size), None)
+            if outside is not None:
+                raise RequestError(f"{name} has token id {outside}, outside the vocabulary of {vocab_size}", name)
 
     @property
     def greedy(self) -> bool:
@@ -45,4 +89,4 @@ class SamplingParams:
 
     @property
     def penalises(self) -> bool:
-        return self.repetition_penalty != 1.0
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0

@@ -5,7 +5,7 @@ how many of the selected nodes the target accepts is what the trace says.
 """
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -42,7 +42,7 @@ NO_ROWS = tree_rows([], [], [])
 class TracedBatch(Batch):
     """Runs nothing. `accepted`: by a sequence's place in the plan, how many of its selected nodes are on the committed text's path."""
 
-    accepted: Mapping[int, int]
+    accepted: Mapping[int, int] = field(default_factory=dict)
 
 
 class TracedVerification(Verification):
@@ -52,7 +52,7 @@ class TracedVerification(Verification):
         """Resolves the nodes now: trees grow during the run, and with them the numbers of all nodes that come behind."""
         trees = cast(dict[int, tuple[TreeCopy, list[int]]], selected.by_place())
         accepted = {place: copy.tree.accepted([copy.alive[node] for node in nodes]) for place, (copy, nodes) in trees.items()}
-        return TracedBatch([], NO_ROWS, [], accepted)
+        return TracedBatch([], NO_ROWS, [], accepted=accepted)
 
     def choose(self, step: Step, logits: torch.Tensor) -> np.ndarray:
         return NO_NUMBERS

@@ -55,3 +55,4 @@ def check_fits(request: GenerateRequest, context: int, slots: int, vocab_size: i
     for field, tokens in (("prompt", request.prompt + request.delivered), ("prediction", request.prediction)):
         if max(tokens, default=0) >= vocab_size:
             raise RequestError(f"{field} holds a token id outside the vocabulary of {vocab_size}", field)
+    request.sampling.check_ids(vocab_size)

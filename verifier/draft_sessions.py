@@ -110,7 +110,7 @@ class DraftSessions:
             session_id=sequence.id, epoch=session.epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
             noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint, max_nodes=max_nodes, max_depth=max_depth,
             min_confidence=self._min_confidence(sequence, price), vocab_size=self.vocab_size, width=width,
-            cache_key=r.cache_key, vocabulary=self.vocabulary,
+            cache_key=r.cache_key, vocabulary=self.vocabulary, prompt_len=sequence.prompt_len, stop_tokens=r.stop_tokens,
         )  # fmt: skip
 
     def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:

@@ -24,7 +24,8 @@ from verifier.draft_sessions import DraftSessions
 from verifier.local_draft import STEP_S, LocalDrafts
 from verifier.node_selection import choose_nodes
 from verifier.scheduler import Scheduler, StepPlan
-from verifier.sequence import Sequence, seen_tokens
+from verifier.scoring import score
+from verifier.sequence import Sequence, processors_for
 from verifier.session_policy import SessionPolicy
 from verifier.step import Step, Wait, Walks
 from verifier.step_metering import StepFacts, StepMeter
@@ -71,9 +72,8 @@ class VerifierEngine:
             self._release(older)
         check_fits(request, self.context, self.runner.cache.allocator.count, self.runner.vocab_size)
         self.admission.take_place(resumed=request.resumed or bool(request.delivered), now=self.clock())
-        seen = seen_tokens(request, self.runner.vocab_size, self.runner.cache.data.device)
         kv, synthetic = KvSequence(self.runner.cache, request.cache_key), self.verification.synthetic_rate is not None
-        sequence = Sequence(request, kv, seen, synthetic)
+        sequence = Sequence(request, kv, processors_for(request, self.runner.vocab_size), synthetic)
         sequence.arrived, sequence.local = self.clock(), self.local.open(request)
         self.enter(sequence)
 
@@ -164,6 +164,7 @@ class VerifierEngine:
         the run: their nodes lie below the old roots, and the commit re-roots them."""
         choices = self.verification.choose(step, result.logits)
         walks = self.verification.walk(step, choices)
+        score(step, walks, result.logits)
         now = self.meter.chose()
         self._commit(step, walks, now)
         committed = sum(len(reply.tokens) for reply in self._replies)
@@ -233,6 +234,7 @@ class VerifierEngine:
         the prefix cache."""
         for s, _ in step.plan.prefilling:
             s.kv.share(s.tokens)
+        self._replies += [s.score(logprobs) for s, logprobs in walks.scored]
         price = self.pricing.price
         for place, w in enumerate(walks.walked):
             s = w.sequence
@@ -240,7 +242,7 @@ class VerifierEngine:
                 promised, nodes = step.selected.drafters(place)
                 s.draft_session.verified(promised, w.of_drafter, nodes, price)
             s.count(verified=w.verified, accepted=w.accepted, steps=1, predicted=w.predicted, predicted_accepted=w.predicted_accepted)
-            reply = s.accept(w.tokens)
+            reply = s.accept(w.tokens, w.logprobs)
             s.tree_deadline = None
             self.scheduler.clear(s)
             self._replies.append(reply)

@@ -23,6 +23,9 @@ from verifier.sequence import Sequence
 PROMPT_SHARE = 8
 """An eighth of a step's tokens is for prompt chunks, however many sequences decode: requests must get through their prompts to end."""
 
+SCORED_ROWS = 256
+"""Prompt tokens of a step whose logits are all needed. Each row takes as many floats as the vocabulary has tokens: 50 MB for 49,152."""
+
 TREE_SHARE = 4
 """Tree nodes may come to a quarter of a step's tokens, however full prompt chunks make it. They come on top: a chunk cut short by a few
 tokens would cost its request a whole step before its first token."""
@@ -144,7 +147,7 @@ class Scheduler:
     def _plan_alone(self, sequence: Sequence) -> StepPlan:
         if not sequence.kv:
             sequence.begin()
-        count = min(sequence.pending, self.config.step_tokens)
+        count = min(sequence.pending, self.config.step_tokens, SCORED_ROWS if sequence.unscored else sequence.pending)
         self._make_room(count)
         return StepPlan([sequence], []) if count == 1 else StepPlan([], [(sequence, count)])
 
@@ -160,15 +163,18 @@ class Scheduler:
             if sequence in self.running:
                 plan.decoding.append(sequence)
         budget = max(self.config.step_tokens - len(plan.decoding), self.config.step_tokens // PROMPT_SHARE)
-        free = self.allocator.free_count - len(plan.decoding)
+        free, scored = self.allocator.free_count - len(plan.decoding), SCORED_ROWS
         for sequence in self.running if len(plan.decoding) < len(self.running) else ():
             if budget <= 0 or free <= 0:
                 break
             if sequence.pending > 1:
-                count = min(sequence.pending, budget, free)
+                count = min(sequence.pending, budget, free, scored if sequence.unscored else sequence.pending)
+                if not count:
+                    continue
                 plan.prefilling.append((sequence, count))
                 budget -= count
                 free -= count
+                scored -= count if sequence.unscored else 0
         if self.running and not plan.decoding and not plan.prefilling:
             self._preempt(next(reversed(self.running)))
             return self._plan()
@@ -215,7 +221,7 @@ class Scheduler:
 
     def _is_prefilled_by_another(self, sequence: Sequence) -> bool:
         """Whether a running sequence prefills what this one would, too. It shares each chunk, so the wait ends with the common part."""
-        if self.allocator.prefixes is None:
+        if self.allocator.prefixes is None or sequence.unscored:
             return False
         key, least = sequence.request.cache_key, len(sequence.kv) + LEAST_SHARED
         prefilling = (s for s in self.running if s.pending > 1 and s.request.cache_key == key)

@@ -5,24 +5,25 @@ up with another: there is no prefill mode and no decode mode. The last token is 
 until a step runs it.
 """
 
-import torch
-
 from drafthouse.engine.kv_cache import KvSequence
+from drafthouse.processors.sequence_processors import SequenceProcessors, processors_of
 from drafthouse.stop_tokens import cut_at_stop
+from drafthouse.token_logprobs import TokenLogprob
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 from verifier.draft_session import DraftSession
 from verifier.local_draft import LocalDraft
 
 
 class Sequence:
-    def __init__(self, request: GenerateRequest, kv: KvSequence, seen: torch.Tensor | None, synthetic: bool = False):
+    def __init__(self, request: GenerateRequest, kv: KvSequence, processors: SequenceProcessors | None, synthetic: bool = False):
         self.request, self.id = request, request.request_id
         mode = request.speculation.mode
         self.auto, self.speculates, self.waits = mode == "auto", mode != "off", request.speculation.waits
         self.tokens = [*request.prompt, *request.delivered]
         self.prompt_len = len(request.prompt)
         self.kv = kv
-        self.seen = seen  # bool [vocab], only with a repetition penalty
+        self.processors = processors
+        self.unscored = request.unscored  # of the prompt's last tokens: their logprobs are still to be told
         self.draft_session: DraftSession | None = None
         self.local: LocalDraft | None = None
         self.synthetic = synthetic  # acceptance is drawn
@@ -39,8 +40,8 @@ class Sequence:
         return len(self.tokens) - len(self.kv)
 
     def begin(self) -> None:
-        """Takes over what is cached of its tokens, which is at most all but the root."""
-        self.kv.adopt(self.tokens)
+        """Takes over what is cached of its tokens, which is at most all but the root, and no row whose logits are needed."""
+        self.kv.adopt(self.tokens[: self.prompt_len - self.unscored] if self.unscored else self.tokens)
 
     def begun(self) -> None:
         """It is to step with what it has taken over. What it has taken from the prompt counts once, before its first step."""
@@ -71,22 +72,26 @@ class Sequence:
         self.predicted += predicted
         self.predicted_accepted += predicted_accepted
 
-    def accept(self, tokens: list[int]) -> GenerateReply:
+    def score(self, logprobs: tuple[TokenLogprob, ...]) -> GenerateReply:
+        """Of the next prompt tokens; says so to the gateway."""
+        first = self.prompt_len - self.unscored
+        self.unscored -= len(logprobs)
+        return GenerateReply(
+            self.id, self.request.attempt, self.output_len, (), usage=self.usage, first_prompt_index=first, prompt_logprobs=logprobs
+        )
+
+    def accept(self, tokens: list[int], logprobs: tuple[TokenLogprob, ...] = ()) -> GenerateReply:
         """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway."""
         request, first = self.request, len(self.tokens) - self.prompt_len
         left = request.max_tokens - first
         tokens, stopped = cut_at_stop(tokens[:left], request.stop_tokens)
         finish = "stop" if stopped else "length" if len(tokens) == left else ""
         self.tokens += tokens
-        if self.seen is not None:
-            self.seen[tokens] = True
-        return GenerateReply(self.id, request.attempt, first, tuple(tokens), finish, "", self.usage)
+        if self.processors is not None:
+            self.processors.commit(tokens)
+        return GenerateReply(self.id, request.attempt, first, tuple(tokens), finish, "", self.usage, logprobs[: len(tokens)])
 
 
-def seen_tokens(request: GenerateRequest, vocab_size: int, device: torch.device) -> torch.Tensor | None:
-    """Which tokens a repetition penalty counts as seen; None where there is none."""
-    if not request.sampling.penalises:
-        return None
-    seen = torch.zeros(vocab_size, dtype=torch.bool, device=device)
-    seen[list(request.prompt + request.delivered)] = True
-    return seen
+def processors_for(request: GenerateRequest, vocab_size: int) -> SequenceProcessors | None:
+    """None where no row is to change."""
+    return processors_of(request.sampling, request.prompt, request.delivered, request.stop_tokens, vocab_size)

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from drafthouse.engine.segment import Segment
 from drafthouse.engine.tree_rows import TreeRows
+from drafthouse.token_logprobs import TokenLogprob
 from verifier.node_selection import Selected
 from verifier.scheduler import StepPlan
 from verifier.sequence import Sequence
@@ -21,11 +24,15 @@ class Wait:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What the device runs: a segment for each sequence of the plan, those that decode first, with their `trees`. The target chooses a
-    token after each of the trees' rows, and one for each of `prompted`: the sequences whose prompt ends in this step."""
+    token after each of the trees' rows, and one for each of `prompted`: the sequences whose prompt ends in this step. Of `scored`
+    sequences, whose prompt's logprobs are wished for, the device gives the logits of every row of their chunks: (sequence, its first
+    row of logits, the position there). `ends`: the rows of logits after the prompts of `prompted`, where there are such ones."""
 
     segments: TypingSequence[Segment]
     trees: TreeRows
     prompted: list[Sequence]
+    scored: list[tuple[Sequence, int, int]] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,8 @@ class Step:
 class Walked:
     """Where one sequence's walk ended. `tokens` are the accepted draft tokens and the bonus token; `verified` and
     `accepted` count its nodes, `of_drafter` those accepted that are its drafter's. `more`: it ended above further nodes.
-    `predicted` and `predicted_accepted` count those nodes that the client's prediction drafted."""
+    `predicted` and `predicted_accepted` count those nodes that the client's prediction drafted. `rows`: the
+    rows of logits that the tokens were chosen from, where their logprobs are wished for."""
 
     sequence: Sequence
     tokens: list[int]
@@ -61,12 +69,15 @@ class Walked:
     more: bool = False
     predicted: int = 0
     predicted_accepted: int = 0
+    rows: np.ndarray | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Walks:
-    """Of a step: each sequence that got a token, and the verified and the accepted nodes by source."""
+    """Of a step: each sequence that got a token, the verified and the accepted nodes by source, and the logprobs of prompt tokens."""
 
     walked: list[Walked]
     verified: Mapping[int, int] = field(default_factory=dict)
     accepted: Mapping[int, int] = field(default_factory=dict)
+    scored: list[tuple[Sequence, tuple[TokenLogprob, ...]]] = field(default_factory=list)

@@ -5,6 +5,7 @@ that got logits commits at least one token.
 """
 
 from collections.abc import Sequence as TypingSequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -38,14 +39,18 @@ class Verification:
         """Allocates the KV entries."""
         trees = selected.rows([s.tokens[-1] for s in plan.decoding])
         step = tree_steps([s.kv for s in plan.decoding], trees)
-        chunks, prompted = list[Segment](), list[Sequence]()
+        chunks, batch, rows = list[Segment](), Batch(step, trees, []), len(trees)
         for s, count in plan.prefilling:
             start = len(s.kv)
             last = start + count == len(s.tokens)
-            chunks.append(chunk(s.kv, s.tokens[start : start + count], start, last))
+            chunks.append(chunk(s.kv, s.tokens[start : start + count], start, last, s.unscored > 0))
+            if s.unscored:
+                batch.scored.append((s, rows, start))
+            rows += len(chunks[-1].outputs)
             if last:
-                prompted.append(s)
-        return Batch(packed([*step, *chunks]) if chunks else step, trees, prompted)
+                batch.prompted.append(s)
+                batch.ends.append(rows - 1)
+        return replace(batch, segments=packed([*step, *chunks])) if chunks else batch
 
     def choose(self, step: Step, logits: torch.Tensor) -> np.ndarray:
         """What the target chooses, int64: after each row of the trees, and for each sequence whose prompt ends."""
@@ -53,7 +58,9 @@ class Verification:
         if not decoding and not prompted:
             return np.zeros(0, dtype=np.int64)
         parts = _tree_parts(decoding, step.batch.trees)
-        parts += [Rows(s.request.sampling, s.request.seed, (len(s.tokens),), (), s.seen) for s in prompted]
+        parts += [Rows(s.request.sampling, s.request.seed, (len(s.tokens),), (), s.processors) for s in prompted]
+        if step.batch.scored:
+            logits = logits[[*range(len(step.batch.trees)), *step.batch.ends]]
         choices = chosen(logits, parts)
         if self.synthetic_rate is not None:
             return np.array(_drawn(choices.tolist(), step, self.synthetic_rate, logits.shape[1]))
@@ -69,16 +76,19 @@ class Verification:
         walked, first = [], 0
         for place, (s, end) in enumerate(zip(decoding, ends, strict=True)):
             mine, stopped = cut_at_stop(tokens[first:end], s.request.stop_tokens)
-            if stopped:
-                rows = trees.first[place] + np.flatnonzero(reached[trees.first[place] : trees.first[place + 1]])
-                reached[rows[1 + len(mine) :]] = False
             walked.append(Walked(s, mine))
             first = end
+            if stopped or s.request.logprobs.top is not None:
+                rows = trees.first[place] + np.flatnonzero(reached[trees.first[place] : trees.first[place + 1]])
+                walked[-1].rows = rows[: len(mine)]
+            if stopped:
+                reached[rows[1 + len(mine) :]] = False
         walks = Walks(walked)
         if trees.nodes:
             keep_last([s.kv for s in decoding], trees.counts.tolist(), packed(step.batch.segments).slots[: len(trees)], reached)
             walks = _counted(walked, step.selected, trees, reached)
-        walks.walked.extend([Walked(s, [choice]) for s, choice in zip(step.batch.prompted, prompted, strict=True)])
+        for s, choice, row in zip(step.batch.prompted, prompted, step.batch.ends, strict=True):
+            walks.walked.append(Walked(s, [choice], rows=np.array([row])))
         return walks
 
 
@@ -110,10 +120,10 @@ def _tree_parts(decoding: TypingSequence[Sequence], trees: TreeRows) -> list[Row
     for place, s in enumerate(decoding):
         r = s.request
         paths: list[list[int]] = []
-        if r.sampling.penalises:
+        if s.processors is not None and first[place + 1] - first[place] > 1:
             tree = trees.tree(place)
             paths = [tree.path(node) for node in range(ROOT, len(tree))]
-        parts.append(Rows(r.sampling, r.seed, positions[first[place] : first[place + 1]], paths, s.seen))
+        parts.append(Rows(r.sampling, r.seed, positions[first[place] : first[place + 1]], paths, s.processors))
     return parts
 
 

@@ -38,6 +38,9 @@ from drafthouse.sampling import SamplingParams
 BOUNDS = {torch.float64: 1e-6, torch.float32: 2e-4, torch.bfloat16: 0.2, torch.float16: 0.025}
 """float64's allows for `choose`, which rounds logits of any dtype to float32."""
 
+KNOWN = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+"""Fields of `SamplingParams`, the first ones, that the oracle applies."""
+
 SAFETY = 4.0
 
 FLOAT32_EPS = 2.0**-23
@@ -145,6 +148,8 @@ class _Row:
     """
 
     def __init__(self, logits: torch.Tensor, sampling: SamplingParams, seen: Sequence[int], error: float):
+        if sampling != SamplingParams(*(getattr(sampling, name) for name in KNOWN)):
+            raise ValueError("the oracle knows temperature, top-k, top-p, min-p and the repetition penalty alone")
         scaled = logits.clone()
         if sampling.penalises:
             ids = torch.tensor(sorted(set(seen)), device=logits.device)

@@ -52,6 +52,10 @@ class TokenBytes:
         shown._known = {**self._known, **{i: token.content.encode() for i, token in added.items() if token.content in contents}}
         return shown
 
+    def label(self, token: int) -> bytes:
+        """A token's bytes, and of a special token, which has none in a text, its name."""
+        return self[token] or (self._tokenizer.id_to_token(token) or "").encode()
+
     def _of_piece(self, piece: str | None) -> bytes:
         if piece is None:
             return b""

@@ -216,7 +216,7 @@ class InferenceService:
         stopwatch = Stopwatch(self.latencies, record.arrived)
         token_bytes, parser = plan.format.token_bytes, plan.format.parser()
         try:
-            async with aclosing(generate_text(self.link, token_bytes, request, plan.stops, record.verifiers, parser)) as deltas:
+            async with aclosing(generate_text(self.link, token_bytes, request, plan.stop_rule, record.verifiers, parser)) as deltas:
                 async for delta in deltas:
                     self._totals.completion_tokens += len(delta.tokens)
                     now = time.monotonic()

@@ -17,11 +17,13 @@ from deployments.gateway.chat_reading import ChatReading
 from deployments.gateway.model_metadata import ModelMetadata
 from deployments.gateway.output_format import OutputFormat
 from deployments.gateway.text_codec import TextCodec
+from deployments.gateway.text_stream import StopRule
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.token_logprobs import NO_LOGPROBS, LogprobsWish
 from drafthouse.wire.generation_messages import GenerateRequest
 
 DEFAULT_MAX_TOKENS = 16
@@ -34,8 +36,10 @@ MAX_TOTAL_CHOICES = 256
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a request asks for besides its prompts. `max_tokens` None: what remains of the context. `ignore_eos`: the model's own stop
-    tokens do not end the text. `cut`: more of them than the context has left become those that it has left. `prediction`: tokens that the
-    client expects."""
+    tokens do not end the text, `stop_token_ids` do. `cut`: more of them than the context has left become those that it has left.
+    `include_stop`: what ends the text stands in it. `echo`: the prompt comes first. `prompt_top`: what the client itself asks of the
+    prompt's logprobs; an echo with logprobs may need more.
+    `prediction`: tokens that the client expects."""
 
     model: str
     sampling: SamplingParams
@@ -47,11 +51,18 @@ class Settings:
     ignore_eos: bool = False
     cut: bool = False
     prediction: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
+    logprobs: LogprobsWish = NO_LOGPROBS
+    prompt_top: int | None = None
+    echo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPlan:
-    """One user request. `requests[p * choices + c]` is choice `c` of prompt `p`. `notes` are what its client should know of it."""
+    """One user request. `requests[p * choices + c]` is choice `c` of prompt `p`. `notes` are what its client should know of it. `echoes`:
+    the text of each prompt, if it is to come before its outputs."""
 
     id: str
     requests: tuple[GenerateRequest, ...]
@@ -60,7 +71,14 @@ class RequestPlan:
     choices: int
     format: OutputFormat
     notes: tuple[str, ...] = ()
+    include_stop: bool = False
+    echoes: tuple[str, ...] = ()
+    prompt_top: int | None = None
     arrived: float | None = None  # seconds, monotonic
+
+    @property
+    def stop_rule(self) -> StopRule:
+        return StopRule(self.stops, self.include_stop, self.requests[0].sampling.min_tokens)
 
     @property
     def max_tokens(self) -> int:
@@ -118,12 +136,17 @@ class RequestPlanner:
         seed = secrets.randbelow(MAX_SEED + 1) if settings.seed is None else settings.seed
         if not 0 <= seed <= MAX_SEED:
             raise RequestError(f"seed must be between 0 and 2**63 - 1, not {seed}", "seed")
+        settings = replace(settings, sampling=self._sampling(settings))
         plan_id = f"{kind}-{uuid.uuid4().hex}"
         requests: list[GenerateRequest] = []
         notes: dict[str, None] = {}  # each once
+        echoes: list[str] = []
         for text in prompts:
             prompt = self._prompt(text, field)
+            echoes += [text if isinstance(text, str) else self.codec.text_of(prompt)] if settings.echo else []
             max_tokens = self._max_tokens(len(prompt), settings.max_tokens, field, settings.cut)
+            if settings.sampling.min_tokens > max_tokens:
+                raise RequestError(f"min_tokens is {settings.sampling.min_tokens}, above max_tokens, {max_tokens}", "min_tokens")
             if max_tokens < (settings.max_tokens or 0):
                 notes[f"max_tokens: {max_tokens} instead of {settings.max_tokens}, which is all that the context has left"] = None
             for _ in range(settings.choices):
@@ -131,14 +154,30 @@ class RequestPlanner:
                 own_seed = seed if total == 1 else derive_seed(seed, i)
                 requests.append(self._request(f"{plan_id}-{i}", prompt, own_seed, max_tokens, settings))
         output = output or OutputFormat(self.codec.token_bytes)
-        return RequestPlan(plan_id, tuple(requests), settings.stops, seed, settings.choices, output, tuple(notes))
+        return RequestPlan(
+            plan_id, tuple(requests), settings.stops, seed, settings.choices, output, tuple(notes), settings.include_stop, tuple(echoes),
+            settings.prompt_top,
+        )  # fmt: skip
 
     def _settings(self, body: CompletionRequest | ChatRequest, max_tokens: int | None) -> Settings:
         sampling = body.sampling(self.metadata.sampling_defaults)
         wish, ignore_eos = body.speculation_wish(), bool(body.ignore_eos)
         limit = None if max_tokens == NO_LIMIT else max_tokens
-        cut = not self.api.strict
-        return Settings(body.model, sampling, wish, limit, body.seed, body.stops(), body.choices, ignore_eos, cut)
+        return Settings(
+            body.model, sampling, wish, limit, body.drawn_seed, body.stops(), body.choices, ignore_eos, not self.api.strict,
+            bad_words=body.words(),
+            stop_token_ids=tuple(body.stop_token_ids or ()), include_stop=bool(body.include_stop_str_in_output),
+            logprobs=body.logprobs_wish(), prompt_top=body.prompt_logprobs, echo=isinstance(body, CompletionRequest) and bool(body.echo),
+        )  # fmt: skip
+
+    def _sampling(self, settings: Settings) -> SamplingParams:
+        """With the tokens of bad words. Raises RequestError naming the field that holds an id outside the vocabulary."""
+        vocab_size = self.metadata.vocab_size
+        outside = next((token for token in settings.stop_token_ids if not 0 <= token < vocab_size), None)
+        if outside is not None:
+            raise RequestError(f"stop_token_ids has {outside}, outside the vocabulary of {vocab_size}", "stop_token_ids")
+        settings.sampling.check_ids(vocab_size)
+        return replace(settings.sampling, bad_words=self.codec.encode_words(settings.bad_words))
 
     def check_chars(self, chars: int, field: str) -> None:
         """Raises RequestError for a text that no tokens of the context could hold, before it costs the time to make them."""
@@ -177,6 +216,10 @@ class RequestPlanner:
     def _request(self, request: str, prompt: tuple[int, ...], seed: int, max_tokens: int, settings: Settings) -> GenerateRequest:
         return GenerateRequest(
             request_id=request, attempt=1, prompt=prompt, delivered=(), sampling=settings.sampling, seed=seed, max_tokens=max_tokens,
-            stop_tokens=() if settings.ignore_eos else self.metadata.stop_tokens, speculation=settings.speculation,
+            stop_tokens=self._stop_tokens(settings), speculation=settings.speculation, logprobs=settings.logprobs,
             prediction=settings.prediction,
         )  # fmt: skip
+
+    def _stop_tokens(self, settings: Settings) -> tuple[int, ...]:
+        own = () if settings.ignore_eos else self.metadata.stop_tokens
+        return tuple(dict.fromkeys(own + settings.stop_token_ids))

@@ -1,6 +1,7 @@
 """What a request has so far, through all its attempts, and why an attempt ended. No network, no clock.
 
-Promises: `delivered` grows by what is new and in order; usage counts the whole request.
+Promises: `delivered` and `scored` grow by what is new and in order; usage counts the whole request. Of a verifier that leaves out
+logprobs that were asked for, nothing is taken.
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from drafthouse.errors import RequestError
 from drafthouse.policy.sent_prefixes import blocks_of
+from drafthouse.token_logprobs import TokenLogprob
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, Refusal, RefusalKind, SpeculationUsage
 from drafthouse.wire.totals import MoveReason
 
@@ -81,6 +83,7 @@ class RequestProgress:
     broken: Broken | None = None  # why nothing more of the current attempt is taken
     last_failure: str = "none was tried"
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
+    scored: int = 0  # prompt tokens whose logprobs have come, the first one included, which has none
     _earlier: SpeculationUsage = field(default_factory=SpeculationUsage)  # of the attempts before
 
     def blocks(self) -> list[int]:
@@ -88,7 +91,10 @@ class RequestProgress:
         return blocks_of(self.request.cache_key, self.request.prompt, self.delivered)
 
     def next_request(self) -> GenerateRequest:
-        return replace(self.request, delivered=tuple(self.delivered), resumed=self.resumed, had_turn=self.had_turn or bool(self.delivered))
+        return replace(
+            self.request, delivered=tuple(self.delivered), resumed=self.resumed, scored=self.scored,
+            had_turn=self.had_turn or bool(self.delivered),
+        )  # fmt: skip
 
     def next_attempt(self) -> None:
         self._earlier, self.broken = self.usage, None
@@ -123,13 +129,38 @@ class RequestProgress:
         if reply.finish_reason == "returned":
             raise Moved("room")
         tokens = reply.tokens[done - reply.first_token_index :]
-        if not tokens and not reply.finish_reason:
+        prompt_logprobs = self._scores(reply)
+        if not tokens and not reply.finish_reason and not prompt_logprobs:
             return None
+        logprobs = self._logprobs(reply, len(tokens))
+        first_prompt_index, self.scored = max(1, self.scored), self.scored + len(prompt_logprobs)
         self.usage = total(self._earlier, reply.usage) if self.resumed else reply.usage
         self.delivered.extend(tokens)
-        if self.usage is reply.usage and reply.first_token_index == done:
+        if self.usage is reply.usage and reply.first_token_index == done and len(prompt_logprobs) == len(reply.prompt_logprobs):
             return reply
-        return replace(reply, first_token_index=done, tokens=tokens, usage=self.usage)
+        return replace(
+            reply, first_token_index=done, tokens=tokens, usage=self.usage, logprobs=logprobs,
+            first_prompt_index=first_prompt_index if prompt_logprobs else 0, prompt_logprobs=prompt_logprobs,
+        )  # fmt: skip
+
+    def _logprobs(self, reply: GenerateReply, new: int) -> tuple[TokenLogprob, ...]:
+        """Of the last `new` tokens. Raises Broken where they are missing."""
+        if self.request.logprobs.top is None:
+            return ()
+        if len(reply.logprobs) != len(reply.tokens):
+            raise Broken("it sends tokens without the logprobs that were asked for")
+        return reply.logprobs[len(reply.logprobs) - new :]
+
+    def _scores(self, reply: GenerateReply) -> tuple[TokenLogprob, ...]:
+        """What is new of the prompt's logprobs. Raises Broken where some are missing."""
+        if self.request.logprobs.prompt_top is None:
+            return ()
+        self.scored = max(1, self.scored)
+        new = reply.prompt_logprobs[self.scored - reply.first_prompt_index :] if reply.prompt_logprobs else ()
+        missing = reply.first_prompt_index > self.scored if reply.prompt_logprobs else False
+        if missing or (reply.tokens and self.scored < len(self.request.prompt)):
+            raise Broken(f"logprobs of the prompt are missing from token {self.scored} on")
+        return new
 
     def failed(self, replica: str, error: Broken) -> None:
         """Notes why the attempt on this replica ended, so that the next one goes elsewhere."""

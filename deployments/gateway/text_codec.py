@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from deployments.gateway.chat_template import PLAIN, ChatOptions, ChatTemplate, Message, load_chat_template
 from deployments.gateway.control_tokens import ControlTokens, encode, load_control_tokens
-from deployments.gateway.detokenizer import TokenBytes
+from deployments.gateway.detokenizer import Detokenizer, TokenBytes
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.config.serving import ModelConfig
 from drafthouse.errors import ModelError, RequestError
@@ -48,6 +48,16 @@ class TextCodec:
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         """Each token as the vocabulary writes it; ids that it leaves out are empty."""
         return [self._backend.id_to_token(token) or "" for token in ids]
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text of all tokens at once, special tokens left out."""
+        detokenizer = Detokenizer(self.token_bytes)
+        return detokenizer.add(tokens) + detokenizer.flush()
+
+    def encode_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each word, at the beginning of a text and after a space, without special tokens; each run once."""
+        forms = [prefix + word.strip() for word in words for prefix in ("", " ")]
+        return tuple(dict.fromkeys(tuple(ids) for form in forms if (ids := encode(self._backend, form, add_special_tokens=False))))
 
     def encode_chat(self, messages: Sequence[Message], options: ChatOptions = PLAIN) -> list[int]:
         """The ids of `prompt_of`'s text."""

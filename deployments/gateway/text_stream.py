@@ -16,6 +16,7 @@ from deployments.gateway.verifier_link import VerifierLink
 from deployments.parsers.output_parser import OutputParser
 from deployments.parsers.parsed import CallDelta, Parsed
 from drafthouse.stop_tokens import cut_at_stop
+from drafthouse.token_logprobs import TokenLogprob
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 
 
@@ -36,27 +37,39 @@ class TextDelta:
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
     reasoning_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """Strings that end a text. `include`: they, and stop tokens, stand in it. The text of the first `min_tokens` tokens has none."""
+
+    strings: tuple[str, ...] = ()
+    include: bool = False
+    min_tokens: int = 0
 
 
 class _Text:
     """One output's text so far. `reasoning_tokens`: of all its tokens."""
 
-    def __init__(
-        self, token_bytes: TokenBytes, stops: tuple[str, ...], stop_tokens: tuple[int, ...], parser: OutputParser | None = None
-    ) -> None:
+    def __init__(self, token_bytes: TokenBytes, stops: StopRule, stop_tokens: tuple[int, ...], parser: OutputParser | None = None) -> None:
         self._detokenizer = Detokenizer(token_bytes)
-        self._matcher = StopMatcher(stops)
-        self._stop_tokens = frozenset(stop_tokens)
+        self._matcher = StopMatcher(stops.strings, stops.include)
+        self._stop_tokens, self._include = frozenset(stop_tokens), stops.include
+        self._unwatched = stops.min_tokens  # tokens still to come whose text is not looked at
         self._parser = parser
         self.stopped = False
         self.reasoning_tokens = 0
 
     def add(self, tokens: tuple[int, ...]) -> tuple[Parsed, tuple[int, ...]]:
-        """The new text and the tokens up to the one that ended it, if one did. A stop token has no text."""
+        """The new text and the tokens up to the one that ended it, if one did. A stop token has no text unless it is included."""
         tokens, self.stopped = cut_at_stop(tokens, self._stop_tokens)
         pieces: list[Parsed | str] = []
-        for count, token in enumerate(tokens[: len(tokens) - self.stopped], start=1):
-            pieces.append(self._parsed(self._matcher.feed(self._detokenizer.add((token,)))))
+        for count, token in enumerate(tokens if self._include else tokens[: len(tokens) - self.stopped], start=1):
+            piece = self._detokenizer.add((token,))
+            self._unwatched -= 1
+            pieces.append(self._parsed(piece if self._unwatched >= 0 else self._matcher.feed(piece)))
             if self._matcher.stopped or (self._parser is not None and self._parser.ended):
                 self.stopped = True
                 return joined(pieces), tokens[:count]
@@ -104,7 +117,7 @@ async def generate_text(
     link: VerifierLink,
     token_bytes: TokenBytes,
     request: GenerateRequest,
-    stops: tuple[str, ...],
+    stops: StopRule,
     asked: list[str] | None = None,
     parser: OutputParser | None = None,
 ) -> AsyncGenerator[TextDelta, None]:
@@ -116,11 +129,14 @@ async def generate_text(
     async with aclosing(link.generate(request, asked)) as arrivals:
         async for replies in arrivals:
             parsed, tokens, reason = Parsed(), list[int](), ""
+            logprobs, prompt_logprobs = list[TokenLogprob](), list[TokenLogprob]()
             for reply in replies:
                 piece, counted = text.add(reply.tokens)
                 usage = usage_up_to(len(counted), usage, reply)
                 parsed += piece
                 tokens += counted
+                logprobs += reply.logprobs[: len(counted)]
+                prompt_logprobs += reply.prompt_logprobs
                 if text.stopped or reply.finish_reason:
                     parsed += text.flush()  # which may find the text stopped
                     reason = text.reason(reply.finish_reason)
@@ -129,6 +145,7 @@ async def generate_text(
             yield TextDelta(
                 parsed.content, tuple(tokens), replies[0].first_token_index, reply.attempt, reason, usage, parsed.reasoning,
                 parsed.calls, thought - before,
+                tuple(logprobs), tuple(prompt_logprobs),
             )  # fmt: skip
             if reason:
                 return

@@ -67,9 +67,10 @@ def causal(before: int, count: int) -> range:
     return range(before + 1, before + count + 1)
 
 
-def chunk(kv: KvSequence, tokens: Sequence[int], start: int, want_logits: bool) -> Segment:
-    """A run of committed tokens from position `start`; logits of the last one only."""
+def chunk(kv: KvSequence, tokens: Sequence[int], start: int, want_logits: bool, of_all: bool = False) -> Segment:
+    """A run of committed tokens from position `start`; logits of the last one only, or `of_all`."""
     before = len(kv)
     kv.extend(len(tokens))
-    outputs = [len(tokens) - 1] if want_logits else []
+    last = [len(tokens) - 1] if want_logits else []
+    outputs = range(len(tokens)) if of_all else last
     return Segment(kv, tokens, range(start, start + len(tokens)), outputs, causal(before, len(tokens)))

@@ -13,7 +13,7 @@ from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import GrowthThreshold
 from drafthouse.stages.build import StageMaker
 from drafthouse.stages.running_stage import Ask, RunningStage
-from drafthouse.stages.stage import SessionFacts
+from drafthouse.stages.stage import Children, SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.token_tree import ROOT
 
@@ -29,7 +29,7 @@ class SessionStages:
         totals: StageTotals,
     ):
         self.calibration, self.width, self.temperature = calibration, width, facts.sampling.temperature
-        self._totals = totals
+        self._totals, self._allowed = totals, frozenset(facts.sampling.allowed_token_ids)
         self._running = [RunningStage(maker, facts, clock, totals) for maker in makers]
 
     @property
@@ -63,13 +63,20 @@ class SessionStages:
         heapq.heapify(heap)
         while heap and left > 0:
             _, node = heapq.heappop(heap)
-            tokens, margins = ask(growing.tree.path(node), self.width)
+            tokens, margins = self._choosable(ask(growing.tree.path(node), self.width))
             first = len(growing)
             edges = self.calibration.edges(source, margins, self.temperature)
             room = TreeLimits(min(limits.nodes, first + left), limits.depth)
             left -= max(1, growing.add_children(node, Ranking(source, tokens, margins, edges), threshold, room))
             for candidate in open_from(first):
                 heapq.heappush(heap, candidate)
+
+    def _choosable(self, children: Children) -> Children:
+        """Without tokens that the request does not allow anywhere."""
+        if not self._allowed:
+            return children
+        kept = [(token, margin) for token, margin in zip(*children, strict=True) if token in self._allowed]
+        return Children([token for token, _ in kept], [margin for _, margin in kept])
 
     def judge(self, gains: dict[int, int], tokens_per_second: float) -> None:
         """After a commit: tokens of it by the source that had them first."""

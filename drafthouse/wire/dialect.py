@@ -43,6 +43,15 @@ class Feature(StrEnum):
     HOLD = "hold"
     REPETITION_PENALTY = "repetition_penalty"
     GIVE_BACK = "give_back"
+    PRESENCE_PENALTY = "presence_penalty"
+    FREQUENCY_PENALTY = "frequency_penalty"
+    MIN_TOKENS = "min_tokens"
+    LOGIT_BIAS = "logit_bias"
+    ALLOWED_TOKEN_IDS = "allowed_token_ids"
+    BAD_WORDS = "bad_words"
+    LOGPROBS = "logprobs"
+    PROMPT_LOGPROBS = "prompt_logprobs"
+    TOP_P_0 = "top_p_0"
 
 
 BEFORE = frozenset({Feature.HOLD, Feature.REPETITION_PENALTY})
@@ -50,6 +59,12 @@ BEFORE = frozenset({Feature.HOLD, Feature.REPETITION_PENALTY})
 
 SAMPLING: Mapping[str, Feature] = {
     "repetition_penalty": Feature.REPETITION_PENALTY,
+    "presence_penalty": Feature.PRESENCE_PENALTY,
+    "frequency_penalty": Feature.FREQUENCY_PENALTY,
+    "min_tokens": Feature.MIN_TOKENS,
+    "logit_bias": Feature.LOGIT_BIAS,
+    "allowed_token_ids": Feature.ALLOWED_TOKEN_IDS,
+    "bad_words": Feature.BAD_WORDS,
 }
 """Fields of `SamplingParams` that a verifier must know when they are not at their default."""
 
@@ -99,7 +114,13 @@ def said_in(metadata: Iterable[tuple[str, str | bytes]]) -> Dialect:
 
 def needed_by(request: GenerateRequest) -> frozenset[Feature]:
     """What a verifier must know to give this request its own text."""
-    return frozenset(SAMPLING[name] for name, default in _SAMPLING_DEFAULTS.items() if getattr(request.sampling, name) != default)
+    needed = {SAMPLING[name] for name, default in _SAMPLING_DEFAULTS.items() if getattr(request.sampling, name) != default}
+    others = {
+        Feature.TOP_P_0: request.sampling.top_p == 0.0,  # was out of range
+        Feature.LOGPROBS: request.logprobs.top is not None,
+        Feature.PROMPT_LOGPROBS: request.logprobs.prompt_top is not None,
+    }
+    return frozenset(needed | {feature for feature, wanted in others.items() if wanted})
 
 
 _SAMPLING_DEFAULTS = {field.name: field.default for field in fields(SamplingParams) if field.name in SAMPLING}

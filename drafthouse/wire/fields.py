@@ -1,7 +1,5 @@
 """Single fields of the data plane, with their limits. Promises: a function returns the field's value or raises WireError naming it."""
 
-from dataclasses import asdict
-
 from drafthouse.errors import RequestError, WireError
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from protos import dataplane_pb2 as pb
@@ -31,11 +29,21 @@ def cache_key(value: str) -> str:
 
 
 def sampling_proto(sampling: SamplingParams) -> pb.Sampling:
-    return pb.Sampling(**asdict(sampling))
+    s = sampling
+    return pb.Sampling(
+        temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, min_p=s.min_p, repetition_penalty=s.repetition_penalty,
+        presence_penalty=s.presence_penalty, frequency_penalty=s.frequency_penalty, min_tokens=s.min_tokens,
+        logit_bias=[pb.TokenBias(token=token, bias=bias) for token, bias in s.logit_bias], allowed_token_ids=s.allowed_token_ids,
+        bad_words=[pb.TokenRun(tokens=word) for word in s.bad_words],
+    )  # fmt: skip
 
 
 def sampling_of(m: pb.Sampling) -> SamplingParams:
-    sampling = SamplingParams(m.temperature, m.top_k, m.top_p, m.min_p, m.repetition_penalty)
+    sampling = SamplingParams(
+        m.temperature, m.top_k, m.top_p, m.min_p, m.repetition_penalty, m.presence_penalty, m.frequency_penalty, m.min_tokens,
+        tuple((each.token, each.bias) for each in m.logit_bias), tuple(m.allowed_token_ids),
+        tuple(tuple(word.tokens) for word in m.bad_words),
+    )  # fmt: skip
     try:
         sampling.check()
     except RequestError as error:

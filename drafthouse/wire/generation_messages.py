@@ -10,6 +10,7 @@ from enum import IntEnum
 from drafthouse.errors import RequestError, WireError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.token_logprobs import NO_LOGPROBS, LogprobsWish, TokenLogprob
 from drafthouse.wire.fields import cache_key, check_length, identifier, sampling_of, sampling_proto, seed_of
 from protos import dataplane_pb2 as pb
 
@@ -35,7 +36,8 @@ class GenerateRequest:
     """One attempt at one request. `delivered` are output tokens that earlier attempts delivered. `resumed`: an earlier attempt was
     admitted by a verifier that is gone now, so this one has room beyond a full queue. `cache_key` names whose traffic may be
     remembered together; empty: no one's. KV of common prefixes is shared within one key, the empty one included. `had_turn`: its turn
-    came at another verifier, where it ran or was given back, so that it waits behind no one who has not had theirs.
+    came at another verifier, where it ran or was given back, so that it waits behind no one who has not had theirs. Of the prompt's
+    `logprobs`, if any are wished for, earlier attempts delivered those of the first `scored` tokens; the first one has none.
     `prediction`: tokens that the client expects."""
 
     request_id: str
@@ -51,13 +53,21 @@ class GenerateRequest:
     resumed: bool = False
     prediction: tuple[int, ...] = ()
     had_turn: bool = False
+    logprobs: LogprobsWish = NO_LOGPROBS
+    scored: int = 0
+
+    @property
+    def unscored(self) -> int:
+        """Prompt tokens whose logprobs are still to be delivered."""
+        return 0 if self.logprobs.prompt_top is None else len(self.prompt) - max(1, self.scored)
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateReply:
     """Output tokens `first_token_index ...`; `finish_reason` (stop, length, error, moved, returned) is empty while it goes on. `moved`:
     this verifier has stopped working on the request, and another one should take over. `returned`: the same, as its gateway asked; it
-    waited here."""
+    waited here. `logprobs` of all these tokens, if they are wished for; before the first token those of the prompt, in pieces, each
+    from token `first_prompt_index` on."""
 
     request_id: str
     attempt: int
@@ -66,6 +76,9 @@ class GenerateReply:
     finish_reason: str = ""
     error: str = ""
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
+    logprobs: tuple[TokenLogprob, ...] = ()
+    first_prompt_index: int = 0
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,8 @@ def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
         sampling=sampling_proto(request.sampling), seed=request.seed, max_tokens=request.max_tokens,
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
         cache_key=request.cache_key, resumed=request.resumed, prediction=request.prediction, had_turn=request.had_turn,
+        top_logprobs=request.logprobs.top, prompt_top_logprobs=request.logprobs.prompt_top, logprobs_mode=request.logprobs.mode,
+        scored=request.scored,
     )  # fmt: skip
 
 
@@ -120,14 +135,22 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
     if len(m.delivered) >= m.max_tokens:
         raise WireError(f"max_tokens is {m.max_tokens}, but {len(m.delivered)} are delivered already")
     speculation = Speculation(m.speculation.mode, m.speculation.nodes, m.speculation.depth, m.speculation.width)
+    top, prompt_top = (getattr(m, name) if m.HasField(name) else None for name in ("top_logprobs", "prompt_top_logprobs"))
+    logprobs = LogprobsWish(top, prompt_top, m.logprobs_mode or NO_LOGPROBS.mode)
+    if m.scored > len(m.prompt):
+        raise WireError(f"scored is {m.scored}, but the prompt has {len(m.prompt)} tokens")
+    if prompt_top is not None and m.delivered and max(1, m.scored) < len(m.prompt):
+        raise WireError(f"scored is {m.scored} of {len(m.prompt)}, but output is delivered already")
     try:
         speculation.check()
+        logprobs.check()
     except RequestError as error:
         raise WireError(str(error)) from error
     return GenerateRequest(
         request_id=identifier(m.request_id), attempt=m.attempt, prompt=tuple(m.prompt), delivered=tuple(m.delivered),
         sampling=sampling_of(m.sampling), seed=seed_of(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
         speculation=speculation, cache_key=cache_key(m.cache_key), resumed=m.resumed, prediction=tuple(m.prediction), had_turn=m.had_turn,
+        logprobs=logprobs, scored=m.scored,
     )  # fmt: skip
 
 
@@ -135,7 +158,8 @@ def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
     usage = pb.SpeculationUsage(**asdict(reply.usage))
     return pb.GenerateReply(
         request_id=reply.request_id, attempt=reply.attempt, first_token_index=reply.first_token_index, tokens=reply.tokens,
-        finish_reason=reply.finish_reason, error=reply.error, usage=usage,
+        finish_reason=reply.finish_reason, error=reply.error, usage=usage, logprobs=_logprobs_proto(reply.logprobs),
+        first_prompt_index=reply.first_prompt_index, prompt_logprobs=_logprobs_proto(reply.prompt_logprobs),
     )  # fmt: skip
 
 
@@ -143,7 +167,32 @@ def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
     u = m.usage
     counts = (u.drafted, u.verified, u.accepted, u.steps, u.synthetic, u.cached_tokens, u.predicted, u.predicted_accepted)
     usage = SpeculationUsage(*counts)
-    return GenerateReply(m.request_id, m.attempt, m.first_token_index, tuple(m.tokens), m.finish_reason, m.error, usage)
+    return GenerateReply(
+        m.request_id, m.attempt, m.first_token_index, tuple(m.tokens), m.finish_reason, m.error, usage,
+        _logprobs_of(m.logprobs), m.first_prompt_index, _logprobs_of(m.prompt_logprobs),
+    )  # fmt: skip
+
+
+def _logprobs_proto(logprobs: tuple[TokenLogprob, ...]) -> pb.TokenLogprobs | None:
+    if not logprobs:
+        return None
+    return pb.TokenLogprobs(
+        logprobs=[each.logprob for each in logprobs], ranks=[each.rank for each in logprobs],
+        top_ids=[token for each in logprobs for token in each.top_ids],
+        top_logprobs=[value for each in logprobs for value in each.top_logprobs],
+    )  # fmt: skip
+
+
+def _logprobs_of(m: pb.TokenLogprobs) -> tuple[TokenLogprob, ...]:
+    """None of them where their numbers do not fit: whoever has asked for them misses them."""
+    count = len(m.logprobs)
+    if not count or len(m.ranks) != count or len(m.top_ids) != len(m.top_logprobs) or len(m.top_ids) % count:
+        return ()
+    top, ids, values = len(m.top_ids) // count, tuple(m.top_ids), tuple(m.top_logprobs)
+    return tuple(
+        TokenLogprob(logprob, rank, ids[i * top : (i + 1) * top], values[i * top : (i + 1) * top])
+        for i, (logprob, rank) in enumerate(zip(m.logprobs, m.ranks, strict=True))
+    )
 
 
 def to_refusal_proto(refusal: Refusal) -> pb.Refusal:

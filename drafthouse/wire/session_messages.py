@@ -31,7 +31,8 @@ class Scope(IntEnum):
 class Open:
     """A new session. `tokens` are the prompt and all committed tokens; the last is the root. `width` 0: the drafter's own.
     `vocab_size` bounds the ids that may be drafted; `vocabulary` tells which token each id is (`drafthouse.engine.vocabulary`), empty
-    where that is not known. `cache_key` names whose traffic may be remembered together; empty: nothing is remembered."""
+    where that is not known. `cache_key` names whose traffic may be remembered together; empty: nothing is remembered. The first
+    `prompt_len` tokens are the prompt (0: not known, all count as prompt), and `stop_tokens` would end the output."""
 
     session_id: str
     epoch: int
@@ -47,6 +48,8 @@ class Open:
     width: int = 0
     cache_key: str = ""
     vocabulary: str = ""
+    prompt_len: int = 0
+    stop_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +175,7 @@ def _open(m: pb.Open) -> Open:
         session_id=identifier(m.session_id), epoch=m.epoch, tokens=tuple(m.tokens), sampling=sampling_of(m.sampling), seed=seed_of(m.seed),
         noise_version=m.noise_version, target_fingerprint=m.target_fingerprint, max_nodes=m.max_nodes, max_depth=m.max_depth,
         min_confidence=min_confidence_of(m.min_confidence), vocab_size=m.vocab_size, width=m.width, cache_key=cache_key(m.cache_key),
-        vocabulary=m.vocabulary,
+        vocabulary=m.vocabulary, prompt_len=m.prompt_len, stop_tokens=tuple(m.stop_tokens),
     )  # fmt: skip
 
 

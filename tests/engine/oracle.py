@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from drafthouse.choose import Rows, choose
+from drafthouse.processors.sequence_processors import processors_of
 from drafthouse.sampling import SamplingParams
 
 
@@ -34,12 +35,13 @@ def next_logits(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
     return logits
 
 
-def sampled(model: PreTrainedModel, prompt: Sequence[int], sampling: SamplingParams, seed: int, n: int) -> list[int]:
+def sampled(
+    model: PreTrainedModel, prompt: Sequence[int], sampling: SamplingParams, seed: int, n: int, stop_tokens: Sequence[int] = ()
+) -> list[int]:
     """The `n` tokens after the prompt under `sampling` and `seed`: one full forward pass for each."""
     tokens = list(prompt)
     for position in range(len(prompt), len(prompt) + n):
         logits = next_logits(model, tokens)
-        seen = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
-        seen[tokens] = True
-        tokens += choose(logits, [Rows(sampling, seed, [position], seen=seen)])
+        processors = processors_of(sampling, prompt, tokens[len(prompt) :], stop_tokens, logits.shape[1])
+        tokens += choose(logits, [Rows(sampling, seed, [position], processors=processors)])
     return tokens[len(prompt) :]

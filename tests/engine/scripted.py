@@ -16,6 +16,7 @@ from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
 from drafthouse.noise import mix64
+from drafthouse.processors.sequence_processors import processors_of
 from drafthouse.sampling import SamplingParams
 
 VOCAB_SIZE = 16
@@ -93,9 +94,7 @@ def seen_paths(segment: Segment) -> list[Path]:
 
 
 def _row(path: Path, sampling: SamplingParams, seed: int) -> Rows:
-    seen = torch.zeros(VOCAB_SIZE, dtype=torch.bool)
-    seen[list(path)] = True
-    return Rows(sampling, seed, [len(path)], (), seen)
+    return Rows(sampling, seed, [len(path)], (), processors_of(sampling, path, (), (), VOCAB_SIZE))
 
 
 @lru_cache(maxsize=1000)

@@ -20,6 +20,7 @@ from transformers import (
 
 from drafthouse.choose import Rows, choose, rank, scores
 from drafthouse.noise import gumbel, position_key
+from drafthouse.processors.sequence_processors import processors_of
 from drafthouse.sampling import SamplingParams
 
 VOCAB = 50
@@ -29,7 +30,7 @@ SAMPLINGS = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.0, 0.3, 0.7, 1.0, 1.9]),
     top_k=st.sampled_from([0, 1, 5, 49, 50, 1000]),
-    top_p=st.sampled_from([0.05, 0.5, 0.9, 1.0]),
+    top_p=st.sampled_from([0.0, 0.05, 0.5, 0.9, 1.0]),
     min_p=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
     repetition_penalty=st.sampled_from([0.7, 1.0, 1.5]),
 )
@@ -39,14 +40,8 @@ def random_logits(seed: int, rows: int = 1) -> torch.Tensor:
     return 3 * torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed))
 
 
-def seen_mask(tokens: tuple[int, ...]) -> torch.Tensor:
-    mask = torch.zeros(VOCAB, dtype=torch.bool)
-    mask[list(tokens)] = True
-    return mask
-
-
 def make_row(sampling: SamplingParams, seed: int = 5, position: int = 11, path: tuple[int, ...] = (), seen: tuple[int, ...] = SEEN) -> Rows:
-    return Rows(sampling, seed, [position], [path], seen_mask(seen))
+    return Rows(sampling, seed, [position], [path], processors_of(sampling, seen, (), (), VOCAB))
 
 
 def by_transformers(logits: torch.Tensor, sampling: SamplingParams, seen: tuple[int, ...]) -> torch.Tensor:
@@ -94,12 +89,13 @@ def test_row_does_not_depend_on_its_neighbours(samplings: list[SamplingParams], 
 
 
 def test_leaves_its_arguments_alone() -> None:
-    logits, seen = random_logits(1), seen_mask(SEEN)
+    logits = random_logits(1)
     before = logits.clone()
     for sampling in (SamplingParams(0.0, repetition_penalty=2.0), SamplingParams(0.5, top_k=3, repetition_penalty=2.0)):
-        scores(logits, [Rows(sampling, 0, [0], [(1, 2)], seen)])
+        row = make_row(sampling, path=(1, 2))
+        found = scores(logits, [row])
+        assert torch.equal(scores(logits, [row]), found), "the row's processors are as they were"
     assert torch.equal(logits, before)
-    assert torch.equal(seen, seen_mask(SEEN))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -7,6 +7,7 @@ import pytest
 
 from deployments.gateway.verifier_link import NoVerifierError
 from drafthouse.sampling import SamplingParams
+from drafthouse.token_logprobs import LogprobsWish
 from drafthouse.wire.dialect import (
     BEFORE,
     MAX_SAID_CHARS,
@@ -58,6 +59,14 @@ def test_peers_without_a_common_version_do_not_talk_and_the_older_one_is_named()
 def test_a_request_needs_what_it_sets_and_nothing_else() -> None:
     assert needed_by(REQUEST) == set()
     assert needed_by(PENALISED) == {Feature.REPETITION_PENALTY}
+    every = SamplingParams(
+        top_p=0.0, repetition_penalty=2.0, presence_penalty=1.0, frequency_penalty=1.0, min_tokens=1, logit_bias=((1, 1.0),),
+        allowed_token_ids=(1,), bad_words=((1,),),
+    )  # fmt: skip
+    assert needed_by(replace(REQUEST, sampling=every, logprobs=LogprobsWish(0, 0))) >= set(SAMPLING.values()) | {
+        Feature.LOGPROBS, Feature.PROMPT_LOGPROBS, Feature.TOP_P_0,
+    }  # fmt: skip
+    assert {field.name for field in fields(SamplingParams)} - SAMPLING.keys() == {"temperature", "top_k", "top_p", "min_p"}
 
 
 def test_every_name_in_the_table_is_a_field_of_sampling() -> None:

@@ -30,7 +30,8 @@ def test_an_event_is_one_line_to_every_reader():
 def test_a_chunk_in_the_middle_differs_from_the_last_in_its_finish_reason_alone(text, usage):
     """The last is made by the models, those before it from what stands around their text."""
     request = GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, 9, (), Speculation())
-    answerer = Answerer(RequestPlan("cmpl-1", (request,), (), 0, 1, OutputFormat(codec().token_bytes)), "demo", chat=False)
+    plan = RequestPlan("cmpl-1", (request,), (), 0, 1, OutputFormat(codec().token_bytes))
+    answerer = Answerer(plan, "demo", chat=False, token_bytes=codec().token_bytes)
     middle, last = (answerer.events(0, TextDelta(text, (1,), 0, 1, reason), usage) for reason in ("", "length"))
     assert middle == last.replace('"finish_reason":"length"', '"finish_reason":null')
     assert json.loads(middle.removeprefix("data: "))["choices"][0]["text"] == text

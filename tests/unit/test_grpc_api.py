@@ -13,10 +13,12 @@ from deployments.api.grpc import inference as grpc_api
 from deployments.api.grpc.inference import InferenceApi
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, RequestPlanner
+from deployments.gateway.text_stream import StopRule
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.token_logprobs import LogprobsWish
 from drafthouse.wire.generation_messages import RefusalKind
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
@@ -64,6 +66,22 @@ def test_every_field_reaches_the_plan():
     assert (made.speculation, plan.stops, made.max_tokens) == (Speculation("fixed", 8, 4), ("x",), len(IDS))
 
 
+def test_every_further_sampling_field_reaches_the_plan():
+    message = request(
+        presence_penalty=1.0, frequency_penalty=-0.5, logit_bias={7: 1.0, 3: -2.0}, min_tokens=2, stop_token_ids=[9], stop=["x"],
+        include_stop_str_in_output=True, bad_words=["hello"], allowed_token_ids=[4, 3], logprobs=0, prompt_logprobs=2,
+        logprobs_mode="processed_logprobs", echo=True,
+    )  # fmt: skip
+    plan = grpc_api.make_plan(PLANNER, message.SerializeToString())
+    (made,) = plan.requests
+    assert made.sampling == SamplingParams(
+        presence_penalty=1.0, frequency_penalty=-0.5, logit_bias=((3, -2.0), (7, 1.0)), min_tokens=2, allowed_token_ids=(3, 4),
+        bad_words=codec().encode_words(["hello"]),
+    )  # fmt: skip
+    assert (made.logprobs, made.stop_tokens) == (LogprobsWish(0, 2, "processed_logprobs"), (0, 9))
+    assert (plan.stop_rule, plan.echoes) == (StopRule(("x",), True, 2), ("hello",))
+
+
 def test_absent_fields_have_the_defaults_and_zero_is_not_absent():
     bare = pb.GenerateRequest(model="demo", prompt="hello")
     (made,) = grpc_api.make_plan(PLANNER, bare.SerializeToString()).requests
@@ -89,7 +107,17 @@ def test_the_models_own_end_of_text_can_be_ignored(fields, stop_tokens):
     ("fields", "param"),
     [
         ({"max_tokens": 0}, "max_tokens"),
-        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": -0.5}, "top_p"),
+        ({"presence_penalty": 3.0}, "presence_penalty"),
+        ({"logit_bias": {5: 200.0}}, "logit_bias"),
+        ({"logit_bias": {500: 1.0}}, "logit_bias"),
+        ({"allowed_token_ids": [500]}, "allowed_token_ids"),
+        ({"stop_token_ids": [500]}, "stop_token_ids"),
+        ({"bad_words": [""]}, "bad_words"),
+        ({"min_tokens": 1000}, "min_tokens"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"logprobs_mode": "raw"}, "logprobs_mode"),
         ({"seed": 1 << 63}, "seed"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"prompt": ""}, "prompt"),

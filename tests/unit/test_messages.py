@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from drafthouse.errors import WireError
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import SPECULATION_MODES, Speculation
+from drafthouse.token_logprobs import MAX_TOP_LOGPROBS, MODES, LogprobsWish, TokenLogprob
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire import fields as w
 from drafthouse.wire import generation_messages as g
@@ -23,19 +24,27 @@ UINT32 = st.integers(0, (1 << 32) - 1)
 IDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 TOKENS = st.lists(UINT32, min_size=1, max_size=6).map(tuple)
+FLOATS = st.floats(max_value=0, width=32, allow_nan=False)
+TOP = st.one_of(st.none(), st.integers(0, MAX_TOP_LOGPROBS))
 CONFIDENCES = st.floats(0, 1e8, width=32)  # float32 on the wire, like edges
 SAMPLINGS = st.builds(
     SamplingParams,
     temperature=st.floats(0, 100),
     top_k=st.integers(0, (1 << 31) - 1),
-    top_p=st.floats(0, 1, exclude_min=True),
+    top_p=st.floats(0, 1),
     min_p=st.floats(0, 1),
     repetition_penalty=st.floats(0.01, 100),
+    presence_penalty=st.floats(-2, 2),
+    frequency_penalty=st.floats(-2, 2),
+    min_tokens=st.integers(0, (1 << 31) - 1),
+    logit_bias=st.dictionaries(UINT32, st.floats(-100, 100), max_size=3).map(lambda bias: tuple(bias.items())),
+    allowed_token_ids=st.lists(UINT32, max_size=3).map(tuple),
+    bad_words=st.lists(TOKENS, max_size=2).map(tuple),
 )
 OPENS = st.builds(
     s.Open, session_id=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
     target_fingerprint=TEXT, max_nodes=UINT32, max_depth=UINT32, min_confidence=CONFIDENCES, vocab_size=st.sampled_from([0, (1 << 32) - 1]),
-    width=st.integers(0, s.MAX_WIDTH), vocabulary=TEXT,
+    width=st.integers(0, s.MAX_WIDTH), vocabulary=TEXT, prompt_len=UINT32, stop_tokens=TOKENS,
 ).filter(lambda o: o.vocab_size == 0 or max(o.tokens) < o.vocab_size)  # fmt: skip
 COMMITS = st.builds(
     s.Commit, session_id=IDS, epoch=UINT32, base_len=st.integers(0, w.MAX_TOKENS - 6), tokens=TOKENS, min_confidence=CONFIDENCES
@@ -59,11 +68,22 @@ REQUESTS = st.builds(
     g.GenerateRequest, request_id=IDS, attempt=UINT32, prompt=TOKENS, delivered=st.lists(UINT32, max_size=4).map(tuple), sampling=SAMPLINGS,
     seed=st.integers(0, MAX_SEED), max_tokens=st.integers(5, (1 << 32) - 1), stop_tokens=TOKENS, speculation=SPECULATIONS,
     resumed=st.booleans(), had_turn=st.booleans(),
-)  # fmt: skip
+    logprobs=st.builds(LogprobsWish, TOP, TOP, st.sampled_from(MODES)),
+).map(lambda r: replace(r, scored=len(r.prompt) - r.attempt % 2 if not r.delivered else len(r.prompt)))  # fmt: skip
 USAGES = st.builds(g.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans(), UINT32)
+LOGPROBS = st.integers(0, 3).flatmap(
+    lambda top: st.lists(
+        st.builds(
+            TokenLogprob, FLOATS, UINT32, st.lists(UINT32, min_size=top, max_size=top).map(tuple),
+            st.lists(FLOATS, min_size=top, max_size=top).map(tuple),
+        ),
+        max_size=3,
+    )
+).map(tuple)  # fmt: skip
 FINISH_REASONS = ("stop", "length", "error", "moved", "returned")
 REPLIES = st.one_of(
     st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS),
+    st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS, logprobs=LOGPROBS, first_prompt_index=UINT32, prompt_logprobs=LOGPROBS),
     st.builds(g.GenerateReply, IDS, UINT32, UINT32, TOKENS, st.sampled_from(FINISH_REASONS), TEXT, USAGES),
 )
 REFUSALS = st.builds(g.Refusal, IDS, UINT32, st.sampled_from(g.RefusalKind), TEXT, st.floats(0, 1e6))
@@ -145,7 +165,12 @@ NAN = float("nan")
         (replace(OPEN, tokens=(0,) * (w.MAX_TOKENS + 1)), r"open\.tokens has"),
         (replace(OPEN, sampling=SamplingParams(temperature=-1.0)), "temperature"),
         (replace(OPEN, sampling=SamplingParams(top_k=1 << 31)), "top_k"),
-        (replace(OPEN, sampling=SamplingParams(top_p=0.0)), "top_p"),
+        (replace(OPEN, sampling=SamplingParams(top_p=-0.1)), "top_p"),
+        (replace(OPEN, sampling=SamplingParams(presence_penalty=2.5)), "presence_penalty"),
+        (replace(OPEN, sampling=SamplingParams(frequency_penalty=NAN)), "frequency_penalty"),
+        (replace(OPEN, sampling=SamplingParams(logit_bias=((3, 101.0),))), "logit_bias"),
+        (replace(OPEN, sampling=SamplingParams(logit_bias=((3, 1.0), (3, 2.0)))), "logit_bias"),
+        (replace(OPEN, sampling=SamplingParams(bad_words=((),))), "bad word"),
         (replace(OPEN, sampling=SamplingParams(min_p=NAN)), "min_p"),
         (replace(OPEN, sampling=SamplingParams(repetition_penalty=0.0)), "repetition_penalty"),
         (replace(OPEN, seed=MAX_SEED + 1), "seed"),

@@ -12,6 +12,7 @@ from deployments.api.openai.schema import CompletionRequest
 from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.token_logprobs import PROCESSED, LogprobsWish
 
 COMPLETION = {"model": "demo", "prompt": "def f"}
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]}
@@ -52,7 +53,19 @@ def test_prompt_in_other_forms_has_one_clear_message(prompt):
         (CompletionRequest, {"max_tokens": "16"}, "max_tokens"),
         (CompletionRequest, {"max_tokens": True}, "max_tokens"),
         (CompletionRequest, {"n": 17}, "n"),
-        (CompletionRequest, {"seed": -1}, "seed"),
+        (CompletionRequest, {"seed": -2}, "seed"),
+        (CompletionRequest, {"logprobs": True}, "logprobs"),
+        (CompletionRequest, {"logit_bias": {"5": "x"}}, "logit_bias.5"),
+        (CompletionRequest, {"logit_bias": [5]}, "logit_bias"),
+        (CompletionRequest, {"allowed_token_ids": []}, "allowed_token_ids"),
+        (CompletionRequest, {"allowed_token_ids": [-1]}, "allowed_token_ids.0"),
+        (CompletionRequest, {"stop_token_ids": ["5"]}, "stop_token_ids.0"),
+        (CompletionRequest, {"min_tokens": -1}, "min_tokens"),
+        (CompletionRequest, {"bad_words": "word"}, "bad_words"),
+        (CompletionRequest, {"logprobs_mode": "raw_logits"}, "logprobs_mode"),
+        (ChatRequest, {"logprobs": 1}, "logprobs"),
+        (ChatRequest, {"top_logprobs": False}, "top_logprobs"),
+        (ChatRequest, {"echo": True}, "echo"),
         (CompletionRequest, {"seed": 1 << 63}, "seed"),
         (CompletionRequest, {"stop": ["a"] * 5}, "stop"),
         (CompletionRequest, {"stop": [1]}, "stop"),
@@ -84,11 +97,6 @@ def test_a_missing_field_is_named():
 @pytest.mark.parametrize(
     ("field", "neutral", "other"),
     [
-        ("presence_penalty", 0.0, 0.5),
-        ("frequency_penalty", 0, 1),
-        ("logit_bias", {}, {"5": 1}),
-        ("logprobs", False, 0),  # 0 asks for the chosen tokens' own
-        ("echo", False, True),
         ("best_of", 1, 2),
         ("suffix", "", "end"),
     ],
@@ -104,9 +112,6 @@ def test_unsupported_completion_fields_pass_only_when_they_ask_for_nothing(field
     ("field", "neutral", "other"),
     [
         ("response_format", {"type": "text"}, {"type": "json_object"}),
-        ("logprobs", False, True),
-        ("top_logprobs", 0, 2),
-        ("top_logprobs", None, False),
         ("functions", [], [{"name": "f"}]),
         ("modalities", ["text"], ["audio"]),
     ],
@@ -114,10 +119,6 @@ def test_unsupported_completion_fields_pass_only_when_they_ask_for_nothing(field
 def test_unsupported_chat_fields_pass_only_when_they_ask_for_nothing(field, neutral, other):
     chat(**{field: neutral})
     assert fault(ChatRequest, CHAT | {field: other}).param == field
-
-
-def test_no_logprobs_may_be_asked_for_in_full():
-    assert chat(logprobs=False, top_logprobs=0)
 
 
 def test_best_of_as_many_as_are_returned_asks_for_nothing():
@@ -187,6 +188,58 @@ def test_null_is_the_default():
 def test_sampling_takes_every_field():
     given = {"temperature": 0, "top_p": 0.9, "top_k": 4, "min_p": 0.1, "repetition_penalty": 1.2}
     assert completion(**given).sampling(SamplingParams()) == SamplingParams(**given)
+    more = {"presence_penalty": -1, "frequency_penalty": 0.5, "min_tokens": 3}
+    body = chat(**more, logit_bias={"7": 1, "3": -100}, allowed_token_ids=[9, 7, 7], top_p=0)
+    assert body.sampling(SamplingParams()) == SamplingParams(
+        top_p=0.0, **more, logit_bias=((3, -100.0), (7, 1.0)), allowed_token_ids=(7, 9)
+    )
+
+
+def test_a_seed_of_minus_one_is_none():
+    assert [completion(seed=seed).drawn_seed for seed in (-1, None, 0, 5)] == [None, None, 0, 5]
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "wish"),
+    [
+        (completion, {}, LogprobsWish()),
+        (completion, {"logprobs": False}, LogprobsWish()),
+        (completion, {"logprobs": 0}, LogprobsWish(0)),
+        (completion, {"logprobs": 3, "echo": True, "prompt_logprobs": 1}, LogprobsWish(3, 3)),
+        (completion, {"logprobs": 3, "prompt_logprobs": 5, "logprobs_mode": PROCESSED}, LogprobsWish(3, 5, PROCESSED)),
+        (completion, {"echo": True}, LogprobsWish()),
+        (chat, {"logprobs": False, "top_logprobs": 0}, LogprobsWish()),
+        (chat, {"logprobs": True}, LogprobsWish(0)),
+        (chat, {"logprobs": True, "top_logprobs": 20, "prompt_logprobs": 0}, LogprobsWish(20, 0)),
+    ],
+)
+def test_logprobs_as_both_endpoints_ask_for_them(make, fields, wish):
+    assert make(**fields).logprobs_wish() == wish
+
+
+@pytest.mark.parametrize(
+    ("make", "fields", "param"),
+    [
+        (completion, {"logprobs": 21}, "logprobs"),
+        (completion, {"logprobs": -1}, "logprobs"),
+        (completion, {"prompt_logprobs": 21}, "prompt_logprobs"),
+        (completion, {"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+        (chat, {"top_logprobs": 2}, "top_logprobs"),
+        (chat, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ],
+)
+def test_logprobs_out_of_range_name_the_field(make, fields, param):
+    with pytest.raises(RequestError) as caught:
+        make(**fields).logprobs_wish()
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize("word", ["", " ", "x" * 1025])
+def test_bad_words_have_a_sensible_length(word):
+    assert completion(bad_words=["a"]).words() == ("a",)
+    with pytest.raises(RequestError) as caught:
+        completion(bad_words=["a", word]).words()
+    assert caught.value.param == "bad_words"
 
 
 def test_what_is_left_open_is_the_models():
@@ -197,7 +250,21 @@ def test_what_is_left_open_is_the_models():
     assert completion(**given).sampling(defaults) == SamplingParams(temperature=0)
 
 
-@pytest.mark.parametrize(("field", "value"), [("temperature", -1), ("temperature", float("nan")), ("top_p", 0), ("top_k", -1)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -1),
+        ("temperature", float("nan")),
+        ("top_p", -0.1),
+        ("top_k", -2),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {"x": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"\u0663": 1}),
+    ],
+)
 def test_sampling_out_of_range_names_the_field(field, value):
     with pytest.raises(RequestError) as caught:
         completion(**{field: value}).sampling(SamplingParams())
@@ -250,3 +317,6 @@ def test_usage_in_streams_is_asked_for():
     assert completion(stream=True, stream_options={"include_usage": True}).include_usage
     assert not completion(stream=True, stream_options={}).include_usage
     assert not completion(stream=True).include_usage
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    assert completion(stream=True, stream_options=options).continuous_usage
+    assert not completion(stream=True, stream_options=options | {"include_usage": False}).continuous_usage

@@ -8,11 +8,13 @@ from deployments.api.openai.body import parse_body
 from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.schema import CompletionRequest
 from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestPlanner
+from deployments.gateway.text_stream import StopRule
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.token_logprobs import LogprobsWish
 from tests.unit.byte_tokenizer import codec, metadata
 
 CONTEXT = 64
@@ -49,6 +51,42 @@ def test_a_completion_becomes_one_request():
 @pytest.mark.parametrize(("ignored", "stop_tokens"), [(None, (0,)), (False, (0,)), (True, ())])
 def test_the_models_own_end_of_text_can_be_ignored(call, ignored, stop_tokens):
     assert call(ignore_eos=ignored).requests[0].stop_tokens == stop_tokens
+
+
+def test_what_ends_a_text_is_the_models_and_the_requests_own():
+    assert completion(stop_token_ids=[7, 0, 7]).requests[0].stop_tokens == (0, 7)
+    assert completion(stop_token_ids=[7], ignore_eos=True).requests[0].stop_tokens == (7,)
+    plan = completion(include_stop_str_in_output=True, stop="x", min_tokens=3)
+    assert plan.stop_rule == StopRule(("x",), True, 3)
+
+
+def test_bad_words_are_tokens_with_and_without_a_space_before_them():
+    (request,) = completion(bad_words=["hello", " hello", "add"]).requests
+    ends = {"".join(codec().token_bytes[token].decode() for token in word) for word in request.sampling.bad_words}
+    assert ends == {"hello", " hello", "add", " add"}
+    assert len(request.sampling.bad_words) == 4
+
+
+def test_logprobs_and_echo_reach_the_plan():
+    plan = completion(prompt=["def", "add"], echo=True, logprobs=2, n=2, logprobs_mode="processed_logprobs")
+    assert {request.logprobs for request in plan.requests} == {LogprobsWish(2, 2, "processed_logprobs")}
+    assert plan.echoes == ("def", "add")
+    assert completion(prompt=[5, 6], echo=True).echoes == (codec().text_of([5, 6]),)
+    assert plan.prompt_top is None
+    assert chat(logprobs=True, top_logprobs=3, prompt_logprobs=1).requests[0].logprobs == LogprobsWish(3, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"logit_bias": {"500": 1}}, "logit_bias"),
+        ({"allowed_token_ids": [1, 500]}, "allowed_token_ids"),
+        ({"stop_token_ids": [500]}, "stop_token_ids"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
+    ],
+)
+def test_what_does_not_fit_the_model_names_the_field(fields, param):
+    assert refused(completion, **fields).param == param
 
 
 def test_token_ids_pass_unchanged():

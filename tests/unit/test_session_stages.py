@@ -51,6 +51,14 @@ def lookahead(made: StageMaker, totals: StageTotals, clock: Clock) -> Lookahead:
     return inner
 
 
+def test_what_a_request_does_not_allow_is_not_drafted() -> None:
+    facts = SessionFacts(SamplingParams(0.0, allowed_token_ids=(4, 5, 7)), 7, 50, "mine")
+    stages, tree = SessionStages([maker("Counting")], facts, Calibration(), 4, Clock(), StageTotals()), GrowingTree()
+    stages.follow([1, 2, 3])
+    assert stages.grow(tree, FREE, DEEP) == 2
+    assert tree.tree.tokens == [4, 5]
+
+
 def test_a_stage_that_takes_too_long_for_one_growth_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
     totals = StageTotals()
     stages, tree = session(maker("Slow"), totals), GrowingTree()

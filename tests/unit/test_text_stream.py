@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from deployments.gateway.detokenizer import byte_level_alphabet
-from deployments.gateway.text_stream import TextDelta, generate_text
+from deployments.gateway.text_stream import StopRule, TextDelta, generate_text
 from deployments.gateway.verifier_link import GenerationError, VerifierLink
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
-from tests.unit.byte_tokenizer import codec
+from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.verifier_double import USAGE, VerifierDouble, serving
 
 TEXT = "def add(a, b):\n    return 'é🙂'\n\nmore"
@@ -30,7 +30,7 @@ class Drafting(VerifierDouble):
 
 
 def deltas(
-    tokens: tuple[int, ...], step: int, stops: tuple[str, ...] = (), stop_tokens: tuple[int, ...] = (END,), double=VerifierDouble
+    tokens: tuple[int, ...], step: int, stops: tuple[str, ...] | StopRule = (), stop_tokens: tuple[int, ...] = (END,), double=VerifierDouble
 ) -> list[TextDelta]:
     async def run() -> list[TextDelta]:
         verifier = double("a", tokens=lambda request: tokens, step=step)
@@ -38,7 +38,8 @@ def deltas(
             link = VerifierLink(5.0)
             link.update(routes)
             request = GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, len(tokens), stop_tokens, Speculation())
-            found = [delta async for delta in generate_text(link, codec().token_bytes, request, stops)]
+            rule = stops if isinstance(stops, StopRule) else StopRule(stops)
+            found = [delta async for delta in generate_text(link, codec().token_bytes, request, rule)]
             await link.close()
         assert [bool(delta.finish_reason) for delta in found] == [False] * (len(found) - 1) + [True]
         return found
@@ -48,6 +49,25 @@ def deltas(
 
 def joined(found: list[TextDelta]) -> tuple[str, int, str]:
     return "".join(d.text for d in found), sum(len(d.tokens) for d in found), found[-1].finish_reason
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_what_ends_a_text_may_stand_in_it(step):
+    assert joined(deltas(IDS, step, StopRule(("return",), include=True)))[0] == TEXT[: TEXT.index("return") + 6]
+    tool = next(token for token in range(metadata().vocab_size) if codec().token_bytes[token] == b"<tool>")
+    assert joined(deltas((*IDS, tool, 5), step, StopRule(include=True), (tool,))) == (TEXT + "<tool>", len(IDS) + 1, "stop")
+    assert joined(deltas((*IDS, tool, 5), step, StopRule(), (tool,))) == (TEXT, len(IDS) + 1, "stop")
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_the_first_tokens_are_not_searched_for_stop_strings(step):
+    ids = tuple(codec().encode("a b a b a"))
+    for least in range(len(ids) + 1):
+        text, count, _ = joined(deltas(ids, step, StopRule(("b",), min_tokens=least)))
+        first = codec().text_of(ids[:least])
+        rest = codec().text_of(ids[least:])
+        assert text == first + rest.partition("b")[0]
+        assert count >= least
 
 
 @pytest.mark.parametrize("step", [1, 3, 100])
@@ -128,7 +148,7 @@ def test_a_verifiers_error_is_raised():
             link.update(routes)
             request = GenerateRequest("r", 1, (1,), (), SamplingParams(), 0, 4, (END,), Speculation())
             with pytest.raises(GenerationError, match="given up by 1 verifier"):
-                _ = [delta async for delta in generate_text(link, codec().token_bytes, request, ())]
+                _ = [delta async for delta in generate_text(link, codec().token_bytes, request, StopRule())]
             await link.close()
 
     asyncio.run(run())

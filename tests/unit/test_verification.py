@@ -12,7 +12,9 @@ import torch
 
 from drafthouse.choose import Rows, choose
 from drafthouse.engine.kv_cache import KvCache, KvSequence
+from drafthouse.processors.sequence_processors import processors_of
 from drafthouse.sampling import SamplingParams
+from drafthouse.token_logprobs import NO_LOGPROBS
 from drafthouse.token_tree import ROOT, TokenTree
 from tests.unit.test_tree_rows import walk
 from verifier.node_selection import Selected
@@ -30,6 +32,9 @@ SAMPLINGS = [
     SamplingParams(1.2, top_p=0.7),
     SamplingParams(1.0, min_p=0.1),
     SamplingParams(0.9, top_k=9, top_p=0.9, min_p=0.02, repetition_penalty=1.3),
+    SamplingParams(0.0, presence_penalty=1.5, frequency_penalty=-0.3, min_tokens=12),
+    SamplingParams(1.0, logit_bias=((2, 4.0), (9, -100.0)), bad_words=((3,), (1, 2), (0, 1, 0)), min_tokens=9),
+    SamplingParams(0.5, allowed_token_ids=(0, 1, 2, 3, 30), frequency_penalty=0.5, repetition_penalty=0.8),
 ]
 
 
@@ -51,12 +56,12 @@ def tree_of(rng: random.Random) -> TokenTree:
 
 def sequence(rng: random.Random, cache: KvCache, sampling: SamplingParams, cached: int, more: int) -> Any:
     tokens = [rng.randrange(VOCAB) for _ in range(cached + more)]
-    seen = torch.zeros(VOCAB, dtype=torch.bool)
-    seen[tokens] = True
-    request = SimpleNamespace(sampling=sampling, seed=rng.randrange(2**63), stop_tokens=(rng.randrange(4),) if rng.random() < 0.3 else ())
-    kv = KvSequence(cache)
+    stops = (rng.randrange(4),) if rng.random() < 0.3 else ()
+    request = SimpleNamespace(sampling=sampling, seed=rng.randrange(2**63), stop_tokens=stops, logprobs=NO_LOGPROBS)
+    kv, begun = KvSequence(cache), rng.randint(1, cached + more)
     kv.extend(cached)
-    return SimpleNamespace(request=request, tokens=tokens, seen=seen, kv=kv, draft_session=None)
+    processors = processors_of(sampling, tokens[:begun], tokens[begun:], stops, VOCAB)
+    return SimpleNamespace(request=request, tokens=tokens, begun=begun, processors=processors, unscored=0, kv=kv, draft_session=None)
 
 
 def setting(seed: int) -> Setting:
@@ -83,7 +88,9 @@ def one_at_a_time(it: Setting, logits: torch.Tensor) -> list[int]:
     assert len(rows) == len(logits)
     chosen = []
     for row, (s, path) in enumerate(rows):
-        one = Rows(s.request.sampling, s.request.seed, [len(s.tokens) + len(path)], [path], s.seen)
+        output = [*s.tokens[s.begun :], *path]
+        processors = processors_of(s.request.sampling, s.tokens[: s.begun], output, s.request.stop_tokens, VOCAB)
+        one = Rows(s.request.sampling, s.request.seed, [len(s.tokens) + len(path)], processors=processors)
         chosen += choose(logits[row : row + 1], [one])
     return chosen
 

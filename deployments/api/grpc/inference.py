@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +22,7 @@ from ray.serve.exceptions import gRPCStatusError
 from ray.serve.grpc_util import RayServegRPCContext
 
 from deployments.api.openai.client_limit import address
+from deployments.api.openai.sampling_schema import checked_words
 from deployments.api.openai.schema import check_model, checked_stops
 from deployments.gateway.arrival import Arrival
 from deployments.gateway.inference_service import InferenceService
@@ -33,12 +34,15 @@ from drafthouse.errors import DrafthouseError, OverloadError, RequestError
 from drafthouse.sampling import SamplingParams
 from drafthouse.security.api_keys import ApiKeys
 from drafthouse.speculation import Speculation
+from drafthouse.token_logprobs import RAW, LogprobsWish, TokenLogprob
 from drafthouse.wire.settings import retry_metadata
 from protos import inference_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+SAMPLING = (
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "min_tokens",
+)  # fmt: skip
 MAX_DETAIL_BYTES = 2000
 """Of a status: gRPC clients take 8 KiB of metadata, in which a byte may take three."""
 
@@ -68,6 +72,8 @@ class InferenceApi:
                 async for chunk in chunks:
                     pieces.append(chunk.text)
                     response.tokens.extend(chunk.tokens)
+                    response.logprobs.extend(chunk.logprobs)
+                    response.prompt_logprobs.extend(chunk.prompt_logprobs)
                     response.id, response.finish_reason, response.seed = chunk.id, chunk.finish_reason, chunk.seed
                     response.usage.CopyFrom(chunk.usage)
         except Exception as error:  # fault boundary: each call ends with exactly one status
@@ -96,11 +102,12 @@ class InferenceApi:
         place = address_of(context.peer(), metadata, self.proxy_hops)
         async with Arrival(self.service, self._authenticate(place, metadata), place) as arrival:
             plan, deltas = await arrival.begin(partial(make_plan, self.service.planner, data), len(data))
-            completion_tokens = 0
+            completion_tokens, scored, echo = 0, 0, "".join(plan.echoes)
             async with aclosing(deltas):
                 async for _, delta in deltas:
                     completion_tokens += len(delta.tokens)
-                    yield _chunk(plan, delta, completion_tokens)
+                    yield _chunk(plan, replace(delta, text=echo + delta.text), completion_tokens, scored)
+                    scored, echo = scored + len(delta.prompt_logprobs), ""
 
     def _authenticate(self, place: str, metadata: Metadata) -> str:
         """The API key's hash, empty without keys. Raises RequestError unless the metadata have `authorization: Bearer KEY`."""
@@ -184,6 +191,12 @@ def make_plan(planner: RequestPlanner, data: bytes) -> RequestPlan:
         seed=request.seed if request.HasField("seed") else None,
         stops=checked_stops(request.stop),
         ignore_eos=request.ignore_eos,
+        bad_words=checked_words(request.bad_words),
+        stop_token_ids=tuple(request.stop_token_ids),
+        include_stop=request.include_stop_str_in_output,
+        logprobs=_wish(request),
+        prompt_top=request.prompt_logprobs if request.HasField("prompt_logprobs") else None,
+        echo=request.echo,
     )
     return planner.plan("gen", [prompt], settings, field=kind)
 
@@ -226,10 +239,13 @@ def status_of(error: Exception) -> Status:
     return Status(grpc.StatusCode.INTERNAL, "internal error")
 
 
-def _chunk(plan: RequestPlan, delta: TextDelta, completion_tokens: int) -> pb.GenerateChunk:
+def _chunk(plan: RequestPlan, delta: TextDelta, completion_tokens: int, scored: int) -> pb.GenerateChunk:
+    """`scored`: prompt tokens whose logprobs were told before, after the first one."""
+    prompt = plan.requests[0].prompt[1 + scored :]
     chunk = pb.GenerateChunk(
         id=plan.id, text=delta.text, tokens=delta.tokens, first_token_index=delta.first_token_index, attempt=delta.attempt,
-        finish_reason=delta.finish_reason, seed=plan.seed,
+        finish_reason=delta.finish_reason, seed=plan.seed, logprobs=_logprobs(delta.tokens, delta.logprobs),
+        prompt_logprobs=_logprobs(prompt, delta.prompt_logprobs),
     )  # fmt: skip
     if delta.finish_reason:
         spent = delta.usage
@@ -243,8 +259,25 @@ def _chunk(plan: RequestPlan, delta: TextDelta, completion_tokens: int) -> pb.Ge
     return chunk
 
 
+def _logprobs(tokens: Sequence[int], found: Sequence[TokenLogprob]) -> list[pb.TokenLogprob]:
+    return [
+        pb.TokenLogprob(token=token, logprob=each.logprob, rank=each.rank, top_tokens=each.top_ids, top_logprobs=each.top_logprobs)
+        for token, each in zip(tokens, found, strict=False)
+    ]
+
+
+def _wish(request: pb.GenerateRequest) -> LogprobsWish:
+    top, prompt_top = (getattr(request, name) if request.HasField(name) else None for name in ("logprobs", "prompt_logprobs"))
+    wish = LogprobsWish(top, prompt_top, request.logprobs_mode or RAW)
+    wish.check()
+    return wish
+
+
 def _sampling(request: pb.GenerateRequest, defaults: SamplingParams) -> SamplingParams:
-    sampling = replace(defaults, **{name: getattr(request, name) for name in SAMPLING if request.HasField(name)})
+    given = {name: getattr(request, name) for name in SAMPLING if request.HasField(name)}
+    given["logit_bias"] = tuple(sorted(request.logit_bias.items()))
+    given["allowed_token_ids"] = tuple(sorted(set(request.allowed_token_ids)))
+    sampling = replace(defaults, **given)
     sampling.check()
     return sampling
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from deployments.api.openai.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprobs
+
 
 class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,8 +46,9 @@ class Usage(Answer):
 class CompletionChoice(Answer):
     index: int
     text: str
-    logprobs: None
+    logprobs: CompletionLogprobs | None
     finish_reason: str | None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class CalledFunction(Answer):
@@ -73,7 +76,7 @@ class ChatChoice(Answer):
     index: int
     message: Message = Message()
     delta: Message = Message()
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: str | None
 
 
@@ -85,3 +88,4 @@ class Response(Answer):
     choices: list[CompletionChoice | ChatChoice]
     usage: Usage | None = None
     notes: list[str] | None = None
+    prompt_logprobs: PromptLogprobs | None = None  # of a chat

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from deployments.api.openai.schema import Body, GenerationBody, TokenLimit, only, shaped
+from deployments.api.openai.sampling_schema import Body, only, shaped
+from deployments.api.openai.schema import GenerationBody, TokenLimit
 from deployments.api.openai.tools_schema import CacheControl, Call, NamedTool, Tool
 from deployments.gateway.control_tokens import strings_of
 from drafthouse.errors import RequestError
+from drafthouse.token_logprobs import RAW, LogprobsWish
 
 
 class TextPart(Body):
@@ -87,8 +89,8 @@ class ChatRequest(GenerationBody):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
-    logprobs: Annotated[object, only(False)] = None
-    top_logprobs: Annotated[object, only(0)] = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     functions: Annotated[object, only([])] = None
     function_call: Annotated[object, only("none", "auto")] = None
     response_format: Annotated[object, only({"type": "text"})] = None
@@ -136,6 +138,13 @@ class ChatRequest(GenerationBody):
     def tool_chars(self) -> int:
         """Of the strings that the template gets with tools."""
         return sum(map(len, strings_of([tool.plain() for tool in self.offered_tools], free=True)))
+
+    def logprobs_wish(self) -> LogprobsWish:
+        """Raises RequestError naming the field out of range."""
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs is only allowed with logprobs: true", "top_logprobs")
+        top = self.top_logprobs or 0 if self.logprobs else None
+        return self.checked_wish(LogprobsWish(top, self.prompt_logprobs, self.logprobs_mode or RAW), "top_logprobs")
 
     @property
     def token_limit(self) -> int | None:

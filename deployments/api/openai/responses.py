@@ -5,7 +5,7 @@ Promises: a field that is absent from the JSON is absent here too (`exclude_unse
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,13 @@ from deployments.api.openai.answers import (
     ToolCall,
     Usage,
 )
+from deployments.api.openai.logprobs import CompletionLogprobs, CompletionTokens, chat_logprobs, prompt_logprobs
+from deployments.api.openai.logprobs import joined as joined_logprobs
+from deployments.gateway.detokenizer import TokenBytes
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
 from deployments.parsers.parsed import CallDelta, join_calls
+from drafthouse.token_logprobs import TokenLogprob
 from drafthouse.wire.generation_messages import SpeculationUsage
 
 DONE = "data: [DONE]\n\n"
@@ -39,12 +43,18 @@ class Output:
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[CallDelta] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str = ""
 
     def add(self, delta: TextDelta) -> None:
         self.text.append(delta.text)
         self.reasoning.append(delta.reasoning)
         self.calls += delta.calls
+        self.tokens += delta.tokens
+        self.logprobs += delta.logprobs
+        self.prompt_logprobs += delta.prompt_logprobs
         self.finish_reason = delta.finish_reason
 
 
@@ -58,7 +68,7 @@ class UsageCount:
     completion_tokens: int = 0
     reasoning_tokens: int | None = None  # None: reasoning is not told apart
     predicts: bool = False  # the client sent a prediction
-    spent: list[SpeculationUsage] = field(default_factory=list)
+    spent: dict[int, SpeculationUsage] = field(default_factory=dict)  # by choice, so far
     attempts: int = 0
 
     def add(self, index: int, delta: TextDelta) -> None:
@@ -66,16 +76,18 @@ class UsageCount:
         self.completion_tokens += len(delta.tokens)
         if self.reasoning_tokens is not None:
             self.reasoning_tokens += delta.reasoning_tokens
+        self.spent[index] = delta.usage
+        self.attempts = max(self.attempts, delta.attempt)
         if delta.finish_reason:
             prompt, cached = index // self.choices, delta.usage.cached_tokens
             self.cached_tokens[prompt] = min(cached, self.cached_tokens.get(prompt, cached))
-            self.spent.append(delta.usage)
-            self.attempts = max(self.attempts, delta.attempt)
 
     def usage(self) -> Usage:
         names = ("drafted", "verified", "accepted", "steps")
-        sums: dict[str, Any] = {name: sum(getattr(usage, name) for usage in self.spent) for name in names} | {"attempts": self.attempts}
-        if any(usage.synthetic for usage in self.spent):
+        sums: dict[str, Any] = {name: sum(getattr(usage, name) for usage in self.spent.values()) for name in names} | {
+            "attempts": self.attempts
+        }
+        if any(usage.synthetic for usage in self.spent.values()):
             sums["synthetic"] = True
         details = self._details()
         return Usage(
@@ -90,7 +102,8 @@ class UsageCount:
     def _details(self) -> dict[str, int]:
         details = {} if self.reasoning_tokens is None else {"reasoning_tokens": self.reasoning_tokens}
         if self.predicts:
-            verified, accepted = (sum(getattr(usage, name) for usage in self.spent) for name in ("predicted", "predicted_accepted"))
+            verified = sum(usage.predicted for usage in self.spent.values())
+            accepted = sum(usage.predicted_accepted for usage in self.spent.values())
             details |= {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": verified - accepted}
         return details
 
@@ -98,8 +111,13 @@ class UsageCount:
 class Answerer:
     """Makes the answers to one plan; `chat` picks the shape."""
 
-    def __init__(self, plan: RequestPlan, model: str, chat: bool) -> None:
-        self._plan, self._model, self._chat = plan, model, chat
+    def __init__(self, plan: RequestPlan, model: str, chat: bool, token_bytes: TokenBytes) -> None:
+        self._plan, self._model, self._chat, self._token_bytes = plan, model, chat, token_bytes
+        self._wish = plan.requests[0].logprobs
+        self._tokens = [CompletionTokens(token_bytes) for _ in plan.requests]
+        self._prompts: dict[int, list[TokenLogprob]] = {}  # of choices that stream and whose echo has not been sent
+        if plan.echoes:
+            self._prompts = {index: [] for index in range(len(plan.requests))}
         self._created = int(time.time())
         self._begun: set[int] = set()  # chat choices whose role has been sent
         self._frames: dict[tuple[int, bool, bool], tuple[str, str]] = {}
@@ -109,22 +127,32 @@ class Answerer:
         thinks, predicts = plan.format.tags is not None, bool(plan.requests[0].prediction)
         return UsageCount(plan.prompt_tokens, plan.choices, reasoning_tokens=0 if thinks else None, predicts=predicts)
 
-    def whole(self, outputs: Iterable[Output], usage: Usage) -> dict[str, Any]:
+    def whole(self, outputs: Sequence[Output], usage: Usage) -> dict[str, Any]:
         """`outputs` of all choices."""
         choices = [self._whole_choice(index, output) for index, output in enumerate(outputs)]
-        return self._response("chat.completion", choices, usage=usage)
+        said = self._prompt_logprobs(0, outputs[0]) if self._chat else {}
+        return self._response("chat.completion", choices, usage=usage, **said)
 
     def _whole_choice(self, index: int, output: Output) -> CompletionChoice | ChatChoice:
         text, reason = "".join(output.text), output.finish_reason
         if not self._chat:
-            return CompletionChoice(index=index, text=text, logprobs=None, finish_reason=reason)
+            return self._whole_completion(index, output, text)
         calls = [self._call(index, call, index_too=False) for call in join_calls(tuple(output.calls))]
         parts: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else "")}
         if reasoning := "".join(output.reasoning):
             parts["reasoning_content"] = reasoning
         if calls:
             parts["tool_calls"] = calls
-        return ChatChoice(index=index, message=Message(**parts), logprobs=None, finish_reason=reason)
+        logprobs = self._logprobs(index, output.tokens, output.logprobs)
+        return ChatChoice(index=index, message=Message(**parts), logprobs=logprobs, finish_reason=reason)
+
+    def _whole_completion(self, index: int, output: Output, text: str) -> CompletionChoice:
+        prompt = self._echo_logprobs(index, output.prompt_logprobs) if self._plan.echoes else None
+        logprobs = self._logprobs(index, output.tokens, output.logprobs)
+        if self._plan.echoes:
+            text, logprobs = self._plan.echoes[index // self._plan.choices] + text, joined_logprobs(prompt, logprobs)
+        said = self._prompt_logprobs(index, output)
+        return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=output.finish_reason, **said)
 
     def _call(self, choice: int, call: CallDelta, index_too: bool) -> ToolCall:
         """What a delta says of a call, and in the first one, which has its name, its id."""
@@ -136,9 +164,33 @@ class Answerer:
         call_id = tools.call_id(f"{self._plan.id}/{choice}", call.index)
         return ToolCall(**parts, id=call_id, type="function", function=CalledFunction(name=call.name, arguments=call.arguments))
 
-    def events(self, index: int, delta: TextDelta, usage: dict[str, None]) -> str:
-        """The server-sent events of one delta, possibly none. `usage` is {"usage": None} if the client asked for usage."""
-        if not delta.finish_reason and not delta.calls and (not self._chat or index in self._begun):
+    def _prompt_logprobs(self, index: int, output: Output) -> dict[str, Any]:
+        """Nothing where they are not asked for."""
+        if (top := self._plan.prompt_top) is None:
+            return {}
+        found = [each.best(top) for each in output.prompt_logprobs]
+        return {"prompt_logprobs": prompt_logprobs(self._plan.requests[index].prompt, found, self._token_bytes)}
+
+    def _logprobs(self, index: int, tokens: Sequence[int], found: Sequence[TokenLogprob]) -> Any:
+        if self._wish.top is None:
+            return None
+        return chat_logprobs(tokens, found, self._token_bytes) if self._chat else self._tokens[index].logprobs(tokens, found)
+
+    def _echo_logprobs(self, index: int, found: Sequence[TokenLogprob]) -> CompletionLogprobs | None:
+        if self._wish.top is None:
+            return None
+        cut = [each.best(self._wish.top) for each in found]
+        return self._tokens[index].logprobs(self._plan.requests[index].prompt, [None, *cut])
+
+    def events(self, index: int, delta: TextDelta, usage: dict[str, Usage | None]) -> str:
+        """The server-sent events of one delta, possibly none. `usage` is {"usage": ...} if the client asked for usage: None, or what has
+        come so far where it asked for that in every event."""
+        if index in self._prompts:
+            self._prompts[index] += delta.prompt_logprobs
+            if not delta.tokens and not delta.finish_reason:
+                return ""
+            return self._echo_event(index, usage) + self.events(index, delta, usage)
+        if self._wish.top is None and not usage.get("usage") and self._is_plain(index, delta):
             thought = self._chunk(index, delta.reasoning, usage, reasoning=True) if delta.reasoning else ""
             return thought + (self._chunk(index, delta.text, usage) if delta.text else "")
         choices: list[CompletionChoice | ChatChoice] = []
@@ -148,9 +200,9 @@ class Answerer:
             choices.append(ChatChoice(index=index, delta=opening, logprobs=None, finish_reason=None))
         if delta.reasoning:
             choices.append(self._thought(index, delta.reasoning))
-        if delta.text or (delta.finish_reason and not self._chat):
+        if delta.text or (delta.finish_reason and not self._chat) or (delta.tokens and self._wish.top is not None):
             reason = None if self._chat else delta.finish_reason or None
-            choices.append(self._choice(index, delta.text, reason))
+            choices.append(self._choice(index, delta.text, reason, self._logprobs(index, delta.tokens, delta.logprobs)))
         for call in join_calls(delta.calls):
             said = Message(tool_calls=[self._call(index, call, index_too=True)])
             choices.append(ChatChoice(index=index, delta=said, logprobs=None, finish_reason=None))
@@ -158,7 +210,16 @@ class Answerer:
             choices.append(ChatChoice(index=index, delta=Message(), logprobs=None, finish_reason=delta.finish_reason))
         return "".join(sse(self._response("chat.completion.chunk", [choice], **usage)) for choice in choices)
 
-    def _chunk(self, index: int, text: str, usage: dict[str, None], reasoning: bool = False) -> str:
+    def _is_plain(self, index: int, delta: TextDelta) -> bool:
+        """Whether its events are like those in the middle of a choice."""
+        return not delta.finish_reason and not delta.calls and (not self._chat or index in self._begun)
+
+    def _echo_event(self, index: int, usage: dict[str, Usage | None]) -> str:
+        text, found = self._plan.echoes[index // self._plan.choices], self._prompts.pop(index)
+        choice = self._choice(index, text, None, self._echo_logprobs(index, found))
+        return sse(self._response("text_completion", [choice], **usage))
+
+    def _chunk(self, index: int, text: str, usage: dict[str, Usage | None], reasoning: bool = False) -> str:
         """One event in the middle of a choice. Such events differ in their text alone: what stands around it is made once."""
         frame = self._frames.get((index, bool(usage), reasoning))
         if frame is None:
@@ -172,17 +233,17 @@ class Answerer:
         """The last event before DONE, for a client that asked for usage: no choices."""
         return sse(self._response("chat.completion.chunk", [], usage=usage))
 
-    def _choice(self, index: int, text: str, reason: str | None) -> CompletionChoice | ChatChoice:
+    def _choice(self, index: int, text: str, reason: str | None, logprobs: Any = None) -> CompletionChoice | ChatChoice:
         """Of a chunk."""
         if not self._chat:
-            return CompletionChoice(index=index, text=text, logprobs=None, finish_reason=reason)
-        return ChatChoice(index=index, delta=Message(content=text), logprobs=None, finish_reason=reason)
+            return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=reason)
+        return ChatChoice(index=index, delta=Message(content=text), logprobs=logprobs, finish_reason=reason)
 
     def _thought(self, index: int, reasoning: str) -> ChatChoice:
         """Of a chunk."""
         return ChatChoice(index=index, delta=Message(reasoning_content=reasoning), logprobs=None, finish_reason=None)
 
-    def _response(self, kind: str, choices: list[CompletionChoice | ChatChoice], **usage: Usage | None) -> dict[str, Any]:
+    def _response(self, kind: str, choices: list[CompletionChoice | ChatChoice], **further: Any) -> dict[str, Any]:
         response = Response.model_validate(
             {
                 "id": self._plan.id,
@@ -190,7 +251,7 @@ class Answerer:
                 "created": self._created,
                 "model": self._model,
                 "choices": choices,
-                **usage,
+                **further,
                 **({"notes": list(self._plan.notes)} if self._plan.notes else {}),
             }
         )

@@ -104,14 +104,14 @@ def _add_generation(app: FastAPI, service: InferenceService, keep_alive_s: float
         """The text after a prompt, whole or as it is committed."""
         size, body = await _read(service, request, CompletionRequest)
         plan, deltas = await arrival_of(request).begin(partial(planner.completion, body), size)
-        return await _answer(request, Answerer(plan, planner.model, False), plan, deltas, body, keep_alive_s)
+        return await _answer(request, Answerer(plan, planner.model, False, planner.codec.token_bytes), plan, deltas, body, keep_alive_s)
 
     @app.post("/v1/chat/completions", responses=GENERATION_RESPONSES, openapi_extra=json_body(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """The next message of a chat, whole or as it is committed."""
         size, body = await _read(service, request, ChatRequest)
         plan, deltas = await arrival_of(request).begin(partial(planner.chat, body), size)
-        return await _answer(request, Answerer(plan, planner.model, True), plan, deltas, body, keep_alive_s)
+        return await _answer(request, Answerer(plan, planner.model, True, planner.codec.token_bytes), plan, deltas, body, keep_alive_s)
 
 
 async def _read(service: InferenceService, request: Request, kind: type[Body]) -> tuple[int, Body]:
@@ -138,7 +138,7 @@ async def _answer(
     first = await _begun(deltas, keep_alive_s)
     if first.done() and first.result()[1].usage.synthetic:  # usage is an event only for those who ask for it
         headers["x-drafthouse-synthetic"] = "1"
-    events = _events(answerer, plan, first, deltas, body.include_usage)
+    events = _events(answerer, plan, first, deltas, body)
     return _EventStream(events, {**headers, "Cache-Control": "no-cache"}, first, deltas)
 
 
@@ -211,21 +211,23 @@ async def _whole(answerer: Answerer, plan: RequestPlan, deltas: Deltas) -> dict[
 
 
 async def _events(
-    answerer: Answerer, plan: RequestPlan, first: "asyncio.Task[tuple[int, TextDelta]]", deltas: Deltas, include_usage: bool
+    answerer: Answerer, plan: RequestPlan, first: "asyncio.Task[tuple[int, TextDelta]]", deltas: Deltas, body: GenerationBody
 ) -> AsyncGenerator[str, None]:
     count = answerer.count()
-    usage: dict[str, None] = {"usage": None} if include_usage else {}
+
+    def said(index: int, delta: TextDelta) -> str:
+        count.add(index, delta)
+        so_far = count.usage() if body.continuous_usage else None
+        return answerer.events(index, delta, {"usage": so_far} if body.include_usage else {})
+
     async with aclosing(deltas):
         try:
-            index, delta = await first
-            count.add(index, delta)
-            if events := answerer.events(index, delta, usage):
+            if events := said(*await first):
                 yield events
             async for index, delta in deltas:
-                count.add(index, delta)
-                if events := answerer.events(index, delta, usage):
+                if events := said(index, delta):
                     yield events
-            if include_usage:
+            if body.include_usage:
                 yield answerer.usage_event(count.usage())
         except Exception as error:  # fault boundary: the status is sent, so the error becomes an event
             yield sse(describe_error(error)[1])

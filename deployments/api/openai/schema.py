@@ -2,58 +2,31 @@
 
 Promises: unknown fields are refused, and so is a known field that this system does not serve,
 unless it has the value that asks for nothing; types are not coerced.
-`speculation`, `ignore_eos` and the sampling fields top_k, min_p and repetition_penalty are extensions.
+`speculation` is an extension; sampling fields stand in `sampling_schema`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    GetPydanticSchema,
     TypeAdapter,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 
+from deployments.api.openai.sampling_schema import Body, SamplingBody, only, shaped
 from drafthouse.errors import RequestError
-from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import Speculation
+from drafthouse.token_logprobs import RAW, LogprobsWish
 
 MAX_STOPS = 4
 MAX_STOP_CHARS = 1024
 MAX_CHOICES = 16
-
-
-def only(*neutral: object) -> GetPydanticSchema:
-    """For a field that is not served: passes null and the values that ask for nothing."""
-
-    def check(value: object) -> object:
-        if value is None or any(value == n and isinstance(value, bool) == isinstance(n, bool) for n in neutral):
-            return value
-        raise PydanticCustomError("unsupported", "not supported; leave it out")
-
-    return GetPydanticSchema(
-        lambda source, handler: core_schema.no_info_after_validator_function(check, handler(source)),
-        lambda schema, handler: {"enum": [None, *neutral]},
-    )
-
-
-def shaped(wanted: str, good: Callable[[Any], bool]) -> BeforeValidator:
-    """One message for a field of several forms, instead of one for each form."""
-
-    def check(value: Any) -> Any:
-        if not good(value):
-            raise PydanticCustomError("shape", "must be {wanted}", {"wanted": wanted})
-        return value
-
-    return BeforeValidator(check)
 
 
 def is_prompt(value: Any) -> bool:
@@ -62,6 +35,11 @@ def is_prompt(value: Any) -> bool:
 
 def is_ids(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int for item in value)
+
+
+def no_count(value: Any) -> Any:
+    """False asks for none, as in chats."""
+    return None if value is False else value
 
 
 def is_stop(value: Any) -> bool:
@@ -98,10 +76,6 @@ Prompt = Annotated[
 Stop = Annotated[str | list[str] | None, shaped(f"a string or a list of at most {MAX_STOPS} strings", is_stop)]
 
 
-class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 class SpeculationOptions(Body):
     mode: Literal["auto", "off", "fixed", "table"] = "auto"
     nodes: int = 16
@@ -111,32 +85,22 @@ class SpeculationOptions(Body):
 
 class StreamOptions(Body):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None  # with include_usage: in every event, as far as it has come
     include_obfuscation: bool | None = None  # padding against traffic analysis; none is sent either way
 
 
-class GenerationBody(Body):
-    """What both endpoints share. The second half is not served: each field passes at its neutral value."""
+class GenerationBody(SamplingBody):
+    """What both endpoints share beside the sampling fields."""
 
     model: str
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     max_tokens: TokenLimit | None = None
     stop: Stop = None
-    ignore_eos: bool | None = None  # generate to max_tokens, past the model's own end of text; other engines' servers call it so too
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     speculation: SpeculationOptions | None = None
     user: str | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-
-    presence_penalty: Annotated[object, only(0)] = None
-    frequency_penalty: Annotated[object, only(0)] = None
-    logit_bias: Annotated[object, only({})] = None
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:
@@ -152,17 +116,13 @@ class GenerationBody(Body):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
     def stops(self) -> tuple[str, ...]:
         """Raises RequestError for a stop string that is empty or too long."""
         return checked_stops([self.stop] if isinstance(self.stop, str) else self.stop or [])
-
-    def sampling(self, defaults: SamplingParams) -> SamplingParams:
-        """`defaults` is for fields that are left open. Raises RequestError naming the field out of range."""
-        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        sampling = replace(defaults, **given)
-        sampling.check()
-        return sampling
 
     def speculation_wish(self) -> Speculation:
         """Raises RequestError naming the field out of range."""
@@ -176,15 +136,22 @@ class CompletionRequest(GenerationBody):
     prompt: Prompt
 
     suffix: Annotated[object, only("")] = None
-    echo: Annotated[object, only(False)] = None
+    echo: bool | None = None
     best_of: int | None = None  # with as many as `n` there is nothing to choose from
-    logprobs: Annotated[object, only(False)] = None
+    logprobs: Annotated[int | None, BeforeValidator(no_count)] = None
 
     @model_validator(mode="after")
     def _best_of_chooses_nothing(self) -> Self:
         if self.best_of not in (None, self.choices):
             raise RequestError("best_of: not supported unless it equals n; leave it out", "best_of", "unsupported_value")
         return self
+
+    def logprobs_wish(self) -> LogprobsWish:
+        """With `echo` those of the prompt as well. Raises RequestError naming the field out of range."""
+        wish = self.checked_wish(LogprobsWish(self.logprobs, self.prompt_logprobs, self.logprobs_mode or RAW), "logprobs")
+        if not self.echo or wish.top is None:
+            return wish
+        return replace(wish, prompt_top=max(wish.top, wish.prompt_top or 0))
 
 
 def checked_stops(stops: Sequence[str]) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from deployments.api.openai.schema import check_model
 from deployments.gateway.inference_service import InferenceService
 from drafthouse import __version__
 from drafthouse.errors import RequestError
-from drafthouse.sampling import SamplingParams
 from drafthouse.security.api_keys import ApiKeys
 
 SNAPSHOT_TIMEOUT_S = 2.0
@@ -37,13 +36,21 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SamplingDefaults(_Answer):
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+
+
 class ModelCard(_Answer):
     id: str
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str = "drafthouse"
     max_model_len: int  # tokens, prompt and output together
-    sampling_defaults: SamplingParams  # of what a request leaves open
+    sampling_defaults: SamplingDefaults  # of what a request leaves open
 
 
 class ModelList(_Answer):
@@ -88,7 +95,8 @@ def add_status(app: FastAPI, service: InferenceService, snapshot: Snapshot, metr
 def _add_models(app: FastAPI, service: InferenceService) -> None:
     planner = service.planner
     metadata = planner.metadata
-    card = ModelCard(id=planner.model, max_model_len=metadata.context_tokens, sampling_defaults=metadata.sampling_defaults)
+    defaults = SamplingDefaults(**{name: getattr(metadata.sampling_defaults, name) for name in SamplingDefaults.model_fields})
+    card = ModelCard(id=planner.model, max_model_len=metadata.context_tokens, sampling_defaults=defaults)
 
     @app.api_route("/v1/models", methods=READ)
     async def models() -> ModelList:

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.api.openai.chat_schema import ChatMessage
-from deployments.api.openai.schema import Body
+from deployments.api.openai.sampling_schema import Body
 from drafthouse.errors import RequestError
 
 

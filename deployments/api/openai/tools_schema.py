@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from deployments.api.openai.schema import Body
+from deployments.api.openai.sampling_schema import Body
 
 FunctionName = Annotated[str, Field(pattern=r"^[\w.$/:-]+$", max_length=128)]
 
