@@ -179,6 +179,13 @@ class PoolSizes:
         self.scaled = {pool: _size_of(b) for pool, b in bounds.items() if b is not None}
         self._fixed = fixed
 
+    def reconfigure(self, config: AutoscalingConfig) -> None:
+        """What is known of pools that stay scaled is kept."""
+        former, bounds = self.scaled, {pool: getattr(config, pool) for pool in POOLS}
+        self.scaled = {pool: former.get(pool) or _size_of(b) for pool, b in bounds.items() if b is not None}
+        for pool, size in self.scaled.items():
+            size.bounds = bounds[pool]
+
     def decide(
         self, ordered: Mapping[str, int], live: Mapping[str, int], goodput: ClusterGoodput, gateways: GatewayLoad, now: float
     ) -> dict[str, int]:

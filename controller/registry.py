@@ -43,6 +43,9 @@ class Registry:
         self._floor = PriceFloor()
         self._clients = ClientShares()
 
+    def reconfigure(self, config: ControllerConfig) -> None:
+        self._config = config
+
     def __len__(self) -> int:
         """Replicas that report."""
         return sum(map(len, self.pools.values()))

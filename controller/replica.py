@@ -2,7 +2,8 @@
 
 Promises: nothing on the per-token path; with one replica, its state is the whole, and a restarted
 one has it back after one round of heartbeats. The cluster's goodput goes to Serve's log every GOODPUT_LOG_S, each
-change of a pool's size when it is made. What Serve was told last is asked of Serve, so neither a restart here nor a
+change of a pool's size when it is made. Settings that Serve hands over (`user_config`) go to all replicas with their directives; wrong
+ones leave the last ones as they are. What Serve was told last is asked of Serve, so neither a restart here nor a
 size set by hand confuses the sizes; while Serve does not answer they stay.
 """
 
@@ -24,7 +25,9 @@ from controller.fingerprints import said_of
 from controller.membership_events import MembershipEvents
 from controller.pool_sizes import PoolSizes
 from controller.registry import Registry
+from drafthouse.config.live import LiveSettings, names
 from drafthouse.config.serving import ServingConfig
+from drafthouse.errors import ConfigError
 from drafthouse.telemetry.log_lines import set_up_logs
 from drafthouse.telemetry.metrics import DRAINING
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
@@ -77,12 +80,37 @@ class ControllerReplica:
         self._heartbeats = 0
         self._logged = self._exported = time.monotonic()
         self._sizes = PoolSizes(config.autoscaling, {pool: getattr(config, pool).replicas for pool in get_args(Role)})
-        self._app, self._pools = context.app_name, {pool: pools[pool] for pool in self._sizes.scaled}
+        self._app, self._pools, self._ordered = context.app_name, pools, dict[str, int]()
+        self._settings, self._configured = LiveSettings(config, self._apply), False
         self._refused = ""
         self._fingerprints_told: Set[str] = frozenset()
         self._members = MembershipEvents()
         self._farewell: _Farewell | None = None
-        self._scaling = asyncio.get_running_loop().create_task(self._scale()) if self._pools else None
+        self._scaling = asyncio.get_running_loop().create_task(self._scale())
+
+    async def reconfigure(self, user_config: object) -> None:
+        """Called by Serve before the first report, and with each change. Raises ConfigError at the start alone, when there are no settings
+        to go on with; those who run then keep theirs."""
+        try:
+            self._settings.reconfigure(user_config)
+        except ConfigError as error:
+            if not self._configured:
+                raise
+            self._settings.fault = str(error)
+            logger.error("this user_config cannot be used, the last settings hold on: %s", error)
+        else:
+            logger.info("settings that differ from args: %s", ", ".join(names(self._settings.said)) or "none")
+        self._configured = True
+
+    def _apply(self, config: ServingConfig) -> None:
+        self._registry.reconfigure(config.controller)
+        self._sizes.reconfigure(config.autoscaling)
+
+    async def sizes(self) -> dict[str, tuple[int, bool]]:
+        """By pool that load scales: what Serve was told last, which a change of `args` is to begin with, and whether its bounds are said
+        over `args`."""
+        said = names(self._settings.said)
+        return {pool: (self._ordered[pool], f"autoscaling.{pool}" in said) for pool in self._sizes.scaled if pool in self._ordered}
 
     async def heartbeat(self, report: Report) -> Directive:
         now = time.monotonic()
@@ -96,7 +124,7 @@ class ControllerReplica:
         if now >= self._logged + GOODPUT_LOG_S:
             self._logged = now
             logger.info(self._registry.goodput().log_line())
-        directive = self._registry.directive_for(report, now)
+        directive = replace(self._registry.directive_for(report, now), settings=self._settings.said)
         if self._farewell is None or not isinstance(report, GatewayReport):
             return directive
         self._farewell.told(report)
@@ -120,7 +148,9 @@ class ControllerReplica:
     async def snapshot(self) -> dict[str, Any]:
         """The registry's state, and which process holds it."""
         own = {"pid": os.getpid(), "node": ray.util.get_node_ip_address()}
-        return {**self._registry.snapshot(time.monotonic()), "sizes": self._sizes.as_json(self._registry.sizes()), "controller": own}
+        sizes, settings = self._sizes.as_json(self._registry.sizes()), self._settings
+        told = {"digest": settings.digest, "keys": names(settings.said), "fault": settings.fault}
+        return {**self._registry.snapshot(time.monotonic()), "sizes": sizes, "settings": told, "controller": own}
 
     async def _scale(self) -> None:
         while True:
@@ -136,8 +166,9 @@ class ControllerReplica:
     async def _resize(self) -> None:
         """Serve's external scaler interface: what `POST /api/v1/applications/.../scale` of the dashboard calls."""
         controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
-        details = {pool: await controller.get_deployment_details.remote(self._app, name) for pool, name in self._pools.items()}
-        ordered = {pool: detail.target_num_replicas for pool, detail in details.items()}
+        scaled = list(self._sizes.scaled)
+        details = {pool: await controller.get_deployment_details.remote(self._app, self._pools[pool]) for pool in scaled}
+        self._ordered = ordered = {pool: detail.target_num_replicas for pool, detail in details.items()}
         wanted = self._sizes.decide(
             ordered, self._registry.sizes(), self._registry.goodput(), self._registry.gateway_load(), time.monotonic()
         )

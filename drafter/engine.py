@@ -7,6 +7,7 @@ without one add their nodes at once, as soon as a session opens, commits or has 
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -89,6 +90,12 @@ class DrafterEngine:
     def expected_s(self) -> float:
         """What the pass that was begun last should take. From any thread."""
         return self.draft.expected_s if self.draft is not None else 0.0
+
+    def reconfigure(self, config: DrafterConfig, tree: TreeConfig) -> None:
+        """From now on these hold, as far as they are live (`drafthouse.config.live`). Sessions that are open stay as they are."""
+        self.config, self.tree = config, tree
+        self.admission.config, self.admission.tree = config, tree
+        self.rules = replace(self.rules, width=tree.width)
 
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]:
         key = (peer, message.session_id)

@@ -26,7 +26,7 @@ JOIN_S = 2.0
 class PassLoop:
     def __init__(self, engine: DrafterEngine, send: Callable[[list[Outgoing]], None], ended: Callable[[], None], limit_s: float):
         """From the loop's thread: `send` is called with everything that one round has to say, `ended` when no round will follow."""
-        self.engine, self._send, self._ended, self._limit_s = engine, send, ended, limit_s
+        self.engine, self._send, self._ended, self.limit_s = engine, send, ended, limit_s
         self._count = 0
         self._began: float | None = None  # the command or pass that runs, in monotonic seconds; None while it waits for messages
         self._inbox: deque[Command] = deque()
@@ -52,8 +52,8 @@ class PassLoop:
         began = self._began
         if not self._alive:
             return "the drafting thread has died"
-        if began is not None and time.monotonic() - began > self._limit_s:
-            return f"a draft pass takes longer than {self._limit_s:g} s (drafter.pass_limit_s)"
+        if began is not None and time.monotonic() - began > self.limit_s:
+            return f"a draft pass takes longer than {self.limit_s:g} s (drafter.pass_limit_s)"
         return ""
 
     @property

@@ -13,6 +13,7 @@ from drafter.report import report_of
 from drafter.server import DrafterServer
 from drafter.without_model import WithoutModel, without_model
 from drafthouse.config.cache_files import cache_folder
+from drafthouse.config.live import LiveSettings
 from drafthouse.config.serving import ServingConfig
 from drafthouse.engine.load_stages import logged
 from drafthouse.engine.loader import LoadedModel
@@ -24,6 +25,7 @@ from drafthouse.stages.build import MODEL, by_name
 from drafthouse.telemetry.log_lines import set_up_logs
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
 from drafthouse.wire.heartbeat import Heartbeat
+from drafthouse.wire.membership import Directive
 from drafthouse.wire.reports import DrafterReport, Replica
 from drafthouse.wire.transport import load_transport
 
@@ -60,12 +62,19 @@ class DrafterReplica:
             name, f"{node}:{port}", os.getpid(), node, model.fingerprint, pids, model.vocabulary, model.forward, model.row_invariant,
             model.threads,
         )  # fmt: skip
+        self.settings = LiveSettings(config, self.apply)
         metrics = MetricsExporter("drafter", name, ray_metrics)
-        self.heartbeat = Heartbeat(controller, metrics.exporting(self.report, self.details), config.controller.heartbeat_s)
+        self.heartbeat = Heartbeat(controller, metrics.exporting(self.report, self.details), config.controller.heartbeat_s, self.follow)
         self.heartbeat.start()
 
     def report(self) -> DrafterReport:
-        return report_of(self.server, self.replica)
+        return report_of(self.server, self.replica, self.settings.digest)
+
+    def apply(self, config: ServingConfig) -> None:
+        self.server.reconfigure(config.drafter, config.tree)
+
+    def follow(self, directive: Directive) -> None:
+        self.settings.follow(directive.settings)
 
     def details(self) -> Numbers:
         """What metrics have beyond the report."""

@@ -9,13 +9,13 @@ from drafthouse.wire.reports import DrafterReport, Replica
 from drafthouse.wire.totals import DrafterTotals, PacedTotals
 
 
-def report_of(server: DrafterServer, replica: Replica) -> DrafterReport:
+def report_of(server: DrafterServer, replica: Replica, settings: str = "") -> DrafterReport:
     engine, allocator = server.loop.engine, server.loop.engine.cache.allocator
     latency = engine.draft.latency if engine.draft is not None else None
     brier = engine.calibrations.brier()
     return DrafterReport(
         replica=replica, draining=not server.takes_sessions, totals=_totals(server), load=len(engine.sessions),
-        capacity=engine.config.max_sessions,
+        capacity=engine.config.max_sessions, settings=settings,
         pass_ms=1e3 * latency.seconds(1, 0) if latency is not None else 0.0,
         seconds_per_node=price(1, 0, 1.0, latency) if latency is not None else 0.0,
         kv_slots_used=allocator.count - allocator.free_count, kv_slots_cached=allocator.cached_count, kv_slots=allocator.count,

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from drafter.engine import DrafterEngine, Outgoing
 from drafter.pass_loop import Command, PassLoop
+from drafthouse.config.serving import DrafterConfig, TreeConfig
 from drafthouse.errors import WireError
 from drafthouse.policy.stall import LOOK_S, StallWatch
 from drafthouse.telemetry.log_lines import log_event
@@ -72,6 +73,16 @@ class DrafterServer(rpc.DrafterServicer):
         await self._server.start()
         self._watching = asyncio.create_task(self._watch_device())
         return bound
+
+    def reconfigure(self, config: DrafterConfig, tree: TreeConfig) -> None:
+        """From any thread."""
+        self.loop.limit_s = config.pass_limit_s
+
+        def command(engine: DrafterEngine) -> list[Outgoing]:
+            engine.reconfigure(config, tree)
+            return []
+
+        self.loop.post(command)
 
     async def stop(self) -> None:
         self._watching.cancel()

@@ -62,6 +62,12 @@ class VerifierEngine:
         self._stepping: list[Sequence] = []  # sequences of the step in progress
         self._replies: list[GenerateReply] = []  # of the step in progress: said even if the rest of it fails
 
+    def reconfigure(self, config: VerifierConfig, tree: TreeConfig) -> None:
+        """From now on these hold, as far as they are live (`drafthouse.config.live`). Sessions that are open keep their trees' limits."""
+        self.scheduler.config = config
+        self.draft_sessions.batch_table, self.draft_sessions.tree = config.batch_table, tree
+        self.local.tree = tree
+
     def submit(self, request: GenerateRequest) -> None:
         """Raises RequestError for what can never be served here, OverloadError when the queue is full."""
         older = self.sequences.get(request.request_id)

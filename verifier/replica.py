@@ -7,6 +7,7 @@ import ray
 from ray import serve
 from ray.util import metrics as ray_metrics
 
+from drafthouse.config.live import LiveSettings
 from drafthouse.config.serving import ServingConfig
 from drafthouse.engine.load_stages import logged
 from drafthouse.engine.parallel.invitation import Launcher
@@ -31,7 +32,7 @@ class VerifierReplica:
     async def __init__(self, config: ServingConfig, controller: serve.handle.DeploymentHandle, ranks: Launcher):
         set_up_logs()
         name = serve.get_replica_context().replica_id.unique_id
-        self.drain_s = config.verifier.drain_s
+        self.drain_s, self.settings = config.verifier.drain_s, LiveSettings(config, self.apply)
         loading = logged("verifier")
         model = load_replica(config.target, ranks, stages=loading)
         stages = placed(config.drafter.stages, "verifier", config.draft, model.runner.vocab_size, config.drafter.shared_noise)
@@ -54,7 +55,7 @@ class VerifierReplica:
         round_trips = {name: client.round_trip_s for name, client in self.server.clients.items()}
         incompatible = {name: client.incompatible for name, client in self.server.clients.items() if client.incompatible}
         draining, faults = not self.server.takes_requests, self.server.loop.faults
-        return report_of(self.engine, self.replica, draining, faults, round_trips, incompatible)
+        return report_of(self.engine, self.replica, draining, faults, round_trips, incompatible, self.settings.digest)
 
     def details(self) -> Numbers:
         """What metrics have beyond the report."""
@@ -69,7 +70,11 @@ class VerifierReplica:
         totals = engine.meter.acceptance.totals() | {"paced_steps": 0.0, "paced_overruns": 0.0}
         return Numbers(totals, gauges, {"queue_seconds": engine.meter.queue_seconds})
 
+    def apply(self, config: ServingConfig) -> None:
+        self.server.loop.post(lambda engine: engine.reconfigure(config.verifier, config.tree))
+
     def follow(self, directive: Directive) -> None:
+        self.settings.follow(directive.settings)
         self.server.set_drafters(directive.drafters)
         self.server.loop.post(lambda engine: engine.pricing.set_price_floor(directive.price_floor))
 

@@ -18,6 +18,7 @@ def report_of(
     step_faults: int,
     round_trips: Mapping[str, float | None],
     incompatible: Mapping[str, str] = MappingProxyType({}),
+    settings: str = "",
 ) -> VerifierReport:
     """`round_trips` are in seconds, by drafter; None before the first. `incompatible`: drafters that could not be talked to, and why."""
     scheduler, pricing, allocator = engine.scheduler, engine.pricing, engine.scheduler.allocator
@@ -34,7 +35,7 @@ def report_of(
         gate_open=engine.session_policy.gate.open, best_edge=engine.session_policy.gate.best_edge,
         drafters=_drafters(engine, round_trips), places_per_s=engine.admission.places_per_s,
         most_steps_to_free=engine.admission.most_steps_to_free, synthetic_acceptance=engine.verification.synthetic_rate,
-        incompatible={**incompatible, **_unfit(engine)},
+        incompatible={**incompatible, **_unfit(engine)}, settings=settings,
     )  # fmt: skip
 
 

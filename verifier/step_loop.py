@@ -43,7 +43,7 @@ def run_step(
 class StepLoop:
     def __init__(self, engine: VerifierEngine, deliver: Deliver):
         """`deliver` is called from the loop's thread with all that one round has to say."""
-        self.engine, self._deliver, self._step_limit_s = engine, deliver, engine.scheduler.config.step_limit_s
+        self.engine, self._deliver = engine, deliver
         self._rounds = 0
         self._round_began: float | None = None  # monotonic seconds; None while it waits
         self._inbox: deque[Command] = deque()
@@ -65,11 +65,11 @@ class StepLoop:
     @property
     def trouble(self) -> str:
         """Why no more replies are to be expected; empty while there is no such reason. From any thread."""
-        began = self._round_began
+        began, limit_s = self._round_began, self.engine.scheduler.config.step_limit_s
         if not self._thread.is_alive():
             return "the verification thread has died"
-        if began is not None and time.monotonic() - began > self._step_limit_s:
-            return f"a verification step takes longer than {self._step_limit_s:g} s (verifier.step_limit_s)"
+        if began is not None and time.monotonic() - began > limit_s:
+            return f"a verification step takes longer than {limit_s:g} s (verifier.step_limit_s)"
         return ""
 
     @property

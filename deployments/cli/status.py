@@ -49,10 +49,19 @@ class ShownReplica:
     row_invariant: bool
     gauges: Gauges
     started: float
+    incompatible: dict[str, str] = field(default_factory=dict)
+    settings: str = ""
     pid: int | None = None  # told to operators' keys alone, like the address
     address: str = "-"
     set_aside: dict[str, str] = field(default_factory=dict)  # of gateways
     threads: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSettings:
+    digest: str = ""
+    keys: tuple[str, ...] = ()
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ class ShownCluster:
     fingerprints: dict[str, dict[str, list[str]]]
     sizes: dict[str, SizeShown]
     goodput: ClusterGoodput
+    settings: ShownSettings = ShownSettings()
 
 
 def status(
@@ -124,7 +134,24 @@ def _print_cluster(cluster: ShownCluster) -> None:
     for pool, size in cluster.sizes.items():
         bounds = "" if size.most is None else f", between {size.least} and {size.most}"
         console.print(f"[bold]{pool} pool[/]: {size.actual} of {size.desired} desired{bounds}; {size.reason}")
+    _print_disagreements(console, cluster)
     _print_goodput(console, cluster.goodput)
+
+
+def _print_disagreements(console: Console, cluster: ShownCluster) -> None:
+    """Settings that differ from args, who does not follow them, and who does not use whom."""
+    settings, replicas = cluster.settings, [r for pool in cluster.pools.values() for r in pool]
+    if settings.keys:
+        console.print(f"[bold]settings said over args[/]: {', '.join(settings.keys)}")
+    if settings.fault:
+        console.print(f"SETTINGS THAT CANNOT BE USED: {settings.fault}", style="bold red", markup=False)
+    for r in replicas:
+        if r.settings != settings.digest:
+            console.print(
+                f"{r.replica} has other settings, still or since it cannot use these; its log says why", style="bold red", markup=False
+            )
+        for peer, why in r.incompatible.items():
+            console.print(f"{r.replica} does not use {peer}: {why}", style="bold red", markup=False)
 
 
 def _number(value: float | None, form: str = ",.1f") -> str:

@@ -55,7 +55,7 @@ class FirstTable:
         if directive.verifiers and not self._known.is_set():
             logger.info("the routing table is another gateway's: %d verifiers", len(directive.verifiers))
             own = replace(self._heartbeat.directive, verifiers=directive.verifiers, gateways=directive.gateways + 1)
-            self._heartbeat.adopt(own)  # shares are that gateway's
+            self._heartbeat.adopt(replace(own, settings=directive.settings))  # shares are that gateway's
 
     async def _answer(self) -> Directive:
         answer = await self._ask_peer()

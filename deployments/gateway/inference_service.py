@@ -128,7 +128,7 @@ class InferenceService:
         request_id: Callable[[], str] = str,
     ) -> None:
         """Without `limits` clients have none. `request_id` says what the client of the request being served got in `x-request-id`."""
-        self.planner, self.link, self._max_bytes = planner, link, max_bytes
+        self.planner, self.link, self.max_bytes = planner, link, max_bytes
         self.limits = limits or ClientLimits(lambda client: RateLimits())
         self.places = Capacity(places)
         self.latencies = Latencies()
@@ -150,8 +150,8 @@ class InferenceService:
         traffic the requests are; empty: it is not known. `arrived` (seconds, monotonic): before the body was read. Raises
         OverloadError, and RequestError for what could never be served."""
         try:
-            if size > self._max_bytes:
-                raise RequestError(f"the request has {size} bytes, and the limit is {self._max_bytes}", code=TOO_LARGE, status=413)
+            if size > self.max_bytes:
+                raise RequestError(f"the request has {size} bytes, and the limit is {self.max_bytes}", code=TOO_LARGE, status=413)
             with self.places.planning():
                 plan = await self.in_thread(make, size)
             self._check_choices(len(plan.requests))

@@ -1,9 +1,10 @@
 """The gateway's Ray shell: one deployment for HTTP and gRPC in front of the verifiers.
 
-Promises: nothing but wiring. The constructor reads the tokenizer and the model's metadata; the heartbeat starts
-and stops with the ASGI application, which has started once there is a routing table. Serve reads annotations here,
-so they must not be postponed. Without direct ingress (which HAProxy needs) Serve's proxies look at the context of a
-gRPC stream only when a chunk comes, so that a refusal has its hint in the details alone, and Serve logs it as a failure.
+Promises: nothing but wiring. Settings that change hold for requests that come; those that run end as they began. The
+constructor reads the tokenizer and the model's metadata; the heartbeat starts and stops with the ASGI application, which
+has started once there is a routing table. Serve reads annotations here, so they must not be postponed. Without direct
+ingress (which HAProxy needs) Serve's proxies look at the context of a gRPC stream only when a chunk comes, so that a
+refusal has its hint in the details alone, and Serve logs it as a failure.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from ray.serve.context import _get_serve_request_context
 from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
 from ray.util import metrics as ray_metrics
+from starlette.routing import BaseRoute, Router
+from starlette.types import Receive, Scope, Send
 
 from deployments.api.grpc.inference import InferenceApi
 from deployments.api.openai.routes import build_http_app
@@ -33,6 +36,7 @@ from deployments.gateway.set_aside_events import SetAsideEvents
 from deployments.gateway.text_codec import load_codec
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.limits import RateLimits
+from drafthouse.config.live import LiveSettings
 from drafthouse.config.serving import ServingConfig
 from drafthouse.security.api_keys import load_api_keys
 from drafthouse.telemetry.log_lines import set_up_logs
@@ -43,6 +47,26 @@ from drafthouse.wire.membership import Directive
 from drafthouse.wire.reports import GatewayReport, Replica
 from drafthouse.wire.transport import load_transport
 from protos import inference_pb2
+
+
+class CurrentApp:
+    """The HTTP application as the settings have it now. An answer that has begun ends in the one that it began in."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """Serve labels its metrics by them."""
+        return self.app.routes
+
+    @property
+    def router(self) -> Router:
+        """Serve asks whether it redirects what ends in a slash."""
+        return self.app.router
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
 
 
 @serve.deployment
@@ -62,25 +86,42 @@ class Gateway:
         metadata = load_metadata(config.target, codec.stop_token, config.gateway.sampling_defaults)
         planner = RequestPlanner(config.model, codec, metadata, config.api)
         self._controller, self._config = controller, config.gateway
+        self._settings = LiveSettings(config, self._apply)
         self._keys = load_api_keys(config.security.api_keys)
         self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))
         self._limits, self._lag = ClientLimits(self._limits_of), LoopLag()
         places, max_bytes = config.gateway.max_ongoing_requests, config.gateway.max_body_bytes
         self._service = InferenceService(planner, self._link, places, max_bytes, self._limits, _request_id)
         self._refusals, self._set_aside = KeyRefusals(_request_id), SetAsideEvents()
-        hops, write_timeout_s = config.gateway.limits.proxy_hops, config.gateway.write_timeout_s
-        self._grpc = InferenceApi(self._service, self._keys, self._refusals, hops, write_timeout_s, RAY_SERVE_ENABLE_DIRECT_INGRESS)
+        self._grpc = self._grpc_api()
         name, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
         self._replica = Replica(name, ray.util.get_node_ip_address(), os.getpid(), node, "")
+        self._cluster_metrics = ClusterMetrics(_exporters, planner.model)
+        self._app = CurrentApp(self._http_app())
         metrics = MetricsExporter("gateway", name, ray_metrics)
         reporting = metrics.exporting(self._report, self._details)
         self._heartbeat = Heartbeat(controller, reporting, config.controller.heartbeat_s, self._directed)
         self._first_table = FirstTable(self._heartbeat, self._ask_peer)
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> CurrentApp:
         """Called by Serve after the constructor."""
-        metrics = ClusterMetrics(_exporters, self._service.planner.model)
-        return build_http_app(self._service, self._snapshot, self._lifespan, self._keys, self._config, metrics.page, self._refusals)
+        return self._app
+
+    def _http_app(self) -> FastAPI:
+        page = self._cluster_metrics.page
+        return build_http_app(self._service, self._snapshot, self._lifespan, self._keys, self._config, page, self._refusals)
+
+    def _grpc_api(self) -> InferenceApi:
+        hops, write_timeout_s = self._config.limits.proxy_hops, self._config.write_timeout_s
+        return InferenceApi(self._service, self._keys, self._refusals, hops, write_timeout_s, RAY_SERVE_ENABLE_DIRECT_INGRESS)
+
+    def _apply(self, config: ServingConfig) -> None:
+        """Raises ConfigError where the file of keys cannot be read here."""
+        if config.security.api_keys != self._settings.config.security.api_keys:
+            self._keys = load_api_keys(config.security.api_keys)
+        self._config = config.gateway
+        self._link.patience_s, self._service.max_bytes = self._config.patience_s, self._config.max_body_bytes
+        self._app.app, self._grpc = self._http_app(), self._grpc_api()
 
     async def Generate(  # the proto's name; Serve fills in `grpc_context`
         self, request: bytes | inference_pb2.GenerateRequest, grpc_context: RayServegRPCContext
@@ -111,6 +152,7 @@ class Gateway:
         return snapshot
 
     def _directed(self, directive: Directive) -> None:
+        self._settings.follow(directive.settings)
         self._link.update(directive.verifiers, directive.interval_s)
         if directive.stopping:
             self._link.end_all()
@@ -145,6 +187,7 @@ class Gateway:
             clients=self._limits.uses(), incompatible=self._link.incompatible,
             set_aside=self._set_aside.tell(self._link.routes.set_aside(), self._link.routes.replicas()),
             loop_lag_s=self._lag.late_s(), loop_cpu_share=self._lag.cpu_share(),
+            settings=self._settings.digest,
         )  # fmt: skip
 
 

@@ -70,7 +70,7 @@ class VerifierLink:
         self.routes = VerifierRoutes(random.random)
         self.failovers, self.moves = 0, dict.fromkeys(MOVE_REASONS, 0)
         self.incompatible: dict[str, str] = {}  # verifiers that could not talk to this gateway when last dialled, and why
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._streams = VerifierStreams(transport, self._heard)
         self._running: dict[Call, Attempt] = {}
         self._moves = RequestMoves(self.routes, random.random)
@@ -139,7 +139,7 @@ class VerifierLink:
     async def _route(self, progress: RequestProgress) -> Route:
         """The next verifier to try, as soon as there is one."""
         if progress.deadline is None:
-            progress.deadline = time.monotonic() + self._patience_s
+            progress.deadline = time.monotonic() + self.patience_s
         blocks = progress.blocks()
         while True:
             if self._stopping:
@@ -179,7 +179,7 @@ class VerifierLink:
         known = f"{len(self.routes)} are known"
         if progress.fingerprint is not None:
             known += f", {self.routes.fitting(progress.fingerprint)} of them with the fingerprint that this text was begun with"
-        return NoVerifierError(f"no verifier for {self._patience_s:g} s ({known}); the last failure: {progress.last_failure}")
+        return NoVerifierError(f"no verifier for {self.patience_s:g} s ({known}); the last failure: {progress.last_failure}")
 
     async def _connected(self, route: Route, progress: RequestProgress) -> VerifierStream:
         """A stream to a verifier that knows all that the request asks for. Raises Unreachable."""

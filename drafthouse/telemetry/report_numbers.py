@@ -44,6 +44,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "gauges": gauges_of(report), "draining": report.draining, "ranks": list(who.ranks),
         "vocabulary": who.vocabulary, "forward": who.forward, "row_invariant": who.row_invariant, "threads": who.threads,
         "started": round(who.started, 3),
+        "settings": report.settings,
         "incompatible": {} if isinstance(report, DrafterReport) else dict(report.incompatible),
     }  # fmt: skip
 

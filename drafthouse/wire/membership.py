@@ -43,7 +43,8 @@ class Directive:
     `interval_s` is when to report next; replicas keep their last directive when no answer comes. `complete` is false while the
     controller has not yet had the time to hear from everyone: what it does not know of is then to be kept. `gateways` are those that
     report, `shares` what this one may let through of clients with limits; a client that is not there has an even part at each.
-    `stopping`: the whole cluster ends, and gateways end their streams with an error.
+    `stopping`: the whole cluster ends, and gateways end their streams with an error. `settings`: what differs from the configuration
+    that replicas were started with (`drafthouse.config.live`), as JSON; empty: nothing.
     """
 
     interval_s: float
@@ -54,6 +55,7 @@ class Directive:
     gateways: int = 1
     shares: Mapping[str, ClientShare] = field(default_factory=dict)
     stopping: bool = False
+    settings: str = ""
 
     def after(self, former: "Directive") -> "Directive":
         """What holds once this has followed `former`."""

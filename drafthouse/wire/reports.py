@@ -40,12 +40,14 @@ class Replica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ReplicaReport:
-    """`load` counts requests (gateway, verifier: running and waiting) or sessions (drafter); `capacity` is how many it takes."""
+    """`load` counts requests (gateway, verifier: running and waiting) or sessions (drafter); `capacity` is how many it takes.
+    `settings`: the digest of those that hold here and differ from what the replica was started with; empty: none do."""
 
     replica: Replica
     load: int
     capacity: int
     draining: bool = False
+    settings: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The shipped config file through Ray's own `serve deploy`, on a Ray cluster that Drafthouse did not start."""
+"""The shipped config file through Ray's own `serve deploy`, on a Ray cluster that Drafthouse did not start; then changes of it."""
 
 import os
 import pathlib
@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import psutil
@@ -59,7 +61,7 @@ def _deployments(address: str) -> dict[str, str]:
     return {name: d["status"] for name, d in applications["drafthouse"]["deployments"].items()}
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_serve_deploy_of_the_shipped_file(dashboard: tuple[str, dict[str, str]], tmp_path: pathlib.Path) -> None:
     address, environment = dashboard
     _wait_ok(f"{address}/api/version", START_S, address, environment)
@@ -78,3 +80,89 @@ def test_serve_deploy_of_the_shipped_file(dashboard: tuple[str, dict[str, str]],
     while (running := _deployments(address)) != healthy and time.monotonic() < deadline:  # the gateway answers without drafters
         time.sleep(0.5)
     assert running == healthy
+    _check_settings_change_while_running(_Application(address, shipped, f"http://127.0.0.1:{http_port}"))
+
+
+class _Application:
+    """The shipped file, deployed. `put` deploys it with other keys."""
+
+    def __init__(self, address: str, config: dict[str, Any], url: str):
+        self._address, self._config, self.url = address, config, url
+        [self._application] = config["applications"]
+
+    def put(self, settings: object = None, args: dict[str, dict[str, Any]] | None = None) -> None:
+        """`settings` are the controller's user_config; `args` go over those of the file, section by section."""
+        self._application["deployments"] = [] if settings is None else [{"name": "ControllerReplica", "user_config": settings}]
+        for section, keys in (args or {}).items():
+            self._application["args"][section] = {**self._application["args"][section], **keys}
+        answer = httpx.put(f"{self._address}/api/serve/applications/", json=self._config, timeout=60, trust_env=False)
+        assert answer.status_code == 200, answer.text
+
+    def pids(self) -> dict[str, set[int]]:
+        applications = httpx.get(f"{self._address}/api/serve/applications/", timeout=30, trust_env=False).json()["applications"]
+        deployments = applications["drafthouse"]["deployments"].items()
+        return {name: {replica["pid"] for replica in d["replicas"] if replica["state"] == "RUNNING"} for name, d in deployments}
+
+    def cluster(self) -> dict[str, Any]:
+        for _ in range(100):
+            answer = httpx.get(f"{self.url}/v1/cluster", timeout=10, trust_env=False)
+            if answer.status_code == 200:
+                return dict(answer.json())
+            time.sleep(0.2)
+        raise AssertionError(answer.text)
+
+    def until(self, condition: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+        """The cluster's state as soon as it is so."""
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            if condition(cluster := self.cluster()):
+                return cluster
+            time.sleep(0.3)
+        raise AssertionError(f"waited {READY_S:.0f} s for: {what}; {str(cluster)[:3000]}")
+
+    def complete(self, max_tokens: int) -> httpx.Response:
+        body = {"model": "demo", "prompt": "def f(", "max_tokens": max_tokens, "temperature": 0}
+        return httpx.post(f"{self.url}/v1/completions", json=body, timeout=120, trust_env=False)
+
+
+def _in_force(cluster: dict[str, Any], keys: list[str]) -> bool:
+    """Whether the controller and all that report have these settings."""
+    told = cluster["settings"]
+    return told["keys"] == keys and all(r["settings"] == told["digest"] for pool in cluster["pools"].values() for r in pool)
+
+
+def _check_settings_change_while_running(app: _Application) -> None:
+    """No process goes, no running request notices, and a pool that load scales keeps its size."""
+    before, text = app.pids(), app.complete(400).json()["choices"][0]["text"]
+    app.put({"autoscaling": {"verifier": {"min": 2, "max": 3}}})
+    grown = app.until(lambda cluster: len(cluster["pools"]["verifier"]) == 2, "a second verifier")
+    assert grown["sizes"]["verifier"]["most"] == 3
+    pids = app.pids()
+    assert {name: mine <= pids[name] for name, mine in before.items()} == dict.fromkeys(before, True)
+    bounds = {"autoscaling": {"verifier": {"min": 1, "max": 3, "down_delay_s": 3600}}}
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(app.complete, 400)
+        app.put(bounds | {"gateway": {"limits": {"requests_per_minute": 1}, "max_body_bytes": 1024}, "tree": {"max_nodes": 4}})
+        keys = ["autoscaling.verifier", "gateway.limits", "gateway.max_body_bytes", "tree.max_nodes"]
+        app.until(lambda cluster: _in_force(cluster, keys), "the new settings everywhere")
+        assert running.result().json()["choices"][0]["text"] == text
+    codes = [app.complete(1).status_code for _ in range(3)]
+    assert 200 in codes[:1]
+    assert codes[2] == 429
+    app.put(bounds | {"gateway": {"limits": {"streams": 0}}})
+    wrong = app.until(lambda cluster: bool(cluster["settings"]["fault"]), "a fault")
+    assert wrong["settings"]["fault"].startswith("gateway.limits.streams: must be")
+    assert wrong["settings"]["keys"] == keys
+    assert app.complete(1).status_code == 429
+    app.put(bounds)
+    app.until(lambda cluster: _in_force(cluster, ["autoscaling.verifier"]), "the settings of the file, but for the bounds")
+    assert app.complete(1).status_code == 200
+    assert app.pids() == pids
+    app.put(bounds, args={"verifier": {"max_queue": 200}})
+    app.until(
+        lambda cluster: {r["pid"] for r in cluster["pools"]["verifier"] if not r["draining"]}.isdisjoint(pids["VerifierReplica"]),
+        "new verifiers",
+    )
+    after = app.until(lambda cluster: sum(not r["draining"] for r in cluster["pools"]["verifier"]) == 2, "as many new verifiers")
+    assert after["sizes"]["verifier"]["desired"] == 2
+    assert app.complete(400).json()["choices"][0]["text"] == text

@@ -17,8 +17,11 @@ from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDep
 
 from deployments.placement import ACCELERATOR_LABEL, HEAD, ROLE_LABEL, ROLES
 from drafthouse.config.autoscaling import AutoscalingConfig
+from drafthouse.config.config_file import CONTROLLER, settings_of
 from drafthouse.config.faults import describe
+from drafthouse.config.live import over
 from drafthouse.config.serving import PoolConfig, ServingConfig
+from drafthouse.errors import ConfigError
 from tests.manifests import pods
 from tests.manifests.network import FREE_PORTS, allowed, sends_outside
 from tests.manifests.rules import groups, of_kind
@@ -66,6 +69,10 @@ def embedded(service: Object) -> tuple[ServingConfig | None, list[str]]:
         config = ServingConfig.model_validate(applications[0].get("args") or {})
     except ValidationError as error:
         return None, [f"{where}: args.{line}" for line in describe(error, ServingConfig)]
+    try:
+        config = over(config, settings_of(applications[0]))
+    except ConfigError as error:
+        return None, [f"{where}: user_config of {CONTROLLER}: {line}" for line in str(error).splitlines()]
     if config.autoscaling != AutoscalingConfig() and not applications[0].get("external_scaler_enabled"):
         return config, [f"{where}: args.autoscaling needs external_scaler_enabled: true beside args, or Serve refuses its sizes"]
     return config, []

@@ -103,6 +103,13 @@ def test_without_controller_and_peer_it_does_not_start(controller, peer):
     assert started([controller], peer, 0.2) is None
 
 
+def test_the_settings_of_another_gateway_hold_before_the_first_request():
+    """They may have keys in them that args did not."""
+    starting = started([AWAY], Directive(0.01, (ROUTE,), settings='{"tree": {"width": 2}}'), 30)
+    assert starting is not None
+    assert starting.heartbeat.directive.settings == '{"tree": {"width": 2}}'
+
+
 def test_a_controller_that_comes_back_ends_the_wait():
     starting = started([AWAY] * 30 + [Directive(0.01, (ROUTE,))], None, 30)
     assert starting is not None

@@ -244,7 +244,7 @@ def no_traces(caplog):
 )
 def test_what_is_refused_ends_with_one_status_and_one_line_of_the_log(path, sent, code, words, no_traces):
     async def call(service):
-        service._max_bytes = 1000
+        service.max_bytes = 1000
         async with grpc_gateway(InferenceApi(service)) as channel:
             kind = channel.unary_unary if path == GENERATE else channel.unary_stream
             called = kind(path, request_serializer=None, response_deserializer=None)(sent)

@@ -10,7 +10,7 @@ from controller.cluster_goodput import measure
 from controller.gateway_size import GatewayLoad
 from controller.marginal_goodput import one_more_verifier, one_verifier_fewer
 from controller.pool_sizes import GROWN, KEEP_SHARE, RETRY_S, PoolSize, PoolSizes, Worth, worths
-from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
+from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds, VerifierBounds
 from tests.unit.test_cluster_goodput import VERIFIER_RATES, drafter, verifier
 
 BOUNDS = PoolBounds(min=1, max=8, min_gain_share=0.3, up_delay_s=3.0, down_delay_s=10.0, cool_down_s=5.0)
@@ -236,3 +236,19 @@ def test_pools_are_scaled_apart_and_a_fixed_one_never():
     assert shown["verifier"] == {"actual": 2, "desired": 2, "reason": "fixed by the configuration", "least": None, "most": None}
     assert (shown["drafter"]["actual"], shown["drafter"]["desired"], shown["drafter"]["least"], shown["drafter"]["most"]) == (0, 1, 0, 8)
     assert "one more would add" in shown["drafter"]["reason"]
+
+
+def test_bounds_change_while_pools_run_and_what_is_known_of_them_stays() -> None:
+    sizes = PoolSizes(AutoscalingConfig(verifier=VerifierBounds(max=4)), {"gateway": 1, "verifier": 1, "drafter": 1})
+    idle = measure([], [], 0.0)
+    sizes.decide({"verifier": 3}, {"verifier": 3}, idle, GatewayLoad(), 0.0)
+    known = sizes.scaled["verifier"]
+    sizes.reconfigure(AutoscalingConfig(verifier=VerifierBounds(max=2), drafter=PoolBounds(min=0, max=3)))
+    assert sizes.scaled["verifier"] is known
+    assert sizes.decide({"verifier": 3, "drafter": 5}, {"verifier": 3, "drafter": 5}, idle, GatewayLoad(), 1.0) == {
+        "verifier": 2,
+        "drafter": 3,
+    }
+    sizes.reconfigure(AutoscalingConfig())
+    assert sizes.decide({}, {"verifier": 9, "drafter": 9}, idle, GatewayLoad(), 2.0) == {}
+    assert sizes.as_json({"gateway": 1, "verifier": 2, "drafter": 3})["verifier"]["reason"] == "fixed by the configuration"

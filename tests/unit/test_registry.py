@@ -129,6 +129,7 @@ def test_snapshot_is_json_and_complete(registry):
         "draining": False, "ranks": [], "vocabulary": "", "forward": "native", "row_invariant": True, "threads": "", "age_s": 0.5,
         "started": 7.0,
         "incompatible": {"d9": "old"},
+        "settings": "",
     }  # fmt: skip
     assert (counted["steps"], gauges["goodput"]) == (1, 5)
     assert "price" not in gauges, "JSON has no infinity"

@@ -20,6 +20,8 @@ from tests.unit.reports import drafter_report, drafter_totals, gateway_report, v
 
 SIZES = PoolSizes(AutoscalingConfig(drafter=PoolBounds(min=0, max=4)), {"gateway": 1, "verifier": 2, "drafter": 1})
 
+SETTINGS = {"settings": {"digest": "abc", "keys": ["tree.width"], "fault": "tree.widht: no such key"}}
+
 
 @pytest.fixture
 def registry() -> Registry:
@@ -32,7 +34,8 @@ def url(registry: Registry) -> Iterator[str]:
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(json.dumps({"model": "smol", **registry.snapshot(1.0), "sizes": SIZES.as_json(registry.sizes())}).encode())
+            sizes = SIZES.as_json(registry.sizes())
+            self.wfile.write(json.dumps({"model": "smol", **registry.snapshot(1.0), "sizes": sizes, **SETTINGS}).encode())
 
         def log_message(self, format: str, *args: object) -> None:
             """Says nothing: test output is for tests."""
@@ -108,3 +111,15 @@ def test_which_forward_runs_is_told_where_there_is_a_model(registry, url):
 def test_verifiers_that_a_gateway_has_set_aside_are_told(registry, url):
     registry.observe(replace(gateway_report("g0"), set_aside={"v0": "it gave the request up; for 10 s"}), 0.0)
     assert "g0 has set aside v0: it gave the request up; for 10 s" in status(url)
+
+
+def test_settings_and_peers_that_do_not_fit(registry, url):
+    old = "the drafter speaks versions 5 to 6"
+    registry.observe(replace(verifier_report("v0"), settings="abc", incompatible={"d7": old}), 0.0)
+    registry.observe(verifier_report("v1"), 0.0)
+    output = status(url)
+    assert "settings said over args: tree.width" in output
+    assert "SETTINGS THAT CANNOT BE USED: tree.widht: no such key" in output
+    assert "v1 has other settings" in output
+    assert "v0 has other settings" not in output
+    assert f"v0 does not use d7: {old}" in output
