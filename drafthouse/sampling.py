@@ -17,6 +17,16 @@ MAX_ALLOWED = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """At most `tokens` of reasoning between the tokens `opening` and `closing`. `inside`: the prompt ends after the opening one."""
+
+    tokens: int
+    opening: int
+    closing: int
+    inside: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Applied in this order: allowed ids, bias, bad words, min tokens, repetition, frequency and presence penalty, temperature, top-k,
     top-p, min-p, noise.
@@ -37,6 +47,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     allowed_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    thinking: ThinkingBudget | None = None
 
     def check(self) -> None:
         """Raises RequestError naming the first field out of range."""
@@ -56,6 +67,8 @@ class SamplingParams:
         self._check_lists()
 
     def _check_lists(self) -> None:
+        if self.thinking is not None and self.allowed_token_ids:
+            raise RequestError("thinking_token_budget and allowed_token_ids exclude each other; send one", "thinking_token_budget")
         for token, bias in self.logit_bias:
             if not -MAX_BIAS <= bias <= MAX_BIAS:
                 raise RequestError(f"logit_bias of token {token} must be between -100 and 100, not {bias}", "logit_bias")
@@ -73,6 +86,7 @@ class SamplingParams:
             "logit_bias": [token for token, _ in self.logit_bias],
             "allowed_token_ids": self.allowed_token_ids,
             "bad_words": [token for word in self.bad_words for token in word],
+            "thinking_token_budget": [self.thinking.opening, self.thinking.closing] if self.thinking is not None else [],
         }
         for name, ids in named.items():
             outside = next((token for token in ids if not 0 <= token < vocab_size), None)

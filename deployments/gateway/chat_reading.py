@@ -12,6 +12,7 @@ from deployments.gateway.text_codec import TextCodec
 from deployments.parsers.registry import think_tags, tool_format
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
+from drafthouse.sampling import ThinkingBudget
 
 
 class ChatReading:
@@ -25,7 +26,7 @@ class ChatReading:
         self._shown_with_calls = codec.token_bytes.showing((*tags, *(self._tools.shown if self._tools is not None else ())))
 
     def read(self, body: ChatRequest) -> tuple[list[int], OutputFormat]:
-        """Raises RequestError."""
+        """(prompt, how outputs are read). Raises RequestError."""
         tools = [tool.plain() for tool in body.offered_tools]
         if tools and self._tools is None:
             reason = "it is not known how this model writes calls; set api.tool_parser, or send tool_choice: none"
@@ -40,6 +41,18 @@ class ChatReading:
         names = frozenset(tool["function"]["name"] for tool in tools)
         one_call = body.parallel_tool_calls is False
         return ids, OutputFormat(self._shown_with_calls, self._tools, names, one_call, self._tags, inside)
+
+    def budget(self, body: ChatRequest, output: OutputFormat) -> ThinkingBudget | None:
+        """Raises RequestError where tokens cannot be told from tags."""
+        tokens, tags = body.thinking_token_budget, self._tags
+        if tokens is None:
+            return None
+        ids = [self._codec.token_id(tag) for tag in (tags.opening, tags.closing)] if tags is not None else []
+        if tags is None or None in ids:
+            reason = "no reasoning of this model is known (api.reasoning_parser)" if tags is None else "its tags are several tokens"
+            raise RequestError(f"thinking_token_budget: {reason}; leave it out", "thinking_token_budget", "unsupported_value")
+        opening, closing = (token for token in ids if token is not None)
+        return ThinkingBudget(tokens, opening, closing, output.inside or tags.assumed)
 
     def _goes_on_thinking(self, prompt: str, body: ChatRequest) -> bool:
         """The template's own last word counts, or the message's that is gone on with; not what others wrote before."""

@@ -111,6 +111,7 @@ class RequestPlanner:
         if body.prediction is not None:
             settings = replace(settings, prediction=self._predicted(body.prediction.text()))
         prompt, output = self._chats.read(body)
+        settings = replace(settings, sampling=replace(settings.sampling, thinking=self._chats.budget(body, output)))
         return self.plan("chatcmpl", [prompt], settings, field="messages", output=output)
 
     def _predicted(self, text: str) -> tuple[int, ...]:

@@ -40,6 +40,11 @@ class TextCodec:
         control tokens in it are tokens."""
         return encode(self._backend, text, add_special_tokens=special)
 
+    def token_id(self, text: str) -> int | None:
+        """Of the one token that is this text."""
+        token: int | None = self._backend.token_to_id(text)
+        return token
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens, control tokens included; ids must lie in the vocabulary."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=False)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from drafthouse.processors.edits import Edits
 from drafthouse.processors.penalties import Penalties
 from drafthouse.processors.processor import LogitsProcessor, Path
+from drafthouse.processors.thinking import Thinking
 from drafthouse.processors.token_rules import AllowedTokens, BadWords, LogitBias, MinTokens
 from drafthouse.sampling import SamplingParams
 
@@ -37,6 +38,8 @@ def processors_of(
 ) -> SequenceProcessors | None:
     """None where no row is to change: such a sequence pays nothing. `further` have seen `prompt` and `output` already."""
     each = list(further)
+    if sampling.thinking is not None and sampling.thinking.closing < vocab_size:
+        each.append(Thinking(sampling.thinking, output))
     if sampling.allowed_token_ids:
         each.append(AllowedTokens(sampling.allowed_token_ids, vocab_size))
     if sampling.logit_bias:

@@ -49,6 +49,7 @@ class Feature(StrEnum):
     LOGIT_BIAS = "logit_bias"
     ALLOWED_TOKEN_IDS = "allowed_token_ids"
     BAD_WORDS = "bad_words"
+    THINKING_BUDGET = "thinking_budget"
     LOGPROBS = "logprobs"
     PROMPT_LOGPROBS = "prompt_logprobs"
     TOP_P_0 = "top_p_0"
@@ -65,6 +66,7 @@ SAMPLING: Mapping[str, Feature] = {
     "logit_bias": Feature.LOGIT_BIAS,
     "allowed_token_ids": Feature.ALLOWED_TOKEN_IDS,
     "bad_words": Feature.BAD_WORDS,
+    "thinking": Feature.THINKING_BUDGET,
 }
 """Fields of `SamplingParams` that a verifier must know when they are not at their default."""
 

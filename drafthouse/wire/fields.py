@@ -1,7 +1,9 @@
 """Single fields of the data plane, with their limits. Promises: a function returns the field's value or raises WireError naming it."""
 
+from dataclasses import asdict
+
 from drafthouse.errors import RequestError, WireError
-from drafthouse.sampling import MAX_SEED, SamplingParams
+from drafthouse.sampling import MAX_SEED, SamplingParams, ThinkingBudget
 from protos import dataplane_pb2 as pb
 
 MAX_TOKENS = 1 << 22
@@ -35,6 +37,7 @@ def sampling_proto(sampling: SamplingParams) -> pb.Sampling:
         presence_penalty=s.presence_penalty, frequency_penalty=s.frequency_penalty, min_tokens=s.min_tokens,
         logit_bias=[pb.TokenBias(token=token, bias=bias) for token, bias in s.logit_bias], allowed_token_ids=s.allowed_token_ids,
         bad_words=[pb.TokenRun(tokens=word) for word in s.bad_words],
+        thinking=pb.ThinkingBudget(**asdict(s.thinking)) if s.thinking is not None else None,
     )  # fmt: skip
 
 
@@ -42,13 +45,19 @@ def sampling_of(m: pb.Sampling) -> SamplingParams:
     sampling = SamplingParams(
         m.temperature, m.top_k, m.top_p, m.min_p, m.repetition_penalty, m.presence_penalty, m.frequency_penalty, m.min_tokens,
         tuple((each.token, each.bias) for each in m.logit_bias), tuple(m.allowed_token_ids),
-        tuple(tuple(word.tokens) for word in m.bad_words),
+        tuple(tuple(word.tokens) for word in m.bad_words), thinking_of(m),
     )  # fmt: skip
     try:
         sampling.check()
     except RequestError as error:
         raise WireError(str(error)) from error
     return sampling
+
+
+def thinking_of(m: pb.Sampling) -> ThinkingBudget | None:
+    if not m.HasField("thinking"):
+        return None
+    return ThinkingBudget(m.thinking.tokens, m.thinking.opening, m.thinking.closing, m.thinking.inside)
 
 
 def seed_of(value: int) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from drafthouse.checkpoints.model_path import DEMO_MODELS
 from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel, load
-from drafthouse.sampling import SamplingParams
+from drafthouse.sampling import SamplingParams, ThinkingBudget
 from drafthouse.token_logprobs import PROCESSED, RAW, LogprobsWish, TokenLogprob
 from drafthouse.wire.generation_messages import GenerateRequest
 from simulator.one_process import OneProcess
@@ -36,7 +36,8 @@ SAMPLINGS = st.builds(
     logit_bias=st.dictionaries(IDS, st.floats(-8, 8, width=32), max_size=5).map(lambda bias: tuple(bias.items())),
     allowed_token_ids=st.one_of(st.just(()), st.sets(IDS, min_size=3, max_size=40).map(tuple)),
     bad_words=st.lists(st.lists(IDS, min_size=1, max_size=2).map(tuple), max_size=5).map(tuple),
-)
+    thinking=st.none() | st.builds(ThinkingBudget, tokens=st.integers(0, N), opening=IDS, closing=IDS, inside=st.booleans()),
+).map(lambda sampling: replace(sampling, thinking=None) if sampling.allowed_token_ids else sampling)
 
 
 @dataclass

@@ -285,6 +285,8 @@ def test_an_assistants_message_can_be_gone_on_with():
         ({"chat_template_kwargs": {"colour": "x"}}, "chat_template_kwargs.colour"),
         ({"chat_template_kwargs": {"start_thinking": "<|end|>"}}, "chat_template_kwargs.start_thinking"),
         ({"reasoning_effort": "much"}, "reasoning_effort"),
+        ({"thinking_token_budget": -1}, "thinking_token_budget"),
+        ({"thinking_token_budget": 5}, "thinking_token_budget"),  # this tokenizer has several tokens for a tag
         ({"verbosity": "chatty"}, "verbosity"),
         ({"prediction": {"type": "content"}}, "prediction.content"),
         ({"prediction": {"type": "content", "content": 1}}, "prediction.content"),

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 
 from deployments.gateway.verifier_link import NoVerifierError
-from drafthouse.sampling import SamplingParams
+from drafthouse.sampling import SamplingParams, ThinkingBudget
 from drafthouse.token_logprobs import LogprobsWish
 from drafthouse.wire.dialect import (
     BEFORE,
@@ -62,6 +62,7 @@ def test_a_request_needs_what_it_sets_and_nothing_else() -> None:
     every = SamplingParams(
         top_p=0.0, repetition_penalty=2.0, presence_penalty=1.0, frequency_penalty=1.0, min_tokens=1, logit_bias=((1, 1.0),),
         allowed_token_ids=(1,), bad_words=((1,),),
+        thinking=ThinkingBudget(1, 2, 3, False),
     )  # fmt: skip
     assert needed_by(replace(REQUEST, sampling=every, logprobs=LogprobsWish(0, 0))) >= set(SAMPLING.values()) | {
         Feature.LOGPROBS, Feature.PROMPT_LOGPROBS, Feature.TOP_P_0,

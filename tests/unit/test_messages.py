@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drafthouse.errors import WireError
-from drafthouse.sampling import MAX_SEED, SamplingParams
+from drafthouse.sampling import MAX_SEED, SamplingParams, ThinkingBudget
 from drafthouse.speculation import SPECULATION_MODES, Speculation
 from drafthouse.token_logprobs import MAX_TOP_LOGPROBS, MODES, LogprobsWish, TokenLogprob
 from drafthouse.token_tree import TokenTree
@@ -40,7 +40,8 @@ SAMPLINGS = st.builds(
     logit_bias=st.dictionaries(UINT32, st.floats(-100, 100), max_size=3).map(lambda bias: tuple(bias.items())),
     allowed_token_ids=st.lists(UINT32, max_size=3).map(tuple),
     bad_words=st.lists(TOKENS, max_size=2).map(tuple),
-)
+    thinking=st.none() | st.builds(ThinkingBudget, tokens=UINT32, opening=UINT32, closing=UINT32, inside=st.booleans()),
+).filter(lambda sampling: sampling.thinking is None or not sampling.allowed_token_ids)
 OPENS = st.builds(
     s.Open, session_id=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
     target_fingerprint=TEXT, max_nodes=UINT32, max_depth=UINT32, min_confidence=CONFIDENCES, vocab_size=st.sampled_from([0, (1 << 32) - 1]),

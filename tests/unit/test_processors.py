@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from drafthouse.choose import Rows, choose, scores
 from drafthouse.processors.edits import WORD_BITS, Edits
 from drafthouse.processors.processor import PathProcessor
 from drafthouse.processors.sequence_processors import processors_of
-from drafthouse.sampling import SamplingParams
+from drafthouse.sampling import SamplingParams, ThinkingBudget
 
 VOCAB = 40
 STOPS = (5, 6)
@@ -36,6 +37,10 @@ SAMPLINGS = st.builds(
     logit_bias=st.dictionaries(IDS, st.floats(-100, 100, width=32), max_size=4).map(lambda bias: tuple(bias.items())),
     allowed_token_ids=st.one_of(st.just(()), st.sets(IDS, min_size=9).map(lambda ids: tuple(sorted(ids)))),
     bad_words=st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=3).map(tuple), max_size=4, unique=True).map(tuple),
+)
+
+THINKING = st.none() | st.builds(
+    ThinkingBudget, tokens=st.integers(0, 6), opening=st.integers(0, 7), closing=st.integers(0, 7), inside=st.booleans()
 )
 
 
@@ -78,11 +83,12 @@ def test_equals_transformers(sampling: SamplingParams, prompt: list[int], output
 
 
 @settings(max_examples=200, deadline=None)
-@given(SAMPLINGS, TEXTS.filter(len), st.lists(TEXTS, min_size=1, max_size=5), TEXTS, st.integers(0, 10_000))
+@given(SAMPLINGS, THINKING, TEXTS.filter(len), st.lists(TEXTS, min_size=1, max_size=5), TEXTS, st.integers(0, 10_000))
 def test_a_row_knows_its_own_path_alone(
-    sampling: SamplingParams, prompt: list[int], paths: list[list[int]], output: list[int], seed: int
+    sampling: SamplingParams, thinking: ThinkingBudget | None, prompt: list[int], paths: list[list[int]], output: list[int], seed: int
 ) -> None:
     """Drafted or committed, in whatever pieces, alone or beside other rows: the same bits."""
+    sampling = replace(sampling, thinking=None if sampling.allowed_token_ids else thinking)
     logits = random_logits(seed, len(paths))
     together = processed(logits, sampling, prompt, output, paths)
     for row, path in enumerate(paths):
@@ -113,6 +119,29 @@ def test_min_tokens_counts_from_the_true_beginning() -> None:
     found = processed(logits, sampling, [1, 2, 3], [7, 7], [[], [8], [8, 9]])
     assert found[:, STOPS[0]].tolist() == [-torch.inf, -torch.inf, 0.0]
     assert processors_of(sampling, [1], [7] * 4, STOPS, VOCAB) is None, "nothing is left to do"
+
+
+OPENING, CLOSING = 20, 21
+
+
+@pytest.mark.parametrize(
+    ("inside", "tokens", "output", "path", "forced"),
+    [
+        (True, 2, [1], [], False),
+        (True, 2, [1], [2], True),
+        (True, 2, [1, 2, 3], [], True),  # a token that a draft put there, and that no walk reaches
+        (True, 2, [1, CLOSING], [2, 3, 4], False),
+        (True, 0, [], [], True),
+        (False, 0, [], [], False),
+        (False, 0, [OPENING], [], True),
+        (False, 1, [1], [OPENING, 2], True),
+        (False, 1, [1, 2, 3, 4, OPENING], [2, 3], False),  # an answer may name the tag
+    ],
+)
+def test_a_thought_ends_when_its_budget_is_spent(inside: bool, tokens: int, output: list[int], path: list[int], forced: bool) -> None:
+    sampling = SamplingParams(0.0, thinking=ThinkingBudget(tokens, OPENING, CLOSING, inside))
+    found = processed(torch.zeros(1, VOCAB), sampling, [5], output, [path])
+    assert (int(found.isfinite().sum()) == 1, bool(found[0, CLOSING].isfinite())) == (forced, True)
 
 
 def test_what_must_not_be_chosen_gives_way_where_nothing_else_is_left() -> None:

@@ -8,14 +8,16 @@ from deployments.api.openai.body import parse_body
 from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.schema import CompletionRequest
 from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestPlanner
+from deployments.gateway.text_codec import make_codec
 from deployments.gateway.text_stream import StopRule
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
 from drafthouse.noise import derive_seed
-from drafthouse.sampling import MAX_SEED, SamplingParams
+from drafthouse.sampling import MAX_SEED, SamplingParams, ThinkingBudget
 from drafthouse.speculation import Speculation
 from drafthouse.token_logprobs import LogprobsWish
 from tests.unit.byte_tokenizer import codec, metadata
+from tests.unit.chat_tokenizers import THINK, THINKING, UNTHINK, byte_level
 
 CONTEXT = 64
 PLANNER = RequestPlanner("demo", codec(), metadata(CONTEXT))
@@ -191,3 +193,18 @@ def test_what_the_template_refuses_is_the_clients_fault():
 def test_text_that_is_not_unicode_is_refused():
     assert refused(completion, prompt="a\ud800").param == "prompt"
     assert refused(chat, messages=[{"role": "user", "content": "\udfff"}]).param == "messages.0.content"
+
+
+def test_a_budget_of_thought_goes_to_the_verifier_by_the_tokens_of_its_tags():
+    tokenizer = byte_level(THINKING)
+    large = replace(metadata(1024), vocab_size=len(tokenizer))
+    planner = RequestPlanner("demo", make_codec(tokenizer), large)
+    opening, closing = tokenizer.convert_tokens_to_ids([THINK, UNTHINK])
+    (request,) = chat(planner, thinking_token_budget=5).requests
+    assert request.sampling.thinking == ThinkingBudget(5, opening, closing, inside=True), "the template has opened it"
+    ended = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>b</think>c"}]
+    (request,) = chat(planner, thinking_token_budget=5, messages=ended, continue_final_message=True).requests
+    assert request.sampling.thinking == ThinkingBudget(5, opening, closing, inside=False)
+    assert chat(planner).requests[0].sampling.thinking is None
+    none = RequestPlanner("demo", make_codec(tokenizer), large, ApiConfig(reasoning_parser="none"))
+    assert refused(chat, none, thinking_token_budget=5).param == "thinking_token_budget"

@@ -82,6 +82,7 @@ class ChatRequest(GenerationBody):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None  # vLLM's name
     verbosity: Literal["low", "medium", "high"] | None = None
     prediction: Prediction | None = None
     store: bool | None = None  # nothing is stored
