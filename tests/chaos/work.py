@@ -35,7 +35,8 @@ class Work:
 
 def from_json(fields: Mapping[str, Any]) -> Work:
     """Of a `start` event."""
-    sampling, speculation = SamplingParams(**fields["sampling"]), Speculation(**fields["speculation"])
+    sampling = SamplingParams(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields["sampling"].items()})
+    speculation = Speculation(**fields["speculation"])
     return Work(tuple(fields["prompt"]), sampling, fields["seed"], fields["max_tokens"], speculation)
 
 

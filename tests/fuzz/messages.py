@@ -39,7 +39,11 @@ def almost(message: Message, rng: random.Random, faulty: float) -> bytes:
 def make_extreme(message: Message, rng: random.Random) -> None:
     """Gives one field, here or in a message below, an extreme value."""
     field = rng.choice(message.DESCRIPTOR.fields)
-    if field.message_type is not None:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        key, value = field.message_type.fields
+        for _ in range(rng.choice((1, 2, 50, 2_000))):
+            getattr(message, field.name)[extreme(key, rng)] = extreme(value, rng)
+    elif field.message_type is not None:
         inner = getattr(message, field.name)
         if field.is_repeated:
             if rng.random() < 0.2:

@@ -109,6 +109,10 @@ class Untouched:
 
     encode_chat = encode
 
+    def encode_words(self, words):
+        assert not words
+        return ()
+
 
 def planned(prompts: list[str]) -> None:
     """With a context of 64 tokens of 10 characters."""

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.cancel.clients import Clients
 from benchmarks.cancel.traffic import traffic
-from drafthouse.security.client_key import API_KEY
+from drafthouse.security.client_key import API_KEY, authorization
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 from tests.chaos.event_log import EventLog
@@ -44,7 +44,7 @@ async def _calls() -> list[str | None]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, httpx.AsyncClient() as http:
         await Streams(channel, "demo", EventLog(io.StringIO())).one("r", make_works([[1, 2]], 1, 8, seed=0)[0], None)
         for way in ("grpc", "grpc stream"):
-            await Clients(http, channel, "demo").send(replace(call, way=way), "x", None)
+            await Clients(http, channel, "demo", [authorization()]).send(replace(call, way=way), "x", None)
     await server.stop(None)
     return servicer.keys
 

@@ -69,7 +69,7 @@ def test_the_advice_may_be_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"top_p": 1.5}, "top_p must be above 0 and at most 1, not 1.5.*gateway.sampling_defaults: none"),
+        ({"top_p": 1.5}, "top_p must be between 0 and 1, not 1.5.*gateway.sampling_defaults: none"),
         ({"temperature": "0.5"}, "temperature"),
         ({"top_k": True}, "top_k"),
     ],

@@ -15,7 +15,7 @@ BAD = "invalid_request_error"
     ("path", "body", "expected"),
     [
         ("/v1/completions", {"model": "demo"}, (400, BAD, "prompt", "invalid_value")),
-        ("/v1/completions", COMPLETION | {"echo": True}, (400, BAD, "echo", "unsupported_value")),
+        ("/v1/completions", COMPLETION | {"suffix": "a"}, (400, BAD, "suffix", "unsupported_value")),
         ("/v1/completions", COMPLETION | {"metadata": {"a\ud800": 1}}, (400, BAD, "metadata", "invalid_value")),
         ("/v1/completions", COMPLETION | {"temperature": -1}, (400, BAD, "temperature", "invalid_value")),
         ("/v1/completions", COMPLETION | {"prompt": "zqj " * 30}, (400, BAD, "prompt", "context_length_exceeded")),

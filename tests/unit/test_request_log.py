@@ -71,7 +71,7 @@ def test_a_request_without_a_verifier_is_a_warning(caplog):
     ]
 
 
-@pytest.mark.parametrize("wrong", [{"max_tokens": 10**6}, {"nonsense": 1}, {"model": "other"}, {"prompt": 1.5}], ids=str)
+@pytest.mark.parametrize("wrong", [{"max_tokens": 0}, {"nonsense": 1}, {"model": "other"}, {"prompt": 1.5}], ids=str)
 def test_a_request_that_is_wrong_has_a_line_too(caplog, wrong):
     answer, service = _ask({**COMPLETION, **wrong})
     assert answer.status_code in (400, 404)
