@@ -43,6 +43,9 @@ CONSTRUCTOR_RETRIES = 3
 WAIT_LOOP_S = 0.1
 """Serve waits so long for requests of its own, of which verifiers and drafters have none, before a replica may drain."""
 
+SCALED_DRAIN_S = 600.0
+"""Where load scales gateways, they go after each peak, and no other one can take their clients' streams: those get this long at least."""
+
 GATEWAY_WAIT_LOOP_S = 2.0
 """Proxies that have not heard yet that a gateway goes may send it requests for so long."""
 
@@ -105,7 +108,8 @@ def build_app(args: ServingConfig) -> serve.Application:
         "graceful_shutdown_wait_loop_s": GATEWAY_WAIT_LOOP_S,
     }
     replicas = first_size(args, "gateway", present)
-    return sized(Gateway, replicas, front, gateway.drain_s, **requests).bind(args, controller, verifiers, drafters)
+    drain_s = gateway.drain_s if args.autoscaling.gateway is None else max(gateway.drain_s, SCALED_DRAIN_S)
+    return sized(Gateway, replicas, front, drain_s, **requests).bind(args, controller, verifiers, drafters)
 
 
 def first_size(args: ServingConfig, role: str, present: Mapping[str, tuple[int, bool]]) -> int:

@@ -10,7 +10,8 @@ GREEDY_BELOW = 1e-5
 
 MAX_BIAS = 100.0
 MAX_BIASED = 1024
-MAX_BAD_WORDS = 1024
+MAX_BAD_TOKENS = 1 << 14
+MAX_BAD_WORDS = 2048
 MAX_BAD_WORD_TOKENS = 256
 MAX_ALLOWED = 1 << 20
 """Ids, words and tokens that one request may name: each costs time at every row."""
@@ -77,6 +78,8 @@ class SamplingParams:
                 raise RequestError(f"{name} has {len(getattr(self, name))} entries, the limit is {most}", name)
         if len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
             raise RequestError("logit_bias names a token twice", "logit_bias")
+        if sum(map(len, self.bad_words)) > MAX_BAD_TOKENS:
+            raise RequestError(f"bad_words has more than {MAX_BAD_TOKENS} tokens in all", "bad_words")
         if not all(1 <= len(word) <= MAX_BAD_WORD_TOKENS for word in self.bad_words):
             raise RequestError(f"a bad word has 1 to {MAX_BAD_WORD_TOKENS} tokens", "bad_words")
 
@@ -92,6 +95,11 @@ class SamplingParams:
             outside = next((token for token in ids if not 0 <= token < vocab_size), None)
             if outside is not None:
                 raise RequestError(f"{name} has token id {outside}, outside the vocabulary of {vocab_size}", name)
+
+    @property
+    def listed(self) -> int:
+        """Numbers in its lists: what it weighs on the wire beyond a few bytes."""
+        return len(self.allowed_token_ids) + 4 * len(self.logit_bias) + sum(len(word) + 2 for word in self.bad_words)
 
     @property
     def greedy(self) -> bool:

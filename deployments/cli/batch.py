@@ -21,7 +21,7 @@ from deployments.cli.batch_files import BatchLine, BatchOutput, check_input, rea
 from deployments.cli.http_client import CONNECT_TIMEOUT_S, DEFAULT_URL, Url, only_model, server
 from deployments.cli.options import errors, fail
 from drafthouse.errors import DrafthouseError
-from drafthouse.security.client_key import authorization
+from drafthouse.security.client_key import HINT, authorization
 
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that a later try may change. The run waits while the server gives them, but for 500 and 504: the one of TRIES is written."""
@@ -32,7 +32,7 @@ AWAY_S = 120.0
 
 
 class ServerAwayError(DrafthouseError):
-    """The server cannot be reached any more."""
+    """The server cannot be reached any more, or lets this client in no more."""
 
 
 def batch(
@@ -146,6 +146,8 @@ class _Batch:
                     ) from None
             else:
                 self._away_since = None
+                if answer.status_code in (401, 403):
+                    raise ServerAwayError(f"{answer.status_code} from {self.url}: {HINT}; the same command goes on from here")
                 failures += answer.status_code in (500, 504)
                 if answer.status_code not in AGAIN or failures >= TRIES:
                     return answer

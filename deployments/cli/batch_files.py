@@ -17,6 +17,9 @@ from typing import Any, Self
 from drafthouse.errors import ConfigError
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
+BEGINNING = b'{"id": "batch_req_'
+"""Of every line of an output."""
+
 KEYS = ("custom_id", "method", "url", "body")
 
 
@@ -79,6 +82,7 @@ def _parsed(raw: bytes) -> BatchLine:
         raise ValueError("body must be an object, the request itself")
     if body.get("stream"):
         raise ValueError("body.stream must not be set: an answer is one line")
+    json.dumps(line, ensure_ascii=False, allow_nan=False).encode()  # raises ValueError for what cannot be sent
     return BatchLine(custom_id, line["url"], {key: value for key, value in body.items() if key not in ("stream", "stream_options")})
 
 
@@ -145,6 +149,8 @@ class BatchOutput:
         with open(self._path, "rb") as file:
             for number, raw in enumerate(file, start=1):
                 if not raw.endswith(b"\n"):
+                    if raw[: len(BEGINNING)] != BEGINNING[: len(raw)]:
+                        raise ConfigError(f"--output {self._path}, line {number}: it is no answer of a batch; name another file")
                     break
                 custom_id, status = self._answered(raw, number)
                 if custom_id not in ids:

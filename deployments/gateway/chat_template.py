@@ -85,10 +85,11 @@ class ChatTemplate:
         self._tokenizer, self._forms, self.refusal = tokenizer, forms, refusal
         self._tools, self._calls = tools, calls
         self.text = template_text(tokenizer)
+        self._words = frozenset(re.findall(r"\w+", self.text))
 
     def reads(self, variable: str) -> bool:
         """Whether the template has the word at all."""
-        return re.search(rf"\b{re.escape(variable)}\b", self.text) is not None
+        return variable in self._words
 
     def check(self, messages: Sequence[Message], options: ChatOptions) -> None:
         """Raises RequestError for tools, calls and variables that the template would leave out or that are ours to set."""

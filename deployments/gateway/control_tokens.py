@@ -80,6 +80,9 @@ class ControlTokens:
         encodes, to which the template's have secret names, so that all others are text. Raises RequestError where the
         tokenizer does not find the template's own either.
         """
+        for mark in marks or ():  # a template that writes a container writes its strings escaped
+            for written in (repr(mark)[1:-1], json.dumps(mark)[1:-1]):
+                marked = marked.replace(written, mark)
         disguised, own = self.disguise(marked, marks)
         ids = encode(self._backend, prompt, add_special_tokens=False)
         if len(self._any.findall(prompt)) == own and self._count(ids) <= own:

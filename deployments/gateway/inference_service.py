@@ -155,6 +155,10 @@ class InferenceService:
             with self.places.planning():
                 plan = await self.in_thread(make, size)
             self._check_choices(len(plan.requests))
+        except RecursionError as deep:
+            error = RequestError("something in the request is nested too deep")
+            self.turned_away(error, cache_key)
+            raise error from deep
         except (RequestError, OverloadError) as error:
             self.turned_away(error, cache_key)
             raise

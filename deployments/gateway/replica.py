@@ -36,7 +36,7 @@ from deployments.gateway.set_aside_events import SetAsideEvents
 from deployments.gateway.text_codec import load_codec
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.limits import RateLimits
-from drafthouse.config.live import LiveSettings
+from drafthouse.config.live import LiveSettings, names
 from drafthouse.config.serving import ServingConfig
 from drafthouse.security.api_keys import load_api_keys
 from drafthouse.telemetry.log_lines import set_up_logs
@@ -157,7 +157,12 @@ class Gateway:
         if directive.stopping:
             self._link.end_all()
         self._limits.directed(directive)
-        self._first_table.directed(directive)
+        if not self._lacks_keys(directive):
+            self._first_table.directed(directive)
+
+    def _lacks_keys(self, directive: Directive) -> bool:
+        """Whether this gateway has none of the API keys that it is told of: it must not become ready and let all in."""
+        return self._keys is None and bool(self._settings.fault) and "security.api_keys" in names(directive.settings)
 
     def _limits_of(self, client: str) -> RateLimits:
         own = self._keys.limits_of(client) if self._keys is not None else {}

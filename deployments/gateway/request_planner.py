@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deployments.api.openai.chat_schema import ChatRequest
+from deployments.api.openai.sampling_schema import MAX_STOP_TOKENS
 from deployments.api.openai.schema import NO_LIMIT, CompletionRequest, check_model, is_ids
 from deployments.gateway.chat_reading import ChatReading
 from deployments.gateway.model_metadata import ModelMetadata
@@ -28,6 +29,12 @@ from drafthouse.wire.generation_messages import GenerateRequest
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for completions."""
+
+MAX_LISTED = 1 << 21
+"""Numbers in the lists of all choices together: each choice goes to a verifier with its own."""
+
+MAX_SCORES = 1 << 19
+"""Logprobs of prompts in one answer: microseconds of the event loop each."""
 
 MAX_TOTAL_CHOICES = 256
 """Prompts times `n` of one request: each is a request of its own to a verifier."""
@@ -138,6 +145,9 @@ class RequestPlanner:
         if not 0 <= seed <= MAX_SEED:
             raise RequestError(f"seed must be between 0 and 2**63 - 1, not {seed}", "seed")
         settings = replace(settings, sampling=self._sampling(settings))
+        if total * settings.sampling.listed > MAX_LISTED:
+            named = "allowed_token_ids, bad_words and logit_bias"
+            raise RequestError(f"{named} are too long together for {total} choices in all", "n")
         plan_id = f"{kind}-{uuid.uuid4().hex}"
         requests: list[GenerateRequest] = []
         notes: dict[str, None] = {}  # each once
@@ -154,11 +164,20 @@ class RequestPlanner:
                 i = len(requests)
                 own_seed = seed if total == 1 else derive_seed(seed, i)
                 requests.append(self._request(f"{plan_id}-{i}", prompt, own_seed, max_tokens, settings))
+        self._check_scores(requests)
         output = output or OutputFormat(self.codec.token_bytes)
         return RequestPlan(
             plan_id, tuple(requests), settings.stops, seed, settings.choices, output, tuple(notes), settings.include_stop, tuple(echoes),
             settings.prompt_top,
         )  # fmt: skip
+
+    def _check_scores(self, requests: Sequence[GenerateRequest]) -> None:
+        """Raises RequestError for more logprobs of prompts in one answer than a gateway should hold."""
+        tops = ((len(request.prompt), request.logprobs.prompt_top) for request in requests)
+        entries = sum(tokens * (top + 1) for tokens, top in tops if top is not None)
+        if entries > MAX_SCORES:
+            message = f"prompt_logprobs: these prompts and choices make {entries} entries, and one answer has at most {MAX_SCORES}"
+            raise RequestError(message, "prompt_logprobs")
 
     def _settings(self, body: CompletionRequest | ChatRequest, max_tokens: int | None) -> Settings:
         sampling = body.sampling(self.metadata.sampling_defaults)
@@ -177,8 +196,13 @@ class RequestPlanner:
         outside = next((token for token in settings.stop_token_ids if not 0 <= token < vocab_size), None)
         if outside is not None:
             raise RequestError(f"stop_token_ids has {outside}, outside the vocabulary of {vocab_size}", "stop_token_ids")
-        settings.sampling.check_ids(vocab_size)
-        return replace(settings.sampling, bad_words=self.codec.encode_words(settings.bad_words))
+        if len(settings.stop_token_ids) > MAX_STOP_TOKENS:
+            count = len(settings.stop_token_ids)
+            raise RequestError(f"stop_token_ids has {count} entries, the limit is {MAX_STOP_TOKENS}", "stop_token_ids")
+        sampling = replace(settings.sampling, bad_words=self.codec.encode_words(settings.bad_words))
+        sampling.check()
+        sampling.check_ids(vocab_size)
+        return sampling
 
     def check_chars(self, chars: int, field: str) -> None:
         """Raises RequestError for a text that no tokens of the context could hold, before it costs the time to make them."""

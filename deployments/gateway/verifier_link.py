@@ -223,13 +223,20 @@ class VerifierLink:
         if not (stream.draining or stream.stalled):
             return
         now = time.monotonic()
+        common = stream.stalled and self._most_stall()
         for call in list(stream.calls.values()):
             attempt = self._running[call]
             replica = attempt.route.replica
             self.routes.gone(replica, now, DRAINS if stream.draining else HANGS)
-            if self.routes.another(attempt.progress.fingerprint, replica, now):
+            unfit = {replica} | attempt.progress.errored | attempt.progress.unable
+            if not (common and stream.stalled) and self.routes.another(attempt.progress.fingerprint, unfit, now):
                 stream.leave(call)
                 call.end(Moved("drain") if stream.draining else Stalled(HANGS))
+
+    def _most_stall(self) -> bool:
+        """Whether more than half of the verifiers hang: what they share does, and the last one should not get the requests of all."""
+        stalled = {attempt.route.replica for attempt in self._running.values() if attempt.stream.stalled}
+        return 2 * len(stalled) > len(self.routes)
 
     def _failed(self, progress: RequestProgress, route: Route, error: Broken) -> None:
         progress.failed(route.replica, error)

@@ -238,7 +238,7 @@ class VerifierStream:
         tokens = 0
         while self._starts:
             request = self._starts[0]
-            tokens += len(request.prompt) + len(request.delivered)
+            tokens += request.wire_tokens
             if starts and tokens > STARTED_TOKENS:
                 break
             starts.append(self._starts.popleft())

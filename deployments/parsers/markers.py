@@ -14,21 +14,28 @@ class MarkedText:
 
     def __init__(self, *markers: str) -> None:
         self._markers = markers
-        self._held = ""
+        self._space = list[str]()  # in pieces: a model may write nothing else for a whole text
+        self._begun = ""
 
     def feed(self, text: str) -> tuple[str, str, str]:
         """(text that is certain, white space and marker, what follows); no marker: the rest is held."""
-        text, self._held = self._held + text, ""
+        text, self._begun = self._begun + text, ""
         at, marker = min(((at, marker) for marker in self._markers if (at := text.find(marker)) >= 0), default=(-1, ""))
         end = at if marker else len(text) - begun_at_end(text, self._markers)
         certain = text[:end].rstrip()
+        space = text[len(certain) : end]
+        if certain:
+            certain = "".join(self._space) + certain
+            self._space = []
+        self._space.append(space)
         if marker:
-            return certain, text[len(certain) : at + len(marker)], text[at + len(marker) :]
-        self._held = text[len(certain) :]
+            lead, self._space = "".join(self._space) + marker, []
+            return certain, lead, text[at + len(marker) :]
+        self._begun = text[end:]
         return certain, "", ""
 
     def flush(self) -> str:
-        held, self._held = self._held, ""
+        held, self._space, self._begun = "".join(self._space) + self._begun, [], ""
         return held
 
 
@@ -37,20 +44,20 @@ class Expected:
 
     def __init__(self, *markers: str) -> None:
         self._markers = markers
-        self._held = ""
+        self._space = list[str]()  # in pieces, as above
+        self._begun = ""
 
     def feed(self, text: str) -> tuple[str, str, str] | None:
         """(white space, marker, what follows); ("", "", all of it) without a marker. None: it is not certain yet."""
-        text, self._held = self._held + text, ""
-        bare = text.lstrip()
+        bare = self._begun + text if self._begun else text.lstrip()
+        self._space.append("" if self._begun else text[: len(text) - len(bare)])
         found = next((marker for marker in self._markers if bare.startswith(marker)), "")
-        if found:
-            return text[: len(text) - len(bare)], found, bare[len(found) :]
-        if not bare or any(marker.startswith(bare) for marker in self._markers):
-            self._held = text
+        if not found and (not bare or any(marker.startswith(bare) for marker in self._markers)):
+            self._begun = bare
             return None
-        return "", "", text
+        space, self._space, self._begun = "".join(self._space), [], ""
+        return (space, found, bare[len(found) :]) if found else ("", "", space + bare)
 
     def flush(self) -> str:
-        held, self._held = self._held, ""
+        held, self._space, self._begun = "".join(self._space) + self._begun, [], ""
         return held

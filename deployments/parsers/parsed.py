@@ -48,8 +48,10 @@ class ToolParser(ABC):
 
 def join_calls(deltas: tuple[CallDelta, ...]) -> list[CallDelta]:
     """Each call whole, in the order in which they began."""
-    whole: dict[int, CallDelta] = {}
+    parts: dict[int, list[CallDelta]] = {}
     for delta in deltas:
-        begun = whole.get(delta.index, CallDelta(delta.index))
-        whole[delta.index] = CallDelta(delta.index, begun.name + delta.name, begun.arguments + delta.arguments)
-    return list(whole.values())
+        parts.setdefault(delta.index, []).append(delta)
+    return [
+        CallDelta(index, "".join(part.name for part in of_call), "".join(part.arguments for part in of_call))
+        for index, of_call in parts.items()
+    ]

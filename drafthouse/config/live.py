@@ -105,14 +105,16 @@ class LiveSettings:
         self.config, self.said, self.fault = config, json.dumps(said, sort_keys=True) if said else "", ""
 
     def follow(self, said: str) -> None:
-        """What the controller says, each time that it says something else. What cannot be done is logged, and stands in `fault`."""
-        if said == self._heard:
+        """What the controller says, each time that it says something else, and again while it cannot be done: a file may come later.
+        What cannot be done is logged once, and stands in `fault`."""
+        if said == self._heard and not self.fault:
             return
-        self._heard = said
+        before, self._heard = (self._heard, self.fault), said
         try:
             self.reconfigure(json.loads(said or "{}"))
         except ConfigError as error:
             self.fault = str(error)
-            logger.error("these settings cannot be used here, the last ones hold on: %s", error)
+            if before != (said, self.fault):
+                logger.error("these settings cannot be used here, the last ones hold on: %s", error)
         else:
             logger.info("settings that differ from args: %s", ", ".join(names(said)) or "none")

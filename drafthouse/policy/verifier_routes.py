@@ -130,9 +130,9 @@ class VerifierRoutes:
         """Decides between equals: all gateways draw the same for a text's first block and a verifier, and without a block at random."""
         return hash((blocks[0], zlib.crc32(route.replica.encode()))) if blocks and route.caches_prefixes else self._draw()
 
-    def another(self, fingerprint: str | None, than: str, now: float) -> bool:
-        """Whether a replica that nothing speaks against could take over from this one."""
-        return any(not self._aside.failing(route.replica, now) for route in self._fitting(fingerprint, {than}))
+    def another(self, fingerprint: str | None, than: Container[str], now: float) -> bool:
+        """Whether a replica that nothing speaks against could take over from these."""
+        return any(not self._aside.failing(route.replica, now) for route in self._fitting(fingerprint, than))
 
     def seats(self, now: float) -> list[Seats]:
         """Each verifier's load and room. One that has failed gets a single request, to try it."""

@@ -64,10 +64,11 @@ class BadWords(PathProcessor):
     def __init__(self, words: Sequence[tuple[int, ...]], tokens: Sequence[int], vocab_size: int):
         known = [word for word in words if max(word) < vocab_size]
         self._single = np.array(sorted({word[0] for word in known if len(word) == 1}), dtype=np.int64)
-        self._longer: defaultdict[int, list[tuple[list[int], int]]] = defaultdict(list)  # by the last token before the forbidden one
+        self._longer: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)  # by all tokens before the forbidden one
         for word in known:
             if len(word) > 1:
-                self._longer[word[-2]].append((list(word[:-1]), word[-1]))
+                self._longer[word[:-1]].append(word[-1])
+        self._lengths = sorted({len(before) for before in self._longer})
         self._reach = max((len(word) - 1 for word in known), default=0)
         self._tail: list[int] = []
         self.commit(tokens[max(0, len(tokens) - self._reach) :])
@@ -85,8 +86,8 @@ class BadWords(PathProcessor):
 
     def edit_row(self, edits: Edits, row: int) -> None:
         tail = self._tail
-        begun = self._longer.get(tail[-1], ()) if tail else ()
-        forbidden = sorted({last for before, last in begun if tail[-len(before) :] == before})
+        begun = [tuple(tail[-length:]) for length in self._lengths if length <= len(tail)]
+        forbidden = sorted({last for before in begun for last in self._longer.get(before, ())})
         tokens = np.concatenate([self._single, np.array(forbidden, dtype=np.int64)])
         if len(tokens):
             edits.drop(np.full(len(tokens), row), tokens)

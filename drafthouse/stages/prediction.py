@@ -6,6 +6,7 @@ and behind the places whose last tokens are those of the output. The longest agr
 The field is OpenAI's `prediction`, https://platform.openai.com/docs/guides/predicted-outputs.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -82,8 +83,10 @@ class PredictionStage(Stage):
 
     def _met(self, output: Sequence[int], behind: int) -> list[int]:
         """Places right behind the output's last token, the nearest ones."""
-        places = [place + 1 for place in self._places.get(output[-1], ())] if output else []
-        return sorted((p for p in places if p < len(self._predicted)), key=lambda p: abs(p - behind))[:PLACES]
+        places = self._places.get(output[-1], []) if output else []
+        at = bisect_left(places, behind - 1)
+        near = (place + 1 for place in places[max(0, at - PLACES - 1) : at + PLACES + 1])
+        return sorted((p for p in near if p < len(self._predicted)), key=lambda p: abs(p - behind))[:PLACES]
 
     def _agreement(self, output: Sequence[int], place: int) -> int:
         """How many of the last tokens of `output` are those before `place`."""

@@ -61,6 +61,12 @@ class GenerateRequest:
         """Prompt tokens whose logprobs are still to be delivered."""
         return 0 if self.logprobs.prompt_top is None else len(self.prompt) - max(1, self.scored)
 
+    @property
+    def wire_tokens(self) -> int:
+        """Numbers that it carries; each takes a few bytes."""
+        lists = (self.prompt, self.delivered, self.prediction, self.stop_tokens)
+        return sum(map(len, lists)) + self.sampling.listed
+
 
 @dataclass(frozen=True, slots=True)
 class GenerateReply:

@@ -115,10 +115,10 @@ def test_grpc_errors_and_reflection(serving: Serving) -> None:
     [
         ({"model": "nope", "prompt": "x"}, 404, "model", "nope"),
         ({"prompt": ""}, 400, "prompt", "empty"),
-        ({"prompt": "x", "max_tokens": 5000}, 400, "max_tokens", "5000"),
+        ({"prompt": "x", "max_tokens": -5}, 400, "max_tokens", ""),
         ({"prompt": "x", "temperature": "hot"}, 400, "temperature", ""),
         ({"prompt": "x", "temperature": -1}, 400, "temperature", "-1"),
-        ({"prompt": "x", "top_p": 0}, 400, "top_p", "0"),
+        ({"prompt": "x", "top_p": 1.5}, 400, "top_p", "1.5"),
         ({"prompt": "x", "speculation": {"mode": "sometimes"}}, 400, "speculation.mode", "'fixed'"),
         ({"prompt": "x", "surprise": 1}, 400, "surprise", ""),
         ({"prompt": [99999]}, 400, "prompt", "99999"),

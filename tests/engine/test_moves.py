@@ -1,11 +1,14 @@
 """Requests move to a verifier that comes late, over real gRPC and by the verifiers' own reports: texts stay, what was held is free."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 from controller.routing_table import RoutingTable
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.serving import TreeConfig, VerifierConfig
+from drafthouse.engine.model_runner import RunResult
+from drafthouse.engine.segment import Segment
 from drafthouse.policy.latency import Curve
 from drafthouse.wire.generation_messages import GenerateRequest
 from drafthouse.wire.membership import Route
@@ -87,7 +90,15 @@ def test_requests_that_wait_go_to_a_verifier_that_comes_late_in_fair_order() -> 
 
 def test_streams_spread_to_a_verifier_that_comes_late_and_their_texts_stay() -> None:
     async def start(name: str) -> tuple[VerifierServer, Route]:
-        server = VerifierServer(VerifierEngine(loaded(tiny("llama")), LOADED, VerifierConfig(max_sequences=8), TreeConfig()), name)
+        model = loaded(tiny("llama"))
+        run = model.runner.run
+
+        def slow(segments: list[Segment]) -> RunResult:  # the texts must not end before the tables are there
+            time.sleep(0.01)
+            return run(segments)
+
+        model.runner.run = slow  # type: ignore[method-assign]
+        server = VerifierServer(VerifierEngine(model, LOADED, VerifierConfig(max_sequences=8), TreeConfig()), name)
         return server, Route(name, f"{HOST}:{await server.start(HOST, 0)}", "f", 0, 64)
 
     async def test() -> None:

@@ -133,7 +133,7 @@ def test_a_run_goes_on_where_the_one_before_was_killed(tmp_path: pathlib.Path) -
             first.send_signal(signal.SIGKILL)
         before = set(answered(output))
         with output.open("ab") as file:
-            file.write(b'{"custom_id": "torn", "resp')
+            file.write(b'{"id": "batch_req_12", "custom_id": "torn", "resp')
         assert 5 <= len(before) < len(ids)
         status, text = run("--input", source, "--output", output, "--url", url)
     assert status == 0, text
@@ -190,6 +190,8 @@ def test_a_server_that_goes_away_for_a_while_costs_no_line(tmp_path: pathlib.Pat
         ([line("a", body={"stream": True})], "body.stream"),
         ([line("")], "custom_id must be a text"),
         ([line("a", priority=1)], "unknown key 'priority'"),
+        ([line("a", body={"temperature": float("nan")})], "line 1"),
+        (['{"custom_id": "\\ud83d", "url": "/v1/completions", "body": {}}'], "line 1"),
         ([], "it holds no requests"),
     ],
 )
@@ -201,11 +203,21 @@ def test_a_wrong_input_is_refused_before_anything_is_asked(tmp_path: pathlib.Pat
     assert not output.exists()
 
 
+def test_a_key_that_is_let_in_no_more_ends_the_run_and_writes_nothing(tmp_path: pathlib.Path) -> None:
+    source, output = write(tmp_path / "in.jsonl", [line("a"), line("b")]), tmp_path / "out.jsonl"
+    with serving(Answers(lambda body, turn: (401, {}))) as url:
+        code, text = run("--input", source, "--output", output, "--url", url, "--concurrency", 1)
+    assert code == 1
+    assert "401" in text
+    assert output.read_bytes() == b""
+
+
 @pytest.mark.parametrize(
     ("held", "says"),
     [
         ('{"custom_id": "z", "response": {"status_code": 200}}\n', "the input has no custom_id 'z'"),
         ('{"a": 1}\n', "it is no answer of a batch"),
+        ('{"a": 1}', "it is no answer of a batch"),
         ('{"custom_id": "a", "response": {"status_code": 200}}\n' * 2, "is answered twice"),
     ],
 )

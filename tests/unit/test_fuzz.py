@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
+from drafthouse.wire.dialect import OURS
 from protos import dataplane_pb2 as data
 from tests.fuzz.findings import Findings
 from tests.fuzz.grpc_ports import FAULTY, message_of
@@ -17,7 +18,8 @@ from tests.fuzz.http_bytes import HttpBytes
 from tests.fuzz.http_cases import HttpCases
 from tests.fuzz.run import Port, fuzz_port
 from tests.fuzz.seeds import from_gateways, from_verifiers, generations
-from tests.unit.openai_gateway import gateway
+from tests.unit.openai_gateway import IDS, gateway
+from tests.unit.scoring_double import Scoring
 
 INPUTS = 150
 
@@ -64,7 +66,7 @@ def fuzzed(make: Callable[[httpx.AsyncClient, dict], Port], wrapped: Callable[[A
 
     async def run() -> Findings:
         findings = Findings()
-        async with gateway() as (app, service):
+        async with gateway(Scoring("a", tokens=lambda r: IDS, says=OURS.metadata())) as (app, service):
             transport = httpx.ASGITransport(wrapped(app), raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=None) as client:
                 document = (await client.get("/openapi.json")).json()

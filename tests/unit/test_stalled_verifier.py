@@ -53,7 +53,7 @@ def test_where_no_other_may_take_over_the_device_is_waited_for(other: str) -> No
             if other == "set aside":
                 link.routes.gone("b", time.monotonic())
             running = asyncio.create_task(collect(link))
-            while link.routes.another("f", "b", time.monotonic()):  # until the word of the hung one has come
+            while link.routes.another("f", {"b"}, time.monotonic()):  # until the word of the hung one has come
                 await asyncio.sleep(0.005)
             back.set()
             assert tokens_of(await running) == text_of(REQUEST)

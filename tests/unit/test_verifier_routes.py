@@ -53,8 +53,8 @@ def test_a_replica_set_aside_comes_last_for_a_while():
     routes.gone("a", 100.0)
     assert routes.pick(None, (), 100.1).replica == "b"
     assert routes.pick(None, {"b"}, 100.1).replica == "a"
-    assert not routes.another(None, "b", 100.1)
-    assert routes.another(None, "b", 100.1 + FIRST_S)
+    assert not routes.another(None, {"b"}, 100.1)
+    assert routes.another(None, {"b"}, 100.1 + FIRST_S)
     assert routes.pick(None, (), 100.1 + FIRST_S).replica == "a"
     routes.gone("a", 200.0)
     routes.replace((route("b", 5),))

@@ -20,6 +20,9 @@ from drafthouse.errors import TOO_LARGE, RequestError
 MIN_VALUES = 1 << 16
 """JSON values that a body may have with any model. A few bytes each, they take the interpreter lock for a microsecond each."""
 
+MAX_DEPTH = 100
+"""Of lists and objects in each other: each level costs memory for every value below it."""
+
 JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 """Also one that does not end. Nothing is tried twice: where a long string lacked its end, time rose with the square of its length."""
 
@@ -40,7 +43,7 @@ def parse_json(data: bytes, max_values: int) -> object:
     if _exceeds(data, max_values):
         raise RequestError(f"the body has more than {max_values} values; send several requests", code=TOO_LARGE, status=413)
     try:
-        return json.loads(data)
+        return json.loads(data.decode("utf-8-sig"))  # no other encoding: what counts the values reads bytes
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not JSON: {error}", code="invalid_json") from error
 
@@ -109,6 +112,8 @@ def check_unicode(body: object) -> None:
     left: list[tuple[tuple[str, ...], object]] = [((), body)]
     while left:
         path, value = left.pop()
+        if len(path) > MAX_DEPTH:
+            raise RequestError(f"{path[0]}: nested deeper than {MAX_DEPTH} levels", path[0])
         if isinstance(value, dict):
             left += [(path, key) for key in value]
             left += [((*path, key), inner) for key, inner in value.items()]

@@ -120,10 +120,12 @@ class ChatRequest(GenerationBody):
             raise RequestError("continue_final_message: the last message must be text of the assistant", "continue_final_message")
 
     def _check_tools(self) -> None:
-        names = [tool.function.name for tool in self.tools or []]
-        for i, name in enumerate(names):
-            if name in names[:i]:
+        names: set[str] = set()
+        for i, tool in enumerate(self.tools or []):
+            name = tool.function.name
+            if name in names:
                 raise RequestError(f"tools.{i}.function.name: {name!r} is there twice", f"tools.{i}.function.name")
+            names.add(name)
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise RequestError("tool_choice.function.name: no tool of this request has the name", "tool_choice.function.name")
         if self.tool_choice == "required" and not names:

@@ -15,7 +15,7 @@ from deployments.gateway.arrival import Arrival
 from deployments.gateway.inference_service import InferenceService
 from drafthouse.errors import LimitError
 
-PATHS = frozenset({"/v1/completions", "/v1/chat/completions"})
+PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"})
 CACHE_KEY, ARRIVAL = "cache_key", "arrival"
 
 

@@ -12,13 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetPydanticS
 from pydantic_core import PydanticCustomError, core_schema
 
 from drafthouse.errors import RequestError
-from drafthouse.sampling import MAX_ALLOWED, MAX_BAD_WORDS, MAX_BIASED, MAX_SEED, SamplingParams
+from drafthouse.sampling import MAX_ALLOWED, MAX_BIASED, MAX_SEED, SamplingParams
 from drafthouse.token_logprobs import LogprobsWish
 
 NO_SEED = -1
 """Other engines' clients say so for none."""
 
 MAX_STOP_TOKENS = 256
+MAX_BAD_WORDS = 1024  # each has two forms, at the beginning of a word and within
 MAX_BAD_WORD_CHARS = 1024
 
 
@@ -102,7 +103,9 @@ class SamplingBody(Body):
 
 
 def checked_words(words: Sequence[str]) -> tuple[str, ...]:
-    """Raises RequestError for a bad word that is empty or too long."""
+    """Raises RequestError for too many bad words, or one that is empty or too long."""
+    if len(words) > MAX_BAD_WORDS:
+        raise RequestError(f"bad_words has {len(words)} entries, the limit is {MAX_BAD_WORDS}", "bad_words")
     for word in words:
         if not 1 <= len(word.strip()) <= MAX_BAD_WORD_CHARS:
             raise RequestError(f"a bad word has 1 to {MAX_BAD_WORD_CHARS} characters, not {len(word.strip())}", "bad_words")

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.responses import Response
 
 from deployments.api.openai.openapi import errors_of, json_body
 from deployments.api.openai.text_schema import DetokenizeRequest, Text, TokenizeRequest, Tokens
@@ -15,27 +16,35 @@ from deployments.gateway.inference_service import InferenceService
 
 Read = Callable[[Request, type[Any]], Awaitable[tuple[int, Any]]]
 
-ERRORS = errors_of(400, 404, 408, 413, 415, 500)
+ERRORS = errors_of(400, 404, 408, 413, 415, 429, 500)
 
 
 def add_text_routes(app: FastAPI, service: InferenceService, read: Read) -> None:
     """`read` gives (bytes, validated body) of a request."""
     planner = service.planner
 
-    @app.post("/tokenize", responses=ERRORS, openapi_extra=json_body(TokenizeRequest))
-    async def tokenize(request: Request) -> Tokens:
+    @app.post("/tokenize", responses={200: {"model": Tokens}, **ERRORS}, openapi_extra=json_body(TokenizeRequest))
+    async def tokenize(request: Request) -> Response:
         """The token ids of a prompt or of messages."""
         size, body = await read(request, TokenizeRequest)
-        ids = await service.in_thread(lambda: _ids(service, body), size)
-        strings = planner.codec.token_strings(ids) if body.return_token_strs else None
-        return Tokens(count=len(ids), max_model_len=planner.metadata.context_tokens, tokens=ids, token_strs=strings)
+        with service.places.planning():
+            data = await service.in_thread(lambda: _tokens(service, body).model_dump_json(), size)
+        return Response(data, media_type="application/json")
 
     @app.post("/detokenize", responses=ERRORS, openapi_extra=json_body(DetokenizeRequest))
     async def detokenize(request: Request) -> Text:
         """The text of token ids."""
         size, body = await read(request, DetokenizeRequest)
         planner.check_ids(body.tokens, "tokens")
-        return Text(prompt=await service.in_thread(lambda: planner.codec.decode(body.tokens), size))
+        with service.places.planning():
+            return Text(prompt=await service.in_thread(lambda: planner.codec.decode(body.tokens), size))
+
+
+def _tokens(service: InferenceService, body: TokenizeRequest) -> Tokens:
+    planner = service.planner
+    ids = _ids(service, body)
+    strings = planner.codec.token_strings(ids) if body.return_token_strs else None
+    return Tokens(count=len(ids), max_model_len=planner.metadata.context_tokens, tokens=ids, token_strs=strings)
 
 
 def _ids(service: InferenceService, body: TokenizeRequest) -> list[int]:
