@@ -26,11 +26,12 @@ QUIET_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of one request."""
+    """One call of one request, since `began` (seconds, monotonic)."""
 
     stream: VerifierStream
     route: Route
     progress: RequestProgress
+    began: float
 
 
 class RequestMoves:

@@ -50,7 +50,12 @@ class Unable(Unreachable):
 
 
 class Stalled(Broken):
-    """The verifier lives, but its device does not come back from a step."""
+    """The verifier lives, but its device does not come back from a step. `blamed`: the request was there when that step began, so that it
+    may be the cause."""
+
+    def __init__(self, reason: str, blamed: bool) -> None:
+        super().__init__(reason)
+        self.blamed = blamed
 
 
 WORDS: dict[MoveReason, str] = {"drain": DRAINS, "room": "there was room elsewhere", "spread": "another was far emptier"}
@@ -178,7 +183,7 @@ class RequestProgress:
             self.resumed = self.resumed or bool(self.delivered)  # where nothing was delivered, it has no claim to a place
             self.fruitless, self.deadline = self.fruitless + 1, None
         elif not isinstance(error, Refused | Unreachable):
-            self.fruitless += not isinstance(error, Moved)
+            self.fruitless += error.blamed if isinstance(error, Stalled) else not isinstance(error, Moved)
             self.resumed, self.deadline = True, None
 
     def end(self) -> GenerateReply | None:

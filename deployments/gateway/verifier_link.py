@@ -20,6 +20,7 @@ from deployments.gateway.request_progress import DRAINS, HANGS, Broken, Moved, R
 from deployments.gateway.verifier_stream import Call, VerifierStream
 from deployments.gateway.verifier_streams import VerifierStreams
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError
+from drafthouse.policy.stall import STALL_S
 from drafthouse.policy.verifier_routes import VerifierRoutes
 from drafthouse.telemetry.log_lines import log_event
 from drafthouse.wire.dialect import IncompatibleError, needed_by
@@ -198,7 +199,7 @@ class VerifierLink:
     def _attempt(self, stream: VerifierStream, progress: RequestProgress, route: Route) -> Iterator[Call]:
         """One call to one verifier, and what routing has to know of it."""
         call = stream.start(progress.next_request())
-        self._running[call] = Attempt(stream, route, progress)
+        self._running[call] = Attempt(stream, route, progress, time.monotonic())
         blocks, taken = progress.blocks(), True
         known = self.routes.started(route, time.monotonic(), blocks)
         try:
@@ -231,12 +232,11 @@ class VerifierLink:
             unfit = {replica} | attempt.progress.errored | attempt.progress.unable
             if not (common and stream.stalled) and self.routes.another(attempt.progress.fingerprint, unfit, now):
                 stream.leave(call)
-                call.end(Moved("drain") if stream.draining else Stalled(HANGS))
+                call.end(Moved("drain") if stream.draining else Stalled(HANGS, now - attempt.began >= STALL_S))
 
     def _most_stall(self) -> bool:
         """Whether more than half of the verifiers hang: what they share does, and the last one should not get the requests of all."""
-        stalled = {attempt.route.replica for attempt in self._running.values() if attempt.stream.stalled}
-        return 2 * len(stalled) > len(self.routes)
+        return 2 * self._streams.stalled > len(self.routes)
 
     def _failed(self, progress: RequestProgress, route: Route, error: Broken) -> None:
         progress.failed(route.replica, error)

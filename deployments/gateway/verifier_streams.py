@@ -66,6 +66,11 @@ class VerifierStreams:
             raise
         return stream
 
+    @property
+    def stalled(self) -> int:
+        """Streams of verifiers whose device hangs."""
+        return sum(_alive(dialled) and dialled.result().stalled for dialled in self._open.values())
+
     def keep(self, addresses: Set[str]) -> None:
         """Closes the streams to all other addresses that carry no call."""
         for address in self._open.keys() - addresses:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from deployments.api.openai.body import MIN_VALUES
+from deployments.api.openai.body import MIN_VALUES, check_unicode, parse_json
 from deployments.gateway.request_planner import RequestPlanner, Settings
 from drafthouse.errors import RequestError
 from drafthouse.sampling import SamplingParams
@@ -179,3 +179,19 @@ def test_the_event_loop_goes_on_while_megabytes_are_tokenized(path, chars):
     assert (status, json.loads(answer)["error"]["code"]) == (400, "context_length_exceeded")
     assert b"tokens" in answer
     assert ticks > 40
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_only_utf_8_is_read_since_values_are_counted_in_its_bytes(encoding):
+    with pytest.raises(RequestError, match="not JSON"):
+        parse_json('["\u0122",[],[],[]]'.encode(encoding), 100)
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}', 100) == {"a": 1}
+
+
+def test_what_is_nested_too_deep_is_refused_with_the_fields_name():
+    deep: object = "a"
+    for _ in range(300):
+        deep = [deep]
+    with pytest.raises(RequestError, match="nested deeper") as caught:
+        check_unicode({"model": "demo", "x": deep})
+    assert caught.value.param == "x"

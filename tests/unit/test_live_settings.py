@@ -1,5 +1,6 @@
 """Settings that change while the application runs: what may, what is refused, and that wrong ones change nothing."""
 
+import json
 import logging
 import pathlib
 from typing import Any
@@ -89,6 +90,24 @@ def test_wrong_settings_leave_the_last_ones_and_are_told_once(caplog: pytest.Log
     settings.follow("")
     assert (settings.config, settings.digest, settings.fault) == (ARGS, "", "")
     assert [config.tree.max_nodes for config in applied.configs] == [7, 64]
+
+
+def test_what_could_not_be_done_is_tried_again_since_a_file_may_come_later() -> None:
+    missing, applied = ["the file"], list[int]()
+
+    def apply(config: ServingConfig) -> None:
+        if missing:
+            raise ConfigError("no such file")
+        applied.append(config.verifier.max_queue)
+
+    settings = LiveSettings(ServingConfig(), apply)
+    said = json.dumps({"verifier": {"max_queue": 7}})
+    settings.follow(said)
+    assert (settings.fault, applied) == ("no such file", [])
+    missing.clear()
+    settings.follow(said)
+    settings.follow(said)
+    assert (settings.fault, applied) == ("", [7])
 
 
 def test_settings_that_stay_are_applied_once() -> None:

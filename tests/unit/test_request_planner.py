@@ -7,7 +7,7 @@ import pytest
 from deployments.api.openai.body import parse_body
 from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.schema import CompletionRequest
-from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestPlanner
+from deployments.gateway.request_planner import DEFAULT_MAX_TOKENS, MAX_TOTAL_CHOICES, RequestPlanner, Settings
 from deployments.gateway.text_codec import make_codec
 from deployments.gateway.text_stream import StopRule
 from drafthouse.config.api import ApiConfig
@@ -208,3 +208,32 @@ def test_a_budget_of_thought_goes_to_the_verifier_by_the_tokens_of_its_tags():
     assert chat(planner).requests[0].sampling.thinking is None
     none = RequestPlanner("demo", make_codec(tokenizer), large, ApiConfig(reasoning_parser="none"))
     assert refused(chat, none, thinking_token_budget=5).param == "thinking_token_budget"
+
+
+def planned(sampling=SamplingParams(), **settings):  # noqa: B008
+    """With a context of 64 tokens."""
+    return RequestPlanner("demo", codec(), metadata()).plan("cmpl", ["hello"], Settings("demo", sampling, Speculation(), **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [
+        ({"bad_words": tuple(f"{i} " + "q" * 1000 for i in range(60))}, "bad_words"),
+        ({"bad_words": ("q" * 1000,)}, "bad_words"),
+        ({"stop_token_ids": tuple(range(257))}, "stop_token_ids"),
+        ({"sampling": SamplingParams(allowed_token_ids=tuple(range(250)) * 600), "choices": 16}, "n"),
+    ],
+)
+def test_lists_are_bounded_before_a_verifier_gets_them(settings, param):
+    with pytest.raises(RequestError) as caught:
+        planned(**settings)
+    assert caught.value.param == param
+
+
+def test_logprobs_of_prompts_are_bounded_over_all_choices():
+    wish = LogprobsWish(prompt_top=20)
+    assert planned(logprobs=wish, prompt_top=20, choices=2)
+    planner = RequestPlanner("demo", codec(), metadata(1 << 15))
+    with pytest.raises(RequestError, match="prompt_logprobs") as caught:
+        planner.plan("cmpl", [[1] * 30_000], Settings("demo", SamplingParams(), Speculation(), logprobs=wish, prompt_top=20))
+    assert caught.value.param == "prompt_logprobs"

@@ -64,6 +64,33 @@ def test_where_no_other_may_take_over_the_device_is_waited_for(other: str) -> No
     asyncio.run(run())
 
 
+def test_where_most_hang_the_last_ones_keep_their_requests() -> None:
+    """What hangs them all is shared: the one that hangs last must not get the requests of the others one after another."""
+
+    async def run() -> None:
+        back = asyncio.Event()
+        doubles = [VerifierDouble(name, before=stalls(4, back)) for name in "abcd"]
+        async with serving(*doubles) as routes:
+            link = VerifierLink(5.0)
+            for route in routes:  # one stream to each
+                link.update((route,))
+                await link._streams.connected(route.address)
+            link.update(routes)
+            running = [asyncio.create_task(collect(link, replace(REQUEST, request_id=f"r{i}"))) for i in range(8)]
+            while link._streams.stalled < 3:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.1)
+            back.set()
+            for task in running:
+                assert tokens_of(await task) == text_of(REQUEST)
+            assert all(double.seen for double in doubles)
+            assert sum(len(double.seen) for double in doubles) == 8 + link.failovers
+            assert link.failovers < 8
+            await link.close()
+
+    asyncio.run(run())
+
+
 def test_one_that_comes_while_the_device_hangs_takes_over() -> None:
     async def run() -> None:
         hung, heir = VerifierDouble("a", before=stalls(4, asyncio.Event())), VerifierDouble("b")
