@@ -26,7 +26,7 @@ LEAST_FULL = 0.25
 """Of what the bounds say a gateway takes, it is trusted with this much at least, however late it was."""
 
 GROWN = 2
-"""At most so many times as many at once."""
+"""The largest factor by which a pool grows at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class GatewaySize:
     _coming: bool = False
     _quiet_until: float = -math.inf
     _samples: deque[tuple[float, float, float]] = field(default_factory=deque)  # when, how many would be just full, late_s
-    _taught: tuple[float, float] | None = None  # until when, and how full each was when they were late
+    _taught: tuple[float, float] | None = None  # (holds until, share of its bounds that a gateway had in use when loops were late)
 
     def decide(self, ordered: int, live: int, load: GatewayLoad, now: float) -> int:
         """`ordered`: what Serve was told last; `live`: gateways that report, those included that finish their streams to go."""
@@ -122,5 +122,5 @@ class GatewaySize:
         return 1.0 if self._taught is None else self._taught[1]
 
     def _since(self, over_s: float, now: float) -> list[tuple[float, float, float]]:
-        """Samples of the last `over_s` seconds; none before there are so many."""
+        """Samples of the last `over_s` seconds; none before there are samples of that long."""
         return [sample for sample in self._samples if sample[0] >= now - over_s] if self._samples[0][0] <= now - over_s else []

@@ -128,7 +128,7 @@ async def _measure(
 
 
 async def send_all(waiting: Waiting, send: Callable[[Call], Awaitable[bool]], in_flight: int, per_second: float = math.inf) -> None:
-    """So many at a time, and so many a second at most. `send` returns at the call's end, and says whether its cut came too late."""
+    """At most `in_flight` at a time and `per_second` a second. `send` returns at the call's end and says whether its cut was too late."""
     started, begun = time.monotonic(), itertools.count()
 
     async def worker() -> None:

@@ -2,13 +2,16 @@
 
 import pathlib
 from contextlib import ExitStack, closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
 from deployments.cli.options import Json, errors
+
+if TYPE_CHECKING:
+    from benchmarks.cancel.server import OwnServer
 
 Share = Annotated[float, typer.Option(help="Share of the requests that is cancelled.", min=0.0, max=1.0)]
 InFlight = Annotated[int, typer.Option(help="Requests at a time.", min=1, max=4096)]
@@ -39,10 +42,7 @@ def cancel(
         check_writable(json_file)
         options = CancelOptions(requests, share, in_flight, lengths("--tokens", tokens), seed)
         if url is None:
-            server = OwnServer(config)
-            with console.status("starting Ray and the Serve application"):
-                server.start()
-            stack.enter_context(closing(server))
+            server = _started(OwnServer(config), stack, console)
             url, grpc = server.url, server.grpc
         report = run_cancel(options, url, grpc or f"{urlsplit(url).hostname}:9000", console)
         write_json(json_file, report)
@@ -76,10 +76,7 @@ def soak(
         check_writable(json_file)
         options = CancelOptions(requests, share, in_flight, lengths("--tokens", tokens), seed, requests / (60 * minutes), MODES)
         keys = [generate_key() for _ in range(clients)]
-        server = OwnServer(config, keys)
-        with console.status("starting Ray and the Serve application"):
-            server.start()
-        stack.enter_context(closing(server))
+        server = _started(OwnServer(config, keys), stack, console)
         report = run_soak(options, server, keys, console)
         write_json(json_file, report)
     for line in lines(report):
@@ -87,3 +84,10 @@ def soak(
     print_memory(console, report["memory"])
     if not report["held"]:
         raise typer.Exit(1)
+
+
+def _started(server: "OwnServer", stack: ExitStack, console: Console) -> "OwnServer":
+    """It is closed with `stack`."""
+    with console.status("starting Ray and the Serve application"):
+        server.start()
+    return stack.enter_context(closing(server))

@@ -21,7 +21,8 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """One of vLLM's metrics: the sum of `parts` of ours. With `keep` one series for each value of that label, renamed to `label`."""
+    """One of vLLM's metrics: the sum of `parts` of ours, as a share of the sum of `over` where that is given. With `keep` one series for
+    each value of that label, renamed to `label`."""
 
     name: str
     kind: str
@@ -30,6 +31,7 @@ class Alias:
     keep: str = ""
     label: str = ""
     only: tuple[tuple[str, str], ...] = ()
+    over: str = ""
 
 
 def _aliases() -> tuple[Alias, ...]:
@@ -45,6 +47,13 @@ def _aliases() -> tuple[Alias, ...]:
     return (
         gauge("num_requests_running", "Requests that are decoded or prefilled.", "verifier_running"),
         gauge("num_requests_waiting", "Requests in the queues of verifiers.", "verifier_waiting"),
+        Alias(
+            "kv_cache_usage_perc",
+            "gauge",
+            "Share of KV slots in use, 0 to 1.",
+            ("verifier_kv_used_tokens",),
+            over="verifier_kv_tokens",
+        ),
         count("num_preemptions", "Sequences that gave their KV up for others.", "verifier_preemptions_total"),
         count("prompt_tokens", "Prompt tokens prefilled.", "verifier_prompt_tokens_total"),
         count("generation_tokens", "Output tokens.", "gateway_completion_tokens_total"),
@@ -77,7 +86,6 @@ def _aliases() -> tuple[Alias, ...]:
 
 
 ALIASES = _aliases()
-KV_USED, KV_ALL = OURS + "verifier_kv_used_tokens", OURS + "verifier_kv_tokens"
 
 
 class MetricsPage:
@@ -114,7 +122,7 @@ class MetricsPage:
             lines += self._heads.get(name, []) + series
         for alias in ALIASES:
             lines += self._aliased(alias)
-        return "\n".join([*lines, *self._kv_usage()]) + "\n"
+        return "\n".join(lines) + "\n"
 
     def _aliased(self, alias: Alias) -> list[str]:
         sums: dict[tuple[str, Labels], float] = defaultdict(float)
@@ -124,7 +132,9 @@ class MetricsPage:
                     sums[name.removeprefix(OURS + part), self._labels(alias, labels)] += value
         exported = f"vllm:{alias.name}" + ("_total" if alias.kind == "counter" else "")
         head = [f"# HELP {exported} {alias.help}", f"# TYPE {exported} {alias.kind}"]
-        return head + [_line(exported + last, labels, value) for (last, labels), value in sums.items()] if sums else []
+        whole = sum(value for _, _, value in self._numbers(OURS + alias.over)) if alias.over else 1.0
+        series = [_line(exported + last, labels, value / whole) for (last, labels), value in sums.items()] if whole else []
+        return head + series if series else []
 
     def _labels(self, alias: Alias, labels: Mapping[str, str]) -> Labels:
         kept: Labels = (("model_name", self._model), ("engine", "0"))
@@ -132,14 +142,6 @@ class MetricsPage:
             value = labels.get(alias.keep, "")
             kept += ((alias.label, _position(value) if alias.label == "position" else value),)
         return kept + ((("le", labels["le"]),) if "le" in labels else ())
-
-    def _kv_usage(self) -> list[str]:
-        used, there = (sum(value for _, _, value in self._numbers(name)) for name in (KV_USED, KV_ALL))
-        if not there:
-            return []
-        head = "# HELP vllm:kv_cache_usage_perc Share of KV slots in use, 0 to 1."
-        labels = (("model_name", self._model), ("engine", "0"))
-        return [head, "# TYPE vllm:kv_cache_usage_perc gauge", _line("vllm:kv_cache_usage_perc", labels, used / there)]
 
     def _numbers(self, family: str) -> Iterable[tuple[str, dict[str, str], float]]:
         for line in self._series.get(family, ()):

@@ -173,7 +173,7 @@ class VerifierStream:
             self._ready.set()
 
     def ask_back(self, wish: GiveBack) -> None:
-        """There is room elsewhere: so many of this gateway's requests that wait may go. Those that do are told so."""
+        """There is room elsewhere for as many of this gateway's waiting requests as `wish` says. Those that go are told so."""
         self._wish = wish
         self._ready.set()
 

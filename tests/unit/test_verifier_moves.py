@@ -112,10 +112,11 @@ def test_a_gateway_asks_back_what_waits_while_another_has_room_and_then_rests() 
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("other", [{"held_up": 1}, {"load": 4}, {"kv_slots_free": 2}, {"max_sequences": 0}])
-def test_nothing_is_asked_back_while_no_other_has_room(other: dict[str, int]) -> None:
+def nothing_is_asked_back(says: tuple[tuple[str, str], ...], other: dict[str, int]) -> None:
+    """Of a full verifier that `says` what it understands, beside an idle one that has `other` facts."""
+
     async def run() -> None:
-        full, idle = VerifierDouble("a", before=forever, says=OURS.metadata()), VerifierDouble("b")
+        full, idle = VerifierDouble("a", before=forever, says=says), VerifierDouble("b")
         async with linked(full, idle) as link:
             tasks = await waiting(link, full, 3)
             one, two = table(full, idle)
@@ -129,19 +130,13 @@ def test_nothing_is_asked_back_while_no_other_has_room(other: dict[str, int]) ->
     asyncio.run(run())
 
 
-def test_a_verifier_of_an_older_version_is_not_asked() -> None:
-    async def run() -> None:
-        full, idle = VerifierDouble("a", before=forever, says=Dialect(1, 1, BEFORE).metadata()), VerifierDouble("b")
-        async with linked(full, idle) as link:
-            tasks = await waiting(link, full, 3)
-            link.update(table(full, idle))
-            heard = full.heard
-            await until(lambda: full.heard > heard)
-            assert full.asked_back == []
-            for task in tasks:
-                task.cancel()
+@pytest.mark.parametrize("other", [{"held_up": 1}, {"load": 4}, {"kv_slots_free": 2}, {"max_sequences": 0}])
+def test_nothing_is_asked_back_while_no_other_has_room(other: dict[str, int]) -> None:
+    nothing_is_asked_back(OURS.metadata(), other)
 
-    asyncio.run(run())
+
+def test_a_verifier_of_an_older_version_is_not_asked() -> None:
+    nothing_is_asked_back(Dialect(1, 1, BEFORE).metadata(), {})
 
 
 def test_a_text_that_has_begun_is_not_asked_back_while_the_room_is_anothers() -> None:
