@@ -38,16 +38,17 @@ class LivePool(Generic[AnyReport]):
         return len(self._live)
 
     def observe(self, report: AnyReport, now: float, expires: float) -> None:
-        """A process with another pid takes the place of its namesake."""
+        """A process with another pid takes the place of its namesake. A report that raises changes nothing."""
         name, pid = report.replica.name, report.replica.pid
+        entry = self._live.get((name, pid)) or _Entry(report, now, expires, ReplicaRates())
+        entry.rates.observe(report, now)
         former = self._pids.get(name)
         if former is not None and former != pid:
             self._depart((name, former))
         self._pids[name] = pid
         self._departed.pop((name, pid), None)
-        entry = self._live.setdefault((name, pid), _Entry(report, now, expires, ReplicaRates()))
         entry.report, entry.seen, entry.expires = report, now, expires
-        entry.rates.observe(report, now)
+        self._live[name, pid] = entry
 
     def allow(self, seconds: float) -> None:
         """Nobody expires for this much longer."""

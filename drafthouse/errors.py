@@ -68,7 +68,7 @@ class LimitError(OverloadError):
 
 
 class WireError(DrafthouseError):
-    """A data-plane message that is malformed or breaks the protocol; it fails its own session only."""
+    """A peer's message that is malformed or breaks the protocol; on the data plane it fails its own session only."""
 
 
 class OutOfKvSlots(DrafthouseError):

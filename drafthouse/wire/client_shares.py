@@ -5,11 +5,13 @@ A client is an API key's hash or, without keys, an address. Requests and tokens 
 
 from dataclasses import dataclass
 
+from drafthouse.wire.named_fields import NamedFields
+
 MINUTE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Amounts:
+class Amounts(NamedFields):
     """Requests, tokens and streams; as a limit, infinite where there is none."""
 
     requests: float = 0.0
@@ -21,7 +23,7 @@ class Amounts:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientUse:
+class ClientUse(NamedFields):
     """One client at one gateway. `wanted`: what it asked for lately, refused or not, smoothed; `largest`: tokens of the largest
     request among those."""
 
@@ -32,7 +34,7 @@ class ClientUse:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientShare:
+class ClientShare(NamedFields):
     """`share` is what one gateway may let through, its use included; `others` is what the other gateways have let through."""
 
     share: Amounts

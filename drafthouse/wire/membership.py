@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from drafthouse.wire.client_shares import ClientShare
+from drafthouse.wire.named_fields import NamedFields
 
 Role = Literal["gateway", "verifier", "drafter"]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedFields):
     """Where a peer's data plane listens (`host:port`) and how loaded it said it was.
 
     Of a verifier: whether it has a prefix cache, and how many requests it runs at once; the others of its `capacity` wait. `held_up` of
@@ -37,7 +38,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Directive:
+class Directive(NamedFields):
     """The answer to a heartbeat: gateways route to `verifiers`, a verifier opens sessions on `drafters`.
 
     `interval_s` is when to report next; replicas keep their last directive when no answer comes. `complete` is false while the

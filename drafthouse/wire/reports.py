@@ -1,7 +1,7 @@
 """What replicas report to the controller with each heartbeat, by role.
 
 Promises: a report is complete each time, so that the controller's state can be rebuilt from one round of them. `totals` only ever
-grow while the process lives; everything else is of the moment.
+grow while the process lives; everything else is of the moment. Two versions read each other's (`named_fields`): a new field has a default.
 """
 
 import time
@@ -11,11 +11,12 @@ from typing import ClassVar, TypeVar
 
 from drafthouse.wire.client_shares import ClientUse
 from drafthouse.wire.membership import Role
+from drafthouse.wire.named_fields import NamedFields
 from drafthouse.wire.totals import DrafterTotals, GatewayTotals, VerifierTotals
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(NamedFields):
     """Who reports: the same for as long as the process lives.
 
     `address` is where its data plane listens (`host:port`). `fingerprint` is the target's for verifiers, the draft's for drafters
@@ -39,7 +40,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _ReplicaReport:
+class _ReplicaReport(NamedFields):
     """`load` counts requests (gateway, verifier: running and waiting) or sessions (drafter); `capacity` is how many it takes.
     `settings`: the digest of those that hold here and differ from what the replica was started with; empty: none do."""
 
@@ -69,7 +70,7 @@ class GatewayReport(_ReplicaReport):
 
 
 @dataclass(frozen=True, slots=True)
-class DrafterView:
+class DrafterView(NamedFields):
     """What a verifier thinks of one drafter: the share of its promises that came true, and whether it is left alone for a while.
     `round_trip_seconds` is None before the first one."""
 

@@ -6,6 +6,8 @@ Promises: no Ray, no threads. Roles count in these objects themselves; a report 
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from drafthouse.wire.named_fields import NamedFields
+
 Outcome = Literal["served", "cancelled", "refused", "unavailable", "rejected", "failed"]
 """How a request may end, as `drafthouse/telemetry/metrics.py` explains."""
 
@@ -18,7 +20,7 @@ MOVE_REASONS: tuple[MoveReason, ...] = get_args(MoveReason)
 
 
 @dataclass(slots=True)
-class GatewayTotals:
+class GatewayTotals(NamedFields):
     """`requests` counts choices, each of which a verifier serves by itself, and `outcome` how they ended.
 
     `failovers` are streams that broke and went on at another verifier, `moves` those that went there without need, by reason.
@@ -33,7 +35,7 @@ class GatewayTotals:
 
 
 @dataclass(slots=True)
-class VerifyTotals:
+class VerifyTotals(NamedFields):
     """A verifier's steps and requests.
 
     `step_seconds` are from the plan to the choice of tokens, of which `select_seconds` until the batch is ready, `run_seconds` on the
@@ -76,7 +78,7 @@ class VerifyTotals:
 
 
 @dataclass(slots=True)
-class SessionEvents:
+class SessionEvents(NamedFields):
     """A verifier's draft sessions: `opened`; `refused` or `dropped` by the drafter for now, or `unfit`, for good; `lost` with its stream or
     since it hangs; ended for a `malformed` message. `stale` messages are of sessions that are no more, `unknown` ones of kinds that this
     version does not have; `banned` counts drafters."""
@@ -93,7 +95,7 @@ class SessionEvents:
 
 
 @dataclass(slots=True)
-class DraftTotals:
+class DraftTotals(NamedFields):
     """`guessed` nodes of inner stages that passes took along, and how many `came_true`; commits, and those after which a part of the tree
     was left (`predrafted`); committed tokens before which the draft had run (`judged`), and those of them that it had ranked `first`;
     tokens that sessions found in the prefix cache when they began (`cached_tokens`)."""
@@ -114,7 +116,7 @@ class DraftTotals:
 
 
 @dataclass(slots=True)
-class StageCounts:
+class StageCounts(NamedFields):
     """Of all sessions: nodes that stages without a model added, seconds that they took, how many were dropped for a fault, and rests.
     The stage inside the model stage counts too, but for its nodes, which are guesses."""
 
@@ -125,7 +127,7 @@ class StageCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class PacedTotals:
+class PacedTotals(NamedFields):
     """Steps or passes on a paced device, and those that took longer than its curve."""
 
     paced_steps: int
@@ -133,7 +135,7 @@ class PacedTotals:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifierTotals:
+class VerifierTotals(NamedFields):
     """All that a verifier reports of what it counts. `cached_tokens` needed no prefill, since their KV was in the prefix cache; `stages`
     run in its own process; `paced` is None on another device."""
 
@@ -147,7 +149,7 @@ class VerifierTotals:
 
 
 @dataclass(frozen=True, slots=True)
-class DrafterTotals:
+class DrafterTotals(NamedFields):
     """All that a drafter reports of what it counts. `busy_seconds` are those not spent on waiting for messages."""
 
     draft: DraftTotals

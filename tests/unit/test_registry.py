@@ -224,3 +224,14 @@ def test_a_new_registry_says_that_it_does_not_know_of_all(registry):
     for one in (GATEWAY, verifier_report()):
         assert not registry.directive_for(one, 7.0 + EXPIRY_S).complete
         assert registry.directive_for(one, 7.01 + EXPIRY_S).complete
+
+
+def test_a_report_that_cannot_be_read_leaves_nothing(registry):
+    unread = replace(verifier_totals(), verify=None)
+    with pytest.raises(TypeError):
+        registry.observe(verifier_report(totals=unread), 0.0)
+    assert registry.snapshot(0.0)["pools"]["verifier"] == []
+    observe(registry, 0.0, verifier_report())
+    with pytest.raises(TypeError):
+        registry.observe(verifier_report(pid=2, totals=unread), 0.1)
+    assert [each["pid"] for each in registry.snapshot(0.1)["pools"]["verifier"]] == [1]
