@@ -29,7 +29,8 @@ class NamedFields:
     __slots__ = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        form = _form_of(type(self))
+        kind: Any = type(self)
+        form = _form_of(kind)
         return restored, (form, tuple([getattr(self, name) for name in form[2]]))
 
 
@@ -62,8 +63,8 @@ def _form_of(kind: type[Any]) -> Form:
     return kind.__module__, kind.__qualname__, tuple(field.name for field in fields(kind))
 
 
-def _kind(module: str, name: str) -> type[Any] | None:
-    """None: there is none here."""
+def _kind(module: str, name: str) -> Any:
+    """The class, or None where there is none here."""
     try:
         kind = getattr(importlib.import_module(module), name, None)
     except ImportError:
