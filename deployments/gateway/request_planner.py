@@ -97,6 +97,12 @@ class RequestPlan:
         """Each prompt counts once, however many choices it has."""
         return sum(len(request.prompt) for request in self.requests[:: self.choices])
 
+    def call_id(self, choice: int, index: int) -> str:
+        """Of the call `index` in an output. Only where calls are parsed."""
+        tools = self.format.tools
+        assert tools is not None, "calls are parsed only where their format is known"
+        return tools.call_id(f"{self.id}/{choice}", index)
+
 
 class RequestPlanner:
     def __init__(self, model: str, codec: TextCodec, metadata: ModelMetadata, api: ApiConfig | None = None) -> None:
@@ -110,7 +116,8 @@ class RequestPlanner:
         prompts = [body.prompt] if isinstance(body.prompt, str) or (body.prompt and is_ids(body.prompt)) else body.prompt
         return self.plan("cmpl", prompts, settings)
 
-    def chat(self, body: ChatRequest) -> RequestPlan:
+    def chat(self, body: ChatRequest, kind: str = "chatcmpl") -> RequestPlan:
+        """`kind` begins the id."""
         check_model(body.model, self.model)
         settings = self._settings(body, body.token_limit)
         self.check_chars(sum(message.chars() for message in body.messages), "messages")
@@ -119,7 +126,7 @@ class RequestPlanner:
             settings = replace(settings, prediction=self._predicted(body.prediction.text()))
         prompt, output = self._chats.read(body)
         settings = replace(settings, sampling=replace(settings.sampling, thinking=self._chats.budget(body, output)))
-        return self.plan("chatcmpl", [prompt], settings, field="messages", output=output)
+        return self.plan(kind, [prompt], settings, field="messages", output=output)
 
     def _predicted(self, text: str) -> tuple[int, ...]:
         """Its tokens, as many as the context holds. Raises RequestError."""

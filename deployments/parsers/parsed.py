@@ -4,16 +4,18 @@ Promises: joined over any split of a text into pieces, the parts are those of th
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class CallDelta:
-    """Of the call `index`. The first delta of a call has its name; the arguments, as JSON text, come in pieces."""
+    """Of the call `index`. The first delta of a call has its name; the arguments, as JSON text, come in pieces. `before`: characters
+    of the content beside it that stand before it."""
 
     index: int
     name: str = ""
     arguments: str = ""
+    before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,10 @@ class Parsed:
     calls: tuple[CallDelta, ...] = ()
 
     def __add__(self, other: "Parsed") -> "Parsed":
-        return Parsed(self.content + other.content, self.reasoning + other.reasoning, self.calls + other.calls)
+        calls = other.calls
+        if self.content and calls:
+            calls = tuple(replace(call, before=call.before + len(self.content)) for call in calls)
+        return Parsed(self.content + other.content, self.reasoning + other.reasoning, self.calls + calls)
 
 
 class ToolParser(ABC):

@@ -159,9 +159,7 @@ class Answerer:
         parts: dict[str, Any] = {"index": call.index} if index_too else {}
         if not call.name:
             return ToolCall(**parts, function=CalledFunction(arguments=call.arguments))
-        tools = self._plan.format.tools
-        assert tools is not None, "calls are parsed only where their format is known"
-        call_id = tools.call_id(f"{self._plan.id}/{choice}", call.index)
+        call_id = self._plan.call_id(choice, call.index)
         return ToolCall(**parts, id=call_id, type="function", function=CalledFunction(name=call.name, arguments=call.arguments))
 
     def _prompt_logprobs(self, index: int, output: Output) -> dict[str, Any]:

@@ -6,34 +6,31 @@ its generation. With API keys on, all but /health/live and /health/ready asks fo
 the annotations of these routes, so they must not be postponed here.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments.api.answering import answer
 from deployments.api.openai.body import MIN_VALUES, Body, parse_body, parse_json, read_body
 from deployments.api.openai.body_limit import BodyLimit
 from deployments.api.openai.chat_schema import ChatRequest
+from deployments.api.openai.choices_form import ChoicesForm
 from deployments.api.openai.client_limit import CACHE_KEY, ClientLimit, address_of, arrival_of, cache_key_of
-from deployments.api.openai.errors import CLIENT_GONE, describe_error, error_response, install_error_handlers
+from deployments.api.openai.errors import error_response, install_error_handlers
 from deployments.api.openai.openapi import GENERATION_RESPONSES, OPEN_PATHS, READ, add_document, json_body
-from deployments.api.openai.responses import DONE, Answerer, Output, sse
-from deployments.api.openai.schema import CompletionRequest, GenerationBody
+from deployments.api.openai.responses import Answerer
+from deployments.api.openai.schema import CompletionRequest
 from deployments.api.openai.sending import Sending
 from deployments.api.openai.status import Metrics, Snapshot, add_status
 from deployments.api.openai.text_routes import add_text_routes
-from deployments.gateway.arrival import Deltas
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.key_refusals import KeyRefusals
-from deployments.gateway.request_planner import RequestPlan
-from deployments.gateway.text_stream import TextDelta
 from drafthouse.config.serving import GatewayConfig
 from drafthouse.errors import RequestError
 from drafthouse.security.api_keys import ApiKeys
@@ -104,14 +101,16 @@ def _add_generation(app: FastAPI, service: InferenceService, keep_alive_s: float
         """The text after a prompt, whole or as it is committed."""
         size, body = await _read(service, request, CompletionRequest)
         plan, deltas = await arrival_of(request).begin(partial(planner.completion, body), size)
-        return await _answer(request, Answerer(plan, planner.model, False, planner.codec.token_bytes), plan, deltas, body, keep_alive_s)
+        answerer = Answerer(plan, planner.model, False, planner.codec.token_bytes)
+        return await answer(request, plan, deltas, ChoicesForm(answerer, plan, body), bool(body.stream), keep_alive_s)
 
     @app.post("/v1/chat/completions", responses=GENERATION_RESPONSES, openapi_extra=json_body(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         """The next message of a chat, whole or as it is committed."""
         size, body = await _read(service, request, ChatRequest)
         plan, deltas = await arrival_of(request).begin(partial(planner.chat, body), size)
-        return await _answer(request, Answerer(plan, planner.model, True, planner.codec.token_bytes), plan, deltas, body, keep_alive_s)
+        answerer = Answerer(plan, planner.model, True, planner.codec.token_bytes)
+        return await answer(request, plan, deltas, ChoicesForm(answerer, plan, body), bool(body.stream), keep_alive_s)
 
 
 async def _read(service: InferenceService, request: Request, kind: type[Body]) -> tuple[int, Body]:
@@ -126,109 +125,3 @@ async def _read(service: InferenceService, request: Request, kind: type[Body]) -
     except RequestError as error:
         service.turned_away(error, cache_key_of(request))
         raise
-
-
-async def _answer(
-    request: Request, answerer: Answerer, plan: RequestPlan, deltas: Deltas, body: GenerationBody, keep_alive_s: float
-) -> Response:
-    headers = {"x-drafthouse-seed": str(plan.seed)} | ({"x-drafthouse-note": "; ".join(plan.notes)} if plan.notes else {})
-    if not body.stream:
-        whole = await _unless_gone(request, _whole(answerer, plan, deltas))
-        return JSONResponse(whole, headers=headers) if whole is not None else Response(status_code=CLIENT_GONE)
-    first = await _begun(deltas, keep_alive_s)
-    if first.done() and first.result()[1].usage.synthetic:  # usage is an event only for those who ask for it
-        headers["x-drafthouse-synthetic"] = "1"
-    events = _events(answerer, plan, first, deltas, body)
-    return _EventStream(events, {**headers, "Cache-Control": "no-cache"}, first, deltas)
-
-
-class _EventStream(StreamingResponse):
-    """Ends its events and `deltas`, however it ends, also where the events have not begun: no place is left to the garbage collector."""
-
-    def __init__(self, events: AsyncGenerator[str, None], headers: dict[str, str], first: "asyncio.Task[Any]", deltas: Deltas) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._events, self._first, self._deltas = events, first, deltas
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._first.cancel()
-            await asyncio.gather(self._first, return_exceptions=True)
-            await self._events.aclose()
-            await self._deltas.aclose()
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
-    """None when the client went away first; `work` was cancelled then, and has ended. Serve says so to the application alone."""
-    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _begun(deltas: Deltas, patience_s: float) -> "asyncio.Task[tuple[int, TextDelta]]":
-    """The first delta, or who waits for it: after `patience_s` the stream begins with comments (`Sending`). Raises its error if it
-    comes by then."""
-    first = asyncio.create_task(_first(deltas))
-    try:
-        await asyncio.wait({first}, timeout=patience_s)
-        if first.done():
-            first.result()
-    except asyncio.CancelledError:
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-        raise
-    return first
-
-
-async def _first(deltas: Deltas) -> tuple[int, TextDelta]:
-    """Waited for before the status is sent, so that a refused request gets its own."""
-    try:
-        return await anext(deltas)
-    except BaseException:
-        await deltas.aclose()
-        raise
-
-
-async def _whole(answerer: Answerer, plan: RequestPlan, deltas: Deltas) -> dict[str, Any]:
-    outputs = [Output() for _ in plan.requests]
-    count = answerer.count()
-    async with aclosing(deltas):
-        async for index, delta in deltas:
-            outputs[index].add(delta)
-            count.add(index, delta)
-    return answerer.whole(outputs, count.usage())
-
-
-async def _events(
-    answerer: Answerer, plan: RequestPlan, first: "asyncio.Task[tuple[int, TextDelta]]", deltas: Deltas, body: GenerationBody
-) -> AsyncGenerator[str, None]:
-    count = answerer.count()
-
-    def said(index: int, delta: TextDelta) -> str:
-        count.add(index, delta)
-        so_far = count.usage() if body.continuous_usage else None
-        return answerer.events(index, delta, {"usage": so_far} if body.include_usage else {})
-
-    async with aclosing(deltas):
-        try:
-            if events := said(*await first):
-                yield events
-            async for index, delta in deltas:
-                if events := said(index, delta):
-                    yield events
-            if body.include_usage:
-                yield answerer.usage_event(count.usage())
-        except Exception as error:  # fault boundary: the status is sent, so the error becomes an event
-            yield sse(describe_error(error)[1])
-        yield DONE
