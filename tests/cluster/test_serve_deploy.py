@@ -163,6 +163,8 @@ def _check_settings_change_while_running(app: _Application) -> None:
         lambda cluster: {r["pid"] for r in cluster["pools"]["verifier"] if not r["draining"]}.isdisjoint(pids["VerifierReplica"]),
         "new verifiers",
     )
-    after = app.until(lambda cluster: sum(not r["draining"] for r in cluster["pools"]["verifier"]) == 2, "as many new verifiers")
-    assert after["sizes"]["verifier"]["desired"] == 2
+    app.until(
+        lambda cluster: sum(not r["draining"] for r in cluster["pools"]["verifier"]) == cluster["sizes"]["verifier"]["desired"] == 2,
+        "as many new verifiers",
+    )
     assert app.complete(400).json()["choices"][0]["text"] == text
