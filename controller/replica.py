@@ -69,7 +69,7 @@ class _Farewell:
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=1024)
 class ControllerReplica:
-    """All methods but `stop` and `sizes` are coroutines without an await: they run one at a time, on the replica's loop."""
+    """All methods but `stop` are coroutines without an await: they run one at a time, on the replica's loop."""
 
     async def __init__(self, config: ServingConfig, pools: Mapping[str, str]) -> None:
         """`pools`: names of the deployments that may be scaled, by role."""
@@ -80,7 +80,7 @@ class ControllerReplica:
         self._heartbeats = 0
         self._logged = self._exported = time.monotonic()
         self._sizes = PoolSizes(config.autoscaling, {pool: getattr(config, pool).replicas for pool in get_args(Role)})
-        self._app, self._pools = context.app_name, pools
+        self._app, self._pools, self._ordered = context.app_name, pools, dict[str, int]()
         self._settings, self._configured = LiveSettings(config, self._apply), False
         self._refused = ""
         self._fingerprints_told: Set[str] = frozenset()
@@ -108,9 +108,9 @@ class ControllerReplica:
 
     async def sizes(self) -> dict[str, tuple[int, bool]]:
         """By pool that load scales: what Serve was told last, which a change of `args` is to begin with, and whether its bounds are said
-        over `args`."""
-        ordered, said = await self._ask_sizes(), names(self._settings.said)
-        return {pool: (count, f"autoscaling.{pool}" in said) for pool, count in ordered.items()}
+        over `args`. As of the last look: while Serve builds the application again it tells nothing of it."""
+        said = names(self._settings.said)
+        return {pool: (self._ordered[pool], f"autoscaling.{pool}" in said) for pool in self._sizes.scaled if pool in self._ordered}
 
     async def heartbeat(self, report: Report) -> Directive:
         now = time.monotonic()
@@ -165,23 +165,16 @@ class ControllerReplica:
 
     async def _resize(self) -> None:
         """Serve's external scaler interface: what `POST /api/v1/applications/.../scale` of the dashboard calls."""
-        ordered = await self._ask_sizes()
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        scaled = list(self._sizes.scaled)
+        details = {pool: await controller.get_deployment_details.remote(self._app, self._pools[pool]) for pool in scaled}
+        self._ordered = ordered = {pool: detail.target_num_replicas for pool, detail in details.items()}
         wanted = self._sizes.decide(
             ordered, self._registry.sizes(), self._registry.goodput(), self._registry.gateway_load(), time.monotonic()
         )
         for pool, count in wanted.items():
             logger.info("%s pool: from %d to %d replicas: %s", pool, ordered[pool], count, self._sizes.scaled[pool].reason)
-            await _serve_controller().update_deployment_replicas.remote(DeploymentID(name=self._pools[pool], app_name=self._app), count)
-
-    async def _ask_sizes(self) -> dict[str, int]:
-        """What Serve was told last, by pool that load scales."""
-        controller = _serve_controller()
-        details = {pool: await controller.get_deployment_details.remote(self._app, self._pools[pool]) for pool in self._sizes.scaled}
-        return {pool: detail.target_num_replicas for pool, detail in details.items()}
-
-
-def _serve_controller() -> ray.actor.ActorHandle:
-    return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            await controller.update_deployment_replicas.remote(DeploymentID(name=self._pools[pool], app_name=self._app), count)
 
 
 def cluster_numbers(registry: Registry, desired: Mapping[str, int], heartbeats: int) -> Numbers:
