@@ -100,7 +100,7 @@ def test_usage_of_several_choices_cut_at_a_stop_string():
 def test_models_and_cluster():
     models = request("/v1/models").json()
     assert [model["id"] for model in models["data"]] == ["demo"]
-    assert models["data"][0]["max_model_len"] == metadata().context_tokens
+    assert models["data"][0]["max_model_len"] == models["data"][0]["context_length"] == metadata().context_tokens
     none = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
     assert models["data"][0]["sampling_defaults"] == none
     assert request("/v1/models/demo").json() == models["data"][0]

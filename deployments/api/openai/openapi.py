@@ -1,4 +1,4 @@
-"""The HTTP API's own description at /openapi.json, in OpenAPI 3.1.
+"""The HTTP API's own description at /openapi.json, in OpenAPI 3.1, and as a page at /docs.
 
 Promises: it is made from the routes, from the models that check requests and make answers, and from whether API keys are on.
 Every status but 499, which no one reads, stands there. OPTIONS is answered on every path, and stands on none.
@@ -11,13 +11,14 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import drafthouse
 from deployments.api.openai.answers import Response as Answer
 from deployments.api.openai.chat_schema import ChatRequest
+from deployments.api.openai.docs_page import docs_page, page_response
 from deployments.api.openai.errors import ErrorBody
 from deployments.api.openai.schema import CompletionRequest
 from deployments.api.openai.text_schema import DetokenizeRequest, TokenizeRequest
@@ -35,6 +36,7 @@ UNUSED = frozenset({"HTTPValidationError", "ValidationError"})
 
 RETRY_AFTER = {"Retry-After": {"description": "seconds until a place is expected", "schema": {"type": "integer"}}}
 SEED = {"x-drafthouse-seed": {"description": "the seed, drawn if there was none", "schema": {"type": "string"}}}
+HTML_PAGE = {"content": {"text/html; charset=utf-8": {"schema": {"type": "string"}}}}
 EVENT_DATA = {
     "contentMediaType": "application/json",
     "contentSchema": {"anyOf": [{"$ref": REFERENCE.format(model=kind.__name__)} for kind in (Answer, ErrorBody)]},
@@ -77,14 +79,20 @@ def json_body(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def add_document(app: FastAPI, model: str, keys: bool) -> None:
-    """Serves the document of all routes that `app` has by now. `keys`: whether they ask for API keys."""
+    """Serves the document of all routes that `app` has by now, as JSON and as a page. `keys`: whether they ask for API keys."""
 
     @app.api_route("/openapi.json", methods=READ, responses={200: {"model": dict[str, Any]}})
     async def openapi() -> Response:
         """This document."""
         return Response(data, media_type="application/json")
 
-    data = json.dumps(document(app, model, keys)).encode()
+    @app.api_route("/docs", methods=READ, responses={200: HTML_PAGE}, response_class=HTMLResponse)
+    async def docs() -> Response:
+        """This document as a page to read."""
+        return page_response(page)
+
+    whole = document(app, model, keys)
+    data, page = json.dumps(whole).encode(), docs_page(whole)
 
 
 def document(app: FastAPI, model: str, keys: bool) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class ModelCard(_Answer):
     created: int = 0
     owned_by: str = "drafthouse"
     max_model_len: int  # tokens, prompt and output together
+    context_length: int  # the same, by the name that other clients read
     sampling_defaults: SamplingDefaults  # of what a request leaves open
 
 
@@ -96,7 +97,8 @@ def _add_models(app: FastAPI, service: InferenceService) -> None:
     planner = service.planner
     metadata = planner.metadata
     defaults = SamplingDefaults(**{name: getattr(metadata.sampling_defaults, name) for name in SamplingDefaults.model_fields})
-    card = ModelCard(id=planner.model, max_model_len=metadata.context_tokens, sampling_defaults=defaults)
+    context = metadata.context_tokens
+    card = ModelCard(id=planner.model, max_model_len=context, context_length=context, sampling_defaults=defaults)
 
     @app.api_route("/v1/models", methods=READ)
     async def models() -> ModelList:
