@@ -22,13 +22,13 @@ def prefix_function(pattern: str) -> list[int]:
 
 
 class StopMatcher:
-    """One text's search. Once `stopped`, everything fed is past the end and ignored."""
+    """One text's search. Once `stopped`, by the stop string `found`, everything fed is past the end and ignored."""
 
     def __init__(self, stops: Sequence[str], include: bool = False) -> None:
         """`include`: the output ends with the stop string, not before it."""
         if "" in stops:
             raise ValueError("a stop string must not be empty")
-        self.stopped, self._include = False, include
+        self.stopped, self.found, self._include = False, "", include
         self._patterns = [(stop, prefix_function(stop)) for stop in stops]
         self._matched = [0] * len(self._patterns)  # how much of each stop string the text's end has
         self._held = ""
@@ -44,6 +44,7 @@ class StopMatcher:
             complete = self._advance(char)
             if complete:
                 self.stopped, self._held = True, ""
+                self.found = pending[i + 1 - complete : i + 1]
                 return pending[: i + 1 - (0 if self._include else complete)]
         certain = len(pending) - max(self._matched)
         self._held = pending[certain:]

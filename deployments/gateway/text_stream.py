@@ -26,7 +26,8 @@ class TextDelta:
 
     `text` is content; reasoning and calls are beside it where the output is parsed for them. `reasoning_tokens`: from the one that
     completes the opening tag of reasoning to the one that completes the closing tag. `attempt` is the one whose verifier made them: 1,
-    and one more each time that another took the request; `usage` is that of the output so far."""
+    and one more each time that another took the request; `usage` is that of the output so far. `accepted`: drafts accepted by each of the
+    steps that verified any. `stop_string`: the one that ended the text, in the last delta."""
 
     text: str
     tokens: tuple[int, ...]
@@ -39,6 +40,8 @@ class TextDelta:
     reasoning_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    accepted: tuple[int, ...] = ()
+    stop_string: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,11 @@ class _Text:
                 self.stopped = True
                 return joined(pieces), tokens[:count]
         return joined(pieces), tokens
+
+    @property
+    def stop_string(self) -> str:
+        """The one that ended the text, if one did."""
+        return self._matcher.found
 
     def flush(self) -> Parsed:
         """The end of the text; a character cut off by the end may still complete a stop string."""
@@ -130,9 +138,11 @@ async def generate_text(
         async for replies in arrivals:
             parsed, tokens, reason = Parsed(), list[int](), ""
             logprobs, prompt_logprobs = list[TokenLogprob](), list[TokenLogprob]()
+            accepted: list[int] = []
             for reply in replies:
                 piece, counted = text.add(reply.tokens)
-                usage = usage_up_to(len(counted), usage, reply)
+                before, usage = usage, usage_up_to(len(counted), usage, reply)
+                accepted += [usage.accepted - before.accepted] if usage.verified > before.verified else []
                 parsed += piece
                 tokens += counted
                 logprobs += reply.logprobs[: len(counted)]
@@ -141,11 +151,11 @@ async def generate_text(
                     parsed += text.flush()  # which may find the text stopped
                     reason = text.reason(reply.finish_reason)
                     break
-            thought, before = text.reasoning_tokens, thought
+            thought, known = text.reasoning_tokens, thought
             yield TextDelta(
                 parsed.content, tuple(tokens), replies[0].first_token_index, reply.attempt, reason, usage, parsed.reasoning,
-                parsed.calls, thought - before,
-                tuple(logprobs), tuple(prompt_logprobs),
+                parsed.calls, thought - known,
+                tuple(logprobs), tuple(prompt_logprobs), tuple(accepted), text.stop_string,
             )  # fmt: skip
             if reason:
                 return

@@ -10,13 +10,13 @@ FEW_LETTERS = st.text("ab", max_size=24)
 STOPS = st.lists(st.text("ab", min_size=1, max_size=5), max_size=4)
 
 
-def cut(text: str, stops: list[str]) -> tuple[str, bool]:
-    """By definition: the first end at which a stop string is complete, without the longest one there."""
+def cut(text: str, stops: list[str]) -> tuple[str, bool, str]:
+    """By definition: the first end at which a stop string is complete, without the longest one there, and that one."""
     for end in range(1, len(text) + 1):
         lengths = [len(stop) for stop in stops if text[:end].endswith(stop)]
         if lengths:
-            return text[: end - max(lengths)], True
-    return text, False
+            return text[: end - max(lengths)], True, text[end - max(lengths) : end]
+    return text, False, ""
 
 
 def needs_holding(text: str, stops: list[str]) -> int:
@@ -30,7 +30,7 @@ def test_any_chunking_cuts_where_the_whole_text_does(text, stops, sizes):
     for size in sizes:
         out, rest = out + matcher.feed(rest[:size]), rest[size:]
     out += matcher.feed(rest) + matcher.flush()
-    assert (out, matcher.stopped) == cut(text, stops)
+    assert (out, matcher.stopped, matcher.found) == cut(text, stops)
 
 
 @given(FEW_LETTERS, STOPS)

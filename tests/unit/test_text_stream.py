@@ -130,13 +130,21 @@ def test_drafts_accepted_behind_a_stop_string_do_not_count(step):
     assert completion_tokens == 3
     assert accepted == {1: 0, 3: 2}.get(step, 3)
     assert found[-1].usage.steps == (3 if step == 1 else 1)
+    assert [accepted for delta in found for accepted in delta.accepted] == ([0, 0, 0] if step == 1 else [accepted])
+    assert [delta.stop_string for delta in found] == [""] * (len(found) - 1) + ["c"]
+
+
+def test_steps_that_verified_no_draft_are_not_among_those_that_accepted_some():
+    assert sum(len(delta.accepted) for delta in deltas(IDS, 1)) == 1, "the double counts its drafts at once"
 
 
 @pytest.mark.parametrize("step", [1, 3, 100])
 def test_without_a_cut_all_accepted_drafts_count(step):
     ids = bytes_of(b"abcdefghijkl")
     steps = -(-len(ids) // step)
-    assert deltas(ids, step, double=Drafting)[-1].usage == SpeculationUsage(9 * steps, 8 * steps, len(ids) - steps, steps)
+    found = deltas(ids, step, double=Drafting)
+    assert found[-1].usage == SpeculationUsage(9 * steps, 8 * steps, len(ids) - steps, steps)
+    assert sum((delta.accepted for delta in found), ()) == (min(step, len(ids)) - 1,) * steps
 
 
 def test_a_verifiers_error_is_raised():
