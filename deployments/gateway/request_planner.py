@@ -120,13 +120,17 @@ class RequestPlanner:
         """`kind` begins the id."""
         check_model(body.model, self.model)
         settings = self._settings(body, body.token_limit)
-        self.check_chars(sum(message.chars() for message in body.messages), "messages")
-        self.check_chars(body.tool_chars(), "tools")
+        prompt, output = self.read_chat(body)
         if body.prediction is not None:
             settings = replace(settings, prediction=self._predicted(body.prediction.text()))
-        prompt, output = self._chats.read(body)
         settings = replace(settings, sampling=replace(settings.sampling, thinking=self._chats.budget(body, output)))
         return self.plan(kind, [prompt], settings, field="messages", output=output)
+
+    def read_chat(self, body: ChatRequest) -> tuple[list[int], OutputFormat]:
+        """(prompt, how outputs are read). Raises RequestError."""
+        self.check_chars(sum(message.chars() for message in body.messages), "messages")
+        self.check_chars(body.tool_chars(), "tools")
+        return self._chats.read(body)
 
     def _predicted(self, text: str) -> tuple[int, ...]:
         """Its tokens, as many as the context holds. Raises RequestError."""

@@ -3,53 +3,24 @@
 import asyncio
 import json
 from collections.abc import Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import openai
 import pytest
-import uvicorn
 from openai.types.chat import ChatCompletion
 
 from drafthouse.config.api import ApiConfig
 from drafthouse.wire.generation_messages import SpeculationUsage
 from tests.unit.byte_tokenizer import codec
-from tests.unit.openai_gateway import error_of, events, gateway, request
+from tests.unit.openai_gateway import error_of, events, request
+from tests.unit.scripted_chats import END, TOOLS, options, saying, served
 from tests.unit.verifier_double import VerifierDouble
 
-TEMPLATE = (
-    "{% if tools %}{% for tool in tools %}{{ '# tool: ' + tool | tojson + '\n' }}{% endfor %}<tool_call>{% endif %}"
-    "{% for m in messages %}# {{ m.role }}: {{ m.content }}{% if m.reasoning_content %} ({{ m.reasoning_content }}){% endif %}"
-    "{% for call in m.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}# assistant:\n{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
-    "{% if start_thinking %}<think>\n{% endif %}{% endif %}"
-)
-END = (0,)
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "weather",
-            "description": "The weather in a city",
-            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-        },
-    },
-    {"type": "function", "function": {"name": "time"}},
-]
 USER = {"role": "user", "content": "What is the weather?"}
 CHAT = {"model": "demo", "messages": [USER]}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
 CALLS = f"<think>\nTwo of them.\n</think>\n\nI look.\n{CALL}\n" + CALL.replace("weather", "time")
 PATH = "/v1/chat/completions"
-
-
-def saying(text: str, step: int = 2, end: tuple[int, ...] = END) -> VerifierDouble:
-    ids = (*codec().encode(text), *end)
-    return VerifierDouble("a", tokens=lambda request: ids, step=step)
-
-
-def options(verifier: VerifierDouble | None = None, **api: Any) -> dict[str, Any]:
-    return {"verifier": verifier or saying("ok"), "template": TEMPLATE, "api": ApiConfig(**api), "context_tokens": 1024, "patience_s": 30.0}
 
 
 def ask(body: dict[str, Any], text: str = "ok", step: int = 2, end: tuple[int, ...] = END, **api: Any):
@@ -358,21 +329,6 @@ def test_there_are_no_embeddings():
     answer = request("/v1/embeddings", {"model": "demo", "input": "a"})
     assert error_of(answer)[0] == 404
     assert "embeddings" in answer.json()["error"]["message"]
-
-
-@asynccontextmanager
-async def served(verifier: VerifierDouble):
-    """The base URL of a real server in this process."""
-    async with gateway(**options(verifier)) as (app, _):
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-        task = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            await task
 
 
 def by_client(verifier: VerifierDouble, use: Callable[[openai.OpenAI], Any]) -> Any:

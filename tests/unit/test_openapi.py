@@ -8,6 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from starlette.routing import Route
 
+from deployments.api.anthropic.schema import MessagesRequest
 from deployments.api.openai.body import parse_body
 from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.openapi import OPEN_PATHS
@@ -18,8 +19,11 @@ from drafthouse.security.api_keys import generate_key, hash_of, load_api_keys
 from tests.unit.openai_gateway import CHAT, COMPLETION, gateway, request
 
 KEY = generate_key()
-KINDS = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest}
-BODIES = {"/v1/completions": COMPLETION, "/v1/chat/completions": CHAT}
+KINDS = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest, "/v1/messages": MessagesRequest}
+BODIES = {"/v1/completions": COMPLETION, "/v1/chat/completions": CHAT, "/v1/messages": CHAT}
+
+
+CHAT_PROMPT = {name: value for name, value in CHAT.items() if name != "max_tokens"}
 
 
 def document() -> dict[str, Any]:
@@ -103,6 +107,11 @@ def fails(error: Exception) -> Any:
         ("POST", "/v1/completions", {"body": COMPLETION | {"prompt": "a" * 5000}, "max_body_bytes": 4096}, 413),
         ("POST", "/v1/completions", {"body": COMPLETION | {"n": 2}, "limits": {"streams": 2}, "capacity": 0}, 429),
         ("POST", "/v1/chat/completions", {"body": CHAT, "routed": False}, 503),
+        ("POST", "/v1/messages", {"body": CHAT}, 200),
+        ("POST", "/v1/messages", {"body": CHAT | {"n": 1}}, 400),
+        ("POST", "/v1/messages", {"body": CHAT, "capacity": 0}, 429),
+        ("POST", "/v1/messages/count_tokens", {"body": CHAT_PROMPT}, 200),
+        ("POST", "/v1/messages/count_tokens", {"body": CHAT}, 400),
         ("GET", "/v1/models", {}, 200),
         ("GET", "/v1/models/{name}", {}, 404),
         ("GET", "/v1/cluster", {}, 200),

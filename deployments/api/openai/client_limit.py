@@ -10,12 +10,13 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.api.anthropic.errors import PATHS as MESSAGES_PATHS
 from deployments.api.openai.errors import error_response
 from deployments.gateway.arrival import Arrival
 from deployments.gateway.inference_service import InferenceService
 from drafthouse.errors import LimitError
 
-PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"})
+PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"}) | MESSAGES_PATHS
 CACHE_KEY, ARRIVAL = "cache_key", "arrival"
 
 
@@ -54,7 +55,7 @@ class ClientLimit:
             async with arrival:
                 await self._app(scope, receive, send_with_headers)
         except LimitError as error:
-            await error_response(error)(scope, receive, send_with_headers)
+            await error_response(error, scope["path"])(scope, receive, send_with_headers)
 
 
 def cache_key_of(request: Request) -> str:

@@ -1,6 +1,6 @@
 """Errors as OpenAI's clients know them: {"error": {"message", "type", "param", "code"}}.
 
-Promises: every error of the HTTP API has this shape and a fitting status; 429 and 503 carry
+Promises: every error of the HTTP API has this shape, or Anthropic's on the paths of its API, and a fitting status; 429 and 503 carry
 Retry-After, which for 429 is when a place is expected, 401 WWW-Authenticate; an unforeseen error says
 nothing of its inside to the client, and is logged.
 """
@@ -15,6 +15,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from deployments.api.anthropic.errors import PATHS as MESSAGES_PATHS
+from deployments.api.anthropic.errors import error_body
 from deployments.gateway.verifier_link import GenerationError, NoVerifierError
 from drafthouse.errors import DrafthouseError, LimitError, OverloadError, RequestError
 
@@ -72,8 +74,11 @@ def describe_error(error: Exception) -> tuple[int, dict[str, Any]]:
     return 500, _body("internal error", "server_error", None, "internal_error")
 
 
-def error_response(error: Exception) -> JSONResponse:
+def error_response(error: Exception, path: str) -> JSONResponse:
+    """Of a request for `path`."""
     status, body = describe_error(error)
+    if path in MESSAGES_PATHS:
+        body = error_body(status, body["error"]["message"]).model_dump()
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -86,7 +91,7 @@ def install_error_handlers(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, HTTPException) and request.url.path in ABSENT:
             error = RequestError(ABSENT[request.url.path], code="not_found", status=404)
-        return error_response(error)
+        return error_response(error, request.url.path)
 
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_GONE)

@@ -16,6 +16,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import drafthouse
+from deployments.api.anthropic.errors import PATHS as MESSAGES_PATHS
+from deployments.api.anthropic.errors import MessagesErrorBody
+from deployments.api.anthropic.schema import CountTokensRequest, MessagesRequest
 from deployments.api.openai.answers import Response as Answer
 from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.docs_page import docs_page, page_response
@@ -28,7 +31,7 @@ READ = ["GET", "HEAD"]
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 """Served without an API key."""
 
-BODIES = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+BODIES = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest, MessagesRequest, CountTokensRequest)
 REFERENCE = "#/components/schemas/{model}"
 SECURITY = "api_key"
 UNUSED = frozenset({"HTTPValidationError", "ValidationError"})
@@ -51,14 +54,14 @@ EVENT = {
 Responses = dict[int | str, dict[str, Any]]
 
 
-def errors_of(*statuses: int) -> Responses:
-    """What a route's `responses` say of its errors."""
-    return {status: _error(status) for status in statuses}
+def errors_of(*statuses: int, kind: type[BaseModel] = ErrorBody) -> Responses:
+    """What a route's `responses` say of its errors, whose bodies are of `kind`."""
+    return {status: _error(status, kind) for status in statuses}
 
 
-def _error(status: int) -> dict[str, Any]:
+def _error(status: int, kind: type[BaseModel]) -> dict[str, Any]:
     more = {"headers": RETRY_AFTER} if status in (429, 503) else {}
-    return {"model": ErrorBody, "description": HTTPStatus(status).phrase, **more}
+    return {"model": kind, "description": HTTPStatus(status).phrase, **more}
 
 
 GENERATION_RESPONSES: Responses = {
@@ -105,7 +108,8 @@ def document(app: FastAPI, model: str, keys: bool) -> dict[str, Any]:
         whole["components"]["securitySchemes"] = {SECURITY: {"type": "http", "scheme": "bearer"}}
     for path, operations in whole["paths"].items():
         for method, operation in operations.items():
-            _finish(operation, method, keys and path not in OPEN_PATHS)
+            faults = MessagesErrorBody if path in MESSAGES_PATHS else ErrorBody
+            _finish(operation, method, keys and path not in OPEN_PATHS, faults)
     return whole
 
 
@@ -118,11 +122,12 @@ def _bodies(model: str) -> dict[str, Any]:
     return schemas
 
 
-def _finish(operation: dict[str, Any], method: str, secured: bool) -> None:
+def _finish(operation: dict[str, Any], method: str, secured: bool, faults: type[BaseModel]) -> None:
+    """`faults`: what its errors are."""
     operation["responses"].pop("422", None)  # what FastAPI checks itself, a name in a path, has no faults
     if secured:
         operation["security"] = [{SECURITY: []}]
-        schema = {"$ref": REFERENCE.format(model=ErrorBody.__name__)}
+        schema = {"$ref": REFERENCE.format(model=faults.__name__)}
         content = {"application/json": {"schema": schema}}
         operation["responses"]["401"] = {"description": HTTPStatus(401).phrase, "content": content}
     if method == "head":

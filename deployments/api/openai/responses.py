@@ -108,6 +108,12 @@ class UsageCount:
         return details
 
 
+def count_of(plan: RequestPlan) -> UsageCount:
+    """Of nothing yet."""
+    thinks, predicts = plan.format.tags is not None, bool(plan.requests[0].prediction)
+    return UsageCount(plan.prompt_tokens, plan.choices, reasoning_tokens=0 if thinks else None, predicts=predicts)
+
+
 class Answerer:
     """Makes the answers to one plan; `chat` picks the shape."""
 
@@ -123,9 +129,7 @@ class Answerer:
         self._frames: dict[tuple[int, bool, bool], tuple[str, str]] = {}
 
     def count(self) -> UsageCount:
-        plan = self._plan
-        thinks, predicts = plan.format.tags is not None, bool(plan.requests[0].prediction)
-        return UsageCount(plan.prompt_tokens, plan.choices, reasoning_tokens=0 if thinks else None, predicts=predicts)
+        return count_of(self._plan)
 
     def whole(self, outputs: Sequence[Output], usage: Usage) -> dict[str, Any]:
         """`outputs` of all choices."""

@@ -17,6 +17,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.api.answering import answer
+from deployments.api.anthropic.errors import PATHS as MESSAGES_PATHS
+from deployments.api.anthropic.routes import add_messages
 from deployments.api.openai.body import MIN_VALUES, Body, parse_body, parse_json, read_body
 from deployments.api.openai.body_limit import BodyLimit
 from deployments.api.openai.chat_schema import ChatRequest
@@ -54,12 +56,19 @@ class ApiKeyGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
-                scope.setdefault("state", {})[CACHE_KEY] = self._keys.check(Headers(scope=scope).get("authorization"))
+                scope.setdefault("state", {})[CACHE_KEY] = self._keys.check(_key_said(scope))
             except RequestError as error:
                 self._refusals.refused(address_of(scope, self._proxy_hops), error)
-                await error_response(error)(scope, receive, send)
+                await error_response(error, scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _key_said(scope: Scope) -> str | None:
+    """As the header `authorization` has it. Anthropic's clients send a key as `x-api-key`."""
+    headers = Headers(scope=scope)
+    key = headers.get("x-api-key") if scope["path"] in MESSAGES_PATHS else None
+    return headers.get("authorization", f"Bearer {key}" if key else None)
 
 
 def build_http_app(
@@ -87,6 +96,7 @@ def build_http_app(
             CORSMiddleware, allow_origins=config.cors_origins, allow_methods=ALLOWED, allow_headers=["*"], expose_headers=SHOWN
         )
     _add_generation(app, service, config.keep_alive_s)
+    add_messages(app, service, partial(_read, service), config.keep_alive_s)
     add_text_routes(app, service, partial(_read, service))
     add_status(app, service, snapshot, metrics, keys)
     add_document(app, service.planner.model, keys is not None)

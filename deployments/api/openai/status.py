@@ -90,7 +90,7 @@ def add_status(app: FastAPI, service: InferenceService, snapshot: Snapshot, metr
             operator = keys is None or keys.is_operator(cache_key_of(request))
             return JSONResponse(state if operator else without_places(state))
         except Exception as error:  # fault boundary: Ray raises many kinds for a controller that is gone
-            return error_response(NoControllerError(f"the controller does not answer: {type(error).__name__}"))
+            return error_response(NoControllerError(f"the controller does not answer: {type(error).__name__}"), request.url.path)
 
 
 def _add_models(app: FastAPI, service: InferenceService) -> None:

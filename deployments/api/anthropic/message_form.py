@@ -1,0 +1,144 @@
+"""An answer as Anthropic's message: thinking, text and calls as blocks, whole or in events.
+
+Promises: the blocks that a stream's events add up to are those of the whole message, however the output is split into deltas.
+"""
+
+import json
+from functools import partial
+from typing import Any
+
+from pydantic_core import from_json
+
+from deployments.api.anthropic.answers import Message, MessageUsage, OutputTokensDetails, StopReason, TextBlock, ThinkingBlock, ToolUseBlock
+from deployments.api.anthropic.errors import error_body
+from deployments.api.openai.errors import describe_error
+from deployments.api.openai.responses import UsageCount
+from deployments.gateway.answer_blocks import AnswerBlocks, Begun, Block, BlockEvent, Ended, Grown
+from deployments.gateway.request_planner import RequestPlan
+from deployments.gateway.text_stream import TextDelta
+
+REASONS: dict[str, StopReason] = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn"}
+DELTAS = {"reasoning": ("thinking_delta", "thinking"), "text": ("text_delta", "text"), "call": ("input_json_delta", "partial_json")}
+"""By kind of block: the type of its deltas, and where these have what is new."""
+
+
+class MessageForm:
+    """An `answering.AnswerForm`, of one choice."""
+
+    def __init__(self, plan: RequestPlan, model: str, count: UsageCount) -> None:
+        self._id, self._model, self._count = plan.id, model, count
+        self._blocks = AnswerBlocks(partial(plan.call_id, 0))
+        self._last: TextDelta | None = None
+
+    def opening(self) -> str:
+        return ""  # how much of the prompt was cached is known with the first delta
+
+    def events(self, index: int, delta: TextDelta) -> str:
+        begins = self._last is None
+        events = "".join(map(block_event, self._taken(delta)))
+        return (self._start(delta) if begins else "") + events
+
+    def closing(self) -> str:
+        reason, stop_sequence = self._stop()
+        ended = {"stop_reason": reason, "stop_sequence": stop_sequence}
+        last = event("message_delta", delta=ended, usage=self._usage().model_dump(exclude_none=True))
+        return last + event("message_stop")
+
+    def failure(self, error: Exception) -> str:
+        return event("error", **failure_body(error))
+
+    def add(self, index: int, delta: TextDelta) -> None:
+        self._taken(delta)
+
+    def whole(self) -> dict[str, Any]:
+        reason, stop_sequence = self._stop()
+        content = [content_block(block) for block in self._blocks.blocks]
+        return self._message(content, self._usage(), reason, stop_sequence)
+
+    def _taken(self, delta: TextDelta) -> list[BlockEvent]:
+        self._count.add(0, delta)
+        self._last = delta
+        return self._blocks.add(delta)
+
+    def _start(self, delta: TextDelta) -> str:
+        """The message without anything in it, but with what is known of the prompt."""
+        cached = delta.usage.cached_tokens
+        usage = self._usage().model_copy(
+            update={"input_tokens": self._count.prompt_tokens - cached, "cache_read_input_tokens": cached, "output_tokens": 0}
+        )
+        return event("message_start", message=self._message([], usage)) + event("ping")
+
+    def _message(
+        self,
+        content: list[TextBlock | ThinkingBlock | ToolUseBlock],
+        usage: MessageUsage,
+        reason: StopReason | None = None,
+        stop_sequence: str | None = None,
+    ) -> dict[str, Any]:
+        message = Message(
+            id=self._id, model=self._model, content=content, stop_reason=reason, stop_sequence=stop_sequence, usage=usage
+        )  # fmt: skip
+        return message.model_dump()
+
+    def _usage(self) -> MessageUsage:
+        usage = self._count.usage()
+        cached, thought = usage.prompt_tokens_details.cached_tokens, self._count.reasoning_tokens
+        return MessageUsage(
+            input_tokens=usage.prompt_tokens - cached, cache_read_input_tokens=cached, output_tokens=usage.completion_tokens,
+            output_tokens_details=None if thought is None else OutputTokensDetails(thinking_tokens=thought),
+            speculation=usage.speculation,
+        )  # fmt: skip
+
+    def _stop(self) -> tuple[StopReason, str | None]:
+        """(why the answer ended, the stop sequence that ended it)."""
+        assert self._last is not None, "an answer ends with a delta that says why"
+        reason = self._last.finish_reason
+        if reason == "stop" and self._last.stop_string:
+            return "stop_sequence", self._last.stop_string
+        return REASONS[reason], None
+
+
+def content_block(block: Block) -> TextBlock | ThinkingBlock | ToolUseBlock:
+    match block.kind:
+        case "reasoning":
+            return ThinkingBlock(thinking=block.text)
+        case "text":
+            return TextBlock(text=block.text)
+        case "call":
+            return ToolUseBlock(id=block.call_id, name=block.name, input=input_of(block.text))
+
+
+def input_of(arguments: str) -> dict[str, Any]:
+    """As far as they have come where they are cut off, as Anthropic's own client reads them. What is no JSON object stands under
+    `unparsed`."""
+    try:
+        parsed = from_json(arguments or "{}", allow_partial=True)
+    except ValueError:
+        return {"unparsed": arguments}
+    return parsed if isinstance(parsed, dict) else {"unparsed": arguments}
+
+
+def block_event(said: BlockEvent) -> str:
+    match said:
+        case Begun(block):
+            return event("content_block_start", index=block.index, content_block=_begun(block).model_dump())
+        case Grown(block, text):
+            kind, field = DELTAS[block.kind]
+            return event("content_block_delta", index=block.index, delta={"type": kind, field: text})
+        case Ended(block):
+            return event("content_block_stop", index=block.index)
+
+
+def _begun(block: Block) -> TextBlock | ThinkingBlock | ToolUseBlock:
+    """What is known of it before it holds anything."""
+    return content_block(Block(block.index, block.kind, block.call, block.name, block.call_id))
+
+
+def failure_body(error: Exception) -> dict[str, Any]:
+    status, body = describe_error(error)
+    return error_body(status, body["error"]["message"]).model_dump()
+
+
+def event(kind: str, **said: Any) -> str:
+    """Server-sent. In ASCII: see `sse` of OpenAI's answers."""
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **said}, separators=(',', ':'))}\n\n"

@@ -1,0 +1,70 @@
+"""/v1/messages and /v1/messages/count_tokens: Anthropic's Messages, served as chats.
+
+FastAPI reads the annotations of these routes, so they must not be postponed here.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+
+from deployments.api.answering import answer
+from deployments.api.anthropic.answers import Message, TokenCount
+from deployments.api.anthropic.chat_body import chat_request
+from deployments.api.anthropic.errors import MessagesErrorBody
+from deployments.api.anthropic.message_form import MessageForm
+from deployments.api.anthropic.schema import CountTokensRequest, MessagesRequest, PromptBody
+from deployments.api.openai.client_limit import arrival_of
+from deployments.api.openai.openapi import SEED, errors_of, json_body
+from deployments.api.openai.responses import count_of
+from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.request_planner import RequestPlan, RequestPlanner
+
+Read = Callable[[Request, type[Any]], Awaitable[tuple[int, Any]]]
+
+ERRORS = errors_of(400, 404, 408, 413, 415, 429, 500, kind=MessagesErrorBody)
+EVENT = {"type": "object", "required": ["event", "data"], "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
+RESPONSES = {
+    200: {
+        "model": Message,
+        "description": "the message: whole, or in events with stream: true",
+        "content": {"text/event-stream": {"itemSchema": EVENT}},
+        "headers": SEED,
+    },
+    **ERRORS,
+    **errors_of(503, kind=MessagesErrorBody),
+}
+
+
+def add_messages(app: FastAPI, service: InferenceService, read: Read, keep_alive_s: float) -> None:
+    """`read` gives (bytes, validated body) of a request."""
+    planner = service.planner
+
+    @app.post("/v1/messages", responses=RESPONSES, openapi_extra=json_body(MessagesRequest))
+    async def messages(request: Request) -> Response:
+        """The next message, whole or as it is committed: Anthropic's form."""
+        size, body = await read(request, MessagesRequest)
+        plan, deltas = await arrival_of(request).begin(lambda: planned(planner, body), size)
+        return await answer(request, plan, deltas, MessageForm(plan, planner.model, count_of(plan)), bool(body.stream), keep_alive_s)
+
+    @app.post("/v1/messages/count_tokens", responses=ERRORS, openapi_extra=json_body(CountTokensRequest))
+    async def count_tokens(request: Request) -> TokenCount:
+        """The tokens of the prompt that the same messages would make."""
+        size, body = await read(request, CountTokensRequest)
+        with service.places.planning():
+            return TokenCount(input_tokens=await service.in_thread(lambda: prompt_tokens(planner, body), size))
+
+
+def planned(planner: RequestPlanner, body: MessagesRequest) -> RequestPlan:
+    """Raises RequestError under the client's own names."""
+    chat, names = chat_request(body, planner.codec.chat_template.reads)
+    with names.named():
+        return planner.chat(chat, kind="msg")
+
+
+def prompt_tokens(planner: RequestPlanner, body: PromptBody) -> int:
+    """Raises RequestError under the client's own names."""
+    chat, names = chat_request(body, planner.codec.chat_template.reads)
+    with names.named():
+        return len(planner.read_chat(chat)[0])
