@@ -3,12 +3,15 @@
 import asyncio
 import json
 
+import httpx
+import pytest
+
 from deployments.api.openai.responses import UsageCount
 from deployments.gateway.text_stream import TextDelta
 from drafthouse.wire.generation_messages import SpeculationUsage
 from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.openai_gateway import CHAT, COMPLETION, IDS, TEXT, error_of, events, gateway, request
-from tests.unit.verifier_double import VerifierDouble, forever
+from tests.unit.verifier_double import Drafting, VerifierDouble, forever
 
 SPECULATION = {"drafted": 9, "verified": 8, "accepted": 5, "steps": 3, "attempts": 1}
 
@@ -19,6 +22,7 @@ def test_completion():
     assert response.headers["x-drafthouse-seed"] == "7"
     assert body.pop("id").startswith("cmpl-")
     assert body.pop("created") > 1.7e9
+    assert body.pop("metrics")
     prompt_tokens = len(codec().encode("hello"))
     assert body == {
         "object": "text_completion",
@@ -95,6 +99,34 @@ def test_usage_of_several_choices_cut_at_a_stop_string():
     kept = next(i for i in range(len(IDS)) if "(" in codec()._backend.decode(IDS[:i]))
     assert whole["completion_tokens"] == 4 * kept
     assert 0 < whole["speculation"]["accepted"] <= whole["completion_tokens"]
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 100])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_acceptance_of_one_output_has_vllms_names(path, step):
+    def answered(**more) -> httpx.Response:
+        body = COMPLETION if path == "/v1/completions" else CHAT
+        return request(path, body | more, verifier=Drafting("a", tokens=lambda request: IDS, step=step))
+
+    said = answered().json()["metrics"]["speculative_decoding"]
+    steps = -(-len(IDS) // step)
+    last = len(IDS) - step * (steps - 1) - 1
+    assert said["num_spec_steps"] == sum(said["acceptance_histogram"]) == steps
+    assert said["num_accepted_draft_tokens"] == sum(j * count for j, count in enumerate(said["acceptance_histogram"])) == len(IDS) - steps
+    assert said["acceptance_histogram"][last] == (steps if min(step, len(IDS)) - 1 == last else 1)
+    assert said["num_draft_tokens"] == 8 * steps
+    assert said["mean_acceptance_length"] == len(IDS) / steps
+    assert said["draft_acceptance_rate"] == (len(IDS) - steps) / (8 * steps)
+    assert said["num_spec_tokens"] is None
+    *chunks, end = events(answered(stream=True, stream_options={"include_usage": True}))
+    assert (end["choices"], end["metrics"]["speculative_decoding"]) == ([], said)
+    assert not any("metrics" in chunk for chunk in chunks)
+    assert "metrics" not in answered(n=2).json()
+
+
+def test_without_drafts_there_is_no_acceptance():
+    plain = VerifierDouble("a", lambda request: IDS, usage=SpeculationUsage())
+    assert "metrics" not in request("/v1/completions", COMPLETION, verifier=plain).json()
 
 
 def test_models_and_cluster():

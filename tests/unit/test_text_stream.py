@@ -1,7 +1,6 @@
 """Text from tokens: the same however many tokens arrive together, and one finish reason, in the last delta."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -12,21 +11,11 @@ from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 from tests.unit.byte_tokenizer import codec, metadata
-from tests.unit.verifier_double import USAGE, VerifierDouble, serving
+from tests.unit.verifier_double import USAGE, Drafting, VerifierDouble, serving
 
 TEXT = "def add(a, b):\n    return 'é🙂'\n\nmore"
 IDS = tuple(codec().encode(TEXT))
 END = 0
-
-
-class Drafting(VerifierDouble):
-    """Each reply is one step's: all of its tokens but the last are accepted drafts."""
-
-    def reply(self, request: GenerateRequest, index: int, output: tuple[int, ...]) -> GenerateReply:
-        plain = super().reply(request, index, output)
-        steps = index // self.step + 1
-        done = index + len(plain.tokens)
-        return replace(plain, usage=SpeculationUsage(drafted=9 * steps, verified=8 * steps, accepted=done - steps, steps=steps))
 
 
 def deltas(

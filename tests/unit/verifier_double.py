@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 
@@ -125,6 +125,16 @@ class VerifierDouble(dataplane_pb2_grpc.VerifierServicer):
         last = index + self.step >= len(output)
         tokens = output[index : index + self.step]
         return GenerateReply(request.request_id, request.attempt, index, tokens, "length" if last else "", "", self.usage)
+
+
+class Drafting(VerifierDouble):
+    """Each reply is one step's: all of its tokens but the last are accepted drafts."""
+
+    def reply(self, request: GenerateRequest, index: int, output: tuple[int, ...]) -> GenerateReply:
+        plain = super().reply(request, index, output)
+        steps = index // self.step + 1
+        done = index + len(plain.tokens)
+        return replace(plain, usage=SpeculationUsage(drafted=9 * steps, verified=8 * steps, accepted=done - steps, steps=steps))
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """The form of what /v1/completions and /v1/chat/completions answer, whole and in chunks.
 
-Promises: OpenAI's shapes, with `usage.speculation` as an addition, and `notes` where there are such; `synthetic` stands there if and
-only if acceptance was drawn, so that the text is not the target's.
+Promises: OpenAI's shapes, with `usage.speculation` as an addition, `metrics` as vLLM has it, and `notes` where there are such; `synthetic`
+stands there if and only if acceptance was drawn, so that the text is not the target's.
 """
 
 from typing import Literal
@@ -41,6 +41,23 @@ class Usage(Answer):
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails | None = None  # where reasoning is told apart, or with a prediction
     speculation: SpeculationCounts
+
+
+class Acceptance(Answer):
+    """Of one output, over the steps that verified drafts: vLLM's names. `acceptance_histogram[j]`: steps that accepted `j` drafts. A tree
+    has no one length, so `num_spec_tokens` is null, and `num_draft_tokens` are its nodes that were verified."""
+
+    mean_acceptance_length: float
+    draft_acceptance_rate: float
+    acceptance_histogram: list[int]
+    num_spec_steps: int
+    num_accepted_draft_tokens: int
+    num_draft_tokens: int
+    num_spec_tokens: None = None
+
+
+class RequestMetrics(Answer):
+    speculative_decoding: Acceptance
 
 
 class CompletionChoice(Answer):
@@ -87,5 +104,6 @@ class Response(Answer):
     model: str
     choices: list[CompletionChoice | ChatChoice]
     usage: Usage | None = None
+    metrics: RequestMetrics | None = None  # beside the usage, where drafts were verified for an only choice
     notes: list[str] | None = None
     prompt_logprobs: PromptLogprobs | None = None  # of a chat

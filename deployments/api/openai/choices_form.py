@@ -26,7 +26,7 @@ class ChoicesForm:
         return self._answerer.events(index, delta, {"usage": so_far} if self._include_usage else {})
 
     def closing(self) -> str:
-        return (self._answerer.usage_event(self._count.usage()) if self._include_usage else "") + DONE
+        return (self._answerer.usage_event(self._count) if self._include_usage else "") + DONE
 
     def failure(self, error: Exception) -> str:
         return sse(describe_error(error)[1]) + DONE
@@ -36,4 +36,4 @@ class ChoicesForm:
         self._count.add(index, delta)
 
     def whole(self) -> dict[str, Any]:
-        return self._answerer.whole(self._outputs, self._count.usage())
+        return self._answerer.whole(self._outputs, self._count)

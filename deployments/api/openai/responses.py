@@ -5,17 +5,20 @@ Promises: a field that is absent from the JSON is absent here too (`exclude_unse
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from deployments.api.openai.answers import (
+    Acceptance,
     CalledFunction,
     ChatChoice,
     CompletionChoice,
     CompletionTokensDetails,
     Message,
     PromptTokensDetails,
+    RequestMetrics,
     Response,
     SpeculationCounts,
     ToolCall,
@@ -70,6 +73,7 @@ class UsageCount:
     predicts: bool = False  # the client sent a prediction
     spent: dict[int, SpeculationUsage] = field(default_factory=dict)  # by choice, so far
     attempts: int = 0
+    accepted: list[int] = field(default_factory=list)  # by each step that verified drafts
 
     def add(self, index: int, delta: TextDelta) -> None:
         """`index`: of the choice."""
@@ -78,6 +82,7 @@ class UsageCount:
             self.reasoning_tokens += delta.reasoning_tokens
         self.spent[index] = delta.usage
         self.attempts = max(self.attempts, delta.attempt)
+        self.accepted += delta.accepted
         if delta.finish_reason:
             prompt, cached = index // self.choices, delta.usage.cached_tokens
             self.cached_tokens[prompt] = min(cached, self.cached_tokens.get(prompt, cached))
@@ -98,6 +103,24 @@ class UsageCount:
             prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(self.cached_tokens.values())),
             speculation=SpeculationCounts(**sums),
         )
+
+    def metrics(self) -> dict[str, RequestMetrics]:
+        """Nothing where there are several choices, or no drafts were verified."""
+        if len(self.spent) != 1 or not self.accepted:
+            return {}
+        (usage,) = self.spent.values()
+        steps, accepted = len(self.accepted), sum(self.accepted)
+        counts = Counter(self.accepted)
+        acceptance = Acceptance(
+            mean_acceptance_length=1 + accepted / steps,
+            draft_acceptance_rate=accepted / usage.verified,
+            acceptance_histogram=[counts[drafts] for drafts in range(max(counts) + 1)],
+            num_spec_steps=steps,
+            num_accepted_draft_tokens=accepted,
+            num_draft_tokens=usage.verified,
+            num_spec_tokens=None,
+        )
+        return {"metrics": RequestMetrics(speculative_decoding=acceptance)}
 
     def _details(self) -> dict[str, int]:
         details = {} if self.reasoning_tokens is None else {"reasoning_tokens": self.reasoning_tokens}
@@ -131,11 +154,11 @@ class Answerer:
     def count(self) -> UsageCount:
         return count_of(self._plan)
 
-    def whole(self, outputs: Sequence[Output], usage: Usage) -> dict[str, Any]:
-        """`outputs` of all choices."""
+    def whole(self, outputs: Sequence[Output], count: UsageCount) -> dict[str, Any]:
+        """`outputs` of all choices, and the count of all of them."""
         choices = [self._whole_choice(index, output) for index, output in enumerate(outputs)]
         said = self._prompt_logprobs(0, outputs[0]) if self._chat else {}
-        return self._response("chat.completion", choices, usage=usage, **said)
+        return self._response("chat.completion", choices, usage=count.usage(), **count.metrics(), **said)
 
     def _whole_choice(self, index: int, output: Output) -> CompletionChoice | ChatChoice:
         text, reason = "".join(output.text), output.finish_reason
@@ -231,9 +254,9 @@ class Answerer:
             frame = self._frames[index, bool(usage), reasoning] = (before, after)
         return frame[0] + json.dumps(text) + frame[1]
 
-    def usage_event(self, usage: Usage) -> str:
+    def usage_event(self, count: UsageCount) -> str:
         """The last event before DONE, for a client that asked for usage: no choices."""
-        return sse(self._response("chat.completion.chunk", [], usage=usage))
+        return sse(self._response("chat.completion.chunk", [], usage=count.usage(), **count.metrics()))
 
     def _choice(self, index: int, text: str, reason: str | None, logprobs: Any = None) -> CompletionChoice | ChatChoice:
         """Of a chunk."""
