@@ -7,6 +7,8 @@ without one add their nodes at once, as soon as a session opens, commits or has 
 
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as TypingSequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
@@ -23,9 +25,13 @@ from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import check_device
 from drafthouse.errors import WireError
+from drafthouse.grammars.compiler import GrammarCompiler
+from drafthouse.grammars.matcher import GrammarMatcher
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.processors.sequence_processors import processors_of
-from drafthouse.stages.build import MODEL, inner_of, placed
+from drafthouse.processors.grammar import GrammarProcessor
+from drafthouse.processors.late_grammar import LateGrammar
+from drafthouse.processors.sequence_processors import SequenceProcessors, processors_of
+from drafthouse.stages.build import MODEL, forced_maker, inner_of, placed
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
@@ -85,6 +91,7 @@ class DrafterEngine:
         self.traced = MODEL if self.draft is not None else self.makers[0].source
         self.totals, self.stage_totals = DraftTotals(), StageTotals()
         self._fault_isolation, self._draining = FaultIsolation(), False
+        self._grammars, self._compiling = GrammarCompiler(model.tokenizer), ThreadPoolExecutor(1, "grammars")
 
     @property
     def expected_s(self) -> float:
@@ -138,17 +145,37 @@ class DrafterEngine:
         width = message.width or self.tree.width
         vocab_size = min(self.vocab_size, message.vocab_size or self.vocab_size)  # noise is drawn by id: both know the lower ids
         facts = SessionFacts(message.sampling, message.seed, vocab_size, message.cache_key)
-        stages = SessionStages(self.makers, facts, calibration, width, self.clock, self.stage_totals)
+        begun = message.prompt_len or len(message.tokens)
+        prompt, output = message.tokens[:begun], message.tokens[begun:]
+        grammar = self._grammar(message, output)
+        makers = [*self.makers] if grammar is None else [forced_maker(grammar.chain), *self.makers]
+        stages = SessionStages(makers, facts, calibration, width, self.clock, self.stage_totals)
         session = Session(peer, message, KvSequence(self.cache, message.cache_key), self.rules, calibration, stages, self.clock())
         session.vocab_size = vocab_size
         if self.draft is not None and (lookahead := self.draft.lookahead(facts, width, self.stage_totals)) is not None:
             session.lookahead = lookahead
             lookahead.follow(message.tokens)
+        further = () if grammar is None else (grammar,)
         if self.draft is not None:
-            begun = message.prompt_len or len(message.tokens)
-            prompt, output = message.tokens[:begun], message.tokens[begun:]
-            session.processors = processors_of(message.sampling, prompt, output, message.stop_tokens, self.vocab_size)
+            session.processors = processors_of(message.sampling, prompt, output, message.stop_tokens, self.vocab_size, further)
+        elif grammar is not None:
+            session.processors = SequenceProcessors(further)
         return session
+
+    def _grammar(self, message: Open, output: TypingSequence[int]) -> LateGrammar | None:
+        """Compiled elsewhere where it is not known here yet: no other session waits."""
+        if (grammar := message.sampling.grammar) is None:
+            return None
+        compiled = Future[GrammarMatcher]()
+        if (known := self._grammars.known(grammar)) is not None:
+            compiled.set_result(known)
+        else:
+            compiled = self._compiling.submit(self._grammars.matcher, grammar)
+
+        def begin(matcher: GrammarMatcher, so_far: TypingSequence[int]) -> GrammarProcessor:
+            return GrammarProcessor(matcher, grammar.thought, message.stop_tokens, so_far, self.vocab_size)
+
+        return LateGrammar(compiled, begin, output)
 
     def _refusal(self, message: Open) -> Refused | None:
         if self._draining:
@@ -160,6 +187,8 @@ class DrafterEngine:
     def _commit(self, key: tuple[str, str], session: Session, message: Commit) -> list[ToVerifierMessage]:
         if reason := self.admission.unknown(message.tokens):
             return [self.drop(key, reason, Scope.SEQUENCE)]
+        if session.processors is not None:  # first: stages ask what it forces behind these tokens
+            session.processors.commit(message.tokens)
         try:
             labels = session.commit(message.base_len, message.tokens, message.min_confidence, self.clock())
         except WireError as error:
@@ -170,8 +199,6 @@ class DrafterEngine:
         self._learn(session, labels)
         if reason := self.admission.too_long(len(session.tokens)):
             return [self.drop(key, reason, Scope.SEQUENCE)]
-        if session.processors is not None:
-            session.processors.commit(message.tokens)
         return [self._announce(session)]
 
     def _learn(self, session: Session, labels: list[Label]) -> None:
@@ -188,6 +215,7 @@ class DrafterEngine:
 
     def close(self) -> None:
         """Writes what is to be kept."""
+        self._compiling.shutdown(wait=False, cancel_futures=True)
         self.calibrations.save()
         if self.trace is not None:
             self.trace.flush()

@@ -1,6 +1,7 @@
 """What a request asks of sampling. Pure data: `drafthouse.choose` and `drafthouse.processors` apply it to logits."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from drafthouse.errors import RequestError
 
@@ -27,9 +28,42 @@ class ThinkingBudget:
     inside: bool
 
 
+MAX_GRAMMAR_BYTES = 1 << 17
+"""Of one grammar's text."""
+
+GRAMMAR_KINDS = ("json_schema", "regex", "lark")
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Reasoning that may come before a grammar, between the tokens `opening` and `closing`. `inside`: the prompt ends after the opening
+    one; otherwise the first token of the output may be it."""
+
+    opening: int
+    closing: int
+    inside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the output must be: `text` is a JSON schema, a regular expression or a grammar in Lark, by `kind`."""
+
+    kind: Literal["json_schema", "regex", "lark"]
+    text: str
+    thought: Thought | None = None
+
+    def check(self) -> None:
+        """Raises RequestError for a text that is empty or too long, and for a kind that there is none of."""
+        if self.kind not in GRAMMAR_KINDS:
+            raise RequestError(f"a grammar is {' or '.join(GRAMMAR_KINDS)}, not {self.kind[:40]!r}", "grammar")
+        size = len(self.text.encode("utf-8", "surrogatepass"))
+        if not 1 <= size <= MAX_GRAMMAR_BYTES:
+            raise RequestError(f"a grammar has 1 to {MAX_GRAMMAR_BYTES} bytes, not {size}", "grammar")
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Applied in this order: allowed ids, bias, bad words, min tokens, repetition, frequency and presence penalty, temperature, top-k,
+    """Applied in this order: grammar, allowed ids, bias, bad words, min tokens, repetition, frequency and presence penalty, temperature, top-k,
     top-p, min-p, noise.
 
     temperature 0, or below GREEDY_BELOW, is greedy. top_k 0, top_p 1, min_p 0, repetition_penalty 1 and 0 or nothing for the others
@@ -49,6 +83,7 @@ class SamplingParams:
     allowed_token_ids: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     thinking: ThinkingBudget | None = None
+    grammar: Grammar | None = None
 
     def check(self) -> None:
         """Raises RequestError naming the first field out of range."""
@@ -68,6 +103,10 @@ class SamplingParams:
         self._check_lists()
 
     def _check_lists(self) -> None:
+        if self.grammar is not None:
+            self.grammar.check()
+        if self.grammar is not None and self.allowed_token_ids:
+            raise RequestError("a grammar and allowed_token_ids exclude each other; send one", "allowed_token_ids")
         if self.thinking is not None and self.allowed_token_ids:
             raise RequestError("thinking_token_budget and allowed_token_ids exclude each other; send one", "thinking_token_budget")
         for token, bias in self.logit_bias:
@@ -90,6 +129,7 @@ class SamplingParams:
             "allowed_token_ids": self.allowed_token_ids,
             "bad_words": [token for word in self.bad_words for token in word],
             "thinking_token_budget": [self.thinking.opening, self.thinking.closing] if self.thinking is not None else [],
+            "grammar": [self.grammar.thought.opening, self.grammar.thought.closing] if self.grammar and self.grammar.thought else [],
         }
         for name, ids in named.items():
             outside = next((token for token in ids if not 0 <= token < vocab_size), None)
@@ -99,7 +139,8 @@ class SamplingParams:
     @property
     def listed(self) -> int:
         """Numbers in its lists: what it weighs on the wire beyond a few bytes."""
-        return len(self.allowed_token_ids) + 4 * len(self.logit_bias) + sum(len(word) + 2 for word in self.bad_words)
+        written = len(self.grammar.text) if self.grammar is not None else 0
+        return len(self.allowed_token_ids) + 4 * len(self.logit_bias) + sum(len(word) + 2 for word in self.bad_words) + written
 
     @property
     def greedy(self) -> bool:

@@ -17,6 +17,7 @@ import torch
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.tree_rows import tree_rows
 from drafthouse.errors import OverloadError
+from drafthouse.grammars.compiler import no_tokenizer
 from drafthouse.policy.latency import ScaledCurve
 from drafthouse.wire.generation_messages import GenerateReply
 from drafthouse.wire.session_messages import ToVerifierMessage
@@ -81,7 +82,7 @@ class SimVerifier:
         config = options.config
         self.slots = SlotCount(config.target.kv_tokens)
         runner = SimpleNamespace(cache=SimpleNamespace(allocator=self.slots), vocab_size=1)
-        model = SimpleNamespace(runner=runner, context=config.target.kv_tokens, fingerprint="simulated", vocabulary="")
+        model = SimpleNamespace(runner=runner, context=config.target.kv_tokens, fingerprint="simulated", vocabulary="", tokenizer=no_tokenizer)
         self.engine = VerifierEngine(
             cast(Any, model), ScaledCurve(options.target, options.time_scale), config.verifier, config.tree,
             clock=lambda: env.now, draft_sessions=SimDraftSessions, verification=TracedVerification,

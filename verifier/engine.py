@@ -13,9 +13,12 @@ from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import RunResult, check_device
 from drafthouse.errors import RequestError
+from drafthouse.grammars.compiler import GrammarCompiler
+from drafthouse.grammars.matcher import GrammarMatcher
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.policy.node_pricing import NodePricing
 from drafthouse.policy.start_rule import GAIN_SHARE, WHOLE_GAIN, wait_until, worth_a_look
+from drafthouse.processors.grammar import GrammarProcessor
 from drafthouse.stages.build import StageMaker
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.session_messages import ToVerifierMessage
@@ -47,6 +50,7 @@ class VerifierEngine:
     ):
         """`stages` are those that run in this process; `draft_sessions` and `verification` make what holds drafts and accepts them."""
         self.runner, self.context, self.latency, self.clock = model.runner, model.context, latency, clock
+        self.grammars = GrammarCompiler(model.tokenizer)
         self.meter = StepMeter(clock)
         self.totals = self.meter.totals
         self.scheduler = Scheduler(config, self.runner.cache.allocator)
@@ -68,8 +72,10 @@ class VerifierEngine:
         self.draft_sessions.batch_table, self.draft_sessions.tree = config.batch_table, tree
         self.local.tree = tree
 
-    def submit(self, request: GenerateRequest) -> None:
-        """Raises RequestError for what can never be served here, OverloadError when the queue is full."""
+    def submit(self, request: GenerateRequest, matcher: GrammarMatcher | None = None) -> None:
+        """`matcher` is that of its grammar, at the beginning; without one it is made here, which takes milliseconds.
+
+        Raises RequestError for what can never be served here, OverloadError when the queue is full."""
         older = self.sequences.get(request.request_id)
         if older is not None and older.request.attempt >= request.attempt:
             raise RequestError(f"request {request.request_id} is running already, attempt {older.request.attempt}", "request")
@@ -79,9 +85,16 @@ class VerifierEngine:
         check_fits(request, self.context, self.runner.cache.allocator.count, self.runner.vocab_size)
         self.admission.take_place(resumed=request.resumed or bool(request.delivered), now=self.clock())
         kv, synthetic = KvSequence(self.runner.cache, request.cache_key), self.verification.synthetic_rate is not None
-        sequence = Sequence(request, kv, processors_for(request, self.runner.vocab_size), synthetic)
-        sequence.arrived, sequence.local = self.clock(), self.local.open(request)
+        grammar = self._grammar(request, matcher)
+        sequence = Sequence(request, kv, processors_for(request, self.runner.vocab_size, grammar), synthetic, grammar)
+        sequence.arrived, sequence.local = self.clock(), self.local.open(request, grammar)
         self.enter(sequence)
+
+    def _grammar(self, request: GenerateRequest, matcher: GrammarMatcher | None) -> GrammarProcessor | None:
+        if (grammar := request.sampling.grammar) is None:
+            return None
+        matcher = matcher or self.grammars.matcher(grammar)
+        return GrammarProcessor(matcher, grammar.thought, request.stop_tokens, request.delivered, self.runner.vocab_size)
 
     def enter(self, sequence: Sequence) -> None:
         """Queues a sequence that has been admitted."""
@@ -253,8 +266,10 @@ class VerifierEngine:
             self.scheduler.clear(s)
             self._replies.append(reply)
             if reply.finish_reason:
-                self.totals.finished += 1
-                self._release(s, finished=True)
+                failed = reply.finish_reason == "error"
+                self.totals.failed += failed
+                self.totals.finished += not failed
+                self._release(s, finished=not failed)
             else:
                 self.session_policy.follow(s, list(reply.tokens), now)
                 if s.local is not None:

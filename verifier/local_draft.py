@@ -11,7 +11,8 @@ from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, TreeLimits
 from drafthouse.policy.growth import GrowthThreshold
 from drafthouse.policy.stage_worth import CommitRate
-from drafthouse.stages.build import StageMaker, prediction_maker
+from drafthouse.processors.grammar import GrammarProcessor
+from drafthouse.stages.build import StageMaker, forced_maker, prediction_maker
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_sandbox import TURN_S
@@ -74,9 +75,11 @@ class LocalDrafts:
         self._prediction = prediction_maker()
         self.calibration, self.totals = Calibration(), StageTotals()
 
-    def open(self, request: GenerateRequest) -> LocalDraft | None:
-        """None where no stage is placed here and the request brings none, or it does not let goodput decide."""
-        makers = [self._prediction, *self.makers] if request.prediction else self.makers
+    def open(self, request: GenerateRequest, grammar: GrammarProcessor | None = None) -> LocalDraft | None:
+        """None where no stage is placed here and the request brings none, or it does not let goodput decide. Tokens are committed to
+        `grammar` before they are to this."""
+        makers = [self._prediction, *self.makers] if request.prediction else list(self.makers)
+        makers = makers if grammar is None else [forced_maker(grammar.chain), *makers]
         if not makers or request.speculation.mode != "auto":
             return None
         facts = SessionFacts(request.sampling, request.seed, self.vocab_size, request.cache_key, request.prediction)

@@ -6,6 +6,7 @@ until a step runs it.
 """
 
 from drafthouse.engine.kv_cache import KvSequence
+from drafthouse.processors.grammar import GrammarProcessor
 from drafthouse.processors.sequence_processors import SequenceProcessors, processors_of
 from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.token_logprobs import TokenLogprob
@@ -15,14 +16,22 @@ from verifier.local_draft import LocalDraft
 
 
 class Sequence:
-    def __init__(self, request: GenerateRequest, kv: KvSequence, processors: SequenceProcessors | None, synthetic: bool = False):
+    def __init__(
+        self,
+        request: GenerateRequest,
+        kv: KvSequence,
+        processors: SequenceProcessors | None,
+        synthetic: bool = False,
+        grammar: GrammarProcessor | None = None,
+    ):
+        """`grammar` is one of the `processors`."""
         self.request, self.id = request, request.request_id
         mode = request.speculation.mode
         self.auto, self.speculates, self.waits = mode == "auto", mode != "off", request.speculation.waits
         self.tokens = [*request.prompt, *request.delivered]
         self.prompt_len = len(request.prompt)
         self.kv = kv
-        self.processors = processors
+        self.processors, self.grammar = processors, grammar
         self.unscored = request.unscored  # of the prompt's last tokens: their logprobs are still to be told
         self.draft_session: DraftSession | None = None
         self.local: LocalDraft | None = None
@@ -84,14 +93,25 @@ class Sequence:
         """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway."""
         request, first = self.request, len(self.tokens) - self.prompt_len
         left = request.max_tokens - first
-        tokens, stopped = cut_at_stop(tokens[:left], request.stop_tokens)
+        tokens, stopped = self.cut(tokens[:left])
         finish = "stop" if stopped else "length" if len(tokens) == left else ""
         self.tokens += tokens
         if self.processors is not None:
             self.processors.commit(tokens)
-        return GenerateReply(self.id, request.attempt, first, tuple(tokens), finish, "", self.usage, logprobs[: len(tokens)])
+        fault = self.grammar.error if self.grammar is not None and not finish else ""
+        if fault:
+            finish, fault = "error", f"the grammar cannot be followed any further: {fault}"
+        return GenerateReply(self.id, request.attempt, first, tuple(tokens), finish, fault, self.usage, logprobs[: len(tokens)])
+
+    def cut(self, tokens: list[int]) -> tuple[list[int], bool]:
+        """The next tokens up to the one that ends the text, and whether one does: a stop token, or the one behind which a grammar allows
+        no other."""
+        mine, stopped = cut_at_stop(tokens, self.request.stop_tokens)
+        end = self.grammar.ends(mine) if self.grammar is not None else None
+        return (mine, stopped) if end is None else (mine[:end], True)
 
 
-def processors_for(request: GenerateRequest, vocab_size: int) -> SequenceProcessors | None:
-    """None where no row is to change."""
-    return processors_of(request.sampling, request.prompt, request.delivered, request.stop_tokens, vocab_size)
+def processors_for(request: GenerateRequest, vocab_size: int, grammar: GrammarProcessor | None = None) -> SequenceProcessors | None:
+    """None where no row is to change. `grammar` has seen what is delivered."""
+    further = () if grammar is None else (grammar,)
+    return processors_of(request.sampling, request.prompt, request.delivered, request.stop_tokens, vocab_size, further)

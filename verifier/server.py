@@ -17,7 +17,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from drafthouse.errors import DrafthouseError, OverloadError, RequestError, WireError
+from drafthouse.grammars.matcher import GrammarMatcher
 from drafthouse.policy.stall import LOOK_S, StallWatch
+from drafthouse.sampling import Grammar
 from drafthouse.telemetry.log_lines import log_event
 from drafthouse.wire.dialect import OURS, IncompatibleError, said_in
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, GiveBack, Refusal, RefusalKind, from_request_proto
@@ -51,6 +53,7 @@ class VerifierServer(rpc.VerifierServicer):
         self._streams: set[GatewayStream] = set()
         self._requests: dict[Key, GatewayStream] = {}  # those that have not had their last reply
         self._left = asyncio.Event()  # by a request
+        self._compiling: set[asyncio.Task[None]] = set()  # grammars of requests that the engine does not have yet
         self._stall = StallWatch()
         self.draining = False
 
@@ -208,12 +211,32 @@ class VerifierServer(rpc.VerifierServicer):
             stream.say(GenerateReply(*key, 0, (), "error", f"superseded by attempt {request.attempt}"))
 
     def _submit(self, request: GenerateRequest) -> None:
+        """With a grammar that is not known yet, once it has been compiled: neither here nor in the engine's thread."""
+        grammar = request.sampling.grammar
+        if grammar is None or (matcher := self.loop.engine.grammars.known(grammar)) is not None:
+            self._post(request, None if grammar is None else matcher)
+            return
+        compiling = asyncio.create_task(self._compile(request, grammar))
+        self._compiling.add(compiling)
+        compiling.add_done_callback(self._compiling.discard)
+
+    async def _compile(self, request: GenerateRequest, grammar: Grammar) -> None:
+        key = (request.request_id, request.attempt)
+        try:
+            matcher = await asyncio.to_thread(self.loop.engine.grammars.matcher, grammar)
+        except DrafthouseError as error:
+            self._refuse(key, error)
+            return
+        if key in self._requests:
+            self._post(request, matcher)
+
+    def _post(self, request: GenerateRequest, matcher: GrammarMatcher | None) -> None:
         """What the engine says against the request goes to its gateway."""
         key = (request.request_id, request.attempt)
 
         def command(engine: VerifierEngine) -> None:
             try:
-                engine.submit(request)
+                engine.submit(request, matcher)
             except DrafthouseError as refused:
                 self._asyncio.call_soon_threadsafe(self._refuse, key, refused)
             except Exception as error:  # the request has its last reply, and the thread counts a fault

@@ -17,7 +17,6 @@ from drafthouse.engine.segment import Segment, chunk
 from drafthouse.engine.tree_rows import TreeRows
 from drafthouse.noise import mix64, position_key
 from drafthouse.stages.build import PREDICTION
-from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.token_tree import ROOT, TokenTree
 from verifier.node_selection import Selected
 from verifier.scheduler import StepPlan
@@ -67,7 +66,7 @@ class Verification:
         return choices
 
     def walk(self, step: Step, choices: np.ndarray) -> Walks:
-        """Walks each tree and keeps the KV of the accepted path only. A path ends with a stop token: drafts behind it are neither
+        """Walks each tree and keeps the KV of the accepted path only. A path ends where the text does: drafts behind that are neither
         committed nor counted."""
         trees, decoding = step.batch.trees, step.plan.decoding
         after_rows, prompted = choices[: len(trees)], choices[len(trees) :].tolist()
@@ -75,7 +74,7 @@ class Verification:
         tokens, ends = after_rows[reached].tolist(), np.cumsum(trees.totals(reached)).tolist()
         walked, first = [], 0
         for place, (s, end) in enumerate(zip(decoding, ends, strict=True)):
-            mine, stopped = cut_at_stop(tokens[first:end], s.request.stop_tokens)
+            mine, stopped = s.cut(tokens[first:end])
             walked.append(Walked(s, mine))
             first = end
             if stopped or s.request.logprobs.top is not None:

@@ -12,7 +12,7 @@ from deployments.gateway.text_codec import TextCodec
 from deployments.parsers.registry import think_tags, tool_format
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
-from drafthouse.sampling import ThinkingBudget
+from drafthouse.sampling import Thought, ThinkingBudget
 
 
 class ChatReading:
@@ -53,6 +53,16 @@ class ChatReading:
             raise RequestError(f"thinking_token_budget: {reason}; leave it out", "thinking_token_budget", "unsupported_value")
         opening, closing = (token for token in ids if token is not None)
         return ThinkingBudget(tokens, opening, closing, output.inside or tags.assumed)
+
+    def thought(self, output: OutputFormat, field: str) -> Thought | None:
+        """The reasoning that a grammar has to wait for. Raises RequestError where tokens cannot be told from tags."""
+        if self._tags is None:
+            return None
+        opening, closing = (self._codec.token_id(tag) for tag in (self._tags.opening, self._tags.closing))
+        if opening is None or closing is None:
+            reason = "a grammar cannot begin behind this model's reasoning, whose tags are several tokens"
+            raise RequestError(f"{field}: {reason}; leave it out", field, "unsupported_value")
+        return Thought(opening, closing, output.inside or self._tags.assumed)
 
     def _goes_on_thinking(self, prompt: str, body: ChatRequest) -> bool:
         """The template's own last word counts, or the message's that is gone on with; not what others wrote before."""

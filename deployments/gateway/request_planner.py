@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deployments.api.openai.chat_schema import ChatRequest
+from deployments.api.openai.grammar_schema import GrammarWish
 from deployments.api.openai.sampling_schema import MAX_STOP_TOKENS
 from deployments.api.openai.schema import NO_LIMIT, CompletionRequest, check_model, is_ids
 from deployments.gateway.chat_reading import ChatReading
@@ -21,6 +22,7 @@ from deployments.gateway.text_codec import TextCodec
 from deployments.gateway.text_stream import StopRule
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
+from drafthouse.grammars.compiler import GrammarCompiler, GrammarError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import Speculation
@@ -46,7 +48,7 @@ class Settings:
     tokens do not end the text, `stop_token_ids` do. `cut`: more of them than the context has left become those that it has left.
     `include_stop`: what ends the text stands in it. `echo`: the prompt comes first. `prompt_top`: what the client itself asks of the
     prompt's logprobs; an echo with logprobs may need more.
-    `prediction`: tokens that the client expects."""
+    `prediction`: tokens that the client expects. `grammar`: what the output must be."""
 
     model: str
     sampling: SamplingParams
@@ -64,6 +66,7 @@ class Settings:
     logprobs: LogprobsWish = NO_LOGPROBS
     prompt_top: int | None = None
     echo: bool = False
+    grammar: GrammarWish | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class RequestPlanner:
         """Without `api` its defaults hold. Raises ConfigError for a parser of the model's calls that cannot be used."""
         self.model, self.codec, self.metadata, self.api = model, codec, metadata, api or ApiConfig()
         self._chats = ChatReading(codec, self.api)
+        self._grammars = GrammarCompiler(codec.tokenizer_text)
 
     def completion(self, body: CompletionRequest) -> RequestPlan:
         check_model(body.model, self.model)
@@ -124,6 +128,9 @@ class RequestPlanner:
         if body.prediction is not None:
             settings = replace(settings, prediction=self._predicted(body.prediction.text()))
         settings = replace(settings, sampling=replace(settings.sampling, thinking=self._chats.budget(body, output)))
+        if (wish := settings.grammar) is not None:
+            grammar = replace(wish.grammar, thought=self._chats.thought(output, wish.field))
+            settings = replace(settings, grammar=replace(wish, grammar=grammar))
         return self.plan(kind, [prompt], settings, field="messages", output=output)
 
     def read_chat(self, body: ChatRequest) -> tuple[list[int], OutputFormat]:
@@ -199,6 +206,7 @@ class RequestPlanner:
             bad_words=body.words(),
             stop_token_ids=tuple(body.stop_token_ids or ()), include_stop=bool(body.include_stop_str_in_output),
             logprobs=body.logprobs_wish(), prompt_top=body.prompt_logprobs, echo=isinstance(body, CompletionRequest) and bool(body.echo),
+            grammar=body.grammar_wish(),
         )  # fmt: skip
 
     def _sampling(self, settings: Settings) -> SamplingParams:
@@ -210,10 +218,20 @@ class RequestPlanner:
         if len(settings.stop_token_ids) > MAX_STOP_TOKENS:
             count = len(settings.stop_token_ids)
             raise RequestError(f"stop_token_ids has {count} entries, the limit is {MAX_STOP_TOKENS}", "stop_token_ids")
-        sampling = replace(settings.sampling, bad_words=self.codec.encode_words(settings.bad_words))
+        grammar = settings.grammar.grammar if settings.grammar is not None else None
+        sampling = replace(settings.sampling, bad_words=self.codec.encode_words(settings.bad_words), grammar=grammar)
         sampling.check()
         sampling.check_ids(vocab_size)
+        if settings.grammar is not None:
+            self._check_grammar(settings.grammar)
         return sampling
+
+    def _check_grammar(self, wish: GrammarWish) -> None:
+        """Compiles it, so that what is wrong with it is said here and not by a verifier. Raises RequestError."""
+        try:
+            self._grammars.matcher(wish.grammar)
+        except GrammarError as error:
+            raise RequestError(f"{wish.field}: {error}", wish.field) from error
 
     def check_chars(self, chars: int, field: str) -> None:
         """Raises RequestError for a text that no tokens of the context could hold, before it costs the time to make them."""

@@ -40,6 +40,11 @@ class TextCodec:
         control tokens in it are tokens."""
         return encode(self._backend, text, add_special_tokens=special)
 
+    def tokenizer_text(self) -> str:
+        """As tokenizer.json has it."""
+        text: str = self._backend.to_str()
+        return text
+
     def token_id(self, text: str) -> int | None:
         """Of the one token that is this text."""
         token: int | None = self._backend.token_to_id(text)

@@ -96,11 +96,11 @@ class VerifierConfig(PoolConfig):
         return self
 
 
-SOURCE_KINDS = ("model", "trigram", "lookup", "suffix", "prediction")
+SOURCE_KINDS = ("model", "trigram", "lookup", "suffix", "prediction", "forced")
 """What drafts nodes. A kind's place in this list is its number on the wire and in stored calibrations, so new ones go to the end."""
 
-STAGE_KINDS = tuple(kind for kind in SOURCE_KINDS if kind != "prediction")
-"""The built-in stages that a configuration may name. A prediction comes with a request."""
+STAGE_KINDS = tuple(kind for kind in SOURCE_KINDS if kind not in ("prediction", "forced"))
+"""The built-in stages that a configuration may name. Predictions and grammars come with a request."""
 
 
 class StageConfig(_Section):

@@ -9,6 +9,7 @@ import copy
 import pathlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,8 +42,9 @@ from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.row_check import check_rows
 from drafthouse.engine.self_check import SelfCheck, Verdict
 from drafthouse.engine.threads import measure
-from drafthouse.engine.vocabulary import vocabulary_digest
+from drafthouse.engine.vocabulary import tokenizer_text, vocabulary_digest
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
+from drafthouse.grammars.compiler import Tokenizer, no_tokenizer
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class LoadedModel:
     """A runner ready to serve, the model's context length in tokens, its fingerprint, and how many ranks hold it.
 
     `vocabulary` is the digest of its tokenizer's, empty where it is not known; `errors` is how far the self-check found logits to err;
-    `threads` says how many of them run it on a CPU and how they wait.
+    `threads` says how many of them run it on a CPU and how they wait; `tokenizer` gives its tokenizer, for grammars.
     """
 
     runner: ModelRunner
@@ -60,6 +62,7 @@ class LoadedModel:
     vocabulary: str = ""
     errors: Verdict | None = None
     threads: str = ""
+    tokenizer: Tokenizer = no_tokenizer
 
     @property
     def forward(self) -> str:
@@ -129,7 +132,8 @@ def identified(model: LoadedModel, config: ModelConfig, stages: LoadStages) -> L
         vocabulary = vocabulary_digest(path, config.trust_remote_code)
     give_back_freed()  # of the tokenizer
     stages.tell(f"{config.path}: fingerprint {found} ({config.dtype}, {device})")
-    return replace(model, fingerprint=found, vocabulary=vocabulary)
+    tokenizer = partial(tokenizer_text, path, config.trust_remote_code)
+    return replace(model, fingerprint=found, vocabulary=vocabulary, tokenizer=tokenizer)
 
 
 @contextlib.contextmanager

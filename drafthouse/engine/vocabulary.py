@@ -8,6 +8,8 @@ import hashlib
 import logging
 from collections.abc import Mapping
 
+from drafthouse.grammars.compiler import GrammarError
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,3 +31,17 @@ def vocabulary_digest(folder: str, trust_remote_code: bool = False) -> str:
     except Exception as error:  # fault boundary: tokenizers raise errors of many kinds
         logger.warning("%s: no tokenizer could be read, so its vocabulary is not compared with others': %s", folder, error)
         return ""
+
+
+def tokenizer_text(folder: str, trust_remote_code: bool = False) -> str:
+    """The tokenizer of a folder or of a hub id as a tokenizer.json, for grammars. Raises GrammarError where it has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        backend = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code).backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        text: str = backend.to_str()
+    except Exception as error:  # fault boundary: tokenizers raise errors of many kinds
+        raise GrammarError(f"no tokenizer of {folder} can be used for grammars: {error}") from error
+    return text

@@ -13,6 +13,7 @@ from drafthouse.config.serving import SOURCE_KINDS, ModelConfig, StageConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.stage_breaker import StageBreaker
 from drafthouse.stages import trigram_table
+from drafthouse.stages.forced import Chain, ForcedStage
 from drafthouse.stages.lookup import LookupStage
 from drafthouse.stages.prediction import PredictionStage
 from drafthouse.stages.stage import SessionFacts, Stage
@@ -23,10 +24,13 @@ from drafthouse.stages.trigram import TrigramStage
 SOURCE_OF = {kind: number for number, kind in enumerate(SOURCE_KINDS)}
 """The number of each built-in source of nodes: nodes are calibrated by it."""
 
-MODEL, PREDICTION, FIRST_OWN = SOURCE_OF["model"], SOURCE_OF["prediction"], 16
+MODEL, PREDICTION, FORCED, FIRST_OWN = SOURCE_OF["model"], SOURCE_OF["prediction"], SOURCE_OF["forced"], 16
 
 PREDICTION_NODES = 32
 """That a predicted output adds at once: it is long where it is right at all."""
+
+FORCED_NODES = 64
+"""That a grammar adds at once: they are all accepted, but each takes its row of a step."""
 
 TABLE_FILE = "trigram.npz"
 """In the draft's folder."""
@@ -44,8 +48,8 @@ def by_name(counts: Mapping[int, int]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class StageMaker:
-    """One configured stage without a model; `nodes` is the most that it adds at once. Calls of own stages run on `worker`;
-    `breaker` says which sessions have the stage."""
+    """One stage without a model; `nodes` is the most that it adds at once. Calls of own stages run on `worker`;
+    `breaker` says which sessions have the stage. `certain`: its tokens are never refused."""
 
     name: str
     source: int
@@ -53,11 +57,17 @@ class StageMaker:
     make: Callable[[SessionFacts], Stage]
     worker: Worker | None = None
     breaker: StageBreaker = field(default_factory=StageBreaker)
+    certain: bool = False
 
 
 def prediction_maker() -> StageMaker:
     """Of the stage of a request that brings a prediction."""
     return StageMaker("prediction", PREDICTION, PREDICTION_NODES, PredictionStage)
+
+
+def forced_maker(chain: Chain) -> StageMaker:
+    """Of the stage of a request that brings a grammar."""
+    return StageMaker("forced", FORCED, FORCED_NODES, lambda facts: ForcedStage(facts, chain), certain=True)
 
 
 def placed(

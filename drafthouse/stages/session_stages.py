@@ -54,7 +54,7 @@ class SessionStages:
 
     def _grow_one(self, maker: StageMaker, growing: GrowingTree, threshold: GrowthThreshold, limits: TreeLimits, ask: Ask) -> None:
         source, left = maker.source, maker.nodes
-        expected = self.calibration.expected_children(source, self.width, self.temperature)
+        expected = 1.0 if maker.certain else self.calibration.expected_children(source, self.width, self.temperature)
 
         def open_from(first: int) -> list[tuple[float, int]]:
             return [(-confidence, node) for confidence, node in growing.unranked(source, first, expected, threshold, limits)]
@@ -65,7 +65,7 @@ class SessionStages:
             _, node = heapq.heappop(heap)
             tokens, margins = self._choosable(ask(growing.tree.path(node), self.width))
             first = len(growing)
-            edges = self.calibration.edges(source, margins, self.temperature)
+            edges = [1.0] * len(tokens) if maker.certain else self.calibration.edges(source, margins, self.temperature)
             room = TreeLimits(min(limits.nodes, first + left), limits.depth)
             left -= max(1, growing.add_children(node, Ranking(source, tokens, margins, edges), threshold, room))
             for candidate in open_from(first):

@@ -53,6 +53,7 @@ class Feature(StrEnum):
     LOGPROBS = "logprobs"
     PROMPT_LOGPROBS = "prompt_logprobs"
     TOP_P_0 = "top_p_0"
+    GRAMMAR = "grammar"
 
 
 BEFORE = frozenset({Feature.HOLD, Feature.REPETITION_PENALTY})
@@ -67,6 +68,7 @@ SAMPLING: Mapping[str, Feature] = {
     "allowed_token_ids": Feature.ALLOWED_TOKEN_IDS,
     "bad_words": Feature.BAD_WORDS,
     "thinking": Feature.THINKING_BUDGET,
+    "grammar": Feature.GRAMMAR,
 }
 """Fields of `SamplingParams` that a verifier must know when they are not at their default."""
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from drafthouse.errors import RequestError, WireError
-from drafthouse.sampling import MAX_SEED, SamplingParams, ThinkingBudget
+from drafthouse.sampling import MAX_SEED, Grammar, SamplingParams, Thought, ThinkingBudget
 from protos import dataplane_pb2 as pb
 
 MAX_TOKENS = 1 << 22
@@ -38,6 +38,7 @@ def sampling_proto(sampling: SamplingParams) -> pb.Sampling:
         logit_bias=[pb.TokenBias(token=token, bias=bias) for token, bias in s.logit_bias], allowed_token_ids=s.allowed_token_ids,
         bad_words=[pb.TokenRun(tokens=word) for word in s.bad_words],
         thinking=pb.ThinkingBudget(**asdict(s.thinking)) if s.thinking is not None else None,
+        grammar=grammar_proto(s.grammar) if s.grammar is not None else None,
     )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def sampling_of(m: pb.Sampling) -> SamplingParams:
     sampling = SamplingParams(
         m.temperature, m.top_k, m.top_p, m.min_p, m.repetition_penalty, m.presence_penalty, m.frequency_penalty, m.min_tokens,
         tuple((each.token, each.bias) for each in m.logit_bias), tuple(m.allowed_token_ids),
-        tuple(tuple(word.tokens) for word in m.bad_words), thinking_of(m),
+        tuple(tuple(word.tokens) for word in m.bad_words), thinking_of(m), grammar_of(m),
     )  # fmt: skip
     try:
         sampling.check()
@@ -58,6 +59,19 @@ def thinking_of(m: pb.Sampling) -> ThinkingBudget | None:
     if not m.HasField("thinking"):
         return None
     return ThinkingBudget(m.thinking.tokens, m.thinking.opening, m.thinking.closing, m.thinking.inside)
+
+
+def grammar_proto(grammar: Grammar) -> pb.Grammar:
+    thought = pb.Thought(**asdict(grammar.thought)) if grammar.thought is not None else None
+    return pb.Grammar(kind=grammar.kind, text=grammar.text, thought=thought)
+
+
+def grammar_of(m: pb.Sampling) -> Grammar | None:
+    if not m.HasField("grammar"):
+        return None
+    g = m.grammar
+    thought = Thought(g.thought.opening, g.thought.closing, g.thought.inside) if g.HasField("thought") else None
+    return Grammar(g.kind, g.text, thought)
 
 
 def seed_of(value: int) -> int:

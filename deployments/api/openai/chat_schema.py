@@ -94,7 +94,6 @@ class ChatRequest(GenerationBody):
     top_logprobs: int | None = None
     functions: Annotated[object, only([])] = None
     function_call: Annotated[object, only("none", "auto")] = None
-    response_format: Annotated[object, only({"type": "text"})] = None
     modalities: Annotated[object, only(["text"])] = None
     audio: Annotated[object, only()] = None
     web_search_options: Annotated[object, only()] = None

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from deployments.api.openai.grammar_schema import GrammarWish, ResponseFormat, StructuredOutputs
 from deployments.api.openai.sampling_schema import Body, SamplingBody, only, shaped
 from drafthouse.errors import RequestError
 from drafthouse.speculation import Speculation
@@ -99,6 +100,8 @@ class GenerationBody(SamplingBody):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     speculation: SpeculationOptions | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None  # vLLM's name
     user: str | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
@@ -119,6 +122,13 @@ class GenerationBody(SamplingBody):
     @property
     def continuous_usage(self) -> bool:
         return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    def grammar_wish(self) -> GrammarWish | None:
+        """Raises RequestError naming the field that is wrong."""
+        form = self.response_format.wish() if self.response_format is not None else None
+        if form is not None and self.structured_outputs is not None:
+            raise RequestError("structured_outputs and response_format exclude each other; send one", "structured_outputs")
+        return self.structured_outputs.wish() if self.structured_outputs is not None else form
 
     def stops(self) -> tuple[str, ...]:
         """Raises RequestError for a stop string that is empty or too long."""

@@ -1,0 +1,112 @@
+"""A grammar that the output must follow, at every node along its own path; reasoning may come before it.
+
+Promises: what is committed fits the grammar, whatever was drafted. A token that ends the text may be chosen only where the grammar is
+complete. Where the grammar leaves one text, the tokenizer's own token for it is the only one: such tokens are known before any model
+runs. Nothing is said of the reasoning; the grammar begins after the token that closes it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from drafthouse.grammars.matcher import GrammarMatcher
+from drafthouse.processors.edits import WORD_BITS, Edits
+from drafthouse.processors.processor import Path, PathProcessor
+from drafthouse.sampling import Thought
+
+BEFORE, INSIDE, BEHIND, TEXT = range(4)
+"""Of the reasoning: it may begin with the next token; it goes on; it has just ended; nothing or something of the text has come."""
+
+
+class GrammarProcessor(PathProcessor):
+    """`forced_tokens` counts those committed that the grammar left no choice."""
+
+    def __init__(self, matcher: GrammarMatcher, thought: Thought | None, stop_tokens: Sequence[int], output: Sequence[int], vocab_size: int):
+        """`matcher` stands at the beginning; `output` is what has been delivered."""
+        self._matcher, self._thought, self._stops = matcher, thought, frozenset(stop_tokens)
+        self._stop_ids = np.array(sorted(token for token in self._stops if token < vocab_size), dtype=np.int64)
+        self._words = (vocab_size + WORD_BITS - 1) // WORD_BITS
+        self._vocab_size = vocab_size
+        self._at = [TEXT if thought is None else INSIDE if thought.inside else BEFORE]  # after each move that may be taken back
+        self.forced_tokens = 0
+        self.commit(output)
+        self.forced_tokens = 0
+
+    @property
+    def error(self) -> str:
+        """Why the text cannot go on; empty while it can."""
+        return self._matcher.error
+
+    def advance(self, token: int) -> None:
+        after = self._after(self._at[-1], token)
+        self._at.append(after)
+        if after == TEXT:
+            self._matcher.advance(token)
+
+    def _after(self, at: int, token: int) -> int:
+        assert self._thought is not None or at == TEXT
+        if self._thought is None or at in (TEXT, BEHIND):
+            return TEXT
+        if at == BEFORE:
+            return INSIDE if token == self._thought.opening else TEXT
+        return BEHIND if token == self._thought.closing else INSIDE
+
+    def rollback(self, count: int) -> None:
+        if count:
+            self._matcher.rollback(self._at[-count:].count(TEXT))
+            del self._at[-count:]
+
+    def commit(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            self.forced_tokens += self.forced() == token
+            self.advance(token)
+        del self._at[:-1]
+
+    def edit_row(self, edits: Edits, row: int) -> None:
+        if self._at[-1] == INSIDE or not self._matcher.fits or self._matcher.ended:
+            return
+        if (forced := self.forced()) is not None:
+            edits.keep_only(np.array([row], dtype=np.int64), np.array([forced], dtype=np.int64))
+            return
+        words = self._allowed()
+        if words.any():
+            edits.mask(np.array([row], dtype=np.int64), words[None])
+
+    def forced(self) -> int | None:
+        """The one token that may come next, where there is only one and this model has it."""
+        if self._at[-1] in (INSIDE, BEFORE):
+            return None
+        token = self._matcher.forced()
+        return token if token is not None and token < self._vocab_size else None
+
+    def _allowed(self) -> np.ndarray:
+        words = np.zeros(self._words, dtype=np.uint32)
+        known = self._matcher.allowed()[: self._words]
+        words[: len(known)] = known
+        more = self._stop_ids if self._matcher.complete else self._stop_ids[:0]
+        if self._at[-1] == BEFORE and self._thought is not None and self._thought.opening < self._vocab_size:
+            more = np.append(more, self._thought.opening)
+        np.bitwise_or.at(words, more // WORD_BITS, (1 << (more % WORD_BITS)).astype(np.uint32))
+        return words
+
+    def chain(self, path: Path, most: int) -> list[int]:
+        """The tokens that the grammar forces below a path, one after another, at most so many."""
+        found: list[int] = []
+        for token in path:
+            self.advance(token)
+        while len(found) < most and (token := self.forced()) is not None:
+            found.append(token)
+            self.advance(token)
+        self.rollback(len(path) + len(found))
+        return found
+
+    def ends(self, tokens: Sequence[int]) -> int | None:
+        moves, end = 0, None
+        for token in tokens:
+            self.advance(token)
+            moves += 1
+            if self._at[-1] == TEXT and self._matcher.ended:
+                end = moves
+                break
+        self.rollback(moves)
+        return end
