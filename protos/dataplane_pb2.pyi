@@ -391,7 +391,7 @@ class TokenLogprobs(_message.Message):
     def __init__(self, logprobs: _Optional[_Iterable[float]] = ..., ranks: _Optional[_Iterable[int]] = ..., top_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class SpeculationUsage(_message.Message):
-    __slots__ = ("drafted", "verified", "accepted", "steps", "synthetic", "cached_tokens", "predicted", "predicted_accepted")
+    __slots__ = ("drafted", "verified", "accepted", "steps", "synthetic", "cached_tokens", "predicted", "predicted_accepted", "forced")
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
     VERIFIED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
@@ -400,6 +400,7 @@ class SpeculationUsage(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FIELD_NUMBER: _ClassVar[int]
     drafted: int
     verified: int
     accepted: int
@@ -408,4 +409,5 @@ class SpeculationUsage(_message.Message):
     cached_tokens: int
     predicted: int
     predicted_accepted: int
-    def __init__(self, drafted: _Optional[int] = ..., verified: _Optional[int] = ..., accepted: _Optional[int] = ..., steps: _Optional[int] = ..., synthetic: _Optional[bool] = ..., cached_tokens: _Optional[int] = ..., predicted: _Optional[int] = ..., predicted_accepted: _Optional[int] = ...) -> None: ...
+    forced: int
+    def __init__(self, drafted: _Optional[int] = ..., verified: _Optional[int] = ..., accepted: _Optional[int] = ..., steps: _Optional[int] = ..., synthetic: _Optional[bool] = ..., cached_tokens: _Optional[int] = ..., predicted: _Optional[int] = ..., predicted_accepted: _Optional[int] = ..., forced: _Optional[int] = ...) -> None: ...

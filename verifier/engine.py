@@ -261,7 +261,9 @@ class VerifierEngine:
                 promised, nodes = step.selected.drafters(place)
                 s.draft_session.verified(promised, w.of_drafter, nodes, price)
             s.count(verified=w.verified, accepted=w.accepted, steps=1, predicted=w.predicted, predicted_accepted=w.predicted_accepted)
+            before = s.grammar.forced_tokens if s.grammar is not None else 0
             reply = s.accept(w.tokens, w.logprobs)
+            self.totals.forced += s.grammar.forced_tokens - before if s.grammar is not None else 0
             s.tree_deadline = None
             self.scheduler.clear(s)
             self._replies.append(reply)

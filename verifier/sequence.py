@@ -69,7 +69,8 @@ class Sequence:
     @property
     def usage(self) -> SpeculationUsage:
         counts = (self.drafted, self.verified, self.accepted, self.steps, self.synthetic, self.cached_tokens)
-        return SpeculationUsage(*counts, self.predicted, self.predicted_accepted)
+        forced = self.grammar.forced_tokens if self.grammar is not None else 0
+        return SpeculationUsage(*counts, self.predicted, self.predicted_accepted, forced)
 
     def count(
         self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0, predicted: int = 0, predicted_accepted: int = 0
@@ -90,18 +91,19 @@ class Sequence:
         )
 
     def accept(self, tokens: list[int], logprobs: tuple[TokenLogprob, ...] = ()) -> GenerateReply:
-        """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway."""
+        """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway. Where its grammar
+        has passed the library's limits, nothing is committed, and it ends."""
         request, first = self.request, len(self.tokens) - self.prompt_len
+        if self.grammar is not None and (fault := self.grammar.error):
+            fault = f"the grammar cannot be followed any further: {fault}"
+            return GenerateReply(self.id, request.attempt, first, (), "error", fault, self.usage)
         left = request.max_tokens - first
         tokens, stopped = self.cut(tokens[:left])
         finish = "stop" if stopped else "length" if len(tokens) == left else ""
         self.tokens += tokens
         if self.processors is not None:
             self.processors.commit(tokens)
-        fault = self.grammar.error if self.grammar is not None and not finish else ""
-        if fault:
-            finish, fault = "error", f"the grammar cannot be followed any further: {fault}"
-        return GenerateReply(self.id, request.attempt, first, tuple(tokens), finish, fault, self.usage, logprobs[: len(tokens)])
+        return GenerateReply(self.id, request.attempt, first, tuple(tokens), finish, "", self.usage, logprobs[: len(tokens)])
 
     def cut(self, tokens: list[int]) -> tuple[list[int], bool]:
         """The next tokens up to the one that ends the text, and whether one does: a stop token, or the one behind which a grammar allows

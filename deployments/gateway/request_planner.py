@@ -22,7 +22,8 @@ from deployments.gateway.text_codec import TextCodec
 from deployments.gateway.text_stream import StopRule
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
-from drafthouse.grammars.compiler import GrammarCompiler, GrammarError
+from drafthouse.grammars.checker import GrammarChecker
+from drafthouse.grammars.compiler import GrammarError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import Speculation
@@ -112,7 +113,7 @@ class RequestPlanner:
         """Without `api` its defaults hold. Raises ConfigError for a parser of the model's calls that cannot be used."""
         self.model, self.codec, self.metadata, self.api = model, codec, metadata, api or ApiConfig()
         self._chats = ChatReading(codec, self.api)
-        self._grammars = GrammarCompiler(codec.tokenizer_text)
+        self._grammars = GrammarChecker(codec.tokenizer_text)
 
     def completion(self, body: CompletionRequest) -> RequestPlan:
         check_model(body.model, self.model)
@@ -227,9 +228,9 @@ class RequestPlanner:
         return sampling
 
     def _check_grammar(self, wish: GrammarWish) -> None:
-        """Compiles it, so that what is wrong with it is said here and not by a verifier. Raises RequestError."""
+        """So that what is wrong with it is said here, and does no harm to a verifier. Raises RequestError and OverloadError."""
         try:
-            self._grammars.matcher(wish.grammar)
+            self._grammars.check(wish.grammar)
         except GrammarError as error:
             raise RequestError(f"{wish.field}: {error}", wish.field) from error
 

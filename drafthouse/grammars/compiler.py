@@ -19,6 +19,10 @@ from drafthouse.sampling import Grammar
 KEPT, KEPT_BYTES = 128, 1 << 22
 """Compiled grammars, and bytes of their texts."""
 
+MOST_SYMBOLS, MOST_STATES = 100_000, 20_000
+"""Of a grammar's rules, and of its lexer, at one or two kB each. The library's own limits hold beside them: some 15 ms of work at one
+token."""
+
 JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As json.dumps writes it, which is what most models were shown: one space after a comma and a colon and none elsewhere. So separators
 are forced, and no model can lose itself in white space."""
@@ -42,8 +46,10 @@ def no_tokenizer() -> str:
 class GrammarCompiler:
     """For one tokenizer, which is read when the first grammar comes."""
 
-    def __init__(self, tokenizer: Tokenizer = no_tokenizer):
+    def __init__(self, tokenizer: Tokenizer = no_tokenizer, most_states: int = MOST_STATES):
+        """`most_states`: of a lexer, counted as a text goes through it."""
         self._read = tokenizer
+        self._limits = LLParserLimits(max_grammar_size=MOST_SYMBOLS, max_lexer_states=most_states, verbose_errors=False)
         self._tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()  # of what is kept
         self._reading = threading.Lock()
@@ -80,8 +86,7 @@ class GrammarCompiler:
     def _compile(self, grammar: Grammar) -> GrammarMatcher:
         with self._reading:
             tokenizer = self._tokenizer = self._tokenizer or _read(self._read())
-        limits = LLParserLimits(verbose_errors=False)
-        library = LLMatcher(tokenizer, library_text(grammar), log_level=0, limits=limits)
+        library = LLMatcher(tokenizer, library_text(grammar), log_level=0, limits=self._limits)
         if library.is_error():
             raise GrammarError(first_line(library.get_error()))
         made = GrammarMatcher(library, tokenizer.vocab_size, frozenset(tokenizer.eos_tokens))

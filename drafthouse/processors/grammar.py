@@ -86,6 +86,8 @@ class GrammarProcessor(PathProcessor):
         more = self._stop_ids if self._matcher.complete else self._stop_ids[:0]
         if self._at[-1] == BEFORE and self._thought is not None and self._thought.opening < self._vocab_size:
             more = np.append(more, self._thought.opening)
+        if beyond := -self._vocab_size % WORD_BITS:
+            words[-1] &= np.uint32((1 << (WORD_BITS - beyond)) - 1)
         np.bitwise_or.at(words, more // WORD_BITS, (1 << (more % WORD_BITS)).astype(np.uint32))
         return words
 

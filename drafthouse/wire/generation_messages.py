@@ -19,7 +19,8 @@ from protos import dataplane_pb2 as pb
 class SpeculationUsage:
     """Tokens drafted for a request, verified by the target and accepted, and its decode steps; `synthetic` marks a text whose
     acceptance was drawn instead of compared, which is not the target's. `cached_tokens` of the prompt were not prefilled: their KV
-    was in the prefix cache. `predicted` of the verified tokens were drafted by the client's prediction, `predicted_accepted` accepted."""
+    was in the prefix cache. `predicted` of the verified tokens were drafted by the client's prediction, `predicted_accepted` accepted.
+    `forced` output tokens were the only ones that a grammar left."""
 
     drafted: int = 0
     verified: int = 0
@@ -29,6 +30,7 @@ class SpeculationUsage:
     cached_tokens: int = 0
     predicted: int = 0
     predicted_accepted: int = 0
+    forced: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,7 @@ def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
 
 def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
     u = m.usage
-    counts = (u.drafted, u.verified, u.accepted, u.steps, u.synthetic, u.cached_tokens, u.predicted, u.predicted_accepted)
+    counts = (u.drafted, u.verified, u.accepted, u.steps, u.synthetic, u.cached_tokens, u.predicted, u.predicted_accepted, u.forced)
     usage = SpeculationUsage(*counts)
     return GenerateReply(
         m.request_id, m.attempt, m.first_token_index, tuple(m.tokens), m.finish_reason, m.error, usage,

@@ -43,7 +43,8 @@ class VerifyTotals(NamedFields):
     were announced.
 
     `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
-    `run_seconds`; `offered` are the nodes that it had to choose from. `trees` were made here: one for each session, commit and Grow.
+    `run_seconds`; `offered` are the nodes that it had to choose from. Of the `committed` tokens a grammar
+    left no other than the `forced` ones. `trees` were made here: one for each session, commit and Grow.
     A request is `refused` for a full queue or `admitted`, and then it is
     `finished`, `cancelled` (some while they waited or before all of their prompt had run), `superseded` by a later attempt, `returned` to
     its gateway, or `failed` with its step; until then it is running or waiting.
@@ -54,6 +55,7 @@ class VerifyTotals(NamedFields):
     drafted: int = 0
     verified: int = 0
     accepted: int = 0
+    forced: int = 0
     prompt_tokens: int = 0
     admitted: int = 0
     finished: int = 0

@@ -32,6 +32,7 @@ class CompletionTokensDetails(Answer):
     reasoning_tokens: int | None = None
     accepted_prediction_tokens: int | None = None  # drafted by the prediction and accepted
     rejected_prediction_tokens: int | None = None  # drafted by it, verified and not accepted
+    forced_tokens: int | None = None  # that a grammar left no choice
 
 
 class Usage(Answer):
@@ -39,7 +40,7 @@ class Usage(Answer):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails | None = None  # where reasoning is told apart, or with a prediction
+    completion_tokens_details: CompletionTokensDetails | None = None  # where reasoning is told apart, with a prediction or a grammar
     speculation: SpeculationCounts
 
 

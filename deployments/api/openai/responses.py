@@ -71,6 +71,7 @@ class UsageCount:
     completion_tokens: int = 0
     reasoning_tokens: int | None = None  # None: reasoning is not told apart
     predicts: bool = False  # the client sent a prediction
+    grammar: bool = False  # the output had to follow one
     spent: dict[int, SpeculationUsage] = field(default_factory=dict)  # by choice, so far
     attempts: int = 0
     accepted: list[int] = field(default_factory=list)  # by each step that verified drafts
@@ -128,13 +129,16 @@ class UsageCount:
             verified = sum(usage.predicted for usage in self.spent.values())
             accepted = sum(usage.predicted_accepted for usage in self.spent.values())
             details |= {"accepted_prediction_tokens": accepted, "rejected_prediction_tokens": verified - accepted}
+        if self.grammar:
+            details["forced_tokens"] = sum(usage.forced for usage in self.spent.values())
         return details
 
 
 def count_of(plan: RequestPlan) -> UsageCount:
     """Of nothing yet."""
     thinks, predicts = plan.format.tags is not None, bool(plan.requests[0].prediction)
-    return UsageCount(plan.prompt_tokens, plan.choices, reasoning_tokens=0 if thinks else None, predicts=predicts)
+    grammar = plan.requests[0].sampling.grammar is not None
+    return UsageCount(plan.prompt_tokens, plan.choices, reasoning_tokens=0 if thinks else None, predicts=predicts, grammar=grammar)
 
 
 class Answerer:

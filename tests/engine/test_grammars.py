@@ -1,0 +1,187 @@
+"""Grammars at every node of a tree: speculation on equals off, what comes out fits, and what is forced costs no step."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from drafthouse.choose import Rows, choose
+from drafthouse.engine.loader import LoadedModel
+from drafthouse.grammars.compiler import GrammarCompiler
+from drafthouse.processors.grammar import GrammarProcessor
+from drafthouse.processors.sequence_processors import processors_of
+from drafthouse.sampling import Grammar, SamplingParams, Thought
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
+from tests.engine.grammars import END, text_of, tokenizer
+from tests.engine.oracle import next_logits
+from tests.engine.pairs import loaded, noisy_copy, pair, prompts, request
+from tests.engine.tiny_models import VOCAB_SIZE, tiny
+
+TOKENS = 60
+TEXTS = prompts(2, longest=20)
+OPEN, CLOSE = 200, 201
+THOUGHT = Thought(OPEN, CLOSE, inside=True)
+COMPILER = GrammarCompiler(tokenizer)
+
+POINT = {"type": "object", "properties": {"x": {"type": "integer"}, "name": {"type": "boolean"}}, "required": ["x", "name"]}
+CLOSED = POINT | {"additionalProperties": False}
+SCHEMAS = [
+    {"type": "object", "properties": {"name": {"enum": ["red", "green", "true"]}}, "required": ["name"], "additionalProperties": False},
+    {"type": "object", "properties": {"a": CLOSED, "b": {"type": "array", "items": CLOSED, "maxItems": 2}}, "required": ["a", "b"], "additionalProperties": False},
+    {"$defs": {"p": CLOSED}, "type": "object", "properties": {"p": {"$ref": "#/$defs/p"}}, "required": ["p"], "additionalProperties": False},
+    {"type": "object", "properties": {"d": {"type": "string", "pattern": "^[0-9]{2}-[ab]$"}, "e": {"anyOf": [{"type": "null"}, {"type": "string", "maxLength": 4}]}}, "required": ["d", "e"], "additionalProperties": False},
+]  # fmt: skip
+GRAMMARS = [
+    *(Grammar("json_schema", json.dumps(schema)) for schema in SCHEMAS),
+    Grammar("regex", "(yes|no|name){1,3}!"),
+    Grammar("lark", 'start: "name" ("a" | "b")+ end\nend: ";" | "."'),
+    Grammar("json_schema", json.dumps(SCHEMAS[0]), THOUGHT),
+    Grammar("json_schema", json.dumps(SCHEMAS[0]), replace(THOUGHT, inside=False)),
+]
+SAMPLINGS = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.7, 1.0]),
+    top_p=st.sampled_from([0.9, 1.0]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    min_tokens=st.integers(0, 12),
+    logit_bias=st.dictionaries(st.integers(30, 130), st.floats(-8, 8, width=32), max_size=4).map(lambda bias: tuple(bias.items())),
+    bad_words=st.lists(st.lists(st.integers(30, 130), min_size=1, max_size=2).map(tuple), max_size=3).map(tuple),
+)
+
+
+@cache
+def models() -> tuple[LoadedModel, LoadedModel]:
+    """A target and a draft that agrees now and then, of one tokenizer."""
+    target, draft = loaded(tiny("llama")), loaded(noisy_copy("llama", 0, 0.02))
+    return replace(target, tokenizer=tokenizer), replace(draft, tokenizer=tokenizer)
+
+
+def replies(mode: str, asked: GenerateRequest, drafts: bool = True) -> list[GenerateReply]:
+    target, draft = models()
+    both = pair(target, [draft] if drafts else [])
+    both.verifier.submit(replace(asked, speculation=replace(asked.speculation, mode=mode)))
+    found: list[GenerateReply] = []
+    while not (found and found[-1].finish_reason):
+        found += both.turn()
+    return found
+
+
+def tokens_of(found: Sequence[GenerateReply]) -> list[int]:
+    return [token for reply in found for token in reply.tokens]
+
+
+def by_oracle(asked: GenerateRequest) -> list[int]:
+    """One full forward pass for each token, and a matcher that is made again for each."""
+    grammar, tokens = asked.sampling.grammar, list(asked.prompt)
+    assert grammar is not None
+    for position in range(len(tokens), len(tokens) + asked.max_tokens):
+        output, logits = tokens[len(asked.prompt) :], next_logits(tiny("llama"), tokens)
+        matcher = COMPILER.matcher(grammar)
+        mine = GrammarProcessor(matcher, grammar.thought, asked.stop_tokens, output, VOCAB_SIZE)
+        processors = processors_of(asked.sampling, asked.prompt, output, asked.stop_tokens, VOCAB_SIZE, [mine])
+        token = choose(logits, [Rows(asked.sampling, asked.seed, [position], processors=processors)])[0]
+        tokens.append(token)
+        if token in asked.stop_tokens or mine.ends([token]) is not None:
+            break
+    return tokens[len(asked.prompt) :]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(SAMPLINGS, st.sampled_from(GRAMMARS), st.integers(0, 1000), st.sampled_from(["auto", "fixed"]))
+def test_speculation_on_equals_off(sampling: SamplingParams, grammar: Grammar, seed: int, mode: str) -> None:
+    """In float64 with zero tolerance; and the oracle's text."""
+    asked = request("a", TEXTS[0], TOKENS, replace(sampling, grammar=grammar), seed, stop_tokens=(END,))
+    off = replies("off", asked)
+    on = replies(mode, asked)
+    assert tokens_of(on) == tokens_of(off)
+    assert on[-1].finish_reason == off[-1].finish_reason
+    if seed % 3 == 0:
+        assert tokens_of(off) == by_oracle(asked)
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=range(len(SCHEMAS)))
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_comes_out_fits_the_schema(schema: dict, temperature: float) -> None:
+    sampling = SamplingParams(temperature, grammar=Grammar("json_schema", json.dumps(schema)))
+    fitting = 0
+    for seed in range(4):
+        found = replies("auto", request("a", TEXTS[1], TOKENS, sampling, seed, stop_tokens=(END,)))
+        if found[-1].finish_reason == "stop":  # an integer may go on until the limit
+            jsonschema.validate(json.loads(text_of(tokens_of(found))), schema)
+            fitting += 1
+    assert fitting
+
+
+def test_the_text_ends_where_nothing_can_follow_without_any_stop_token() -> None:
+    sampling = SamplingParams(1.0, min_tokens=50, grammar=Grammar("regex", "name(a|b)!"))
+    for mode in ("off", "auto"):
+        found = replies(mode, request("a", TEXTS[0], TOKENS, sampling))
+        assert text_of(tokens_of(found)) in ("namea!", "nameb!")
+        assert found[-1].finish_reason == "stop"
+
+
+def test_forced_tokens_are_drafted_without_a_drafter_and_never_refused() -> None:
+    sampling = SamplingParams(1.0, grammar=Grammar("json_schema", json.dumps(SCHEMAS[0])))
+    asked = request("a", TEXTS[0], TOKENS, sampling, stop_tokens=(END,))
+    off, on = replies("off", asked, drafts=False), replies("auto", asked, drafts=False)
+    usage, length = on[-1].usage, len(tokens_of(on))
+    assert usage.verified == usage.accepted > 0
+    assert on[-1].usage.forced == off[-1].usage.forced >= usage.accepted
+    assert usage.steps <= length - usage.accepted + 1 < off[-1].usage.steps
+
+
+def test_a_resumed_text_goes_on_in_its_grammar() -> None:
+    """At each place: also within the reasoning, at its end and behind it."""
+    for grammar in (GRAMMARS[1], GRAMMARS[6]):
+        asked = request("a", TEXTS[0], TOKENS, SamplingParams(0.8, logit_bias=((CLOSE, 6.0),), grammar=grammar), 7, stop_tokens=(END,))
+        whole = tokens_of(replies("off", asked))
+        for count in (1, len(whole) // 2, len(whole) - 1):
+            resumed = replace(asked, delivered=tuple(whole[:count]))
+            assert whole[:count] + tokens_of(replies("auto", resumed)) == whole
+
+
+def test_the_grammar_begins_behind_the_reasoning() -> None:
+    sampling = SamplingParams(1.0, logit_bias=((CLOSE, 5.0),), grammar=GRAMMARS[6])
+    found = replies("auto", request("a", TEXTS[0], TOKENS, sampling, 3, stop_tokens=(END,)))
+    tokens = tokens_of(found)
+    assert CLOSE in tokens[1:]
+    jsonschema.validate(json.loads(text_of(tokens[tokens.index(CLOSE) + 1 :])), SCHEMAS[0])
+
+
+def test_drafts_are_ranked_under_the_grammar() -> None:
+    """A perfect draft misses nothing, also where the target's own choice would be another."""
+    target, _ = models()
+    both = pair(target, [replace(loaded(tiny("llama")), tokenizer=tokenizer)])
+    grammar = Grammar("regex", "(name|true|[a-f])+;")
+    both.generate([request("warm", TEXTS[1], 4, SamplingParams(0.0, grammar=grammar))])
+    found = both.verifier.meter.totals
+    before = found.verified, found.accepted
+    both.generate([request("a", TEXTS[0], 40, SamplingParams(1.0, grammar=grammar), 3, "fixed", nodes=4, depth=4, width=1)])
+    verified, accepted = found.verified - before[0], found.accepted - before[1]
+    assert verified >= 20
+    assert accepted >= 0.8 * verified, "the last tree goes beyond the end"
+
+
+def test_a_grammar_beyond_the_librarys_limits_fails_its_own_request() -> None:
+    target, _ = models()
+    both = pair(target, [])
+    wide = GrammarCompiler(tokenizer, most_states=50).matcher(Grammar("regex", "[a-z]{30,40}x"))  # passes them within the text
+    both.verifier.submit(request("a", TEXTS[0], TOKENS, SamplingParams(1.0, grammar=GRAMMARS[5])), wide)
+    both.verifier.submit(request("b", TEXTS[1], 8))
+    found: list[GenerateReply] = []
+    while len([reply for reply in found if reply.finish_reason]) < 2:
+        found += both.turn()
+    last = {reply.request_id: reply for reply in found if reply.finish_reason}
+    assert (last["a"].finish_reason, last["b"].finish_reason) == ("error", "length")
+    assert "too many states" in last["a"].error
+
+
+def test_no_tokenizer_no_grammar() -> None:
+    both = pair(loaded(tiny("llama")), [])
+    with pytest.raises(Exception, match="no tokenizer"):
+        both.verifier.submit(request("a", TEXTS[0], 8, SamplingParams(grammar=GRAMMARS[0])))

@@ -1,0 +1,240 @@
+"""Grammars: what compiles and what is refused, masks along tree paths, forced tokens, reasoning first."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drafthouse.errors import RequestError
+from drafthouse.grammars import compiler
+from drafthouse.grammars.checker import GrammarChecker
+from drafthouse.grammars.compiler import GrammarCompiler, GrammarError
+from drafthouse.processors.edits import Edits
+from drafthouse.processors.grammar import GrammarProcessor
+from drafthouse.sampling import MAX_GRAMMAR_BYTES, Grammar, SamplingParams, Thought
+from drafthouse.stages.forced import ForcedStage
+from drafthouse.stages.stage import NOTHING, SessionFacts
+from tests.engine.grammars import END, text_of, tokenizer
+from tests.engine.tiny_models import VOCAB_SIZE
+
+COMPILER = GrammarCompiler(tokenizer)
+WORDS = Grammar("regex", "(name|nap|true)(, |!)?")
+ALL = [b"name", b"nap", b"true", b"name, ", b"nap, ", b"true, ", b"name!", b"nap!", b"true!"]
+"""The texts of WORDS."""
+CLOSED = {"type": "object", "properties": {"name": {"type": "boolean"}}, "required": ["name"], "additionalProperties": False}
+OPEN, CLOSE = 3, 4
+BYTES = {token: text_of([token]).encode() for token in range(32, 127)} | {token: text_of([token]).encode() for token in range(246, 255)}
+
+
+def processor(grammar: Grammar, output: tuple[int, ...] = (), thought: Thought | None = None, vocab_size: int = VOCAB_SIZE):
+    return GrammarProcessor(COMPILER.matcher(grammar), thought, (END,), output, vocab_size)
+
+
+def bytes_of(tokens: tuple[int, ...]) -> bytes:
+    return b"".join(BYTES.get(token, b"\xff") for token in tokens)
+
+
+def allowed(mine: GrammarProcessor, paths: list[tuple[int, ...]], vocab_size: int = VOCAB_SIZE) -> list[set[int]]:
+    """By row, as `Edits` make it."""
+    edits = Edits()
+    mine.edit(edits, 0, paths)
+    kept = edits.applied(torch.zeros(len(paths), vocab_size))
+    return [set(torch.nonzero(row == 0).flatten().tolist()) for row in kept]
+
+
+def by_hand(path: tuple[int, ...]) -> set[int] | None:
+    """Of WORDS: tokens with which some text still begins; None where nothing is said."""
+    text = bytes_of(path)
+    if END in path or not any(each.startswith(text) for each in ALL):
+        return None
+    left = {each[len(text) :] for each in ALL if each.startswith(text) and each != text}
+    if not left:
+        return None
+    fitting = {token for token, piece in BYTES.items() if piece and any(each.startswith(piece) for each in left)}
+    return fitting | ({END} if text in ALL else set())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_masks_along_tree_paths_are_those_of_brute_force(data: st.DataObject) -> None:
+    """Whatever the tree, also below tokens that do not fit; and what is forced is the tokenizer's own token for the only text."""
+    likely = st.sampled_from([ord(c) for c in "nameptru,! "] + list(range(246, 255)) + [END, 65])
+    paths = {()}
+    for _ in range(data.draw(st.integers(1, 10))):
+        parent = data.draw(st.sampled_from(sorted(paths)))
+        paths.add((*parent, data.draw(likely)))
+    rows = sorted(paths)
+    output = data.draw(st.sampled_from([(), (ord("n"),), (ord("t"), ord("r"))]))
+    mine = processor(WORDS, output)
+    for path, found in zip(rows, allowed(mine, rows), strict=True):
+        expected = by_hand((*output, *path))
+        if expected is None:
+            assert found == set(range(VOCAB_SIZE))
+        elif len(found) == 1 and found != expected:
+            assert found < expected, "forced"
+        else:
+            assert found == expected
+    mine.commit((ord("n"),) if not output else ())
+    again = processor(WORDS, (*output, *([ord("n")] if not output else [])))
+    assert allowed(mine, rows) == allowed(again, rows), "no trace"
+
+
+def test_forced_tokens_are_the_tokenizers_own() -> None:
+    mine = processor(Grammar("json_schema", json.dumps(CLOSED)))
+    chain = mine.chain((), 32)
+    assert text_of(chain) == '{"name": '
+    assert [text_of([token]) for token in chain] == ["{", '"', "name", '":', " "]
+    assert mine.chain((), 2) == chain[:2]
+    assert mine.chain(tuple(chain), 8) == []
+    assert text_of(mine.chain((*chain, ord("t")), 8)) == "rue}"
+    assert mine.chain((ord("x"),), 8) == []
+
+
+def test_the_chain_is_a_stage_of_its_own() -> None:
+    mine, asked = processor(Grammar("json_schema", json.dumps(CLOSED))), []
+
+    def chain(path, most):
+        asked.append(path)
+        return mine.chain(path, most)
+
+    stage = ForcedStage(SessionFacts(SamplingParams(), 0, VOCAB_SIZE), chain)
+    path: list[int] = []
+    while (children := stage.children(path, 4)) is not NOTHING:
+        path += children.tokens
+    assert text_of(path) == '{"name": '
+    assert asked == [()], "one look for all of it"
+    mine.commit(path[:2])
+    stage.follow(path[:2])
+    assert stage.children((), 4).tokens == [path[2]]
+
+
+def test_forced_tokens_are_counted() -> None:
+    mine = processor(Grammar("json_schema", json.dumps(CLOSED)))
+    mine.commit([*mine.chain((), 32), 253])
+    assert text_of([253]) == "true"
+    assert mine.forced_tokens == 5
+
+
+def test_the_text_may_end_only_where_it_is_complete() -> None:
+    mine = processor(WORDS)
+    name = tuple(b"name")
+    (begun, whole, over) = allowed(mine, [name[:3], name, (*name, ord("!"))])
+    assert END not in begun
+    assert END in whole
+    assert len(over) == VOCAB_SIZE, "nothing is said where nothing may follow"
+    assert mine.ends((*name, ord("!"), ord("x"))) == 5
+    assert mine.ends(name) is None
+    assert mine.ends(()) is None
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_grammar_begins_behind_the_reasoning(inside: bool) -> None:
+    thought = Thought(OPEN, CLOSE, inside)
+    start = () if inside else (OPEN,)
+    paths = [(), (*start, 65), (*start, 65, CLOSE), (*start, CLOSE, *b"na"), (*start, CLOSE, *b"nap", CLOSE)]
+    first, within, behind, later, unfit = allowed(processor(WORDS, (), thought), paths)
+    beginnings = by_hand(())
+    assert beginnings is not None
+    assert first == (set(range(VOCAB_SIZE)) if inside else beginnings | {OPEN})
+    assert len(within) == VOCAB_SIZE
+    assert behind == beginnings
+    assert later == by_hand(tuple(b"na"))
+    assert len(unfit) == VOCAB_SIZE
+    block = (*start, 65, 66, CLOSE, *b"na")
+    whole = processor(WORDS, (), thought)
+    whole.commit(block)
+    assert allowed(whole, [()]) == allowed(processor(WORDS, block, thought), [()]) == [by_hand(tuple(b"na"))]
+    assert whole.ends(tuple(b"me!x")) == 3
+
+
+def test_a_model_of_fewer_or_more_tokens() -> None:
+    small, large = processor(WORDS, vocab_size=100), processor(WORDS, vocab_size=300)
+    (few,), (many,) = allowed(small, [()], 100), allowed(large, [()], 300)
+    assert few == set(range(100)), "none of the tokens: nothing is said"
+    assert many == by_hand(())
+
+
+@pytest.mark.parametrize(
+    ("grammar", "said"),
+    [
+        (Grammar("regex", "(a|b"), "unclosed group"),
+        (Grammar("lark", 'start: "a" nothing'), "nothing"),
+        (Grammar("lark", 'begin: "a"'), "no start rule"),
+        (Grammar("lark", 'start: ""'), "no text but the empty one"),
+        (Grammar("json_schema", '{"type": "array", "uniqueItems": true}'), "uniqueItems"),
+        (Grammar("json_schema", '{"if": {}, "then": {}}'), "if"),
+        (Grammar("json_schema", '{"type": "nope"}'), "nope"),
+        (Grammar("json_schema", '{"$ref": "http://example.com/schema"}'), "example.com"),
+        (Grammar("json_schema", "[1]"), "object"),
+        (Grammar("json_schema", '{"a":'), "JSON"),
+        (Grammar("json_schema", '{"a":' * 5000 + "1" + "}" * 5000), "no JSON schema"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compiled_is_refused_in_the_librarys_words(grammar: Grammar, said: str) -> None:
+    with pytest.raises(GrammarError, match=said) as caught:
+        COMPILER.matcher(grammar)
+    assert "<state>" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_grammar_is_bounded_in_bytes() -> None:
+    for text in ("", "a" * (MAX_GRAMMAR_BYTES + 1)):
+        with pytest.raises(RequestError, match="bytes"):
+            SamplingParams(grammar=Grammar("regex", text)).check()
+    with pytest.raises(RequestError, match="lark"):
+        SamplingParams(grammar=Grammar("gbnf", "root ::= a")).check()  # type: ignore[arg-type]
+
+
+def test_grammars_and_allowed_ids_exclude_each_other() -> None:
+    with pytest.raises(RequestError, match="exclude"):
+        SamplingParams(grammar=WORDS, allowed_token_ids=(1,)).check()
+
+
+def test_what_was_compiled_is_kept_up_to_a_limit_and_matchers_do_not_share_their_place() -> None:
+    mine = GrammarCompiler(tokenizer)
+    assert mine.known(WORDS) is None
+    first = mine.matcher(WORDS)
+    first.advance(ord("n"))
+    second = mine.known(WORDS)
+    assert second is not None
+    assert not np.array_equal(first.allowed(), second.allowed())
+    for i in range(compiler.KEPT):
+        mine.matcher(Grammar("regex", f"a{i}"))
+    assert mine.known(WORDS) is None
+    assert mine.known(Grammar("regex", "a0")) is not None
+
+
+def test_many_threads_compile_at_once() -> None:
+    mine, found = GrammarCompiler(tokenizer), list[bool]()
+    grammars = [Grammar("regex", f"name{i % 5}") for i in range(20)]
+    threads = [threading.Thread(target=lambda g=g: found.append(mine.matcher(g).fits)) for g in grammars]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 20
+
+
+CHAIN = "start: r0\n" + "\n".join(f'r{i}: "a" r{i + 1}' for i in range(6000)) + '\nr6000: "x"'
+"""Rules that call each other 6,000 deep: the library's recursion takes more stack than any thread has."""
+
+
+def test_grammars_that_hang_or_crash_the_library_are_refused_and_the_next_one_is_served() -> None:
+    checker = GrammarChecker(tokenizer)
+    try:
+        checker.check(WORDS)
+        for harmful in (Grammar("lark", CHAIN), Grammar("regex", "a?" * 20_000)):
+            with pytest.raises(GrammarError, match="too complex"):
+                checker.check(harmful)
+            checker.check(Grammar("regex", f"next{len(harmful.text)}"))
+        with pytest.raises(GrammarError, match="unclosed"):
+            checker.check(Grammar("regex", "(a"))
+        wide = {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(1200)}}
+        with pytest.raises(GrammarError, match="max is 2000"):
+            checker.check(Grammar("json_schema", json.dumps(wide)))
+    finally:
+        checker.close()
