@@ -63,8 +63,8 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Applied in this order: grammar, allowed ids, bias, bad words, min tokens, repetition, frequency and presence penalty, temperature, top-k,
-    top-p, min-p, noise.
+    """Applied in this order: grammar, allowed ids, bias, bad words, min tokens, repetition, frequency and presence penalty, temperature,
+    top-k, top-p, min-p, noise.
 
     temperature 0, or below GREEDY_BELOW, is greedy. top_k 0, top_p 1, min_p 0, repetition_penalty 1 and 0 or nothing for the others
     switch a step off; top_p 0 keeps the best token alone. The repetition penalty counts prompt and output, the other two

@@ -82,7 +82,9 @@ class SimVerifier:
         config = options.config
         self.slots = SlotCount(config.target.kv_tokens)
         runner = SimpleNamespace(cache=SimpleNamespace(allocator=self.slots), vocab_size=1)
-        model = SimpleNamespace(runner=runner, context=config.target.kv_tokens, fingerprint="simulated", vocabulary="", tokenizer=no_tokenizer)
+        model = SimpleNamespace(
+            runner=runner, context=config.target.kv_tokens, fingerprint="simulated", vocabulary="", tokenizer=no_tokenizer
+        )
         self.engine = VerifierEngine(
             cast(Any, model), ScaledCurve(options.target, options.time_scale), config.verifier, config.tree,
             clock=lambda: env.now, draft_sessions=SimDraftSessions, verification=TracedVerification,

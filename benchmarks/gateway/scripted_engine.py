@@ -13,6 +13,7 @@ from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import ModelRunner, RunResult
 from drafthouse.engine.segment import Segment
 from drafthouse.engine.tree_rows import tree_rows
+from drafthouse.grammars.matcher import GrammarMatcher
 from drafthouse.policy.latency import Curve
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 from verifier.engine import VerifierEngine
@@ -45,7 +46,7 @@ class ScriptedEngine(VerifierEngine):
         self._due = 0.0
         self._served: dict[str, list[int]] = {}  # by request: attempt, tokens so far, max_tokens
 
-    def submit(self, request: GenerateRequest) -> None:
+    def submit(self, request: GenerateRequest, matcher: GrammarMatcher | None = None) -> None:
         self._served[request.request_id] = [request.attempt, len(request.delivered), request.max_tokens]
 
     def cancel(self, request_id: str, attempt: int, heard_at_step: int | None = None) -> None:

@@ -12,7 +12,7 @@ from deployments.gateway.text_codec import TextCodec
 from deployments.parsers.registry import think_tags, tool_format
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
-from drafthouse.sampling import Thought, ThinkingBudget
+from drafthouse.sampling import ThinkingBudget, Thought
 
 
 class ChatReading:

@@ -23,7 +23,6 @@ from deployments.gateway.text_stream import StopRule
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
 from drafthouse.grammars.checker import GrammarChecker
-from drafthouse.grammars.compiler import GrammarError
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import Speculation
@@ -221,17 +220,18 @@ class RequestPlanner:
             raise RequestError(f"stop_token_ids has {count} entries, the limit is {MAX_STOP_TOKENS}", "stop_token_ids")
         grammar = settings.grammar.grammar if settings.grammar is not None else None
         sampling = replace(settings.sampling, bad_words=self.codec.encode_words(settings.bad_words), grammar=grammar)
-        sampling.check()
-        sampling.check_ids(vocab_size)
         if settings.grammar is not None:
             self._check_grammar(settings.grammar)
+        sampling.check()
+        sampling.check_ids(vocab_size)
         return sampling
 
     def _check_grammar(self, wish: GrammarWish) -> None:
         """So that what is wrong with it is said here, and does no harm to a verifier. Raises RequestError and OverloadError."""
         try:
+            wish.grammar.check()
             self._grammars.check(wish.grammar)
-        except GrammarError as error:
+        except RequestError as error:
             raise RequestError(f"{wish.field}: {error}", wish.field) from error
 
     def check_chars(self, chars: int, field: str) -> None:

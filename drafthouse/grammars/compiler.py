@@ -9,12 +9,16 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from drafthouse.errors import RequestError
 from drafthouse.grammars.matcher import GrammarMatcher, first_line
 from drafthouse.sampling import Grammar
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
 
 KEPT, KEPT_BYTES = 128, 1 << 22
 """Compiled grammars, and bytes of their texts."""
@@ -23,7 +27,7 @@ MOST_SYMBOLS, MOST_STATES = 100_000, 20_000
 """Of a grammar's rules, and of its lexer, at one or two kB each. The library's own limits hold beside them: some 15 ms of work at one
 token."""
 
-JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+JSON_FORM: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As json.dumps writes it, which is what most models were shown: one space after a comma and a colon and none elsewhere. So separators
 are forced, and no model can lose itself in white space."""
 

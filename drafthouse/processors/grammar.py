@@ -21,7 +21,9 @@ BEFORE, INSIDE, BEHIND, TEXT = range(4)
 class GrammarProcessor(PathProcessor):
     """`forced_tokens` counts those committed that the grammar left no choice."""
 
-    def __init__(self, matcher: GrammarMatcher, thought: Thought | None, stop_tokens: Sequence[int], output: Sequence[int], vocab_size: int):
+    def __init__(
+        self, matcher: GrammarMatcher, thought: Thought | None, stop_tokens: Sequence[int], output: Sequence[int], vocab_size: int
+    ):
         """`matcher` stands at the beginning; `output` is what has been delivered."""
         self._matcher, self._thought, self._stops = matcher, thought, frozenset(stop_tokens)
         self._stop_ids = np.array(sorted(token for token in self._stops if token < vocab_size), dtype=np.int64)
@@ -96,9 +98,9 @@ class GrammarProcessor(PathProcessor):
         found: list[int] = []
         for token in path:
             self.advance(token)
-        while len(found) < most and (token := self.forced()) is not None:
-            found.append(token)
-            self.advance(token)
+        while len(found) < most and (forced := self.forced()) is not None:
+            found.append(forced)
+            self.advance(forced)
         self.rollback(len(path) + len(found))
         return found
 

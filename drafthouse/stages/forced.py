@@ -28,8 +28,8 @@ class ForcedStage(Stage):
         at = tuple(path)
         if at not in self._known:
             tokens = self._chain(at, CHAIN)
-            for i, token in enumerate(tokens):
-                self._known[at + tuple(tokens[:i])] = token
+            for i, known in enumerate(tokens):
+                self._known[at + tuple(tokens[:i])] = known
             if len(tokens) < CHAIN:
                 self._known[at + tuple(tokens)] = None
         token = self._known[at]

@@ -46,6 +46,7 @@ def _verifier_steps() -> list[Metric]:
             "Output tokens committed: accepted drafts and one token more for each sequence in a step.",
             name="committed_tokens",
         ),
+        count("forced", "tokens", "Output tokens that a grammar left no choice.", name="forced_tokens"),
         count("prompt_tokens", "tokens", "Prompt tokens prefilled, those computed again after a preemption included."),
         count("cached_tokens", "tokens", "Tokens that needed no prefill: their KV was in the prefix cache.", name="cached_prompt_tokens"),
         count("drafted", "tokens", "Drafted tokens that arrived from drafters.", name="drafted_tokens"),

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from drafthouse.errors import RequestError, WireError
-from drafthouse.sampling import MAX_SEED, Grammar, SamplingParams, Thought, ThinkingBudget
+from drafthouse.sampling import MAX_SEED, Grammar, SamplingParams, ThinkingBudget, Thought
 from protos import dataplane_pb2 as pb
 
 MAX_TOKENS = 1 << 22
@@ -71,7 +71,7 @@ def grammar_of(m: pb.Sampling) -> Grammar | None:
         return None
     g = m.grammar
     thought = Thought(g.thought.opening, g.thought.closing, g.thought.inside) if g.HasField("thought") else None
-    return Grammar(g.kind, g.text, thought)
+    return Grammar(g.kind, g.text, thought)  # type: ignore[arg-type]  # checked with the rest
 
 
 def seed_of(value: int) -> int:

@@ -28,14 +28,18 @@ OPEN, CLOSE = 200, 201
 THOUGHT = Thought(OPEN, CLOSE, inside=True)
 COMPILER = GrammarCompiler(tokenizer)
 
-POINT = {"type": "object", "properties": {"x": {"type": "integer"}, "name": {"type": "boolean"}}, "required": ["x", "name"]}
-CLOSED = POINT | {"additionalProperties": False}
+
+def closed(**properties: object) -> dict:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+POINT = closed(x={"type": "integer"}, name={"type": "boolean"})
 SCHEMAS = [
-    {"type": "object", "properties": {"name": {"enum": ["red", "green", "true"]}}, "required": ["name"], "additionalProperties": False},
-    {"type": "object", "properties": {"a": CLOSED, "b": {"type": "array", "items": CLOSED, "maxItems": 2}}, "required": ["a", "b"], "additionalProperties": False},
-    {"$defs": {"p": CLOSED}, "type": "object", "properties": {"p": {"$ref": "#/$defs/p"}}, "required": ["p"], "additionalProperties": False},
-    {"type": "object", "properties": {"d": {"type": "string", "pattern": "^[0-9]{2}-[ab]$"}, "e": {"anyOf": [{"type": "null"}, {"type": "string", "maxLength": 4}]}}, "required": ["d", "e"], "additionalProperties": False},
-]  # fmt: skip
+    closed(name={"enum": ["red", "green", "true"]}),
+    closed(a=POINT, b={"type": "array", "items": POINT, "maxItems": 2}),
+    closed(p={"$ref": "#/$defs/p"}) | {"$defs": {"p": POINT}},
+    closed(d={"type": "string", "pattern": "^[0-9]{2}-[ab]$"}, e={"anyOf": [{"type": "null"}, {"type": "string", "maxLength": 4}]}),
+]
 GRAMMARS = [
     *(Grammar("json_schema", json.dumps(schema)) for schema in SCHEMAS),
     Grammar("regex", "(yes|no|name){1,3}!"),

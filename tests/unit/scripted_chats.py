@@ -42,9 +42,9 @@ def options(verifier: VerifierDouble | None = None, **api: Any) -> dict[str, Any
 
 
 @asynccontextmanager
-async def served(verifier: VerifierDouble):
+async def served(verifier: VerifierDouble, template: str = TEMPLATE):
     """The base URL of a real server in this process."""
-    async with gateway(**options(verifier)) as (app, _):
+    async with gateway(**options(verifier) | {"template": template}) as (app, _):
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
         task = asyncio.create_task(server.serve())
         while not server.started:

@@ -111,7 +111,6 @@ def test_unsupported_completion_fields_pass_only_when_they_ask_for_nothing(field
 @pytest.mark.parametrize(
     ("field", "neutral", "other"),
     [
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("functions", [], [{"name": "f"}]),
         ("modalities", ["text"], ["audio"]),
     ],

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from drafthouse.choose import Rows, choose
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.processors.sequence_processors import processors_of
 from drafthouse.sampling import SamplingParams
+from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.token_logprobs import NO_LOGPROBS
 from drafthouse.token_tree import ROOT, TokenTree
 from tests.unit.test_tree_rows import walk
@@ -61,7 +63,9 @@ def sequence(rng: random.Random, cache: KvCache, sampling: SamplingParams, cache
     kv, begun = KvSequence(cache), rng.randint(1, cached + more)
     kv.extend(cached)
     processors = processors_of(sampling, tokens[:begun], tokens[begun:], stops, VOCAB)
-    return SimpleNamespace(request=request, tokens=tokens, begun=begun, processors=processors, unscored=0, kv=kv, draft_session=None)
+    cut = partial(cut_at_stop, stop_tokens=stops)
+    mine = {"processors": processors, "kv": kv, "draft_session": None, "cut": cut}
+    return SimpleNamespace(request=request, tokens=tokens, begun=begun, unscored=0, **mine)
 
 
 def setting(seed: int) -> Setting:
