@@ -3,7 +3,6 @@
 import random
 from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,7 +62,10 @@ def sequence(rng: random.Random, cache: KvCache, sampling: SamplingParams, cache
     kv, begun = KvSequence(cache), rng.randint(1, cached + more)
     kv.extend(cached)
     processors = processors_of(sampling, tokens[:begun], tokens[begun:], stops, VOCAB)
-    cut = partial(cut_at_stop, stop_tokens=stops)
+
+    def cut(tokens: list[int]) -> tuple[list[int], bool]:
+        return cut_at_stop(tokens, request.stop_tokens)
+
     mine = {"processors": processors, "kv": kv, "draft_session": None, "cut": cut}
     return SimpleNamespace(request=request, tokens=tokens, begun=begun, unscored=0, **mine)
 
