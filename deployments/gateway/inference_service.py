@@ -149,12 +149,23 @@ class InferenceService:
         """Runs `make` in a thread, where streams go on meanwhile; `size`: bytes of what it is made of. `cache_key` names whose
         traffic the requests are; empty: it is not known. `arrived` (seconds, monotonic): before the body was read. Raises
         OverloadError, and RequestError for what could never be served."""
+        plan = await self.made(make, size, cache_key)
+        try:
+            self._check_choices(len(plan.requests))
+        except RequestError as error:
+            self.turned_away(error, cache_key)
+            raise
+        requests = tuple(replace(request, cache_key=cache_key) for request in plan.requests)
+        return replace(plan, requests=requests, arrived=arrived)
+
+    async def made(self, make: Callable[[], Result], size: int, cache_key: str) -> Result:
+        """What `make` makes of a request of `size` bytes, in a thread; it holds a place meanwhile. Raises OverloadError and RequestError,
+        counted and logged."""
         try:
             if size > self.max_bytes:
                 raise RequestError(f"the request has {size} bytes, and the limit is {self.max_bytes}", code=TOO_LARGE, status=413)
             with self.places.planning():
-                plan = await self.in_thread(make, size)
-            self._check_choices(len(plan.requests))
+                return await self.in_thread(make, size)
         except RecursionError as deep:
             error = RequestError("something in the request is nested too deep")
             self.turned_away(error, cache_key)
@@ -162,8 +173,6 @@ class InferenceService:
         except (RequestError, OverloadError) as error:
             self.turned_away(error, cache_key)
             raise
-        requests = tuple(replace(request, cache_key=cache_key) for request in plan.requests)
-        return replace(plan, requests=requests, arrived=arrived)
 
     async def in_thread(self, work: Callable[[], Result], size: int) -> Result:
         """What `work` on `size` bytes returns or raises; streams go on, and the short do not wait for the long."""

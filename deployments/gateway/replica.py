@@ -14,6 +14,8 @@ from contextlib import aclosing, asynccontextmanager
 
 import ray
 from fastapi import FastAPI
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 from ray import serve
 from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS
 from ray.serve.context import _get_serve_request_context
@@ -135,6 +137,26 @@ class Gateway:
             async for chunk in chunks:
                 yield chunk
 
+    async def Tokenize(
+        self, request: bytes | inference_pb2.TokenizeRequest, grpc_context: RayServegRPCContext
+    ) -> inference_pb2.TokenizeResponse:
+        return await self._grpc.tokenize(_unparsed(request), grpc_context)
+
+    async def Detokenize(
+        self, request: bytes | inference_pb2.DetokenizeRequest, grpc_context: RayServegRPCContext
+    ) -> inference_pb2.DetokenizeResponse:
+        return await self._grpc.detokenize(_unparsed(request), grpc_context)
+
+    async def ListModels(
+        self, request: bytes | inference_pb2.ListModelsRequest, grpc_context: RayServegRPCContext
+    ) -> inference_pb2.ListModelsResponse:
+        return await self._grpc.list_models(grpc_context)
+
+    async def Check(  # of grpc.health.v1.Health
+        self, request: bytes | health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> health_pb2.HealthCheckResponse:
+        return await self._grpc.check(_unparsed(request), grpc_context)
+
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         self._heartbeat.start()
@@ -202,7 +224,7 @@ async def _exporters() -> list[str]:
     return [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes if node["Alive"]]
 
 
-def _unparsed(request: bytes | inference_pb2.GenerateRequest) -> bytes:
+def _unparsed(request: bytes | Message) -> bytes:
     """Serve parses requests where its gRPC options, which no running cluster can change, name the generated servicer and not ours."""
     return request if isinstance(request, bytes) else request.SerializeToString()
 

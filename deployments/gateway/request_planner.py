@@ -90,6 +90,11 @@ class RequestPlan:
     def stop_rule(self) -> StopRule:
         return StopRule(self.stops, self.include_stop, self.requests[0].sampling.min_tokens)
 
+    def call_id(self, choice: int, call: int) -> str:
+        """Of the call of this index in an output that is read for calls."""
+        assert self.format.tools is not None, "calls are parsed only where their format is known"
+        return self.format.tools.call_id(f"{self.id}/{choice}", call)
+
     @property
     def max_tokens(self) -> int:
         """That all choices together may generate."""
@@ -114,11 +119,12 @@ class RequestPlanner:
         self._chats = ChatReading(codec, self.api)
         self._grammars = GrammarChecker(codec.tokenizer_text)
 
-    def completion(self, body: CompletionRequest) -> RequestPlan:
+    def completion(self, body: CompletionRequest, kind: str = "cmpl", field: str = "prompt") -> RequestPlan:
+        """`kind` and `field`: as `plan` has them."""
         check_model(body.model, self.model)
         settings = self._settings(body, DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
         prompts = [body.prompt] if isinstance(body.prompt, str) or (body.prompt and is_ids(body.prompt)) else body.prompt
-        return self.plan("cmpl", prompts, settings)
+        return self.plan(kind, prompts, settings, field)
 
     def chat(self, body: ChatRequest, kind: str = "chatcmpl") -> RequestPlan:
         """`kind` begins the id."""

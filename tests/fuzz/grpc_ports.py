@@ -5,7 +5,7 @@ Promises: the same seed and number make the same messages, so that one input can
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -22,13 +22,12 @@ FAULTY, FAULTY_STREAMED = 0.3, 0.08
 """Share of messages with bytes that have faults: on a stream the first that cannot be read is the last."""
 
 SHORT = b"\x20\x02"
-"""max_tokens = 2 in a GenerateRequest; of a field that comes twice the last one counts."""
+"""max_tokens = 2 in a GenerateRequest; of a field that comes twice the last one counts. Other requests have no such field, or a flag."""
 
 SHORT_SHARE = 0.9
 PAUSES_S = (0.0, 0.0, 0.02, 0.2)
 """From the last message to the end of the stream: some of what was asked for runs, some has not begun."""
 
-METHODS = ("Generate", "GenerateStream")
 FAULTS = {"UNKNOWN", "INTERNAL", "UNAVAILABLE", "UNIMPLEMENTED", "DATA_LOSS", "ABORTED"}
 """Of a gateway's answers: what takes the place of a 5xx."""
 
@@ -40,28 +39,30 @@ def message_of(seeds: Sequence[Message], rng: random.Random, faulty: float) -> b
 class GatewayPort:
     name = "grpc"
 
-    def __init__(self, channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]], seeds: Sequence[Message], seed: int) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, metadata: Sequence[tuple[str, str]], seeds: Mapping[str, Sequence[Message]], seed: int
+    ) -> None:
+        """`seeds`: of each method, by its path."""
         self._channel, self._metadata, self._seeds, self._seed = channel, metadata, seeds, seed
 
     async def send(self, number: int) -> tuple[Outcome, str]:
         rng = random.Random(f"{self._seed}/{self.name}/{number}")
-        data = message_of(self._seeds, rng, FAULTY)
+        method = rng.choice(tuple(self._seeds))
+        data = message_of(self._seeds[method], rng, FAULTY)
         if rng.random() < SHORT_SHARE:
             data += SHORT
-        method = rng.choice(METHODS)
         status = await self._status(method, data)
         fault = f"{status}" if status.split(":")[0] in FAULTS or status == "hangs" else ""
         return Outcome(status.split(":")[0], fault), f"{method} {data.hex()}"
 
     async def _status(self, method: str, data: bytes) -> str:
-        path = f"/drafthouse.v1.Inference/{method}"
         try:
             async with asyncio.timeout(LIMIT_S):
-                if method == "Generate":
-                    await self._channel.unary_unary(path)(data, metadata=self._metadata)
-                else:
-                    async for _ in self._channel.unary_stream(path)(data, metadata=self._metadata):
+                if method.endswith("Stream"):
+                    async for _ in self._channel.unary_stream(method)(data, metadata=self._metadata):
                         pass
+                else:
+                    await self._channel.unary_unary(method)(data, metadata=self._metadata)
         except TimeoutError:
             return "hangs"
         except grpc.aio.AioRpcError as error:

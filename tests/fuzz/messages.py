@@ -37,7 +37,9 @@ def almost(message: Message, rng: random.Random, faulty: float) -> bytes:
 
 
 def make_extreme(message: Message, rng: random.Random) -> None:
-    """Gives one field, here or in a message below, an extreme value."""
+    """Gives one field, here or in a message below, an extreme value, where there are any."""
+    if not message.DESCRIPTOR.fields:
+        return
     field = rng.choice(message.DESCRIPTOR.fields)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         key, value = field.message_type.fields

@@ -19,7 +19,7 @@ from tests.fuzz.findings import Finding, Findings, Outcome
 from tests.fuzz.grpc_ports import DataPlanePort, GatewayPort
 from tests.fuzz.http_bytes import HttpBytes
 from tests.fuzz.http_cases import HttpCases
-from tests.fuzz.seeds import PROMPT, from_gateways, from_verifiers, generations
+from tests.fuzz.seeds import PROMPT, by_method, from_gateways, from_verifiers
 from tests.fuzz.tcp_port import TcpPort
 
 ROLES = {"Verifier": "verifier", "Drafter": "drafter"}
@@ -96,7 +96,7 @@ def _ports(
     ports: list[tuple[Port, float]] = [
         (HttpCases(client, document, seed), SHARES["cases"]),
         (HttpBytes(client, model, seed), SHARES["bytes"]),
-        (GatewayPort(public, metadata, generations(model), seed), SHARES["grpc"]),
+        (GatewayPort(public, metadata, by_method(model), seed), SHARES["grpc"]),
     ]
     addresses = [target.url.rpartition("/")[2], target.grpc]
     for service, role in ROLES.items():

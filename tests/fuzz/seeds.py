@@ -1,5 +1,10 @@
 """Valid messages of each port, from which others are made."""
 
+from collections.abc import Mapping, Sequence
+
+from google.protobuf.message import Message
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+
 from protos import dataplane_pb2 as data
 from protos import inference_pb2 as public
 
@@ -15,8 +20,43 @@ NAMES = ("a", "b", "c")
 """Few, so that messages meet each other's requests and sessions."""
 
 
-def generations(model: str) -> list[public.GenerateRequest]:
+def by_method(model: str) -> Mapping[str, Sequence[Message]]:
     """For the gateway's gRPC port."""
+    tokenize = [
+        public.TokenizeRequest(model=model, prompt=PROMPT, add_special_tokens=True, return_token_strs=True),
+        public.TokenizeRequest(model=model, messages=chats(model)[0].messages),
+    ]
+    methods: dict[str, Sequence[Message]] = {
+        "Generate": generations(model), "GenerateStream": generations(model), "Tokenize": tokenize,
+        "Detokenize": [public.DetokenizeRequest(model=model, tokens=IDS)], "ListModels": [public.ListModelsRequest()],
+    }  # fmt: skip
+    health = [HealthCheckRequest(), HealthCheckRequest(service="drafthouse.v1.Inference")]
+    return {f"/drafthouse.v1.Inference/{name}": seeds for name, seeds in methods.items()} | {"/grpc.health.v1.Health/Check": health}
+
+
+def chats(model: str) -> list[public.GenerateRequest]:
+    call = public.ToolCall(id="c1", function=public.CalledFunction(name="weather", arguments='{"city": "Bonn"}'))
+    messages = [
+        public.ChatMessage(role="user", name="ann", parts=[public.TextPart(text="hello"), public.TextPart(text="you")]),
+        public.ChatMessage(role="assistant", content="I look.", reasoning_content="Hm.", tool_calls=[call]),
+        public.ChatMessage(role="tool", tool_call_id="c1", content="rain"),
+    ]
+    schema = '{"type": "object", "properties": {"city": {"type": "string"}}}'
+    tools = [public.Tool(function=public.FunctionDefinition(name="weather", description="of a city", parameters=schema, strict=True))]
+    plain = public.GenerateRequest(model=model, messages=[public.ChatMessage(role="user", content="hello")], max_tokens=2)
+    calling = public.GenerateRequest(
+        model=model, messages=messages, tools=tools, tool_choice=public.ToolChoice(mode="none"), parallel_tool_calls=False,
+        add_generation_prompt=True, chat_template_kwargs="{}", max_tokens=2, prediction=public.Prediction(content="rain"), verbosity="low",
+    )  # fmt: skip
+    named = public.ToolChoice(function=public.NamedFunction(name="weather"))
+    wishing = public.GenerateRequest(
+        model=model, messages=messages[:1], tools=tools, tool_choice=named, reasoning_effort="low", thinking_token_budget=2,
+        continue_final_message=True, logprobs=1,
+    )  # fmt: skip
+    return [plain, calling, wishing]
+
+
+def generations(model: str) -> list[public.GenerateRequest]:
     full = public.GenerateRequest(
         model=model, prompt=PROMPT, max_tokens=MOST_TOKENS, temperature=0.8, top_p=0.9, top_k=5, min_p=0.01, repetition_penalty=1.1,
         seed=7, stop=["\n\n", "x"], speculation=public.Speculation(mode="fixed", nodes=8, depth=4, width=2), ignore_eos=True,
@@ -24,7 +64,7 @@ def generations(model: str) -> list[public.GenerateRequest]:
     ids = public.GenerateRequest(
         model=model, prompt_tokens=public.TokenIds(ids=IDS), max_tokens=2, speculation=public.Speculation(mode="off")
     )
-    return [public.GenerateRequest(model=model, prompt=PROMPT, max_tokens=1), full, ids]
+    return [public.GenerateRequest(model=model, prompt=PROMPT, max_tokens=1), full, ids, *chats(model)]
 
 
 def from_gateways() -> list[data.FromGateway]:

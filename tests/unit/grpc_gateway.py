@@ -14,6 +14,8 @@ from deployments.cli.local_cluster import SERVICER
 from deployments.cli.ray_environment import free_port
 
 GENERATE, STREAM = "/drafthouse.v1.Inference/Generate", "/drafthouse.v1.Inference/GenerateStream"
+TOKENIZE, DETOKENIZE = "/drafthouse.v1.Inference/Tokenize", "/drafthouse.v1.Inference/Detokenize"
+MODELS, CHECK = "/drafthouse.v1.Inference/ListModels", "/grpc.health.v1.Health/Check"
 
 
 class Context:
@@ -39,10 +41,13 @@ class Context:
 def handlers_of(api: InferenceApi, writers: list[asyncio.Task]):
     """As `_direct_ingress_service_handler_factory` of Serve's replicas, in the same task, without queues. `writers`: tasks of streams."""
 
+    calls = {GENERATE: api.generate, TOKENIZE: api.tokenize, DETOKENIZE: api.detokenize, CHECK: api.check}
+    calls[MODELS] = lambda data, context: api.list_models(context)
+
     def factory(service_method: str, streaming_type: object):
         async def unary(data: bytes, context) -> bytes:
             serve_context = RayServegRPCContext(context)
-            response = await api.generate(data, serve_context)
+            response = await calls[service_method](data, serve_context)
             serve_context._set_on_grpc_context(context)
             return response.SerializeToString()
 

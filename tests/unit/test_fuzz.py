@@ -10,14 +10,16 @@ from google.protobuf.message import DecodeError
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
+from deployments.api.grpc.inference import InferenceApi
 from drafthouse.wire.dialect import OURS
 from protos import dataplane_pb2 as data
 from tests.fuzz.findings import Findings
-from tests.fuzz.grpc_ports import FAULTY, message_of
+from tests.fuzz.grpc_ports import FAULTY, GatewayPort, message_of
 from tests.fuzz.http_bytes import HttpBytes
 from tests.fuzz.http_cases import HttpCases
 from tests.fuzz.run import Port, fuzz_port
-from tests.fuzz.seeds import from_gateways, from_verifiers, generations
+from tests.fuzz.seeds import by_method, from_gateways, from_verifiers, generations
+from tests.unit.grpc_gateway import grpc_gateway
 from tests.unit.openai_gateway import IDS, gateway
 from tests.unit.scoring_double import Scoring
 
@@ -59,6 +61,22 @@ def test_every_field_of_a_session_becomes_extreme() -> None:
 
 def differs(one: data.Open, other: data.Open, field: str) -> bool:
     return str(getattr(one, field)) != str(getattr(other, field))
+
+
+def test_no_input_over_grpc_gets_the_answer_of_a_server_that_fails() -> None:
+    async def run() -> Findings:
+        findings = Findings()
+        async with gateway(Scoring("a", tokens=lambda r: IDS, says=OURS.metadata())) as (_, service):
+            async with grpc_gateway(InferenceApi(service)) as channel:
+                await fuzz_port(GatewayPort(channel, (), by_method("demo"), seed=1), 2 * INPUTS, 4, findings, lambda: None)
+            assert service.running == 0
+        return findings
+
+    findings = asyncio.run(run())
+    (statuses,) = findings.statuses.values()
+    assert statuses["OK"] > 30
+    assert statuses["INVALID_ARGUMENT"] > 30
+    assert findings.kept == []
 
 
 def fuzzed(make: Callable[[httpx.AsyncClient, dict], Port], wrapped: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> Findings:

@@ -38,10 +38,20 @@ async def read_body(request: Request) -> bytes:
     return await request.body()
 
 
-def parse_json(data: bytes, max_values: int) -> object:
+def most_values(context_tokens: int) -> int:
+    """JSON values that a body may have."""
+    return max(MIN_VALUES, 2 * context_tokens)
+
+
+def check_values(data: bytes, max_values: int) -> None:
     """Raises RequestError. A body of two-byte values would take 200 times its size in memory."""
     if _exceeds(data, max_values):
         raise RequestError(f"the body has more than {max_values} values; send several requests", code=TOO_LARGE, status=413)
+
+
+def parse_json(data: bytes, max_values: int) -> object:
+    """Raises RequestError."""
+    check_values(data, max_values)
     try:
         return json.loads(data.decode("utf-8-sig"))  # no other encoding: what counts the values reads bytes
     except (ValueError, RecursionError) as error:

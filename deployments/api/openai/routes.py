@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.api.answering import answer
 from deployments.api.anthropic.errors import PATHS as MESSAGES_PATHS
 from deployments.api.anthropic.routes import add_messages
-from deployments.api.openai.body import MIN_VALUES, Body, parse_body, parse_json, read_body
+from deployments.api.openai.body import Body, most_values, parse_body, parse_json, read_body
 from deployments.api.openai.body_limit import BodyLimit
 from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.choices_form import ChoicesForm
@@ -126,7 +126,7 @@ def _add_generation(app: FastAPI, service: InferenceService, keep_alive_s: float
 async def _read(service: InferenceService, request: Request, kind: type[Body]) -> tuple[int, Body]:
     """(bytes, body). Raises RequestError, and ClientDisconnect."""
     planner = service.planner
-    max_values = max(MIN_VALUES, 2 * planner.metadata.context_tokens)
+    max_values = most_values(planner.metadata.context_tokens)
     try:
         data = await read_body(request)
         ignore = planner.api.unknown_fields == "ignore"

@@ -16,6 +16,7 @@ from deployments.api.openai.errors import NoControllerError, error_response
 from deployments.api.openai.openapi import READ, errors_of
 from deployments.api.openai.schema import check_model
 from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.request_planner import RequestPlanner
 from drafthouse import __version__
 from drafthouse.errors import RequestError
 from drafthouse.security.api_keys import ApiKeys
@@ -93,12 +94,17 @@ def add_status(app: FastAPI, service: InferenceService, snapshot: Snapshot, metr
             return error_response(NoControllerError(f"the controller does not answer: {type(error).__name__}"), request.url.path)
 
 
-def _add_models(app: FastAPI, service: InferenceService) -> None:
-    planner = service.planner
+def model_card(planner: RequestPlanner) -> ModelCard:
+    """Of the one model."""
     metadata = planner.metadata
     defaults = SamplingDefaults(**{name: getattr(metadata.sampling_defaults, name) for name in SamplingDefaults.model_fields})
     context = metadata.context_tokens
-    card = ModelCard(id=planner.model, max_model_len=context, context_length=context, sampling_defaults=defaults)
+    return ModelCard(id=planner.model, max_model_len=context, context_length=context, sampling_defaults=defaults)
+
+
+def _add_models(app: FastAPI, service: InferenceService) -> None:
+    planner = service.planner
+    card = model_card(planner)
 
     @app.api_route("/v1/models", methods=READ)
     async def models() -> ModelList:

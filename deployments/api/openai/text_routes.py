@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from deployments.api.openai.openapi import errors_of, json_body
 from deployments.api.openai.text_schema import DetokenizeRequest, Text, TokenizeRequest, Tokens
 from deployments.gateway.inference_service import InferenceService
+from deployments.gateway.request_planner import RequestPlanner
 
 Read = Callable[[Request, type[Any]], Awaitable[tuple[int, Any]]]
 
@@ -28,27 +29,31 @@ def add_text_routes(app: FastAPI, service: InferenceService, read: Read) -> None
         """The token ids of a prompt or of messages."""
         size, body = await read(request, TokenizeRequest)
         with service.places.planning():
-            data = await service.in_thread(lambda: _tokens(service, body).model_dump_json(), size)
+            data = await service.in_thread(lambda: tokens_of(planner, body).model_dump_json(), size)
         return Response(data, media_type="application/json")
 
     @app.post("/detokenize", responses=ERRORS, openapi_extra=json_body(DetokenizeRequest))
     async def detokenize(request: Request) -> Text:
         """The text of token ids."""
         size, body = await read(request, DetokenizeRequest)
-        planner.check_ids(body.tokens, "tokens")
         with service.places.planning():
-            return Text(prompt=await service.in_thread(lambda: planner.codec.decode(body.tokens), size))
+            return await service.in_thread(lambda: text_of(planner, body), size)
 
 
-def _tokens(service: InferenceService, body: TokenizeRequest) -> Tokens:
-    planner = service.planner
-    ids = _ids(service, body)
+def text_of(planner: RequestPlanner, body: DetokenizeRequest) -> Text:
+    """Raises RequestError."""
+    planner.check_ids(body.tokens, "tokens")
+    return Text(prompt=planner.codec.decode(body.tokens))
+
+
+def tokens_of(planner: RequestPlanner, body: TokenizeRequest) -> Tokens:
+    """Raises RequestError."""
+    ids = _ids(planner, body)
     strings = planner.codec.token_strings(ids) if body.return_token_strs else None
     return Tokens(count=len(ids), max_model_len=planner.metadata.context_tokens, tokens=ids, token_strs=strings)
 
 
-def _ids(service: InferenceService, body: TokenizeRequest) -> list[int]:
-    planner = service.planner
+def _ids(planner: RequestPlanner, body: TokenizeRequest) -> list[int]:
     if body.messages is None:
         text = body.prompt or ""
         planner.check_chars(len(text), "prompt")
