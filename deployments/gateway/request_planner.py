@@ -90,11 +90,6 @@ class RequestPlan:
     def stop_rule(self) -> StopRule:
         return StopRule(self.stops, self.include_stop, self.requests[0].sampling.min_tokens)
 
-    def call_id(self, choice: int, call: int) -> str:
-        """Of the call of this index in an output that is read for calls."""
-        assert self.format.tools is not None, "calls are parsed only where their format is known"
-        return self.format.tools.call_id(f"{self.id}/{choice}", call)
-
     @property
     def max_tokens(self) -> int:
         """That all choices together may generate."""
