@@ -21,7 +21,8 @@ from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.grpc_gateway import grpc_gateway
-from tests.unit.test_chat_api import CALL, CALLS, TEMPLATE, TOOLS, ask, saying
+from tests.unit.scripted_chats import TEMPLATE, TOOLS, saying
+from tests.unit.test_chat_api import CALL, CALLS, ask
 from tests.unit.verifier_double import VerifierDouble, serving
 
 SCHEMA = json.dumps(TOOLS[0]["function"]["parameters"])

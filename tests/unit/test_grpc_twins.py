@@ -51,7 +51,8 @@ REQUESTS = {
 
 ANSWERS = {
     "object": ONE_VALUE, "created": "a client has a clock", "model": "the request has it", "role": ONE_VALUE, "type": ONE_VALUE,
-    "owned_by": ONE_VALUE, "context_length": "max_model_len", "choices": CHOICES, "index": CHOICES, "message": CHOICES, "delta": CHOICES, "content": "text",
+    "owned_by": ONE_VALUE, "context_length": "max_model_len",
+    "choices": CHOICES, "index": CHOICES, "message": CHOICES, "delta": CHOICES, "content": "text",
     "usage.prompt_tokens_details": "its fields stand in usage", "usage.completion_tokens_details": "its fields stand in usage",
     "usage.speculation": "its fields stand in usage",
     "bytes": IDS, "text_offset": IDS, "token_logprobs": "logprobs", "tokens": "logprobs", "decoded_token": IDS,
