@@ -25,7 +25,9 @@ from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.grpc_gateway import GENERATE, STREAM, Context, grpc_gateway
-from tests.unit.verifier_double import VerifierDouble, cut_at, refusing, serving
+from tests.unit.openai_gateway import COMPLETION
+from tests.unit.openai_gateway import request as http
+from tests.unit.verifier_double import Drafting, VerifierDouble, cut_at, refusing, serving
 
 PLANNER = RequestPlanner("demo", codec(), metadata())
 TEXT = "def add(a, b):\n    return 'é🙂'\n"
@@ -143,6 +145,12 @@ def test_generate():
     usage = response.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.drafted, usage.steps) == (len(codec().encode("hello")), len(IDS), 9, 3)
     assert usage.cached_tokens == 1
+
+
+def test_acceptance_is_that_of_http():
+    said = http("/v1/completions", COMPLETION, verifier=Drafting("a", tokens=lambda request: IDS, step=3)).json()["metrics"]
+    response = serve(lambda service: InferenceApi(service).generate(data(), Context()), Drafting("a", tokens=lambda request: IDS, step=3))
+    assert list(response.usage.acceptance_histogram) == said["speculative_decoding"]["acceptance_histogram"]
 
 
 def test_stream():

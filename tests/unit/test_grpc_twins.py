@@ -53,6 +53,7 @@ ANSWERS = {
     "object": ONE_VALUE, "created": "a client has a clock", "model": "the request has it", "role": ONE_VALUE, "type": ONE_VALUE,
     "owned_by": ONE_VALUE, "context_length": "max_model_len",
     "choices": CHOICES, "index": CHOICES, "message": CHOICES, "delta": CHOICES, "content": "text",
+    "metrics": "usage.acceptance_histogram, and what follows from it",
     "usage.prompt_tokens_details": "its fields stand in usage", "usage.completion_tokens_details": "its fields stand in usage",
     "usage.speculation": "its fields stand in usage",
     "bytes": IDS, "text_offset": IDS, "token_logprobs": "logprobs", "tokens": "logprobs", "decoded_token": IDS,

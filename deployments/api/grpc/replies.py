@@ -5,7 +5,6 @@ Promises: the chunks of a stream add up to the whole answer; usage and calls are
 
 from collections.abc import Iterable, Sequence
 
-from deployments.api.openai import answers
 from deployments.api.openai.responses import Output, UsageCount, count_of
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
@@ -33,7 +32,7 @@ class Replies:
             attempt=delta.attempt, finish_reason=delta.finish_reason, seed=self._plan.seed,
             logprobs=logprobs(delta.tokens, delta.logprobs), prompt_logprobs=logprobs(prompt, delta.prompt_logprobs),
             reasoning_content=delta.reasoning, tool_calls=self._calls(delta.calls), notes=self._notes,
-            usage=usage_message(self._count.usage()) if delta.finish_reason else None,
+            usage=usage_of(self._count) if delta.finish_reason else None,
         )  # fmt: skip
         self._scored += len(delta.prompt_logprobs)
         self._echo, self._notes = "", ()
@@ -46,7 +45,7 @@ class Replies:
     def whole(self, output: Output) -> pb.GenerateResponse:
         return pb.GenerateResponse(
             id=self._plan.id, text=self._echo + "".join(output.text), tokens=output.tokens, finish_reason=output.finish_reason,
-            usage=usage_message(self._count.usage()), seed=self._plan.seed, logprobs=logprobs(output.tokens, output.logprobs),
+            usage=usage_of(self._count), seed=self._plan.seed, logprobs=logprobs(output.tokens, output.logprobs),
             prompt_logprobs=logprobs(self._plan.requests[0].prompt[1:], output.prompt_logprobs),
             reasoning_content="".join(output.reasoning), tool_calls=self._calls(output.calls), notes=self._notes,
         )  # fmt: skip
@@ -62,13 +61,15 @@ class Replies:
         ]  # fmt: skip
 
 
-def usage_message(usage: answers.Usage) -> pb.Usage:
+def usage_of(count: UsageCount) -> pb.Usage:
+    usage, metrics = count.usage(), count.metrics().get("metrics")
     spent, details = usage.speculation, usage.completion_tokens_details
     told = {name: getattr(details, name) for name in DETAILS if details is not None}
     return pb.Usage(
         prompt_tokens=usage.prompt_tokens, completion_tokens=usage.completion_tokens, total_tokens=usage.total_tokens,
         drafted=spent.drafted, verified=spent.verified, accepted=spent.accepted, steps=spent.steps, synthetic=spent.synthetic,
-        attempts=spent.attempts, cached_tokens=usage.prompt_tokens_details.cached_tokens, **told,
+        attempts=spent.attempts, cached_tokens=usage.prompt_tokens_details.cached_tokens,
+        acceptance_histogram=metrics.speculative_decoding.acceptance_histogram if metrics is not None else (), **told,
     )  # fmt: skip
 
 
