@@ -43,7 +43,9 @@ def chats(model: str) -> list[public.GenerateRequest]:
     ]
     schema = '{"type": "object", "properties": {"city": {"type": "string"}}}'
     tools = [public.Tool(function=public.FunctionDefinition(name="weather", description="of a city", parameters=schema, strict=True))]
-    plain = public.GenerateRequest(model=model, messages=[public.ChatMessage(role="user", content="hello")], max_tokens=2)
+    form = public.ResponseFormat(type="json_schema", json_schema=public.JsonSchema(name="a", schema='{"type": "integer"}'))
+    hello = public.ChatMessage(role="user", content="hello")
+    plain = public.GenerateRequest(model=model, messages=[hello], max_tokens=2, response_format=form)
     calling = public.GenerateRequest(
         model=model, messages=messages, tools=tools, tool_choice=public.ToolChoice(mode="none"), parallel_tool_calls=False,
         add_generation_prompt=True, chat_template_kwargs="{}", max_tokens=2, prediction=public.Prediction(content="rain"), verbosity="low",
@@ -51,7 +53,7 @@ def chats(model: str) -> list[public.GenerateRequest]:
     named = public.ToolChoice(function=public.NamedFunction(name="weather"))
     wishing = public.GenerateRequest(
         model=model, messages=messages[:1], tools=tools, tool_choice=named, reasoning_effort="low", thinking_token_budget=2,
-        continue_final_message=True, logprobs=1,
+        continue_final_message=True, logprobs=1, structured_outputs=public.StructuredOutputs(choice=["a", "b"]),
     )  # fmt: skip
     return [plain, calling, wishing]
 

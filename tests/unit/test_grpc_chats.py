@@ -16,10 +16,11 @@ from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
+from drafthouse.sampling import Grammar
 from drafthouse.wire.generation_messages import SpeculationUsage
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
-from tests.unit.byte_tokenizer import codec, metadata
+from tests.unit.byte_tokenizer import CHAT_TEMPLATE, codec, metadata
 from tests.unit.grpc_gateway import grpc_gateway
 from tests.unit.scripted_chats import TEMPLATE, TOOLS, saying
 from tests.unit.test_chat_api import CALL, CALLS, ask
@@ -45,6 +46,7 @@ def data(**fields: Any) -> bytes:
 
 CALLED = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bonn"}'}}
 CALLED_MESSAGE = pb.ToolCall(id="c1", function=pb.CalledFunction(name="weather", arguments='{"city": "Bonn"}'))
+INTEGER = '{"type": "integer"}'
 THINKS = TEMPLATE + "{{ reasoning_effort }}"
 
 SAME: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -97,6 +99,13 @@ SAME: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         },
     ),
     (THINKS, {"reasoning_effort": "low", "verbosity": "high"}, {"reasoning_effort": "low", "verbosity": "high"}),
+    (
+        CHAT_TEMPLATE,
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}, "strict": True}}},
+        {"response_format": pb.ResponseFormat(type="json_schema", json_schema=pb.JsonSchema(name="a", schema=INTEGER, strict=True))},
+    ),
+    (CHAT_TEMPLATE, {"structured_outputs": {"json": {"type": "integer"}}}, {"structured_outputs": pb.StructuredOutputs(json=INTEGER)}),
+    (CHAT_TEMPLATE, {"structured_outputs": {"choice": ["a", "b"]}}, {"structured_outputs": pb.StructuredOutputs(choice=["a", "b"])}),
     (TEMPLATE, {"prediction": {"type": "content", "content": "I think"}}, {"prediction": pb.Prediction(content="I think")}),
     (TEMPLATE, {"logprobs": True, "top_logprobs": 2, "max_tokens": -1}, {"logprobs": 2, "max_tokens": -1}),
     (
@@ -143,6 +152,12 @@ def test_a_thinking_budget_reaches_the_plan():
         ({"reasoning_effort": "some"}, "reasoning_effort", "minimal"),
         ({"logprobs": 21}, "logprobs", "between 0 and 20"),
         ({"prompt": "hello"}, "prompt", "either messages or prompt"),
+        ({"structured_outputs": pb.StructuredOutputs()}, "structured_outputs", "exactly one"),
+        (
+            {"response_format": pb.ResponseFormat(type="json_schema", json_schema=pb.JsonSchema(schema="{"))},
+            "response_format.json_schema.schema",
+            "not JSON",
+        ),
         ({"echo": True}, "echo", "no such field"),
     ],
 )
@@ -150,6 +165,12 @@ def test_faults_name_the_field(fields, param, words):
     with pytest.raises(RequestError, match=words) as caught:
         make_plan(planner(), data(**fields))
     assert caught.value.param == param
+
+
+def test_prompts_have_a_grammar_too():
+    sent = pb.GenerateRequest(model="demo", prompt="a", structured_outputs=pb.StructuredOutputs(regex="[ab]{3}"))
+    (made,) = make_plan(planner(), sent.SerializeToString()).requests
+    assert made.sampling.grammar == Grammar("regex", "[ab]{3}")
 
 
 def test_what_only_chats_have_is_refused_with_a_prompt():

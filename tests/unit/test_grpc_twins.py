@@ -31,7 +31,7 @@ REQUESTS = {
     "stream_options.include_obfuscation": NOTHING,
     "user": NOTHING, "metadata": NOTHING, "store": NOTHING, "service_tier": NOTHING, "safety_identifier": NOTHING,
     "prompt_cache_key": NOTHING,
-    "suffix": NOT_SERVED, "functions": NOT_SERVED, "function_call": NOT_SERVED, "response_format": NOT_SERVED, "modalities": NOT_SERVED,
+    "suffix": NOT_SERVED, "functions": NOT_SERVED, "function_call": NOT_SERVED, "modalities": NOT_SERVED,
     "audio": NOT_SERVED, "web_search_options": NOT_SERVED,
     "messages.refusal": NOT_SERVED, "messages.function_call": NOT_SERVED, "messages.annotations": NOT_SERVED, "messages.audio": NOT_SERVED,
     "messages.content.type": ONE_VALUE, "messages.tool_calls.type": ONE_VALUE, "tools.type": ONE_VALUE, "tool_choice.type": ONE_VALUE,
@@ -61,7 +61,8 @@ ANSWERS = {
 
 
 def paths(model: type[BaseModel], before: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
+    for attribute, field in model.model_fields.items():
+        name = field.alias or attribute
         yield before + name
         for inner in models_in(field.annotation):
             yield from paths(inner, f"{before}{name}.")

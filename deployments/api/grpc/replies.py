@@ -12,7 +12,7 @@ from deployments.parsers.parsed import CallDelta, join_calls
 from drafthouse.token_logprobs import TokenLogprob
 from protos import inference_pb2 as pb
 
-DETAILS = ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens")
+DETAILS = ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens", "forced_tokens")
 
 
 class Replies:

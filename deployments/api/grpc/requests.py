@@ -66,6 +66,7 @@ class _Body:
         self._planner, self._most = planner, most_values(planner.metadata.context_tokens)
         self._check_count(message)
         self._body = self._plain(message)
+        self._free_form()
 
     def completion(self, kind: str) -> CompletionRequest:
         if kind == "prompt_tokens":
@@ -76,7 +77,6 @@ class _Body:
     def chat(self) -> ChatRequest:
         body = self._body
         self._messages()
-        self._free_form()
         if "tools" in body:
             body["tools"] = [FUNCTION | tool for tool in body["tools"]]
         if "tool_choice" in body:
@@ -115,6 +115,8 @@ class _Body:
     def _free_form(self) -> None:
         """Puts what is JSON text in its place. Raises RequestError."""
         places = [(self._body, "chat_template_kwargs", "chat_template_kwargs")]
+        schema = self._body.get("response_format", {}).get("json_schema", {})
+        places.append((schema, "schema", "response_format.json_schema.schema"))
         for i, tool in enumerate(self._body.get("tools", [])):
             places.append((tool.get("function", {}), "parameters", f"tools.{i}.function.parameters"))
         places = [place for place in places if place[1] in place[0]]
