@@ -33,10 +33,13 @@ class FieldNames:
         except RequestError as error:
             if error.param is None:
                 raise
-            raise RequestError(self._said(str(error), error.param), self.own(error.param), error.code, error.status) from error
+            raise RequestError(self.said(str(error), error.param), self.own(error.param), error.code, error.status) from error
 
-    def _said(self, message: str, param: str) -> str:
-        """Names of several words stand for fields wherever they stand; one word may be a word, unless it is the field at fault."""
-        known = {param, *(name for name in self._names if "_" in name)}
+    def said(self, message: str, *params: str) -> str:
+        """`message` under the client's own names. Names of several words stand for fields wherever they stand; one word may be a word,
+        unless it is one of `params`, the fields at fault."""
+        known = {*params, *(name for name in self._names if "_" in name)}
+        if not known:
+            return message
         pattern = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
         return re.sub(rf"(?<![\w.])(?:{pattern})(?!\w)", lambda found: self.own(found[0]), message)

@@ -4,7 +4,7 @@ Promises: joined over any split of an output into deltas, the blocks are those o
 begins, and the last one with the answer. No block is empty but a call without arguments.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -60,7 +60,7 @@ class AnswerBlocks:
         self.blocks: list[Block] = []
 
     def add(self, delta: TextDelta) -> list[BlockEvent]:
-        """What the next delta does."""
+        """What the next delta does; a block grows once by what has come together."""
         events = self._said("reasoning", delta.reasoning)
         at = 0
         for call in delta.calls:
@@ -68,7 +68,7 @@ class AnswerBlocks:
             events += self._called(call)
             at = call.before
         events += self._said("text", delta.text[at:])
-        return events + (self._end() if delta.finish_reason else [])
+        return joined(events) + (self._end() if delta.finish_reason else [])
 
     def _said(self, kind: Kind, text: str) -> list[BlockEvent]:
         if not text:
@@ -96,3 +96,15 @@ class AnswerBlocks:
     def _end(self) -> list[BlockEvent]:
         ended, self._open = self._open, None
         return [] if ended is None else [Ended(ended)]
+
+
+def joined(events: Sequence[BlockEvent]) -> list[BlockEvent]:
+    """Growth of one block that comes together is one event."""
+    found: list[BlockEvent] = []
+    for event in events:
+        last = found[-1] if found else None
+        if isinstance(event, Grown) and isinstance(last, Grown) and last.block is event.block:
+            found[-1] = Grown(event.block, last.text + event.text)
+        else:
+            found.append(event)
+    return found

@@ -27,7 +27,8 @@ class TextDelta:
     `text` is content; reasoning and calls are beside it where the output is parsed for them. `reasoning_tokens`: from the one that
     completes the opening tag of reasoning to the one that completes the closing tag. `attempt` is the one whose verifier made them: 1,
     and one more each time that another took the request; `usage` is that of the output so far. `accepted`: drafts accepted by each of the
-    steps that verified any. `stop_string`: the one that ended the text, in the last delta."""
+    steps that verified any. `stop_string`: the one that ended the text, in the last delta. `told`, where logprobs are wished for: of the
+    tokens that nothing was told of yet, the first so many are those of content (True), or of reasoning, calls and tags."""
 
     text: str
     tokens: tuple[int, ...]
@@ -42,6 +43,7 @@ class TextDelta:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     accepted: tuple[int, ...] = ()
     stop_string: str = ""
+    told: tuple[tuple[int, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,9 @@ class _Text:
         self._parser = parser
         self.stopped = False
         self.reasoning_tokens = 0
+        self._aside = False  # the last token was one of reasoning or of a call
+        self._untold = 0
+        self._told: list[tuple[int, bool]] = []
 
     def add(self, tokens: tuple[int, ...]) -> tuple[Parsed, tuple[int, ...]]:
         """The new text and the tokens up to the one that ended it, if one did. A stop token has no text unless it is included."""
@@ -73,6 +78,7 @@ class _Text:
             piece = self._detokenizer.add((token,))
             self._unwatched -= 1
             pieces.append(self._parsed(piece if self._unwatched >= 0 else self._matcher.feed(piece)))
+            self._tell(pieces[-1])
             if self._matcher.stopped or (self._parser is not None and self._parser.ended):
                 self.stopped = True
                 return joined(pieces), tokens[:count]
@@ -86,9 +92,23 @@ class _Text:
     def flush(self) -> Parsed:
         """The end of the text; a character cut off by the end may still complete a stop string."""
         last = self._flushed()
-        if self._parser is None:
-            return Parsed(last)
-        return self._parser.feed(last) + self._parser.flush()
+        parsed = Parsed(last) if self._parser is None else self._parser.feed(last) + self._parser.flush()
+        if parsed.content and self._untold:
+            self._told.append((self._untold, True))
+        return parsed
+
+    def take_told(self) -> tuple[tuple[int, bool], ...]:
+        """What is certain of tokens by now, and was not taken yet."""
+        told, self._told = tuple(self._told), []
+        return told
+
+    def _tell(self, piece: Parsed | str) -> None:
+        """What is held back does not say yet whose its tokens are."""
+        self._untold += 1
+        content = piece if isinstance(piece, str) else piece.content
+        if content or (isinstance(piece, Parsed) and (piece.calls or self._aside)):
+            self._told.append((self._untold, bool(content)))
+            self._untold = 0
 
     def reason(self, reason: str) -> str:
         """The client's finish reason, where the verifier's is `reason`."""
@@ -109,9 +129,10 @@ class _Text:
         """What a token's text adds. Counts the token if it is one of reasoning."""
         if self._parser is None:
             return text
-        before = self._parser.thinks
+        thought, aside = self._parser.thinks, self._parser.aside
         parsed = self._parser.feed(text)
-        self.reasoning_tokens += before or self._parser.thinks
+        self.reasoning_tokens += thought or self._parser.thinks
+        self._aside = aside or self._parser.aside
         return parsed
 
 
@@ -133,7 +154,7 @@ async def generate_text(
     VerifierLink.generate raises."""
     text = _Text(token_bytes, stops, request.stop_tokens, parser)
     usage = SpeculationUsage()
-    thought = 0
+    thought, tells = 0, request.logprobs.top is not None
     async with aclosing(link.generate(request, asked)) as arrivals:
         async for replies in arrivals:
             parsed, tokens, reason = Parsed(), list[int](), ""
@@ -156,6 +177,7 @@ async def generate_text(
                 parsed.content, tuple(tokens), replies[0].first_token_index, reply.attempt, reason, usage, parsed.reasoning,
                 parsed.calls, thought - known,
                 tuple(logprobs), tuple(prompt_logprobs), tuple(accepted), text.stop_string,
+                text.take_told() if tells else (),
             )  # fmt: skip
             if reason:
                 return

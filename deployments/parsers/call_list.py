@@ -16,6 +16,10 @@ class CallList:
         self._listed: bool | None = None  # None: nothing has come yet
         self._between = ""  # is content if no call follows
 
+    @property
+    def begun(self) -> bool:
+        return self.complete > 0 or (self._call is not None and self._call.begun)
+
     def feed(self, text: str) -> tuple[tuple[CallDelta, ...], str | None]:
         """(deltas, what no longer belongs to it); None: it goes on."""
         deltas: list[CallDelta] = []

@@ -17,6 +17,10 @@ class HermesParser(ToolParser):
         self._call: JsonCall | None = None
         self._close: Expected | None = None
 
+    @property
+    def in_call(self) -> bool:
+        return self._close is not None or (self._call is not None and self._call.begun)
+
     def feed(self, text: str) -> Parsed:
         parsed = Parsed()
         while text:

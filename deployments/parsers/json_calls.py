@@ -18,6 +18,10 @@ class JsonCallsParser(ToolParser):
         self._list: CallList | None = None
         self._text = MarkedText()
 
+    @property
+    def in_call(self) -> bool:
+        return self._list is not None and self._list.begun
+
     def feed(self, text: str) -> Parsed:
         if self._start is not None:
             begun = self._start.feed(text)

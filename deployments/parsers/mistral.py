@@ -29,6 +29,10 @@ class MistralParser(ToolParser):
         self._list: CallList | None = None
         self._arguments: JsonValue | None = None
 
+    @property
+    def in_call(self) -> bool:
+        return self._arguments is not None or (self._list is not None and self._list.begun)
+
     def feed(self, text: str) -> Parsed:
         parsed = Parsed()
         while text:

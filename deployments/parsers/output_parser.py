@@ -19,6 +19,11 @@ class OutputParser:
         """Whether what comes next is part of the reasoning, or its end tag."""
         return self._thinking is not None and self._thinking.inside
 
+    @property
+    def aside(self) -> bool:
+        """Whether what comes next is certainly no content: part of the reasoning or of a call."""
+        return self.thinks or (self._tools is not None and self._tools.in_call)
+
     def feed(self, text: str) -> Parsed:
         if not self._one_call:
             return self._fed(text)

@@ -42,6 +42,11 @@ class ToolParser(ABC):
         self.names = names
         self.complete = 0
 
+    @property
+    def in_call(self) -> bool:
+        """Whether what comes next is certainly part of a call, or its end. A parser may leave it open."""
+        return False
+
     @abstractmethod
     def feed(self, text: str) -> Parsed:
         """What is certain now that `text` follows."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from deployments.api.openai.errors import describe_error
-from deployments.api.openai.responses import DONE, Answerer, Output, sse
+from deployments.api.openai.responses import DONE, Answerer, Output, count_of, sse
 from deployments.api.openai.schema import GenerationBody
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
@@ -13,7 +13,7 @@ class ChoicesForm:
     """An `answering.AnswerForm`. The usage is an event only where `body` asks for it."""
 
     def __init__(self, answerer: Answerer, plan: RequestPlan, body: GenerationBody) -> None:
-        self._answerer, self._count = answerer, answerer.count()
+        self._answerer, self._count = answerer, count_of(plan)
         self._outputs = [Output() for _ in plan.requests]
         self._include_usage, self._continuous_usage = body.include_usage, body.continuous_usage
 

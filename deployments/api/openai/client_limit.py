@@ -16,7 +16,7 @@ from deployments.gateway.arrival import Arrival
 from deployments.gateway.inference_service import InferenceService
 from drafthouse.errors import LimitError
 
-PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"}) | MESSAGES_PATHS
+PATHS = frozenset({"/v1/completions", "/v1/chat/completions", "/v1/responses", "/tokenize", "/detokenize"}) | MESSAGES_PATHS
 CACHE_KEY, ARRIVAL = "cache_key", "arrival"
 
 

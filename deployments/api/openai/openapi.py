@@ -6,6 +6,7 @@ Every status but 499, which no one reads, stands there. OPTIONS is answered on e
 
 import json
 import warnings
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -25,13 +26,18 @@ from deployments.api.openai.docs_page import docs_page, page_response
 from deployments.api.openai.errors import ErrorBody
 from deployments.api.openai.schema import CompletionRequest
 from deployments.api.openai.text_schema import DetokenizeRequest, TokenizeRequest
+from deployments.api.responses.events import EVENT_KINDS
+from deployments.api.responses.objects import ResponseObject
+from deployments.api.responses.schema import ResponsesRequest
 
 READ = ["GET", "HEAD"]
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 """Served without an API key."""
 
-BODIES = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest, MessagesRequest, CountTokensRequest)
+BODIES = (
+    CompletionRequest, ChatRequest, ResponsesRequest, TokenizeRequest, DetokenizeRequest, MessagesRequest, CountTokensRequest,
+)  # fmt: skip
 REFERENCE = "#/components/schemas/{model}"
 SECURITY = "api_key"
 UNUSED = frozenset({"HTTPValidationError", "ValidationError"})
@@ -40,17 +46,6 @@ UNUSED = frozenset({"HTTPValidationError", "ValidationError"})
 RETRY_AFTER = {"Retry-After": {"description": "seconds until a place is expected", "schema": {"type": "integer"}}}
 SEED = {"x-drafthouse-seed": {"description": "the seed, drawn if there was none", "schema": {"type": "string"}}}
 HTML_PAGE = {"content": {"text/html; charset=utf-8": {"schema": {"type": "string"}}}}
-EVENT_DATA = {
-    "contentMediaType": "application/json",
-    "contentSchema": {"anyOf": [{"$ref": REFERENCE.format(model=kind.__name__)} for kind in (Answer, ErrorBody)]},
-}
-EVENT = {
-    "type": "object",
-    "required": ["data"],
-    "properties": {"data": {"type": "string", "anyOf": [EVENT_DATA, {"const": "[DONE]"}]}},
-}
-"""Of a stream. `itemSchema` is of OpenAPI 3.2, which says nothing else of streams than 3.1; FastAPI writes it, too."""
-
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -64,15 +59,28 @@ def _error(status: int, kind: type[BaseModel]) -> dict[str, Any]:
     return {"model": kind, "description": HTTPStatus(status).phrase, **more}
 
 
-GENERATION_RESPONSES: Responses = {
-    200: {
-        "model": Answer,
+def event_of(kinds: Sequence[type[BaseModel]], *others: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The form of a stream's events, whose data are JSON of `kinds` or one of `others`; `fields` stand beside the data. Its name,
+    `itemSchema`, is of OpenAPI 3.2, which says nothing else of streams than 3.1; FastAPI writes it, too."""
+    schema = {"anyOf": [{"$ref": REFERENCE.format(model=kind.__name__)} for kind in kinds]}
+    data = {"contentMediaType": "application/json", "contentSchema": schema}
+    properties = {**fields, "data": {"type": "string", "anyOf": [data, *others]}}
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def generation_responses(kind: type[BaseModel], event: dict[str, Any]) -> Responses:
+    """Of a route that generates: an answer of `kind`, or events."""
+    whole = {
+        "model": kind,
         "description": "the text: whole, or in events with stream: true",
-        "content": {"text/event-stream": {"itemSchema": EVENT}},
+        "content": {"text/event-stream": {"itemSchema": event}},
         "headers": SEED,
-    },
-    **errors_of(400, 404, 408, 413, 415, 429, 500, 503),
-}
+    }
+    return {200: whole, **errors_of(400, 404, 408, 413, 415, 429, 500, 503)}
+
+
+GENERATION_RESPONSES = generation_responses(Answer, event_of((Answer, ErrorBody), {"const": "[DONE]"}, fields={}))
+RESPONSE_RESPONSES = generation_responses(ResponseObject, event_of(EVENT_KINDS, fields={"event": {"type": "string"}}))
 
 
 def json_body(kind: type[BaseModel]) -> dict[str, Any]:
@@ -114,9 +122,10 @@ def document(app: FastAPI, model: str, keys: bool) -> dict[str, Any]:
 
 
 def _bodies(model: str) -> dict[str, Any]:
-    """Schemas of what is sent; any other name than that of the one `model` is an error."""
+    """Schemas of what is sent, and of events; any other name than that of the one `model` is an error."""
     _, named = models_json_schema([(kind, "validation") for kind in BODIES], ref_template=REFERENCE)
-    schemas: dict[str, Any] = named["$defs"]
+    _, events = models_json_schema([(kind, "serialization") for kind in EVENT_KINDS], ref_template=REFERENCE)
+    schemas: dict[str, Any] = named["$defs"] | events["$defs"]
     for kind in BODIES:
         schemas[kind.__name__]["properties"]["model"]["const"] = model
     return schemas

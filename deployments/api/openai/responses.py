@@ -155,9 +155,6 @@ class Answerer:
         self._begun: set[int] = set()  # chat choices whose role has been sent
         self._frames: dict[tuple[int, bool, bool], tuple[str, str]] = {}
 
-    def count(self) -> UsageCount:
-        return count_of(self._plan)
-
     def whole(self, outputs: Sequence[Output], count: UsageCount) -> dict[str, Any]:
         """`outputs` of all choices, and the count of all of them."""
         choices = [self._whole_choice(index, output) for index, output in enumerate(outputs)]

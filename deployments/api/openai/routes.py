@@ -31,6 +31,7 @@ from deployments.api.openai.schema import CompletionRequest
 from deployments.api.openai.sending import Sending
 from deployments.api.openai.status import Metrics, Snapshot, add_status
 from deployments.api.openai.text_routes import add_text_routes
+from deployments.api.responses.routes import add_responses
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.key_refusals import KeyRefusals
 from drafthouse.config.serving import GatewayConfig
@@ -96,6 +97,7 @@ def build_http_app(
             CORSMiddleware, allow_origins=config.cors_origins, allow_methods=ALLOWED, allow_headers=["*"], expose_headers=SHOWN
         )
     _add_generation(app, service, config.keep_alive_s)
+    add_responses(app, service, partial(_read, service), config.keep_alive_s)
     add_messages(app, service, partial(_read, service), config.keep_alive_s)
     add_text_routes(app, service, partial(_read, service))
     add_status(app, service, snapshot, metrics, keys)

@@ -23,13 +23,13 @@ MAX_BAD_WORDS = 1024  # each has two forms, at the beginning of a word and withi
 MAX_BAD_WORD_CHARS = 1024
 
 
-def only(*neutral: object) -> GetPydanticSchema:
-    """For a field that is not served: passes null and the values that ask for nothing."""
+def only(*neutral: object, hint: str = "leave it out") -> GetPydanticSchema:
+    """For a field that is not served: passes null and the values that ask for nothing. `hint`: what to do instead."""
 
     def check(value: object) -> object:
         if value is None or any(value == n and isinstance(value, bool) == isinstance(n, bool) for n in neutral):
             return value
-        raise PydanticCustomError("unsupported", "not supported; leave it out")
+        raise PydanticCustomError("unsupported", "not supported; {hint}", {"hint": hint})
 
     return GetPydanticSchema(
         lambda source, handler: core_schema.no_info_after_validator_function(check, handler(source)),
