@@ -6,7 +6,7 @@ stands there if and only if acceptance was drawn, so that the text is not the ta
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.api.openai.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprobs
 
@@ -21,7 +21,7 @@ class SpeculationCounts(Answer):
     accepted: int
     steps: int
     attempts: int  # verifiers tried, by the choice that needed most
-    synthetic: bool = False
+    synthetic: bool = Field(False, exclude_if=lambda synthetic: not synthetic)
 
 
 class PromptTokensDetails(Answer):

@@ -6,7 +6,7 @@ is what the client sent; `temperature` and `top_p` are those that hold.
 
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from deployments.api.openai.answers import Answer, SpeculationCounts, Usage
 from deployments.api.openai.logprobs import ContentLogprob
@@ -152,9 +152,4 @@ class ResponseObject(Answer):
     store: Literal[False] = False
     truncation: Literal["disabled"] = "disabled"
     previous_response_id: None = None
-    notes: list[str] | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_empty_notes(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        return found if self.notes else {name: value for name, value in found.items() if name != "notes"}
+    notes: list[str] | None = Field(None, exclude_if=lambda notes: notes is None)

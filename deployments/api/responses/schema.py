@@ -85,6 +85,12 @@ class ResponsesRequest(SamplingBody):
     previous_response_id: Annotated[object, only(hint=NO_STATE)] = None
     conversation: Annotated[object, only(hint=NO_STATE)] = None
     prompt: Annotated[object, only(hint="no prompts are stored on this server; send instructions and input")] = None
+    messages: Annotated[object, only(hint="send input")] = None
+    max_tokens: Annotated[object, only(hint="send max_output_tokens")] = None
+    max_completion_tokens: Annotated[object, only(hint="send max_output_tokens")] = None
+    reasoning_effort: Annotated[object, only(hint="send reasoning: {effort}")] = None
+    response_format: Annotated[object, only(hint="send text: {format}")] = None
+    n: Annotated[object, only(1, hint="a response is one answer; send several requests")] = None
     context_management: Annotated[object, only([])] = None
     moderation: Annotated[object, only()] = None
     prompt_logprobs: Annotated[object, only(hint="/v1/completions and /v1/chat/completions have it")] = None
