@@ -158,7 +158,7 @@ class _Batch:
     def _count(self, usage: Mapping[str, Any] | None) -> None:
         usage = usage or {}
         speculation = usage.get("speculation") or {}
-        self._tokens += usage.get("completion_tokens", 0)
+        self._tokens += usage.get("completion_tokens", usage.get("output_tokens", 0))
         self._verified += speculation.get("verified", 0)
         self._accepted += speculation.get("accepted", 0)
         numbers = f"{self._tokens / max(time.monotonic() - self._began, 1e-3):.0f} tokens/s"

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from drafthouse.errors import ConfigError
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
+ENDPOINTS = ("/v1/chat/completions", "/v1/responses", "/v1/completions")
 BEGINNING = b'{"id": "batch_req_'
 """Of every line of an output."""
 

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from deployments.cli.batch_files import BatchLine, BatchOutput
+from deployments.cli.batch_files import ENDPOINTS, BatchLine, BatchOutput
 from deployments.cli.main import build_cli
 from drafthouse.errors import ConfigError
 
@@ -29,6 +29,7 @@ class Answers:
     def __init__(self, script=lambda body, turn: (200, {}), delay_s: float = 0.0):
         self.script, self.delay_s = script, delay_s
         self.asked: Counter[str] = Counter()
+        self.paths: set[str] = set()
         self.most = self._now = 0
         self._lock = threading.Lock()
 
@@ -57,6 +58,7 @@ def serving(answers: Answers) -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            answers.paths.add(self.path)
             self._send(*answers.answer(body))
 
         def _send(self, status: int, headers: dict[str, str], body: dict) -> None:
@@ -101,6 +103,14 @@ def answered(path: pathlib.Path) -> dict[str, dict]:
     lines = [json.loads(raw) for raw in path.read_text().splitlines()]
     assert len({found["custom_id"] for found in lines}) == len(lines), "a line was answered twice"
     return {found["custom_id"]: found for found in lines}
+
+
+def test_each_url_is_asked(tmp_path: pathlib.Path) -> None:
+    source = write(tmp_path / "in.jsonl", [line(url, url=url) for url in ENDPOINTS])
+    answers = Answers()
+    with serving(answers) as url:
+        assert run("--input", source, "--output", tmp_path / "out.jsonl", "--url", url)[0] == 0
+    assert answers.paths == set(ENDPOINTS) == {"/v1/completions", "/v1/chat/completions", "/v1/responses"}
 
 
 def test_every_line_gets_its_answer_in_openais_form(tmp_path: pathlib.Path) -> None:

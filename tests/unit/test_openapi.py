@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,19 +14,28 @@ from deployments.api.openai.body import parse_body
 from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.openapi import OPEN_PATHS
 from deployments.api.openai.schema import CompletionRequest
+from deployments.api.responses.schema import ResponsesRequest
 from drafthouse.config.security import ApiKeysConfig
 from drafthouse.errors import OverloadError, RequestError
 from drafthouse.security.api_keys import generate_key, hash_of, load_api_keys
 from tests.unit.openai_gateway import CHAT, COMPLETION, gateway, request
+from tests.unit.test_responses_form import events_of
 
 KEY = generate_key()
-KINDS = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatRequest, "/v1/messages": MessagesRequest}
-BODIES = {"/v1/completions": COMPLETION, "/v1/chat/completions": CHAT, "/v1/messages": CHAT}
+RESPONSE = {"model": "demo", "input": "hello"}
+KINDS = {
+    "/v1/completions": CompletionRequest,
+    "/v1/chat/completions": ChatRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/responses": ResponsesRequest,
+}
+BODIES = {"/v1/completions": COMPLETION, "/v1/chat/completions": CHAT, "/v1/messages": CHAT, "/v1/responses": RESPONSE}
 
 
 CHAT_PROMPT = {name: value for name, value in CHAT.items() if name != "max_tokens"}
 
 
+@cache
 def document() -> dict[str, Any]:
     whole: dict[str, Any] = request("/openapi.json").json()
     return whole
@@ -76,6 +86,9 @@ def test_every_name_that_is_referred_to_stands_there_and_no_other() -> None:
         {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, {"suffix": ""}, {"suffix": "a"}, {"audio": {}},
         {"store": False}, {"store": True}, {"store": 0}, {"modalities": ["text"]}, {"modalities": ["audio"]},
+        {"input": [{"role": "user", "content": "a"}]}, {"input": [{"type": "reasoning"}]},
+        {"input": [{"type": "item_reference", "id": "a"}]}, {"input": []}, {"tools": [{"type": "function", "name": "a"}]},
+        {"tools": [{"type": "web_search"}]}, {"background": True}, {"truncation": "disabled"}, {"reasoning": {"effort": "low"}},
     ],
     ids=str,
 )  # fmt: skip
@@ -112,6 +125,9 @@ def fails(error: Exception) -> Any:
         ("POST", "/v1/messages", {"body": CHAT, "capacity": 0}, 429),
         ("POST", "/v1/messages/count_tokens", {"body": CHAT_PROMPT}, 200),
         ("POST", "/v1/messages/count_tokens", {"body": CHAT}, 400),
+        ("POST", "/v1/responses", {"body": RESPONSE}, 200),
+        ("POST", "/v1/responses", {"body": RESPONSE | {"n": 2}}, 400),
+        ("POST", "/v1/responses", {"body": RESPONSE, "routed": False}, 503),
         ("GET", "/v1/models", {}, 200),
         ("GET", "/v1/models/{name}", {}, 404),
         ("GET", "/v1/cluster", {}, 200),
@@ -143,6 +159,19 @@ def test_each_event_of_a_stream_fits_the_answers_schema() -> None:
     streamed = request("/v1/completions", COMPLETION | {"stream": True, "stream_options": {"include_usage": True}})
     for line in streamed.text.split("\n\n")[:-2]:
         validator(whole, "Response").validate(json.loads(line.removeprefix("data: ")))
+
+
+def test_each_event_of_a_response_fits_the_schema_of_events() -> None:
+    whole = document()
+    said = operations(whole)["/v1/responses", "post"]["responses"]["200"]["content"]
+    assert set(said) == {"application/json", "text/event-stream"}
+    schema = said["text/event-stream"]["itemSchema"]["properties"]["data"]["anyOf"][0]["contentSchema"]
+    fits = Draft202012Validator({**schema, "components": whole["components"]})
+    streamed = events_of(request("/v1/responses", RESPONSE | {"stream": True}).text)
+    assert len(streamed) > 6
+    for event in streamed:
+        fits.validate(event)
+        assert not fits.is_valid(event | {"type": "response.else"})
 
 
 def test_with_keys_the_document_asks_for_them_and_needs_one_itself() -> None:

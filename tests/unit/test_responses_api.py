@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deployments.api.openai.body import parse_body
+from deployments.api.responses.chat_request import chat_request
 from deployments.api.responses.routes import plan_of
 from deployments.api.responses.schema import ResponsesRequest
 from deployments.gateway.request_planner import RequestPlan, RequestPlanner
@@ -16,7 +17,8 @@ from drafthouse.wire.dialect import OURS
 from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.openai_gateway import CHAT, IDS, error_of, gateway, request
 from tests.unit.scoring_double import Scoring
-from tests.unit.test_chat_api import CALL, CALLS, TEMPLATE, TOOLS, options, saying
+from tests.unit.scripted_chats import TEMPLATE, TOOLS, options, saying
+from tests.unit.test_chat_api import CALL, CALLS
 from tests.unit.test_openai_routes import asgi_post
 from tests.unit.test_responses_form import events_of
 from tests.unit.verifier_double import VerifierDouble, cut_at, forever
@@ -88,6 +90,17 @@ def test_tools_choices_and_efforts_reach_the_template():
     assert "# tool" not in prompt_of({"tools": FLAT, "tool_choice": "none"})
     assert prompt_of({"reasoning": {"effort": "none", "summary": "auto"}}).endswith("<think></think>")
     assert prompt_of({"chat_template_kwargs": {"enable_thinking": False}}).endswith("<think></think>")
+
+
+def test_text_formats_are_those_of_chats():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    form = {"type": "json_schema", "name": "n", "schema": schema, "strict": True}
+    body, names = chat_request(ResponsesRequest.model_validate(BODY | {"text": {"format": form}}))
+    assert body["response_format"] == {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
+    assert names.own("response_format.json_schema.schema") == "text.format.schema"
+    for kind in ("text", "json_object"):
+        body, _ = chat_request(ResponsesRequest.model_validate(BODY | {"text": {"format": {"type": kind}}}))
+        assert body["response_format"] == {"type": kind}
 
 
 def test_sampling_and_limits_reach_the_verifier():

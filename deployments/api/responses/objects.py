@@ -59,20 +59,20 @@ OutputItem = OutputReasoning | OutputMessage | OutputCall
 Part = ReasoningText | OutputText
 
 
-class InputTokensDetails(Answer):
+class ResponseInputDetails(Answer):
     cached_tokens: int
     cache_write_tokens: Literal[0] = 0  # the form wants it; no one pays for it here
 
 
-class OutputTokensDetails(Answer):
+class ResponseOutputDetails(Answer):
     reasoning_tokens: int
 
 
 class ResponseUsage(Answer):
     input_tokens: int
-    input_tokens_details: InputTokensDetails
+    input_tokens_details: ResponseInputDetails
     output_tokens: int
-    output_tokens_details: OutputTokensDetails
+    output_tokens_details: ResponseOutputDetails
     total_tokens: int
     speculation: SpeculationCounts
 
@@ -81,9 +81,9 @@ class ResponseUsage(Answer):
         details = usage.completion_tokens_details
         return cls(
             input_tokens=usage.prompt_tokens,
-            input_tokens_details=InputTokensDetails(cached_tokens=usage.prompt_tokens_details.cached_tokens),
+            input_tokens_details=ResponseInputDetails(cached_tokens=usage.prompt_tokens_details.cached_tokens),
             output_tokens=usage.completion_tokens,
-            output_tokens_details=OutputTokensDetails(reasoning_tokens=(details.reasoning_tokens if details else None) or 0),
+            output_tokens_details=ResponseOutputDetails(reasoning_tokens=(details.reasoning_tokens if details else None) or 0),
             total_tokens=usage.total_tokens,
             speculation=usage.speculation,
         )
