@@ -15,8 +15,6 @@ from deployments.api.responses.input_items import NO_STATE, Item, is_text, serve
 from drafthouse.errors import RequestError
 
 LOGPROBS = "message.output_text.logprobs"
-ENCRYPTED = "reasoning.encrypted_content"
-"""Clients ask for it to send reasoning back to a server that stores nothing. Here the reasoning's own content does that."""
 
 
 class FunctionTool(Body):
@@ -61,6 +59,7 @@ class ResponsesRequest(SamplingBody):
     tools: list[FunctionTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
     parallel_tool_calls: bool | None = None
+    # Clients ask for encrypted content to send reasoning back to a server that stores nothing: its own content does that here.
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
     top_logprobs: int | None = None
     stream: bool | None = None
@@ -93,7 +92,7 @@ class ResponsesRequest(SamplingBody):
     n: Annotated[object, only(1, hint="a response is one answer; send several requests")] = None
     context_management: Annotated[object, only([])] = None
     moderation: Annotated[object, only()] = None
-    prompt_logprobs: Annotated[object, only(hint="/v1/completions and /v1/chat/completions have it")] = None
+    prompt_logprobs: Annotated[int | None, only(hint="/v1/completions and /v1/chat/completions have it")] = None
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> Self:
