@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import openai
+import pydantic
 import pytest
 from openai.types.responses import Response
 
-from tests.unit.byte_tokenizer import codec
-from tests.unit.scripted_chats import TOOLS, saying, served
+from drafthouse.wire.dialect import OURS
+from tests.unit.byte_tokenizer import CHAT_TEMPLATE, codec
+from tests.unit.scripted_chats import TEMPLATE, TOOLS, saying, served
 from tests.unit.verifier_double import VerifierDouble
 
 USER = {"role": "user", "content": "What is the weather?"}
@@ -21,9 +23,9 @@ THINKS = f"<think>hm, so</think>I look.\n{CALL}"
 TEXT = "It is sunny, é🙂."
 
 
-def by_client(verifier: VerifierDouble, use: Callable[[openai.OpenAI], Any]) -> Any:
+def by_client(verifier: VerifierDouble, use: Callable[[openai.OpenAI], Any], template: str = TEMPLATE) -> Any:
     async def run() -> Any:
-        async with served(verifier) as url:
+        async with served(verifier, template) as url:
             with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
                 return await asyncio.to_thread(use, client)
 
@@ -124,6 +126,26 @@ def test_a_response_that_is_cut_off_is_incomplete():
 
     whole, last = by_client(saying(TEXT[:6], end=()), use)
     assert (whole.status, whole.incomplete_details.reason, last) == ("incomplete", "max_output_tokens", "response.incomplete")
+
+
+class Weather(pydantic.BaseModel):
+    city: str
+    warm: bool
+
+
+def test_a_response_is_parsed_into_a_pydantic_class():
+    said = Weather(city="Zürich", warm=True)
+    verifier = saying(said.model_dump_json())
+    verifier.says = OURS.metadata()
+
+    def use(client: openai.OpenAI) -> tuple[Weather | None, Weather | None]:
+        whole = client.responses.parse(model="demo", input="hello", text_format=Weather)
+        with client.responses.stream(model="demo", input="hello", text_format=Weather) as stream:
+            return whole.output_parsed, stream.get_final_response().output_parsed
+
+    assert by_client(verifier, use, CHAT_TEMPLATE) == (said, said)
+    for request in verifier.seen:
+        assert json.loads(request.sampling.grammar.text)["required"] == ["city", "warm"]
 
 
 def test_what_is_refused_is_an_error_of_the_clients_kind():

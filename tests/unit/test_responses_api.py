@@ -105,7 +105,10 @@ def test_text_formats_are_those_of_chats():
 
 def test_sampling_and_limits_reach_the_verifier():
     wishes = {"temperature": 0.5, "top_p": 0.9, "top_k": 7, "seed": 11, "max_output_tokens": 5, "presence_penalty": 1.0}
-    (got,) = planned(wishes | {"speculation": {"mode": "off"}, "stop_token_ids": [9]}).requests
+    more = {"speculation": {"mode": "off"}, "stop_token_ids": [9], "structured_outputs": {"json": {"type": "object"}}}
+    (got,) = planned(wishes | more, reasoning_parser="none").requests
+    assert got.sampling.grammar is not None
+    assert got.sampling.grammar.kind == "json_schema"
     sampling = got.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.presence_penalty) == (0.5, 0.9, 7, 1.0)
     assert (got.seed, got.max_tokens, got.speculation.mode) == (11, 5, "off")
@@ -175,7 +178,9 @@ def test_logprobs_of_the_text(top):
         ({"tool_choice": "required"}, "tool_choice"),
         ({"reasoning": {"effort": "much"}}, "reasoning.effort"),
         ({"text": {"verbosity": "chatty"}}, "text.verbosity"),
-        ({"text": {"format": {"type": "poem"}}}, "text.format"),
+        ({"text": {"format": {"type": "poem"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "json_object"}}}, "text.format"),  # this tokenizer has several tokens for a tag of reasoning
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"include": [LOGPROBS], "top_logprobs": 21}, "top_logprobs"),
@@ -274,4 +279,5 @@ def test_it_says_what_a_chat_says():
     response = request(PATH, BODY | {"seed": 1}).json()
     assert response["output"][0]["content"][0]["text"] == chat["choices"][0]["message"]["content"]
     assert response["usage"]["speculation"] == chat["usage"]["speculation"]
+    assert response["metrics"] == chat["metrics"]
     assert response["usage"]["total_tokens"] == chat["usage"]["total_tokens"]

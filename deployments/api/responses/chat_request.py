@@ -6,12 +6,14 @@ Promises: nothing that the body says is lost; errors of the chat request name th
 from typing import Any
 
 from deployments.api.field_names import FieldNames
-from deployments.api.openai.chat_schema import ChatRequest
 from deployments.api.openai.sampling_schema import SamplingBody
 from deployments.api.responses.input_items import CallItem, CallOutputItem, InputText, Item, MessageItem, ReasoningItem, text_of
 from deployments.api.responses.schema import LOGPROBS, FunctionChoice, FunctionTool, ResponsesRequest
 
-SAME = (*SamplingBody.model_fields, "model", "stop", "speculation", "thinking_token_budget", "chat_template_kwargs", "parallel_tool_calls")
+SAME = (
+    *SamplingBody.model_fields, "model", "stop", "speculation", "structured_outputs", "thinking_token_budget", "chat_template_kwargs",
+    "parallel_tool_calls",
+)  # fmt: skip
 """Fields that mean the same in both, under one name."""
 
 NAMES = {
@@ -29,7 +31,7 @@ NAMES = {
 
 def chat_request(body: ResponsesRequest) -> tuple[dict[str, Any], FieldNames]:
     """(a chat request's body, its names in `body`)."""
-    given = body.model_dump(include=set(SAME) & ChatRequest.model_fields.keys(), exclude_none=True)
+    given = body.model_dump(include=set(SAME), exclude_none=True, by_alias=True)
     messages = Messages(body.instructions)
     for i, item in enumerate([MessageItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input):
         messages.add(item, "input" if isinstance(body.input, str) else f"input.{i}")

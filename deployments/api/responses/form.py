@@ -102,10 +102,10 @@ class ResponsesForm:
         return self._logprobs.of(self._text_numbers.get(block.index))
 
     def _ended(self) -> ResponseObject:
-        usage, output = ResponseUsage.of(self._count.usage()), self._output()
+        came = {"output": self._output(), "usage": ResponseUsage.of(self._count.usage()), **self._count.metrics()}
         if self._finish_reason == "length":
-            return self._response("incomplete", output=output, usage=usage, incomplete_details=IncompleteDetails())
-        return self._response("completed", output=output, usage=usage, completed_at=int(time.time()))
+            return self._response("incomplete", **came, incomplete_details=IncompleteDetails())
+        return self._response("completed", **came, completed_at=int(time.time()))
 
     def _response(self, status: ResponseStatus, **fields: Any) -> ResponseObject:
         return ResponseObject(**self._said, status=status, **fields)

@@ -1,14 +1,15 @@
 """The form of what /v1/responses answers: a response, and the items of its output.
 
-Promises: OpenAI's shapes, with `usage.speculation` as an addition, and `notes` where there are such. What a response says of the request
-is what the client sent; `temperature` and `top_p` are those that hold.
+Promises: OpenAI's shapes, with `usage.speculation` and `usage.output_tokens_details.forced_tokens` as additions, `metrics` as vLLM has it,
+and `notes` where there are such. What a response says of the request is what the client sent; `temperature` and `top_p` are those that
+hold.
 """
 
 from typing import Any, Literal
 
 from pydantic import Field
 
-from deployments.api.openai.answers import Answer, SpeculationCounts, Usage
+from deployments.api.openai.answers import Answer, CompletionTokensDetails, RequestMetrics, SpeculationCounts, Usage
 from deployments.api.openai.logprobs import ContentLogprob
 from deployments.api.responses.input_items import Status
 
@@ -66,6 +67,7 @@ class ResponseInputDetails(Answer):
 
 class ResponseOutputDetails(Answer):
     reasoning_tokens: int
+    forced_tokens: int | None = Field(None, exclude_if=lambda count: count is None)  # that a grammar left no choice
 
 
 class ResponseUsage(Answer):
@@ -78,12 +80,14 @@ class ResponseUsage(Answer):
 
     @classmethod
     def of(cls, usage: Usage) -> "ResponseUsage":
-        details = usage.completion_tokens_details
+        details = usage.completion_tokens_details or CompletionTokensDetails()
         return cls(
             input_tokens=usage.prompt_tokens,
             input_tokens_details=ResponseInputDetails(cached_tokens=usage.prompt_tokens_details.cached_tokens),
             output_tokens=usage.completion_tokens,
-            output_tokens_details=ResponseOutputDetails(reasoning_tokens=(details.reasoning_tokens if details else None) or 0),
+            output_tokens_details=ResponseOutputDetails(
+                reasoning_tokens=details.reasoning_tokens or 0, forced_tokens=details.forced_tokens
+            ),
             total_tokens=usage.total_tokens,
             speculation=usage.speculation,
         )
@@ -152,4 +156,5 @@ class ResponseObject(Answer):
     store: Literal[False] = False
     truncation: Literal["disabled"] = "disabled"
     previous_response_id: None = None
+    metrics: RequestMetrics | None = Field(None, exclude_if=lambda metrics: metrics is None)
     notes: list[str] | None = Field(None, exclude_if=lambda notes: notes is None)

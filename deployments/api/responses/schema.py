@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from deployments.api.openai.grammar_schema import StructuredOutputs
 from deployments.api.openai.sampling_schema import Body, SamplingBody, only, shaped
 from deployments.api.openai.schema import SpeculationOptions, Stop, TokenLimit
 from deployments.api.openai.tools_schema import FunctionName
@@ -67,6 +68,7 @@ class ResponsesRequest(SamplingBody):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
     stop: Stop = None
+    structured_outputs: StructuredOutputs | None = None
     speculation: SpeculationOptions | None = None
     thinking_token_budget: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
