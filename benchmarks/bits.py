@@ -33,7 +33,7 @@ from drafthouse.speculation import Speculation
 from drafthouse.stages.build import FIRST_OWN, StageMaker
 from drafthouse.stages.stage import NOTHING, Children, SessionFacts, Stage
 from drafthouse.token_tree import ROOT
-from drafthouse.wire.generation_messages import GenerateRequest
+from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from simulator.one_process import OneProcess
 from verifier.engine import VerifierEngine
 from verifier.step import Step
@@ -45,6 +45,8 @@ LONGEST, LONG_EVERY, JOINED = 1_200, 10, 12
 """One prompt in ten is made of twelve, as far as the context allows."""
 
 TOGETHER = 16
+SQUEEZE_EVERY, SQUEEZED_SLOTS = 2, 4
+"""Fewer slots than sequences that decode, so that the youngest is preempted."""
 FREE = Curve("free", "further tokens cost next to nothing, so that trees are verified whole", 5.0, 0.001, 0.0)
 
 
@@ -59,14 +61,14 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How texts are run. `share` of the KV slots may be used; `halved` takes half of each output as delivered by another engine;
+    """How texts are run. `squeezed` takes nearly all free KV slots away for one step in SQUEEZE_EVERY; `halved` takes half of each output as delivered by another engine;
     `cached` runs all texts twice, and counts the second time."""
 
     name: str
     mode: str = "auto"
     together: int = 1
     step_tokens: int = 512
-    share: float = 1.0
+    squeezed: bool = False
     halved: bool = False
     cached: bool = False
 
@@ -77,7 +79,7 @@ SETTINGS = (
     Setting("off, 16 together", mode="off", together=TOGETHER),
     Setting("on, 16 together", together=TOGETHER),
     Setting("on, prompts in chunks of 40 or less", together=TOGETHER, step_tokens=40),
-    Setting("on, preempted", together=TOGETHER, share=0.25),
+    Setting("on, preempted", together=TOGETHER, squeezed=True),
     Setting("on, resumed by another engine", together=TOGETHER, halved=True),
     Setting("on, prompts cached", together=TOGETHER, cached=True),
 )
@@ -138,6 +140,22 @@ class PlantedDrafts(Stage):
         return Children(tokens[-width:], [1.0] * min(width, len(tokens)))
 
 
+class Squeezed(OneProcess):
+    """Lets all but SQUEEZED_SLOTS of the free KV slots be held by another during one turn in SQUEEZE_EVERY."""
+
+    _turns = 0
+
+    def turn(self) -> list[GenerateReply]:
+        held = KvSequence(self.verifier.runner.cache)
+        self._turns += 1
+        if self._turns % SQUEEZE_EVERY == 0:
+            held.extend(max(held.cache.allocator.free_count - SQUEEZED_SLOTS, 0))
+        try:
+            return super().turn()
+        finally:
+            held.release()
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of the texts in one setting; outputs by seed."""
@@ -182,8 +200,6 @@ class Comparison:
 
     def run(self, setting: Setting) -> Outcome:
         cache, before = self.model.runner.cache, (self.rows.compared, self.rows.different)
-        held = KvSequence(cache)
-        held.extend(int((1.0 - setting.share) * cache.allocator.free_count))
         if setting.cached:
             cache.share_prefixes()
             self._process(setting, Outcome(setting.name))
@@ -191,7 +207,6 @@ class Comparison:
         engine = self._process(setting, outcome)
         cache.allocator.forget_prefixes()
         cache.allocator.prefixes = None
-        held.release()
         outcome.rows_compared, outcome.rows_different = self.rows.compared - before[0], self.rows.different - before[1]
         outcome.verified, outcome.accepted = engine.totals.verified, engine.totals.accepted
         outcome.preemptions, outcome.cached_tokens = engine.scheduler.preemptions, engine.scheduler.cached_tokens
@@ -204,7 +219,8 @@ class Comparison:
         drafts = StageMaker("planted", FIRST_OWN, 16, lambda facts: PlantedDrafts(facts, known))
         engine = VerifierEngine(self.model, FREE, config, TreeConfig(), stages=(drafts,))
         engine.verification = RecordedVerification(self.rows)
-        process, requests = OneProcess(engine, []), [self._request(text, setting) for text in self.texts]
+        process = Squeezed(engine, []) if setting.squeezed else OneProcess(engine, [])
+        requests = [self._request(text, setting) for text in self.texts]
         for some in [requests] if setting.together > 1 else [[request] for request in requests]:
             outcome.outputs |= {int(name): output for name, output in process.generate(some).items()}
         return engine
