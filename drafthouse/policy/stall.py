@@ -10,7 +10,7 @@ LOOK_S = 0.25
 STALL_S = 2.0
 """No run is stalled before. A busy machine may keep one that takes milliseconds for a second."""
 
-STALL_TIMES = 10.0
+STALL_TIMES = 5.0
 """Nor before it has taken this many times what it should: a first run that compiles, a machine with too much to do."""
 
 
