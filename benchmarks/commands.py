@@ -192,6 +192,29 @@ def bits(
 
 
 @bench_app.command()
+def prediction(
+    target: Target = "smollm2",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or int8.")] = "bfloat16",
+    threads: Threads = 2,
+    prompts: Prompts = 12,
+    tokens: Tokens = 128,
+    rounds: Rounds = 1,
+    json_file: Json = None,
+) -> None:
+    """A predicted output that is the model's own answer with a tenth of its tokens edited: off, on and off again; texts must be equal."""
+    from benchmarks.prediction import PredictionOptions, print_prediction, run_prediction
+    from deployments.cli.options import check_writable, write_json
+
+    with errors():
+        check_writable(json_file)
+        report = run_prediction(PredictionOptions(target, dtype, threads, prompts, tokens, rounds))
+        write_json(json_file, report)
+    print_prediction(Console(), report)
+    if report["texts_different"]:
+        raise typer.Exit(1)
+
+
+@bench_app.command()
 def sampling(
     vocab: Annotated[int, typer.Option(help="Tokens of the vocabulary.", min=1024)] = 49_152,
     rounds: Annotated[int, typer.Option(help="Calls of each kind.", min=1)] = 20,

@@ -2,7 +2,9 @@
 
 Promises: while the output agrees with the prediction, its next token is drafted. Where they part, as at an edit, the next tokens of all
 places are drafted where the output may come back: behind as many tokens as came (one for another), at the same place (something put in),
-and behind the places whose last tokens are those of the output. The longest agreement comes first, then the nearest place.
+and behind the places whose last tokens are those of the output. The longest agreement comes first, then the nearest place. Only tokens
+since the two parted count: those before agreed at the place that was left as well, and in a text that repeats itself at many others, of
+which those before the edit would meet it again.
 The field is OpenAI's `prediction`, https://platform.openai.com/docs/guides/predicted-outputs.
 """
 
@@ -19,6 +21,9 @@ LONGEST = 32
 
 PLACES = 16
 """Of one token in the prediction that are looked at: those nearest to where the output left it."""
+
+BACK = 2
+"""Tokens since the two parted that must agree at a place no later than the one that was left."""
 
 AT_FIRST = 8
 """The output is taken to begin as the prediction does, as if so many tokens had agreed."""
@@ -78,8 +83,16 @@ class PredictionStage(Stage):
             return
         behind = cursor.at + cursor.missed
         near = [(place, 1) for place in (behind, cursor.at) if place < len(self._predicted)]
-        found = [(place, self._agreement(output, place)) for place in self._met(output, behind)]
-        yield from sorted([*near, *found], key=lambda due: (-due[1], abs(due[0] - behind)))
+        found = [(place, self._evidence(cursor, output, place)) for place in self._met(output, behind)]
+        yield from sorted([*near, *(due for due in found if due[1])], key=lambda due: (-due[1], abs(due[0] - behind), -due[0]))
+
+    def _evidence(self, cursor: Cursor, output: Sequence[int], place: int) -> int:
+        """Tokens that speak for a place. An output that is longer than the prediction has left none, and all that agree count."""
+        length = self._agreement(output, place)
+        if cursor.at >= len(self._predicted):
+            return length
+        since = min(length, cursor.missed)
+        return since if place > cursor.at or since >= BACK else 0
 
     def _met(self, output: Sequence[int], behind: int) -> list[int]:
         """Places right behind the output's last token, the nearest ones."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.prediction import Comparison, PredictionOptions
 from drafthouse.sampling import SamplingParams
 from drafthouse.wire.generation_messages import GenerateReply
 from tests.engine.pairs import GREEDY, loaded, pair, prompts, request
@@ -49,3 +50,15 @@ def test_off_and_fixed_draft_nothing_of_it() -> None:
     both = pair(served, [])
     both.generate([replace(request("off", prompt, 10, mode="off"), prediction=(1, 2, 3))])
     assert both.verifier.totals.verified == 0
+
+
+def test_the_benchmark_finds_its_texts_equal_and_its_steps_fewer() -> None:
+    comparison = Comparison(loaded(tiny("llama")), PredictionOptions("tiny", "float32", 1, 2, 40, 1))
+    for number, prompt in enumerate(prompts(2)):
+        comparison.run(number, prompt)
+    report = comparison.report()
+    assert (report["texts"], report["texts_different"]) == (6, 0)
+    steps = report["tokens_per_step"]
+    assert steps["off"] == steps["off again"] == 1.0
+    assert steps["with prediction"] > 2.0
+    assert report["prediction_tokens"]["accepted"] >= 30

@@ -88,3 +88,19 @@ def test_of_a_text_with_a_tenth_edited_most_tokens_are_drafted_right() -> None:
         right += token in first(made)
         made.follow([token])
     assert right >= 0.85 * len(answer)
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 10])
+@pytest.mark.parametrize("edit", [[], [99], [99, 98], [99, 1]])
+def test_in_a_text_that_repeats_itself_an_edit_is_met_once(period: int, edit: list[int]) -> None:
+    answer = [*range(1, period + 1)] * (80 // period)
+    made, right = stage([*answer[:41], *edit, *answer[42:]]), 0
+    for token in answer:
+        right += token in first(made)
+        made.follow([token])
+    assert right >= len(answer) - 3
+
+
+def test_an_output_that_goes_on_behind_the_end_is_found_where_it_agrees() -> None:
+    assert first(stage([1, 2, 3, 4, 5, 1, 2], [1, 2, 3, 4, 5, 1, 2])) == [3]
+    assert first(stage([1, 2, 3], [1, 2, 3])) == []
