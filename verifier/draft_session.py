@@ -35,6 +35,7 @@ class DraftSession:
     def __init__(self, drafter: str, epoch: int, base_len: int, tree: TokenTree, record: DrafterRecord, price: float, probe: bool):
         """`tree` is empty, and this session's from now on."""
         self.drafter, self.epoch, self.base_len, self.tree, self.probe = drafter, epoch, base_len, tree, probe
+        self.max_nodes = 0  # that its drafter may draft, as it was told when the session was opened
         self.received = 0  # nodes of the drafter's numbering that `tree` holds; 0 until its snapshot came
         self.snapshot = False  # whether the snapshot for base_len has come
         self.exhausted = False  # the drafter plans no further pass

@@ -106,6 +106,7 @@ class DraftSessions:
         """The message that opens the session at its drafter."""
         r = sequence.request
         max_nodes, max_depth, width = self._limits(r.speculation)
+        session.max_nodes = max_nodes
         return Open(
             session_id=sequence.id, epoch=session.epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
             noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint, max_nodes=max_nodes, max_depth=max_depth,
@@ -196,7 +197,7 @@ class DraftSessions:
         self._unlink(sequence)
 
     def _grow(self, sequence: Sequence, session: DraftSession, message: Grow, now: float) -> None:
-        limit = max(4 * self.tree.max_nodes, sequence.request.speculation.nodes)
+        limit = max(4 * max(session.max_nodes, self.tree.max_nodes), sequence.request.speculation.nodes)
         self._totals.trees += 1
         try:
             new = session.graft(message, sequence.tokens, self.vocab_size, limit, now)

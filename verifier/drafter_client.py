@@ -117,7 +117,7 @@ class DrafterClient:
                 return
             ready.clear()
             messages, self._messages = self._messages, []
-            understood = [to_drafter_proto(m) for m in messages if self._peer.understands(m)]
+            understood = [to_drafter_proto(self._peer.worded(m)) for m in messages if self._peer.understands(m)]
             batch = pb.ToDrafter(verifier=self.verifier, messages=understood)
             now = time.perf_counter()
             if now - self._probe_at >= BEAT_S:

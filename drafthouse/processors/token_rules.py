@@ -8,19 +8,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from drafthouse.processors.edits import Edits
+from drafthouse.processors.edits import WORD_BITS, Edits
 from drafthouse.processors.processor import LogitsProcessor, Path, PathProcessor
 
 
 class AllowedTokens(LogitsProcessor):
-    """No other token may be chosen anywhere. Where a draft has none of them it says nothing: its target decides."""
+    """No other token may be chosen anywhere. Where a draft has none of them it says nothing: its target decides.
+
+    Many are a mask, which costs a row a bit for each token of the vocabulary and not 16 bytes for each of them."""
 
     def __init__(self, allowed: Sequence[int], vocab_size: int):
-        self._tokens = np.array(sorted({token for token in allowed if token < vocab_size}), dtype=np.int64)
+        tokens = np.unique(np.array(allowed, dtype=np.int64))
+        self._tokens = tokens[tokens < vocab_size]
+        words = -(-vocab_size // WORD_BITS)
+        flags = np.zeros(words * WORD_BITS, dtype=bool)
+        flags[self._tokens] = True
+        many = len(self._tokens) > words
+        self._words = np.packbits(flags, bitorder="little").view("<u4") if many else None
 
     def edit(self, edits: Edits, first: int, paths: Sequence[Path]) -> None:
-        if len(self._tokens):
-            edits.keep_only(np.arange(first, first + len(paths)), self._tokens)
+        rows = np.arange(first, first + len(paths))
+        if self._words is not None:
+            edits.mask(rows, np.broadcast_to(self._words, (len(rows), len(self._words))))
+        elif len(self._tokens):
+            edits.keep_only(rows, self._tokens)
 
     def commit(self, tokens: Sequence[int]) -> None:
         """The same everywhere."""

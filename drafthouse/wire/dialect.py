@@ -7,6 +7,7 @@ feature, and a side uses only what the other one knows.
 To add a field or a message:
 - a sampling parameter: a line in `Feature` and one in `SAMPLING`. A request that sets it goes to verifiers that know it, or to none.
   A drafter that does not know it drafts worse; the text is the target's all the same.
+- a value that older drafters refuse: a line in `Feature`, and in `Dialect.worded` what they are sent in its place.
 - another field of a request that must not be ignored: a line in `Feature` and one in `needed_by`.
 - a message between verifier and drafter: a line in `Feature` and one in `MESSAGES`. It is not sent to a drafter without the feature.
 - a message between gateway and verifier: a line in `Feature`; the sender looks for it in the `features` of the stream's `peer`.
@@ -17,13 +18,13 @@ Promises: a peer that says nothing is from before this was said, and knows BEFOR
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 from drafthouse.errors import DrafthouseError
 from drafthouse.sampling import SamplingParams
 from drafthouse.wire.generation_messages import GenerateRequest
-from drafthouse.wire.session_messages import Hold, ToDrafterMessage
+from drafthouse.wire.session_messages import Hold, Open, ToDrafterMessage
 
 WIRE_METADATA = "drafthouse-wire"
 
@@ -31,6 +32,9 @@ OLDEST, NEWEST = 1, 1
 """Versions of the wire that this side speaks."""
 
 MAX_SAID_CHARS = 4096
+
+LEAST_TOP_P = 1e-9
+"""Keeps the best token alone, as 0 does, which older drafters refuse: no vocabulary is so large that the best has less."""
 
 
 class IncompatibleError(DrafthouseError, ConnectionError):
@@ -96,6 +100,12 @@ class Dialect:
                 f"the {name} speaks versions {peer.oldest} to {peer.newest} of the wire, this side {self.oldest} to {self.newest}: "
                 f"upgrade the {name if peer.newest < self.oldest else 'other side'} first"
             )
+
+    def worded(self, message: ToDrafterMessage) -> ToDrafterMessage:
+        """With values that a drafter of this dialect takes and that mean the same to it."""
+        if not isinstance(message, Open) or message.sampling.top_p > 0.0 or Feature.TOP_P_0 in self.features:
+            return message
+        return replace(message, sampling=replace(message.sampling, top_p=LEAST_TOP_P))
 
     def understands(self, message: ToDrafterMessage) -> bool:
         return type(message) not in MESSAGES or MESSAGES[type(message)] in self.features

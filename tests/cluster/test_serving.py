@@ -11,6 +11,8 @@ import grpc
 import httpx
 import openai
 import pytest
+from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.cluster.serving import Serving
 
@@ -108,6 +110,20 @@ def test_grpc_errors_and_reflection(serving: Serving) -> None:
                 stub.Generate(bad, timeout=30)
             assert caught.value.code() == code
             assert words in caught.value.details()
+            rich = Status.FromString(dict(caught.value.trailing_metadata())["grpc-status-details-bin"])
+            assert (rich.code, rich.message) == (code.value[0], caught.value.details())
+
+
+def test_further_methods_over_grpc_and_health_pass_serves_ingress(serving: Serving) -> None:
+    from protos import inference_pb2 as pb
+    from protos import inference_pb2_grpc as rpc
+
+    with grpc.insecure_channel(f"127.0.0.1:{serving.grpc_port}") as channel:
+        stub, health = rpc.InferenceStub(channel), health_pb2_grpc.HealthStub(channel)
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=30).status == health_pb2.HealthCheckResponse.SERVING
+        ids = stub.Tokenize(pb.TokenizeRequest(prompt=PROMPT), timeout=30).tokens
+        assert stub.Detokenize(pb.DetokenizeRequest(tokens=ids), timeout=30).prompt.endswith(PROMPT)
+        assert [card.id for card in stub.ListModels(pb.ListModelsRequest(), timeout=30).data] == ["demo"]
 
 
 @pytest.mark.parametrize(

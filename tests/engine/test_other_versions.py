@@ -16,7 +16,7 @@ from drafter.engine import DrafterEngine
 from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
 from drafthouse.errors import WireError
 from drafthouse.sampling import SamplingParams
-from drafthouse.wire.dialect import OURS, WIRE_METADATA, Dialect, said_in
+from drafthouse.wire.dialect import LEAST_TOP_P, OURS, WIRE_METADATA, Dialect, said_in
 from drafthouse.wire.session_messages import from_drafter_proto, from_verifier_proto, to_drafter_proto, to_verifier_proto
 from drafthouse.wire.transport import PLAINTEXT
 from protos import dataplane_pb2 as pb
@@ -24,7 +24,7 @@ from protos import dataplane_pb2_grpc as rpc
 from simulator.one_process import PEER, OneProcess
 from tests.engine.oracle import greedy, sampled
 from tests.engine.pairs import FAST, FLAT, loaded, noisy_copy, prompts, request
-from tests.engine.servers import HOST, RawDrafter, collect, connect, run, start_drafter, start_routed, until
+from tests.engine.servers import HOST, RawDrafter, collect, connect, run, start_drafter, start_routed, start_verifier, until
 from tests.engine.tiny_models import tiny
 from verifier.engine import VerifierEngine
 from verifier.server import VerifierServer
@@ -203,5 +203,20 @@ def test_gateways_and_verifiers_that_are_too_new_are_told_so_and_older_ones_are_
         await stream.close()
         await verifier.stop()
         await drafter.stop()
+
+    run(test)
+
+
+def test_a_drafter_of_before_is_sent_a_top_p_that_it_takes() -> None:
+    async def test() -> None:
+        drafter = RawDrafter()
+        verifier, stream = await start_verifier()
+        verifier.set_drafters([await drafter.start()])
+        await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
+        await collect(stream, request("a", prompts(1)[0], 5, SamplingParams(0.8, top_p=0.0)))
+        assert [opened.sampling.top_p for opened in drafter.messages("open")] == [LEAST_TOP_P]
+        await stream.close()
+        await verifier.stop()
+        await drafter.server.stop(None)
 
     run(test)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.errors import RequestError
 from drafthouse.wire.generation_messages import SpeculationUsage
 from drafthouse.wire.session_messages import Close, Commit, Dropped, Open, Refused, Scope
@@ -226,6 +227,18 @@ def test_a_drafter_that_can_never_draft_here_is_not_asked_again(caplog: pytest.L
     assert it.sent() == []
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == ["drafter d can never draft for this verifier and is not asked again: noise version 2, this drafter has 1"]
+
+
+def test_a_session_keeps_the_size_that_it_was_opened_with_when_trees_become_smaller() -> None:
+    it = Setting()
+    opened = it.open(request("a", PROMPT, 20))
+    it.engine.reconfigure(VerifierConfig(), TreeConfig(max_nodes=1, max_depth=1))
+    it.grow("a", TEXT[:8])
+    session = it.engine.sequences["a"].draft_session
+    assert opened.max_nodes > 8
+    assert session is not None
+    assert len(session.tree) == 8
+    assert it.engine.draft_sessions.events.malformed == 0
 
 
 def test_a_new_request_does_not_inherit_the_pause_of_an_old_one_with_its_id() -> None:

@@ -4,12 +4,15 @@ import asyncio
 from dataclasses import fields, replace
 
 import pytest
+import torch
 
 from deployments.gateway.verifier_link import NoVerifierError
-from drafthouse.sampling import SamplingParams, ThinkingBudget
+from drafthouse.choose import Rows, scores
+from drafthouse.sampling import Grammar, SamplingParams, ThinkingBudget
 from drafthouse.token_logprobs import LogprobsWish
 from drafthouse.wire.dialect import (
     BEFORE,
+    LEAST_TOP_P,
     MAX_SAID_CHARS,
     OURS,
     SAMPLING,
@@ -20,6 +23,7 @@ from drafthouse.wire.dialect import (
     needed_by,
     said_in,
 )
+from drafthouse.wire.session_messages import Hold, Open
 from tests.unit.linked import REQUEST, collect, linked, tokens_of
 from tests.unit.verifier_double import VerifierDouble, text_of
 
@@ -56,13 +60,31 @@ def test_peers_without_a_common_version_do_not_talk_and_the_older_one_is_named()
         ours.check(Dialect(4, 5), "drafter")
 
 
+def test_an_older_drafter_is_sent_a_value_of_top_p_that_it_takes_and_that_means_the_same() -> None:
+    def opened(top_p: float) -> Open:
+        return Open("a", 1, (1,), SamplingParams(0.8, top_p=top_p), 0, 1, "f", 8, 4, 0.1, 256)
+
+    older = Dialect(1, 1, BEFORE)
+    for top_p in (1.0, 0.5):
+        assert older.worded(opened(top_p)) == opened(top_p)
+    assert OURS.worded(opened(0.0)) == opened(0.0)
+    assert older.worded(Hold("a", 1)) == Hold("a", 1)
+    sent = older.worded(opened(0.0))
+    assert sent == opened(LEAST_TOP_P)
+    assert sent.sampling.top_p > 0.0
+    logits = torch.randn(4, 256, generator=torch.Generator().manual_seed(1))
+    found = [scores(logits, [Rows(each.sampling, 3, range(4))]) for each in (sent, opened(0.0))]
+    assert torch.equal(*found)
+    assert found[0].isfinite().sum(1).tolist() == [1] * 4
+
+
 def test_a_request_needs_what_it_sets_and_nothing_else() -> None:
     assert needed_by(REQUEST) == set()
     assert needed_by(PENALISED) == {Feature.REPETITION_PENALTY}
     every = SamplingParams(
         top_p=0.0, repetition_penalty=2.0, presence_penalty=1.0, frequency_penalty=1.0, min_tokens=1, logit_bias=((1, 1.0),),
         allowed_token_ids=(1,), bad_words=((1,),),
-        thinking=ThinkingBudget(1, 2, 3, False),
+        thinking=ThinkingBudget(1, 2, 3, False), grammar=Grammar("regex", "a"),
     )  # fmt: skip
     assert needed_by(replace(REQUEST, sampling=every, logprobs=LogprobsWish(0, 0))) >= set(SAMPLING.values()) | {
         Feature.LOGPROBS, Feature.PROMPT_LOGPROBS, Feature.TOP_P_0,

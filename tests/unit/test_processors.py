@@ -152,6 +152,16 @@ def test_what_must_not_be_chosen_gives_way_where_nothing_else_is_left() -> None:
     ]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 20, VOCAB])
+def test_few_allowed_tokens_and_many_are_the_only_ones_alike(count: int) -> None:
+    """Two words hold a bit for each token: more ids than that go as a mask."""
+    logits, allowed = random_logits(5, 3), random.Random(count).sample(range(VOCAB), count)
+    found = processed(logits, SamplingParams(0.0, allowed_token_ids=tuple(allowed)), [], [], [[], [allowed[0]], [7]])
+    kept = torch.zeros(VOCAB, dtype=torch.bool)
+    kept[allowed] = True
+    assert torch.equal(found, logits.masked_fill(~kept, -torch.inf))
+
+
 def test_a_vocabulary_may_lack_what_a_request_names() -> None:
     sampling = SamplingParams(
         0.0, logit_bias=((VOCAB, 5.0), (3, 50.0)), allowed_token_ids=(VOCAB + 1,), bad_words=((VOCAB,), (1, VOCAB)), min_tokens=3
