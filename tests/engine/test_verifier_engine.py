@@ -233,11 +233,11 @@ def test_a_session_keeps_the_size_that_it_was_opened_with_when_trees_become_smal
     it = Setting()
     opened = it.open(request("a", PROMPT, 20))
     it.engine.reconfigure(VerifierConfig(), TreeConfig(max_nodes=1, max_depth=1))
-    it.grow("a", TEXT[:8])
+    it.grow("a", TEXT[:14])
     session = it.engine.sequences["a"].draft_session
-    assert opened.max_nodes > 8
+    assert opened.max_nodes > 14
     assert session is not None
-    assert len(session.tree) == 8
+    assert len(session.tree) == 14
     assert it.engine.draft_sessions.events.malformed == 0
 
 
