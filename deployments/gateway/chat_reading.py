@@ -3,16 +3,21 @@
 Promises: what a request says of tools, reasoning and the template's variables reaches the template, or the request is refused.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from deployments.api.openai.chat_schema import ChatRequest
+from deployments.api.openai.grammar_schema import GrammarWish
+from deployments.api.openai.tools_schema import Tool
 from deployments.gateway.chat_template import ChatOptions
 from deployments.gateway.output_format import OutputFormat
 from deployments.gateway.text_codec import TextCodec
 from deployments.parsers.registry import think_tags, tool_format
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
-from drafthouse.sampling import ThinkingBudget, Thought
+from drafthouse.sampling import Grammar, ThinkingBudget, Thought
 
 
 class ChatReading:
@@ -39,8 +44,7 @@ class ChatReading:
         if not tools:
             return ids, OutputFormat(self._shown, tags=self._tags, inside=inside)
         names = frozenset(tool["function"]["name"] for tool in tools)
-        one_call = body.parallel_tool_calls is False
-        return ids, OutputFormat(self._shown_with_calls, self._tools, names, one_call, self._tags, inside)
+        return ids, OutputFormat(self._shown_with_calls, self._tools, names, body.one_call, self._tags, inside)
 
     def budget(self, body: ChatRequest, output: OutputFormat) -> ThinkingBudget | None:
         """Raises RequestError where tokens cannot be told from tags."""
@@ -54,7 +58,35 @@ class ChatReading:
         opening, closing = (token for token in ids if token is not None)
         return ThinkingBudget(tokens, opening, closing, output.inside or tags.assumed)
 
-    def thought(self, output: OutputFormat, field: str) -> Thought | None:
+    def grammar(self, body: ChatRequest, output: OutputFormat) -> GrammarWish | None:
+        """What the output must be: what its `response_format` says, a call, or one or the other. Raises RequestError."""
+        wish, required = body.grammar_wish(), body.required_tools
+        if (called := required or (body.offered_tools if wish is not None else [])) and self._tools is not None:
+            wish = self._call_grammar(body, called, None if required else wish)
+        if wish is None:
+            return None
+        return replace(wish, grammar=replace(wish.grammar, thought=self._thought(output, wish.field)))
+
+    def _call_grammar(self, body: ChatRequest, called: Sequence[Tool], answer: GrammarWish | None) -> GrammarWish:
+        assert self._tools is not None
+        if body.structured_outputs is not None and (answer is None or answer.grammar.kind != "json_schema"):
+            field = "structured_outputs"
+            raise RequestError(f"{field}: not together with calls of tools; send tool_choice: none", field, "unsupported_value")
+        if self._tools.form is None:
+            field = "tool_choice" if answer is None else answer.field
+            reason = "this model's tool parser has no grammar of calls (docs/chat.md)"
+            raise RequestError(f"{field}: {reason}; send tool_choice: {'auto' if answer is None else 'none'}", field, "unsupported_value")
+        tools = [(tool.function.name, tool.function.parameters) for tool in called]
+        schema = json.loads(answer.grammar.text) if answer is not None else None
+        text = self._tools.form.lark(tools, not body.one_call, self._lark_tag, schema)
+        return GrammarWish(Grammar("lark", text), "tool_choice" if answer is None else answer.field)
+
+    def _lark_tag(self, text: str) -> str:
+        """A control token by its id, as llguidance has it."""
+        token = self._codec.control_token(text)
+        return json.dumps(text) if token is None else f"<[{token}]>"
+
+    def _thought(self, output: OutputFormat, field: str) -> Thought | None:
         """The reasoning that a grammar has to wait for. Raises RequestError where tokens cannot be told from tags."""
         if self._tags is None:
             return None

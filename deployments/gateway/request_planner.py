@@ -129,9 +129,7 @@ class RequestPlanner:
         if body.prediction is not None:
             settings = replace(settings, prediction=self._predicted(body.prediction.text()))
         settings = replace(settings, sampling=replace(settings.sampling, thinking=self._chats.budget(body, output)))
-        if (wish := settings.grammar) is not None:
-            grammar = replace(wish.grammar, thought=self._chats.thought(output, wish.field))
-            settings = replace(settings, grammar=replace(wish, grammar=grammar))
+        settings = replace(settings, grammar=self._chats.grammar(body, output))
         return self.plan(kind, [prompt], settings, field="messages", output=output)
 
     def read_chat(self, body: ChatRequest) -> tuple[list[int], OutputFormat]:

@@ -50,6 +50,11 @@ class TextCodec:
         token: int | None = self._backend.token_to_id(text)
         return token
 
+    def control_token(self, text: str) -> int | None:
+        """The token that this text is the name of, and that no text of a user becomes; None where there is none."""
+        added = self._backend.get_added_tokens_decoder()
+        return next((token for token, each in added.items() if each.special and each.content == text), None)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens, control tokens included; ids must lie in the vocabulary."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=False)

@@ -1,10 +1,12 @@
 """Calls as Hermes and Qwen write them: <tool_call>{"name": ..., "arguments": {...}}</tool_call>, anywhere in the text."""
 
+from deployments.parsers.call_form import CallForm
 from deployments.parsers.json_call import JsonCall
 from deployments.parsers.markers import Expected, MarkedText
 from deployments.parsers.parsed import CallDelta, Parsed, ToolParser
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+FORM = CallForm((OPEN, '\n{"name": "'), ('", "arguments": ',), ("}\n", CLOSE), between=("\n",), tags=frozenset({OPEN, CLOSE}))
 
 
 class HermesParser(ToolParser):

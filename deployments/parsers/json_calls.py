@@ -3,9 +3,13 @@
 Nothing marks a call here, so it counts only where the text begins with it, a tool has its name, and it has arguments.
 """
 
+from deployments.parsers.call_form import CallForm
 from deployments.parsers.call_list import CallList
 from deployments.parsers.markers import Expected, MarkedText
 from deployments.parsers.parsed import Parsed, ToolParser
+
+
+FORM = CallForm(('{"name": "',), ('", "arguments": ',), ("}",), between=(", ",), first=("[",), last=("]",))
 
 
 class JsonCallsParser(ToolParser):

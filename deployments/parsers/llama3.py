@@ -1,8 +1,10 @@
 """Calls as Llama 3's models write them: {"name": ..., "parameters": {...}}, several with `;` between, behind <|python_tag|> or not."""
 
+from deployments.parsers.call_form import CallForm
 from deployments.parsers.json_calls import JsonCallsParser
 
 PYTHON_TAG = "<|python_tag|>"
+FORM = CallForm(('{"name": "',), ('", "parameters": ',), ("}",), between=("; ",))
 
 
 class Llama3Parser(JsonCallsParser):

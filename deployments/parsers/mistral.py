@@ -6,12 +6,17 @@ Older ones: [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]. Newer ones, o
 
 import re
 
+from deployments.parsers.call_form import CallForm
 from deployments.parsers.call_list import CallList
 from deployments.parsers.json_value import JsonValue
 from deployments.parsers.markers import MarkedText
 from deployments.parsers.parsed import CallDelta, Parsed, ToolParser
 
 CALLS, ARGS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
+LISTED = CallForm(
+    ('{"name": "',), ('", "arguments": ',), ("}",), (", ",), (CALLS, " ["), ("]",), frozenset({CALLS}), lists_one=True
+)  # fmt: skip
+NAMED = CallForm((CALLS,), (ARGS,), tags=frozenset({CALLS, ARGS}))
 OBJECTS = re.compile(r"\s*(?=\[\s*\{|\{)")
 HEAD = re.compile(r"\s*([\w.$/:-]+)\s*(?:\[CALL_ID\]\s*[\w-]*\s*)?(?:\[ARGS\]\s*)?(?=\{)")
 """Of a newer call: what stands before its arguments."""

@@ -6,9 +6,10 @@ Own formats are named module:Class: a ToolParser. A format is detected only wher
 import hashlib
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from deployments.parsers import hermes, llama3, mistral
+from deployments.parsers import hermes, json_calls, llama3, mistral
+from deployments.parsers.call_form import CallForm
 from deployments.parsers.hermes import HermesParser
 from deployments.parsers.json_calls import JsonCallsParser
 from deployments.parsers.llama3 import Llama3Parser
@@ -20,12 +21,14 @@ from drafthouse.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class ToolFormat:
-    """`shown`: control tokens that the parser has to see. `id_chars`: of the id of a call; Mistral's templates take no other length."""
+    """`shown`: control tokens that the parser has to see. `id_chars`: of the id of a call; Mistral's templates take no other length.
+    `form`: what a grammar holds the model to where a call is required; None where that is not known."""
 
     make: Callable[[frozenset[str]], ToolParser]
     shown: tuple[str, ...] = ()
     id_chars: int = 24
     id_prefix: str = "call_"
+    form: CallForm | None = None
 
     def call_id(self, output: str, index: int) -> str:
         """Of the call `index` of an output, which `output` names."""
@@ -33,10 +36,12 @@ class ToolFormat:
 
 
 TOOL_FORMATS = {
-    "hermes": ToolFormat(HermesParser, (hermes.OPEN, hermes.CLOSE)),
-    "llama3": ToolFormat(Llama3Parser, (llama3.PYTHON_TAG,)),
-    "mistral": ToolFormat(MistralParser, (mistral.CALLS, mistral.ARGS, mistral.CALL_ID), id_chars=9, id_prefix=""),
-    "json": ToolFormat(JsonCallsParser),
+    "hermes": ToolFormat(HermesParser, (hermes.OPEN, hermes.CLOSE), form=hermes.FORM),
+    "llama3": ToolFormat(Llama3Parser, (llama3.PYTHON_TAG,), form=llama3.FORM),
+    "mistral": ToolFormat(
+        MistralParser, (mistral.CALLS, mistral.ARGS, mistral.CALL_ID), id_chars=9, id_prefix="", form=mistral.LISTED
+    ),  # fmt: skip
+    "json": ToolFormat(JsonCallsParser, form=json_calls.FORM),
 }
 THINK_TAGS = {
     "think": ThinkTags("<think>", "</think>"),
@@ -50,15 +55,23 @@ def tool_format(name: str, template: str) -> ToolFormat | None:
     """`name` as in the configuration. None: calls are not parsed. Raises ConfigError for an own parser that cannot be used."""
     if name == "none":
         return None
+    if name == "mistral":
+        return _mistral(template)
     if name != "auto":
         return TOOL_FORMATS.get(name) or ToolFormat(_own(name))
     if "<tool_call>" in template and "<function=" not in template:  # Qwen 3's coders write XML between the same tags
         return TOOL_FORMATS["hermes"]
     if mistral.CALLS in template:
-        return TOOL_FORMATS["mistral"]
+        return _mistral(template)
     if llama3.PYTHON_TAG in template or ("<|eom_id|>" in template and '"parameters"' in template):
         return TOOL_FORMATS["llama3"]
     return None
+
+
+def _mistral(template: str) -> ToolFormat:
+    """Newer models write a call's name without JSON, as their templates show."""
+    form = mistral.NAMED if mistral.ARGS in template else mistral.LISTED
+    return replace(TOOL_FORMATS["mistral"], form=form)
 
 
 def think_tags(name: str, template: str) -> ThinkTags | None:

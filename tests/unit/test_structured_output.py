@@ -12,7 +12,7 @@ from drafthouse.sampling import Grammar
 from drafthouse.wire.dialect import OURS
 from tests.unit.byte_tokenizer import CHAT_TEMPLATE, codec
 from tests.unit.openai_gateway import CHAT, COMPLETION, error_of, request
-from tests.unit.scripted_chats import TEMPLATE, served
+from tests.unit.scripted_chats import TEMPLATE, TOOLS, options, served
 from tests.unit.verifier_double import VerifierDouble
 
 CHATS, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -96,6 +96,66 @@ def test_usage_counts_forced_tokens() -> None:
     body = CHAT | {"response_format": JSON_SCHEMA}
     assert request(CHATS, body, verifier=answering("{}")).json()["usage"]["completion_tokens_details"]["forced_tokens"] == 0
     assert "completion_tokens_details" not in request(CHATS, CHAT).json()["usage"]
+
+
+PLAIN = TEMPLATE[: TEMPLATE.index("{% if add_generation_prompt")]
+"""A template with tools and without reasoning."""
+NAMED = {"type": "function", "function": {"name": "time"}}
+CALLED = '<tool_call>\n{"name": "weather", "arguments": {"city": "Zug"}}\n</tool_call>'
+
+
+def with_tools(body: dict[str, Any], template: str = PLAIN, said: str = CALLED, **api: Any) -> tuple[Any, VerifierDouble]:
+    verifier = answering(said)
+    body = CHAT | {"tools": TOOLS, "max_tokens": 200} | body
+    return request(CHATS, body, **options(verifier, **api) | {"template": template}), verifier
+
+
+@pytest.mark.parametrize(
+    ("body", "rules", "not_in"),
+    [
+        ({"tool_choice": "required"}, ['"weather"', '"time"', "call)*"], "answer"),
+        ({"tool_choice": "required", "parallel_tool_calls": False}, ['"weather"', '"time"'], "call)*"),
+        ({"tool_choice": NAMED}, ['"time"'], "weather"),
+        ({"response_format": JSON_SCHEMA}, ["answer: %json", '"warm"', "call)*"], "nothing"),
+        ({"response_format": JSON_SCHEMA, "tool_choice": "required"}, ["call)*"], "answer"),
+    ],
+)
+def test_calls_are_required_by_a_grammar(body: dict[str, Any], rules: list[str], not_in: str) -> None:
+    answer, verifier = with_tools(body)
+    assert answer.status_code == 200, answer.text
+    grammar = verifier.seen[0].sampling.grammar
+    assert grammar is not None
+    assert grammar.kind == "lark"
+    assert all(rule in grammar.text for rule in rules)
+    assert not_in not in grammar.text
+    (choice,) = answer.json()["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "weather", "arguments": '{"city": "Zug"}'}
+
+
+def test_without_a_required_call_tools_bring_no_grammar() -> None:
+    for body in ({}, {"tool_choice": "auto"}, {"tool_choice": "none", "response_format": {"type": "text"}}):
+        _, verifier = with_tools(body)
+        assert verifier.seen[0].sampling.grammar is None
+
+
+@pytest.mark.parametrize(
+    ("body", "api", "field", "said"),
+    [
+        ({"tool_choice": "required"}, {"tool_parser": "deployments.parsers.hermes:HermesParser"}, "tool_choice", "no grammar of calls"),
+        ({"structured_outputs": {"regex": "a"}}, {}, "structured_outputs", "tool_choice: none"),
+        ({"structured_outputs": {"json": SCHEMA}, "tool_choice": "required"}, {}, "structured_outputs", "tool_choice: none"),
+        (
+            {"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}]},
+            {}, "tool_choice", "not",
+        ),
+    ],
+)  # fmt: skip
+def test_calls_that_no_grammar_can_require_are_refused(body: dict[str, Any], api: dict[str, Any], field: str, said: str) -> None:
+    answer, _ = with_tools(body, **api)
+    assert error_of(answer)[0] == 400
+    assert answer.json()["error"]["param"] == field
+    assert said in answer.json()["error"]["message"]
 
 
 class Weather(pydantic.BaseModel):

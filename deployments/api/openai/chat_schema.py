@@ -129,13 +129,23 @@ class ChatRequest(GenerationBody):
             raise RequestError("tool_choice.function.name: no tool of this request has the name", "tool_choice.function.name")
         if self.tool_choice == "required" and not names:
             raise RequestError("tool_choice: required needs tools", "tool_choice")
-        if self.tool_choice not in (None, "none", "auto"):  # a grammar has to hold the model to it
-            raise RequestError("tool_choice: a call cannot be required yet; send auto", "tool_choice", "unsupported_value")
 
     @property
     def offered_tools(self) -> list[Tool]:
         """That the model may call. What it may not call, it is not shown."""
         return [] if self.tool_choice == "none" else self.tools or []
+
+    @property
+    def required_tools(self) -> list[Tool]:
+        """One of which must be called."""
+        if isinstance(self.tool_choice, NamedTool):
+            return [tool for tool in self.offered_tools if tool.function.name == self.tool_choice.function.name]
+        return self.offered_tools if self.tool_choice == "required" else []
+
+    @property
+    def one_call(self) -> bool:
+        """No more than one call may be made."""
+        return self.parallel_tool_calls is False or isinstance(self.tool_choice, NamedTool)
 
     def tool_chars(self) -> int:
         """Of the strings that the template gets with tools."""
