@@ -18,6 +18,7 @@ from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens
 from benchmarks.load.commands import load, load_steps, off_cost
 from benchmarks.load.scaling_command import scaling
 from benchmarks.peers.command import peers
+from benchmarks.structured.command import structured
 from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors, require_bench
 
 bench_app = typer.Typer(no_args_is_help=True)
@@ -42,6 +43,7 @@ bench_app.command()(soak)
 bench_app.command()(gateway)
 bench_app.command()(gpu)
 bench_app.command()(peers)
+bench_app.command("json")(structured)
 
 
 @bench_app.command()

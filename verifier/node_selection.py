@@ -17,6 +17,7 @@ from drafthouse.engine.tree_rows import TreeRows, tree_rows
 from drafthouse.policy.node_pricing import NodePricing
 from drafthouse.policy.selection import select
 from drafthouse.speculation import Speculation
+from drafthouse.stages.build import FORCED
 from drafthouse.token_tree import ROOT, TokenTree
 from verifier.draft_session import DraftSession
 from verifier.local_draft import LocalDraft
@@ -167,9 +168,25 @@ def _merged(link: DraftSession | None, local: LocalDraft) -> Candidates:
     for node, (token, parent) in enumerate(zip(own.tokens, own.parents, strict=True)):
         above = index[parent]
         index[node] = i = tree.add(token, above, own.edges[node], own.sources[node])
-        if i == len(trusted):
+        if own.sources[node] == FORCED:
+            _make_certain(tree, i, trusted, left)
+        elif i == len(trusted):
             confidence = max(0.0, min(left[above], own.edges[node] * (1.0 if above == ROOT else trusted[above])))
             trusted.append(confidence)
             left[above] -= confidence
             left[i] = confidence
+    if FORCED in own.sources:
+        for i, parent in enumerate(tree.parents):
+            trusted[i] = trusted[i] if parent == ROOT else min(trusted[i], trusted[parent])
     return Candidates(tree, [*link.confidences, *[0.0] * (len(tree) - first)], trusted, tree.depths(), first)
+
+
+def _make_certain(tree: TokenTree, node: int, trusted: list[float], left: dict[int, float]) -> None:
+    """A token that a grammar forces is as certain as its parent, and no other can come there, whoever drafted it."""
+    above = tree.parents[node]
+    for i in range(len(trusted)):
+        if tree.parents[i] == above and i != node:
+            trusted[i] = 0.0
+    certain = 1.0 if above == ROOT else trusted[above]
+    left[node], left[above] = certain, 0.0
+    trusted[node:] = [certain, *trusted[node + 1 :]]

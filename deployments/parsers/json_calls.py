@@ -8,7 +8,6 @@ from deployments.parsers.call_list import CallList
 from deployments.parsers.markers import Expected, MarkedText
 from deployments.parsers.parsed import Parsed, ToolParser
 
-
 FORM = CallForm(('{"name": "',), ('", "arguments": ',), ("}",), between=(", ",), first=("[",), last=("]",))
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import GrowthThreshold
-from drafthouse.stages.build import StageMaker
+from drafthouse.stages.build import FORCED, StageMaker
 from drafthouse.stages.running_stage import Ask, RunningStage
 from drafthouse.stages.stage import Children, SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
@@ -63,6 +63,8 @@ class SessionStages:
         heapq.heapify(heap)
         while heap and left > 0:
             _, node = heapq.heappop(heap)
+            if not maker.certain and (forced := growing.rankings.get(node, {}).get(FORCED)) is not None and forced.tokens:
+                continue  # no other token can come there
             tokens, margins = self._choosable(ask(growing.tree.path(node), self.width))
             first = len(growing)
             edges = [1.0] * len(tokens) if maker.certain else self.calibration.edges(source, margins, self.temperature)

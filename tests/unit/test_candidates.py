@@ -7,6 +7,7 @@ import pytest
 
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import GrowthThreshold
+from drafthouse.stages.build import FORCED
 from drafthouse.token_tree import ROOT, TokenTree
 from verifier.node_selection import Candidates, candidates_of
 
@@ -17,10 +18,10 @@ def link(tree: TokenTree, trust: float = 1.0) -> Any:
     return SimpleNamespace(tree=tree, confidences=tree.path_confidences(), depths=tree.depths(), trust=trust)
 
 
-def local(*rankings: tuple[int, list[int], list[float]]) -> Any:
+def local(*rankings: tuple[int, list[int], list[float]], source: int = 2) -> Any:
     growing = GrowingTree()
     for parent, tokens, edges in rankings:
-        growing.add_children(parent, Ranking(2, tokens, [1.0] * len(tokens), edges), ANY, TreeLimits(99, 99))
+        growing.add_children(parent, Ranking(source, tokens, [1.0] * len(tokens), edges), ANY, TreeLimits(99, 99))
     return SimpleNamespace(growing=growing)
 
 
@@ -67,3 +68,12 @@ def test_both_are_one_tree_in_which_stages_get_what_the_drafter_leaves() -> None
     assert candidates.depths == [1, 1, 2, 1, 1, 2, 2]
     assert len(tree) == 3, "the drafter's own copy stays as it numbered it"
     assert tree.edges == [0.6, 0.2, 0.5]
+
+
+def test_what_a_grammar_forces_is_certain_whatever_a_drafter_has_there() -> None:
+    tree = TokenTree(*(list(column) for column in (TREE.tokens, TREE.parents, TREE.edges, TREE.sources)))
+    known = offered(link(tree, 0.5), local((ROOT, [6], [1.0]), (0, [8], [1.0]), source=FORCED))
+    assert known.tree.tokens == [5, 6, 7, 8]
+    assert trusted(known) == pytest.approx([0.0, 1.0, 0.0, 1.0])
+    below = offered(link(tree, 0.5), local((ROOT, [5], [1.0]), source=FORCED))
+    assert trusted(below) == pytest.approx([1.0, 0.0, 0.15]), "what hangs below stays"

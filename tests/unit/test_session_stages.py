@@ -14,7 +14,7 @@ from drafthouse.policy.growth import GrowthThreshold
 from drafthouse.policy.stage_breaker import FAULTS_IN_A_ROW, OUT_S
 from drafthouse.policy.stage_worth import TRIAL_COMMITS
 from drafthouse.sampling import SamplingParams
-from drafthouse.stages.build import StageMaker, placed
+from drafthouse.stages.build import StageMaker, forced_maker, placed
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import Children, SessionFacts
 from drafthouse.stages.stage_sandbox import SandboxedStage, Worker
@@ -194,3 +194,13 @@ def test_a_session_in_which_it_was_not_asked_says_nothing_of_a_stage() -> None:
         session(made, totals).close(finished=True)
         session(made, totals).grow(GrowingTree(), FREE, DEEP)
     assert made.breaker.out
+
+
+def test_where_a_grammar_forces_a_token_no_other_stage_drafts() -> None:
+    forced = forced_maker(lambda path, most: [9, 8][len(path) :] if list(path) in ([], [9]) else [])
+    stages, tree = SessionStages([forced, maker("Counting")], FACTS, Calibration(), 4, Clock(), StageTotals()), GrowingTree()
+    stages.follow([1, 2, 3])
+    stages.grow(tree, FREE, DEEP)
+    assert (tree.tree.tokens[:2], tree.tree.parents[:2], tree.confidences[:2]) == ([9, 8], [ROOT, 0], [1.0, 1.0])
+    assert len(tree) > 2
+    assert min(tree.tree.parents[2:]) == 1
