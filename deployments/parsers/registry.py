@@ -70,8 +70,8 @@ def tool_format(name: str, template: str) -> ToolFormat | None:
 
 def _mistral(template: str) -> ToolFormat:
     """Newer models write a call's name without JSON, as their templates show."""
-    form = mistral.NAMED if mistral.ARGS in template else mistral.LISTED
-    return replace(TOOL_FORMATS["mistral"], form=form)
+    found = TOOL_FORMATS["mistral"]
+    return replace(found, form=mistral.NAMED) if mistral.ARGS in template else found
 
 
 def think_tags(name: str, template: str) -> ThinkTags | None:

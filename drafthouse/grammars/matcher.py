@@ -60,6 +60,10 @@ class GrammarMatcher:
         tokens = [] if self._unfit else self._library.compute_ff_tokens()
         return tokens[0] if tokens else None
 
+    def takes(self, token: int) -> bool:
+        """Whether this token may come next, without the others; none that ends a text does."""
+        return not self._unfit and token not in self._ends and self._library.validate_tokens([token]) == 1
+
     def allowed(self) -> np.ndarray:
         """Bits of the tokens that may come next, as `Edits.mask` has them; those that end a text are not among them."""
         llguidance_numpy.fill_next_token_bitmask(self._library, self._words)

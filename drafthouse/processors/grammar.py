@@ -74,6 +74,23 @@ class GrammarProcessor(PathProcessor):
         if words.any():
             edits.mask(np.array([row], dtype=np.int64), words[None])
 
+    def settle(self, paths: Sequence[Path], tokens: np.ndarray) -> list[int]:
+        """Of `tokens`, int64, chosen after each path as if there were no grammar: puts those that are forced in their places, and returns
+        the rows of those that must not be chosen. All others are what would have been chosen with the grammar."""
+        unfit = []
+        for row in self.places(paths):
+            if self._at[-1] == INSIDE or not self._matcher.fits or self._matcher.ended:
+                continue
+            if (forced := self.forced()) is not None:
+                tokens[row] = forced
+            elif not self._takes(int(tokens[row])):
+                unfit.append(row)
+        return unfit
+
+    def _takes(self, token: int) -> bool:
+        opening = self._thought.opening if self._at[-1] == BEFORE and self._thought is not None else None
+        return token == opening or self._matcher.takes(token) or (token in self._stops and self._matcher.complete)
+
     def forced(self) -> int | None:
         """The one token that may come next, where there is only one and this model has it."""
         if self._at[-1] in (INSIDE, BEFORE):

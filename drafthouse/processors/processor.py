@@ -12,7 +12,7 @@ Promises that every processor makes:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from drafthouse.processors.edits import Edits
 
@@ -54,14 +54,19 @@ class PathProcessor(LogitsProcessor):
         """Says what changes in this row, for the token after all moves so far."""
 
     def edit(self, edits: Edits, first: int, paths: Sequence[Path]) -> None:
+        for row in self.places(paths):
+            self.edit_row(edits, first + row)
+
+    def places(self, paths: Sequence[Path]) -> Iterator[int]:
+        """Goes to the end of each path in turn, and back at last; must be read to its end."""
         here: Path = ()
-        for row, path in enumerate(paths, start=first):
+        for row, path in enumerate(paths):
             common = common_length(here, path)
             self.rollback(len(here) - common)
             for token in path[common:]:
                 self.advance(token)
             here = path
-            self.edit_row(edits, row)
+            yield row
         self.rollback(len(here))
 
     def commit(self, tokens: Sequence[int]) -> None:

@@ -6,6 +6,7 @@ Promises: made from the same request and the same tokens, in whatever pieces tho
 from collections.abc import Sequence
 
 from drafthouse.processors.edits import Edits
+from drafthouse.processors.grammar import GrammarProcessor
 from drafthouse.processors.penalties import Penalties
 from drafthouse.processors.processor import LogitsProcessor, Path
 from drafthouse.processors.thinking import Thinking
@@ -18,6 +19,12 @@ class SequenceProcessors(LogitsProcessor):
 
     def __init__(self, each: Sequence[LogitsProcessor]):
         self.each = tuple(each)
+        self.grammar = next((one for one in self.each if isinstance(one, GrammarProcessor)), None)
+
+    def without_grammar(self) -> "SequenceProcessors | None":
+        """The others, if there are any."""
+        others = [one for one in self.each if one is not self.grammar]
+        return SequenceProcessors(others) if others else None
 
     def edit(self, edits: Edits, first: int, paths: Sequence[Path]) -> None:
         for processor in self.each:

@@ -59,7 +59,7 @@ def said(grammar: str, seed: int) -> str:
         token = matcher.forced()
         if token is None:
             fitting = np.flatnonzero(np.unpackbits(matcher.allowed().view(np.uint8), bitorder="little")).tolist()
-            plain = [each for each in fitting if 32 <= each < 123 or each == END + 1]
+            plain = [each for each in fitting if 32 <= each <= ord("{") or each == END + 1]
             token = draw.choice(plain + [each for each in fitting if each in ENDINGS] * 5 or fitting)
         matcher.advance(token)
         text.append(token)

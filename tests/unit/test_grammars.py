@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drafthouse.choose import Rows, choose, scores
 from drafthouse.errors import RequestError
 from drafthouse.grammars import compiler
 from drafthouse.grammars.checker import GrammarChecker
 from drafthouse.grammars.compiler import GrammarCompiler, GrammarError
 from drafthouse.processors.edits import Edits
 from drafthouse.processors.grammar import GrammarProcessor
+from drafthouse.processors.sequence_processors import processors_of
 from drafthouse.sampling import MAX_GRAMMAR_BYTES, Grammar, SamplingParams, Thought
 from drafthouse.stages.forced import ForcedStage
 from drafthouse.stages.stage import NOTHING, SessionFacts
@@ -81,6 +84,29 @@ def test_masks_along_tree_paths_are_those_of_brute_force(data: st.DataObject) ->
     mine.commit((ord("n"),) if not output else ())
     again = processor(WORDS, (*output, *([ord("n")] if not output else [])))
     assert allowed(mine, rows) == allowed(again, rows), "no trace"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_masks_that_are_not_needed_change_nothing(data: st.DataObject) -> None:
+    """The choice with masks for some rows is the choice with masks for all."""
+    likely = st.sampled_from([ord(c) for c in "nameptru,! "] + list(range(246, 255)) + [END, OPEN, CLOSE])
+    paths = {()}
+    for _ in range(data.draw(st.integers(1, 10))):
+        paths.add((*data.draw(st.sampled_from(sorted(paths))), data.draw(likely)))
+    rows, stops = sorted(paths), data.draw(st.sampled_from([(END,), (END, ord("!")), ()]))
+    thought = data.draw(st.sampled_from([None, Thought(OPEN, CLOSE, True), Thought(OPEN, CLOSE, False)]))
+    sampling = SamplingParams(
+        data.draw(st.sampled_from([0.0, 0.8])), top_p=data.draw(st.sampled_from([1.0, 0.9])), min_tokens=data.draw(st.integers(0, 6)),
+        logit_bias=tuple((token, 9.0) for token in data.draw(st.sets(likely, max_size=3))),
+        bad_words=tuple((token,) for token in data.draw(st.sets(likely, max_size=3))), grammar=replace(WORDS, thought=thought),
+    )  # fmt: skip
+    grammar = GrammarProcessor(COMPILER.matcher(WORDS), thought, stops, (), VOCAB_SIZE)
+    mine = processors_of(sampling, [1], (), stops, VOCAB_SIZE, [grammar])
+    logits = 2 * torch.randn(len(rows) + 1, VOCAB_SIZE, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 999))))
+    other = Rows(SamplingParams(0.8), 3, [7])
+    parts = [other, Rows(sampling, 5, [9 + len(path) for path in rows], rows, mine)]
+    assert choose(logits, parts) == scores(logits, parts).argmax(-1).tolist()
 
 
 def test_forced_tokens_are_the_tokenizers_own() -> None:
