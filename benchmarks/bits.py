@@ -61,8 +61,8 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How texts are run. `squeezed` takes nearly all free KV slots away for one step in SQUEEZE_EVERY; `halved` takes half of each output as
-    delivered by another engine; `cached` runs all texts twice, and counts the second time."""
+    """How texts are run. `squeezed` takes nearly all free KV slots away for one step in SQUEEZE_EVERY; `halved` takes half of each output
+    as delivered by another engine; `cached` runs all texts twice, and counts the second time."""
 
     name: str
     mode: str = "auto"
