@@ -127,8 +127,8 @@ def test_a_chat_has_the_plan_that_it_has_over_http(template, http, grpc):
     assert replace(made.format, token_bytes=wanted.format.token_bytes) == wanted.format
 
 
-def test_a_thinking_budget_reaches_the_plan():
-    """Its tags have to be tokens: here the tokenizer has one token that is taken for both."""
+def test_a_thinking_budget_reaches_the_reader_of_chats():
+    """Which refuses it here: each tag is several tokens of this tokenizer."""
     with pytest.raises(RequestError, match="thinking_token_budget: its tags are several tokens") as caught:
         make_plan(planner(), data(thinking_token_budget=3))
     assert caught.value.param == "thinking_token_budget"
