@@ -15,6 +15,7 @@ from benchmarks.drafts.commands import drafts, gain
 from benchmarks.gateway.command import gateway
 from benchmarks.gpu.command import gpu
 from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Threads, Tokens
+from benchmarks.lm_eval.command import lm_eval
 from benchmarks.load.commands import load, load_steps, off_cost
 from benchmarks.load.scaling_command import scaling
 from benchmarks.peers.command import peers
@@ -44,6 +45,7 @@ bench_app.command()(gateway)
 bench_app.command()(gpu)
 bench_app.command()(peers)
 bench_app.command("json")(structured)
+bench_app.command()(lm_eval)
 
 
 @bench_app.command()

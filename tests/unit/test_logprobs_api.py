@@ -87,6 +87,20 @@ def test_echo():
     assert [choice["text"][:2] for choice in choices] == ["he", "he", "ad", "ad"]
 
 
+def test_what_lm_eval_sends_and_reads():
+    """Of its `local-completions`: token ids with all of them scored, of which it cuts off the context and the one token that comes."""
+    ids, context = list(PROMPT), 2
+    body = {"model": "demo", "prompt": [ids], "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+    (choice,) = post("/v1/completions", body)["choices"]
+    values, top = (choice["logprobs"][name][context:-1] for name in ("token_logprobs", "top_logprobs"))
+    assert values == [-token - 0.5 for token in ids[context:]]
+    assert [max(each.values()) for each in top] == [-token - 0.25 for token in ids[context:]]
+    stop = ["\n", END]  # it adds the tokenizer's end-of-text token to the task's own
+    generation = {"model": "demo", "prompt": [ids], "max_tokens": 16, "temperature": 0, "stop": stop, "seed": 1234}
+    (choice,) = post("/v1/completions", generation)["choices"]
+    assert choice["text"] == TEXT.split("\n")[0]
+
+
 @pytest.mark.parametrize(("path", "body"), [("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT)])
 def test_prompt_logprobs_as_vllm_tells_them(path, body):
     verifier = scoring()
