@@ -51,7 +51,7 @@ BlockEvent = Begun | Grown | Ended
 
 
 class AnswerBlocks:
-    """Of one output. `blocks`: all that have begun; with the finish reason `length` the last one may be cut off."""
+    """Of one output. `blocks`: all that have begun. The last one may be cut off (`cut_off`)."""
 
     def __init__(self, call_id: Callable[[int], str]) -> None:
         """`call_id` names the calls, by their index."""
@@ -96,6 +96,11 @@ class AnswerBlocks:
     def _end(self) -> list[BlockEvent]:
         ended, self._open = self._open, None
         return [] if ended is None else [Ended(ended)]
+
+
+def cut_off(block: Block, finish_reason: str) -> bool:
+    """Whether an answer's last block may lack its end. A call that ends otherwise than by `tool_calls` does: see `TextDelta`."""
+    return finish_reason in ("", "length") or (block.kind == "call" and finish_reason == "stop")
 
 
 def joined(events: Sequence[BlockEvent]) -> list[BlockEvent]:

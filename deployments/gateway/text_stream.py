@@ -3,7 +3,8 @@
 Promises: the text and the number of completion tokens depend on the tokens alone, not on how many
 arrive together: a token after the one that completes a stop string does not count, and neither does a draft
 accepted there. Exactly one delta, the last, has a finish reason: `stop` if and only if a stop token or a
-stop string ended the text, `tool_calls` in place of it where the text has calls. The first delta leaves as soon as the first tokens arrive.
+stop string ended the text, `tool_calls` in place of it where the text has calls and did not end within one.
+The first delta leaves as soon as the first tokens arrive.
 """
 
 from collections.abc import AsyncGenerator, Sequence
@@ -114,7 +115,7 @@ class _Text:
         """The client's finish reason, where the verifier's is `reason`."""
         if not self.stopped and reason != "stop":
             return reason
-        return "tool_calls" if self._parser is not None and self._parser.called else "stop"
+        return "tool_calls" if self._parser is not None and self._parser.called and not self._parser.cut else "stop"
 
     def _flushed(self) -> str:
         if self._matcher.stopped:

@@ -8,7 +8,8 @@ from typing import Any
 import anthropic
 import httpx
 import pytest
-from hypothesis import given, settings
+from fastapi.responses import JSONResponse
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deployments.api.anthropic.chat_body import chat_request
@@ -36,6 +37,8 @@ PIECES = [
     CALL,
     CALL.replace("weather", "time"),
     CALL[:50],
+    CALL.replace('{"city": "Zürich"}', "[1]"),
+    CALL.replace('"Zürich"', "1, b"),
     "<think>",
     "</think>",
     "<tool_call>",
@@ -142,6 +145,9 @@ def test_usage_tells_what_was_read_from_the_cache_and_thought():
         ({"stop_sequences": ["x", "\n\n"]}, "one\n\ntwo", END, "stop_sequence", "\n\n"),
         ({"tools": TOOLS}, CALL, END, "tool_use", None),
         ({"tools": TOOLS}, CALL[:-20], (), "max_tokens", None),
+        ({"tools": TOOLS}, CALL[:-20], END, "end_turn", None),
+        ({"tools": TOOLS, "stop_sequences": ["Zü"]}, CALL, END, "stop_sequence", "Zü"),
+        ({"tools": TOOLS, "stop_sequences": ["Done"]}, CALL + "Done", END, "tool_use", "Done"),
     ],
 )
 def test_each_end_has_its_reason(body, text, end, reason, sequence):
@@ -162,7 +168,31 @@ def test_a_call_that_is_cut_off_has_what_came_of_its_input():
     [("", {}), ('{"a": 1', {"a": 1}), ('"a"', {"unparsed": '"a"'}), ("{a", {"unparsed": "{a"}), ('{"a": "b', {})],
 )
 def test_an_input_that_is_no_object_is_not_lost(arguments, found):
-    assert input_of(arguments) == found
+    assert input_of(arguments, partial=True) == found
+
+
+def test_a_call_that_something_else_than_the_limit_cuts_off_has_no_input_to_go_by():
+    cut = CALL[: CALL.index("}}")]
+    (block,) = message_of({"tools": TOOLS}, cut.replace('"city"', '"a": 1, "city"'))["content"]
+    assert block["input"] == {"unparsed": '{"a": 1, "city": "Zürich"'}
+    (block,) = message_of({"tools": TOOLS}, cut + "}")["content"]
+    assert block["input"] == {"city": "Zürich"}, "its arguments are whole"
+
+
+NUMBERS = ["NaN", "-Infinity", "1e999", "9" * 400 + ".5", "9" * 5000]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_numbers_that_no_json_holds_stand_with_the_arguments_as_written(number):
+    arguments = f'{{"city": {number}}}'
+    assert JSONResponse(input_of(arguments, partial=False)).body == JSONResponse({"unparsed": arguments}).body
+    if len(number) < 100:
+        (block,) = message_of({"tools": TOOLS}, CALL.replace('"Zürich"', number))["content"]
+        assert block["input"] == {"unparsed": arguments}
+
+
+def test_a_number_of_many_digits_stays_one():
+    assert JSONResponse(input_of(f'{{"a":{"9" * 400}}}', partial=False)).body == b'{"a":' + b"9" * 400 + b"}"
 
 
 @pytest.mark.parametrize("step", [1, 3, 1000])
@@ -201,20 +231,24 @@ def form() -> MessageForm:
 
 
 @settings(max_examples=100)
-@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=7).map("".join), st.lists(st.integers(0, 10_000), max_size=4))
-def test_every_split_of_an_output_adds_up_to_the_whole(text, cuts):
+@given(
+    st.lists(st.sampled_from(PIECES), min_size=1, max_size=7).map("".join),
+    st.lists(st.integers(0, 10_000), max_size=4),
+    st.sampled_from(["stop", "length"]),
+)
+@example(CALL.replace('"Zürich"', "1, b"), [9], "stop")
+def test_every_split_of_an_output_adds_up_to_the_whole(text, cuts, reason):
     whole = form()
-    for delta in deltas_of(split(text, []), hermes()):
+    for delta in deltas_of(split(text, []), hermes(), reason):
         whole.add(0, delta)
     said = whole.whole()
     for pieces in (split(text, cuts), split(text, range(len(codec().encode(text))))):
         streamed = form()
-        deltas = deltas_of(pieces, hermes())
+        deltas = deltas_of(pieces, hermes(), reason)
         message = added_up(events_of("".join(streamed.events(0, delta) for delta in deltas) + streamed.closing()))
         inputs = message.pop("inputs")
-        for index, block in enumerate(message["content"]):
-            if block["type"] == "tool_use":
-                block["input"] = input_of(inputs.get(index, ""))
+        for index, text in inputs.items():
+            message["content"][index]["input"] = json.loads(text)
         assert message == said
 
 
@@ -411,6 +445,16 @@ def test_anthropics_client_accumulates_a_stream():
     assert (message.content[0].thinking, message.content[1].text) == ("Two of them.", "I look.")
     assert message.content[2].input == {"city": "Zürich"}
     assert message.usage.output_tokens == len(codec().encode(CALLS)) + 1
+
+
+@pytest.mark.parametrize("written", ["1, b", "1e999", '"a" "b"'])
+def test_anthropics_client_accumulates_arguments_that_are_no_json(written):
+    def use(client: anthropic.Anthropic) -> anthropic.types.Message:
+        with client.messages.stream(model="demo", max_tokens=512, messages=[USER], tools=TOOLS) as stream:
+            return stream.get_final_message()
+
+    message = by_client(saying(CALL.replace('"Zürich"', written), step=1), use)
+    assert message.content[0].input == {"unparsed": f'{{"city": {written}}}'}
 
 
 def test_anthropics_client_counts_and_gets_its_own_errors():

@@ -146,6 +146,31 @@ def test_a_call_that_is_cut_off_stays_one():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "begun", "rest"),
+    [
+        ("hermes", '<tool_call>{"name": "weather", "arguments": {"a": {"b": 1}', "}"),
+        ("mistral", 'weather[ARGS]{"a": [1]'.join(["[TOOL_CALLS]weather[ARGS]{}[TOOL_CALLS]", ""]), "}"),
+        ("mistral", '[TOOL_CALLS] [{"name": "weather", "arguments": {"a": "b"', "}"),
+        ("llama3", '{"name": "weather", "parameters": {"a": 1', "}"),
+        ("json", '{"name": "weather", "arguments": {', "}"),
+    ],
+)
+def test_a_call_is_cut_until_its_arguments_are_whole(name, begun, rest):
+    parser = OutputParser(None, TOOL_FORMATS[name].make(NAMES), one_call=False)
+    parser.feed(begun)
+    assert (parser.called, parser.cut) == (True, True)
+    parser.feed(rest)
+    parser.flush()
+    assert not parser.cut, "a bracket of the call itself may be missing"
+
+
+def test_a_call_that_ended_is_not_cut_whatever_its_arguments_are():
+    parser = OutputParser(None, TOOL_FORMATS["hermes"].make(NAMES), one_call=False)
+    parser.feed('<tool_call>{"name": "weather", "arguments": {"city": </tool_call>')
+    assert (parser.called, parser.cut) == (True, False)
+
+
 def test_tags_without_doubt_need_no_known_name_and_no_arguments():
     assert calls('<tool_call>{"name": "other"}</tool_call>', "hermes") == ("", [("other", {})])
     assert calls('<tool_call>{"name": "other", "arguments": null}', "hermes") == ("", [("other", {})])

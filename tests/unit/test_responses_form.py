@@ -155,6 +155,14 @@ def test_what_the_limit_cuts_off_is_incomplete(text):
         assert (response["status"], response["output"]) == ("completed", [])
 
 
+def test_a_call_that_a_stop_cuts_off_is_incomplete():
+    response = whole_of(deltas_of(split(WHOLE[: WHOLE.index("rich")], []), hermes(), "stop"))
+    assert [item["status"] for item in response["output"]] == ["completed", "completed", "incomplete"]
+    assert response["status"] == "completed"
+    response = whole_of(deltas_of(split(WHOLE, []), hermes(), "stop"))
+    assert {item["status"] for item in response["output"]} == {"completed"}
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(GenerationError("broken"), "server_error"), (OverloadError("full", 1.0), "rate_limit_exceeded")]
 )

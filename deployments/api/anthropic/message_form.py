@@ -18,7 +18,7 @@ from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
 
 REASONS: dict[str, StopReason] = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn"}
-DELTAS = {"reasoning": ("thinking_delta", "thinking"), "text": ("text_delta", "text"), "call": ("input_json_delta", "partial_json")}
+DELTAS = {"reasoning": ("thinking_delta", "thinking"), "text": ("text_delta", "text")}
 """By kind of block: the type of its deltas, and where these have what is new."""
 
 
@@ -35,7 +35,7 @@ class MessageForm:
 
     def events(self, index: int, delta: TextDelta) -> str:
         begins = self._last is None
-        events = "".join(map(block_event, self._taken(delta)))
+        events = "".join(map(self._block_event, self._taken(delta)))
         return (self._start(delta) if begins else "") + events
 
     def closing(self) -> str:
@@ -52,7 +52,7 @@ class MessageForm:
 
     def whole(self) -> dict[str, Any]:
         reason, stop_sequence = self._stop()
-        content = [content_block(block) for block in self._blocks.blocks]
+        content = [self._content_block(block) for block in self._blocks.blocks]
         return self._message(content, self._usage(), reason, stop_sequence)
 
     def _taken(self, delta: TextDelta) -> list[BlockEvent]:
@@ -93,45 +93,61 @@ class MessageForm:
         """(why the answer ended, the stop sequence that ended it)."""
         assert self._last is not None, "an answer ends with a delta that says why"
         reason = self._last.finish_reason
-        if reason == "stop" and self._last.stop_string:
-            return "stop_sequence", self._last.stop_string
-        return REASONS[reason], None
+        sequence = self._last.stop_string or None
+        return ("stop_sequence" if reason == "stop" and sequence else REASONS[reason]), sequence
+
+    def _block_event(self, said: BlockEvent) -> str:
+        """Only the whole of a call's arguments shows whether they are an object, so its input comes with its end, and a ping until then."""
+        match said:
+            case Begun(block):
+                return event("content_block_start", index=block.index, content_block=begun_block(block).model_dump())
+            case Grown(block, text):
+                if block.kind == "call":
+                    return event("ping")
+                kind, field = DELTAS[block.kind]
+                return event("content_block_delta", index=block.index, delta={"type": kind, field: text})
+            case Ended(block):
+                ended = event("content_block_stop", index=block.index)
+                if block.kind != "call":
+                    return ended
+                whole = {"type": "input_json_delta", "partial_json": json.dumps(self._input(block))}
+                return event("content_block_delta", index=block.index, delta=whole) + ended
+
+    def _content_block(self, block: Block) -> TextBlock | ThinkingBlock | ToolUseBlock:
+        match block.kind:
+            case "reasoning":
+                return ThinkingBlock(thinking=block.text)
+            case "text":
+                return TextBlock(text=block.text)
+            case "call":
+                return ToolUseBlock(id=block.call_id, name=block.name, input=self._input(block))
+
+    def _input(self, block: Block) -> dict[str, Any]:
+        """Of a call that has ended, or whose answer has: the limit cuts off the last block alone."""
+        assert self._last is not None, "a block comes with a delta"
+        return input_of(block.text, self._last.finish_reason == "length" and block is self._blocks.blocks[-1])
 
 
-def content_block(block: Block) -> TextBlock | ThinkingBlock | ToolUseBlock:
+def begun_block(block: Block) -> TextBlock | ThinkingBlock | ToolUseBlock:
+    """What is known of it before it holds anything."""
     match block.kind:
         case "reasoning":
-            return ThinkingBlock(thinking=block.text)
+            return ThinkingBlock(thinking="")
         case "text":
-            return TextBlock(text=block.text)
+            return TextBlock(text="")
         case "call":
-            return ToolUseBlock(id=block.call_id, name=block.name, input=input_of(block.text))
+            return ToolUseBlock(id=block.call_id, name=block.name, input={})
 
 
-def input_of(arguments: str) -> dict[str, Any]:
-    """As far as they have come where they are cut off, as Anthropic's own client reads them. What is no JSON object stands under
-    `unparsed`."""
+def input_of(arguments: str, partial: bool) -> dict[str, Any]:
+    """What is no JSON object stands under `unparsed`, and so do numbers that JSON cannot write again. `partial`: the limit cuts the
+    arguments off; what has come counts, as Anthropic's own client reads it."""
     try:
-        parsed = from_json(arguments or "{}", allow_partial=True)
+        parsed = from_json(arguments or "{}", allow_inf_nan=False, allow_partial=partial)
+        json.dumps(parsed, allow_nan=False)  # 1e999 is read as infinity
     except ValueError:
         return {"unparsed": arguments}
     return parsed if isinstance(parsed, dict) else {"unparsed": arguments}
-
-
-def block_event(said: BlockEvent) -> str:
-    match said:
-        case Begun(block):
-            return event("content_block_start", index=block.index, content_block=_begun(block).model_dump())
-        case Grown(block, text):
-            kind, field = DELTAS[block.kind]
-            return event("content_block_delta", index=block.index, delta={"type": kind, field: text})
-        case Ended(block):
-            return event("content_block_stop", index=block.index)
-
-
-def _begun(block: Block) -> TextBlock | ThinkingBlock | ToolUseBlock:
-    """What is known of it before it holds anything."""
-    return content_block(Block(block.index, block.kind, block.call, block.name, block.call_id))
 
 
 def failure_body(error: Exception) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class ToolParam(Body):
     input_schema: dict[str, Any]
     strict: bool | None = None
     cache_control: CacheControl | None = None
-    eager_input_streaming: bool | None = None  # input comes as the model writes it either way
+    eager_input_streaming: bool | None = None  # input comes when it is whole either way
     defer_loading: Annotated[object, only(False)] = None
     allowed_callers: Annotated[object, only(["direct"])] = None
 

@@ -27,7 +27,7 @@ from deployments.api.responses.objects import (
 )  # fmt: skip
 from deployments.api.responses.schema import FunctionChoice, ResponsesRequest
 from deployments.api.responses.text_logprobs import TextLogprobs
-from deployments.gateway.answer_blocks import AnswerBlocks, Begun, Block, BlockEvent, Ended, Grown
+from deployments.gateway.answer_blocks import AnswerBlocks, Begun, Block, BlockEvent, Ended, Grown, cut_off
 from deployments.gateway.detokenizer import TokenBytes
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
@@ -95,8 +95,7 @@ class ResponsesForm:
 
     def _status(self, block: Block) -> Status:
         """Of a block that has ended, or whose response has: only the last one can be cut off."""
-        whole = self._finish_reason not in ("", "length") or block is not self._blocks.blocks[-1]
-        return "completed" if whole else "incomplete"
+        return "incomplete" if block is self._blocks.blocks[-1] and cut_off(block, self._finish_reason) else "completed"
 
     def _logprobs_of(self, block: Block) -> Logprobs:
         return self._logprobs.of(self._text_numbers.get(block.index))
