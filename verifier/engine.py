@@ -268,7 +268,7 @@ class VerifierEngine:
             self.scheduler.clear(s)
             self._replies.append(reply)
             if reply.finish_reason:
-                failed = reply.finish_reason == "error"
+                failed = reply.finish_reason in ("error", "refused")
                 self.totals.failed += failed
                 self.totals.finished += not failed
                 self._release(s, finished=not failed)

@@ -92,11 +92,11 @@ class Sequence:
 
     def accept(self, tokens: list[int], logprobs: tuple[TokenLogprob, ...] = ()) -> GenerateReply:
         """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway. Where its grammar
-        has passed the library's limits, nothing is committed, and it ends."""
+        has passed the library's limits, nothing is committed, and it ends: "refused", by its own fault."""
         request, first = self.request, len(self.tokens) - self.prompt_len
         if self.grammar is not None and (fault := self.grammar.error):
             fault = f"the grammar cannot be followed any further: {fault}"
-            return GenerateReply(self.id, request.attempt, first, (), "error", fault, self.usage)
+            return GenerateReply(self.id, request.attempt, first, (), "refused", fault, self.usage)
         left = request.max_tokens - first
         tokens, stopped = self.cut(tokens[:left])
         finish = "stop" if stopped else "length" if len(tokens) == left else ""

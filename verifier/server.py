@@ -327,7 +327,12 @@ class VerifierServer(rpc.VerifierServicer):
             if (client := self.clients.get(drafter)) is not None:
                 client.send(said)
         for reply in replies:
-            if (stream := self._requests.get((reply.request_id, reply.attempt))) is not None:
-                stream.say(reply)
-                if reply.finish_reason:
-                    self._forget((reply.request_id, reply.attempt))
+            key = (reply.request_id, reply.attempt)
+            if (stream := self._requests.get(key)) is None:
+                continue
+            if reply.finish_reason == "refused":  # no other verifier would do better, and this one has not failed
+                self._refuse(key, RequestError(reply.error, "grammar"))
+                continue
+            stream.say(reply)
+            if reply.finish_reason:
+                self._forget(key)

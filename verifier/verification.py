@@ -25,6 +25,9 @@ from verifier.step import Batch, Step, Walked, Walks
 
 EMPTY = TokenTree()
 
+NONE = -1
+"""Stands for a choice below the root that cannot be made: a grammar says nothing there. A walk ends before such a row."""
+
 SALT = 0x5EED_ACCE
 """Keeps the draw of a synthetic acceptance apart from the noise that chooses tokens."""
 
@@ -61,6 +64,7 @@ class Verification:
         if step.batch.scored:
             logits = logits[[*range(len(step.batch.trees)), *step.batch.ends]]
         choices = chosen(logits, parts)
+        _leave_out_unsaid(decoding, step.batch.trees, choices)
         if self.synthetic_rate is not None:
             return np.array(_drawn(choices.tolist(), step, self.synthetic_rate, logits.shape[1]))
         return choices
@@ -74,7 +78,11 @@ class Verification:
         tokens, ends = after_rows[reached].tolist(), np.cumsum(trees.totals(reached)).tolist()
         walked, first = [], 0
         for place, (s, end) in enumerate(zip(decoding, ends, strict=True)):
-            mine, stopped = s.cut(tokens[first:end])
+            mine = tokens[first:end]
+            if mine[-1] == NONE:
+                reached[trees.first[place] + np.flatnonzero(reached[trees.first[place] : trees.first[place + 1]])[-1]] = False
+                mine = mine[:-1]
+            mine, stopped = s.cut(mine)
             walked.append(Walked(s, mine))
             first = end
             if stopped or s.request.logprobs.top is not None:
@@ -89,6 +97,15 @@ class Verification:
         for s, choice, row in zip(step.batch.prompted, prompted, step.batch.ends, strict=True):
             walks.walked.append(Walked(s, [choice], rows=np.array([row])))
         return walks
+
+
+def _leave_out_unsaid(decoding: TypingSequence[Sequence], trees: TreeRows, choices: np.ndarray) -> None:
+    for place, s in enumerate(decoding):
+        if s.grammar is not None and s.grammar.unsaid:
+            tree, first = trees.tree(place), trees.first[place] + 1
+            for node in range(len(tree)):
+                if tuple(tree.path(node)) in s.grammar.unsaid:
+                    choices[first + node] = NONE
 
 
 def _counted(walked: list[Walked], selected: Selected, trees: TreeRows, reached: np.ndarray) -> Walks:

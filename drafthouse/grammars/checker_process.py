@@ -16,8 +16,8 @@ from drafthouse.sampling import Grammar
 STACK_BYTES = 1 << 20
 MEMORY_BYTES = 4 << 30
 
-STEPS = 24
-"""Tokens that are taken into a grammar: some are too wide only behind their beginning."""
+STEPS, MOST_TOKENS = 24, 2048
+"""Of a text that is tried: places with a choice, for some grammars are too wide only behind their beginning; and tokens in all."""
 
 
 def main() -> None:
@@ -44,14 +44,17 @@ def fault_of(compiler: GrammarCompiler, grammar: Grammar) -> str:
         matcher = compiler.matcher(grammar)
     except GrammarError as error:
         return str(error)
-    for _ in range(STEPS):
+    chosen = 0
+    for _ in range(MOST_TOKENS):
         token = matcher.forced()
         if token is None:
             fitting = np.flatnonzero(np.unpackbits(matcher.allowed().view(np.uint8), bitorder="little"))
-            if matcher.error or not len(fitting):
+            chosen += 1
+            if matcher.error or not len(fitting) or chosen > STEPS:
                 break
             token = int(fitting[len(fitting) // 2])
         matcher.advance(token)
+        matcher.commit()
     return matcher.error
 
 

@@ -1,7 +1,7 @@
 """From a grammar's text to something that matches tokens, by llguidance.
 
 Promises: thread-safe. What cannot be compiled is a GrammarError with the library's own words, and so is what its limits forbid: they
-bound symbols, states and the work at one token. The last ones compiled are kept, up to a number and to a number of bytes. Nothing is
+bound symbols, states and the library's own count of work at one token, not its time. The last ones compiled are kept, up to a number and to a number of bytes. Nothing is
 fetched: a `$ref` goes within its schema.
 """
 
@@ -24,8 +24,8 @@ KEPT, KEPT_BYTES = 128, 1 << 22
 """Compiled grammars, and bytes of their texts."""
 
 MOST_SYMBOLS, MOST_STATES = 100_000, 20_000
-"""Of a grammar's rules, and of its lexer, at one or two kB each. The library's own limits hold beside them: some 15 ms of work at one
-token."""
+"""Of a grammar's rules, and of its lexer, at one or two kB each. The library's own limits hold beside them: of items in a row and of
+work at one token. A mask below them takes up to 0.3 s."""
 
 JSON_FORM: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As json.dumps writes it, which is what most models were shown: one space after a comma and a colon and none elsewhere. So separators
@@ -91,10 +91,13 @@ class GrammarCompiler:
         with self._reading:
             tokenizer = self._tokenizer = self._tokenizer or _read(self._read())
         library = LLMatcher(tokenizer, library_text(grammar), log_level=0, limits=self._limits)
+        if not library.is_error():
+            library.compute_bitmask()  # its first states are made once, before it is copied
         if library.is_error():
             raise GrammarError(first_line(library.get_error()))
         made = GrammarMatcher(library, tokenizer.vocab_size, frozenset(tokenizer.eos_tokens))
-        nothing = not made.allowed().any()  # its first states are made once, before it is copied
+        made.forced()  # no more than may be
+        nothing = not made.allowed().any()
         if made.error or nothing:
             raise GrammarError(made.error or "no text but the empty one fits it")
         return made

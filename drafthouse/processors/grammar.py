@@ -3,9 +3,13 @@
 Promises: what is committed fits the grammar, whatever was drafted. A token that ends the text may be chosen only where the grammar is
 complete. Where the grammar leaves one text, the tokenizer's own token for it is the only one: such tokens are known before any model
 runs. Nothing is said of the reasoning; the grammar begins after the token that closes it.
+
+Drafted rows of which nothing can be said are `unsaid`: no token may be chosen there. A walk that comes to one ends before it, so the
+text stays the same. They lie where the grammar is too large for the library's limits, or behind the rows that `EDIT_S` was enough for.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,18 +21,28 @@ from drafthouse.sampling import Thought
 BEFORE, INSIDE, BEHIND, TEXT = range(4)
 """Of the reasoning: it may begin with the next token; it goes on; it has just ended; nothing or something of the text has come."""
 
+EDIT_S = 0.02
+"""Of a step's time, for the rows of one sequence below its root, each time that they are gone through. The row that goes past it is finished, and the root's is always made."""
+
 
 class GrammarProcessor(PathProcessor):
     """`forced_tokens` counts those committed that the grammar left no choice."""
 
     def __init__(
-        self, matcher: GrammarMatcher, thought: Thought | None, stop_tokens: Sequence[int], output: Sequence[int], vocab_size: int
+        self,
+        matcher: GrammarMatcher,
+        thought: Thought | None,
+        stop_tokens: Sequence[int],
+        output: Sequence[int],
+        vocab_size: int,
+        clock: Callable[[], float] = time.perf_counter,
     ):
         """`matcher` stands at the beginning; `output` is what has been delivered."""
         self._matcher, self._thought, self._stops = matcher, thought, frozenset(stop_tokens)
         self._stop_ids = np.array(sorted(token for token in self._stops if token < vocab_size), dtype=np.int64)
         self._words = (vocab_size + WORD_BITS - 1) // WORD_BITS
-        self._vocab_size = vocab_size
+        self._vocab_size, self.clock = vocab_size, clock
+        self.unsaid: set[tuple[int, ...]] = set()  # paths, since the last commit
         self._at = [TEXT if thought is None else INSIDE if thought.inside else BEFORE]  # after each move that may be taken back
         self.forced_tokens = 0
         self.commit(output)
@@ -38,6 +52,21 @@ class GrammarProcessor(PathProcessor):
     def error(self) -> str:
         """Why the text cannot go on; empty while it can."""
         return self._matcher.error
+
+    def places(self, paths: Sequence[Path]) -> Iterator[int]:
+        """Without those that time does not suffice for."""
+        here: Path = ()
+        until = self.clock() + EDIT_S
+        for row, path in enumerate(paths):
+            if path and self.clock() > until:
+                self.unsaid.add(tuple(path))
+                continue
+            self.go(here, path)
+            here = path
+            yield row
+            if path and self._matcher.lost:
+                self.unsaid.add(tuple(path))
+        self.rollback(len(here))
 
     def advance(self, token: int) -> None:
         after = self._after(self._at[-1], token)
@@ -62,7 +91,9 @@ class GrammarProcessor(PathProcessor):
         for token in tokens:
             self.forced_tokens += self.forced() == token
             self.advance(token)
+            self._matcher.commit()
         del self._at[:-1]
+        self.unsaid.clear()
 
     def edit_row(self, edits: Edits, row: int) -> None:
         if self._at[-1] == INSIDE or not self._matcher.fits or self._matcher.ended:

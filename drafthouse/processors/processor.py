@@ -61,13 +61,17 @@ class PathProcessor(LogitsProcessor):
         """Goes to the end of each path in turn, and back at last; must be read to its end."""
         here: Path = ()
         for row, path in enumerate(paths):
-            common = common_length(here, path)
-            self.rollback(len(here) - common)
-            for token in path[common:]:
-                self.advance(token)
+            self.go(here, path)
             here = path
             yield row
         self.rollback(len(here))
+
+    def go(self, here: Path, path: Path) -> None:
+        """From the end of one path to that of another."""
+        common = common_length(here, path)
+        self.rollback(len(here) - common)
+        for token in path[common:]:
+            self.advance(token)
 
     def commit(self, tokens: Sequence[int]) -> None:
         for token in tokens:

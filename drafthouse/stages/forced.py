@@ -9,7 +9,7 @@ from drafthouse.processors.processor import Path
 from drafthouse.stages.stage import NOTHING, Children, SessionFacts, Stage
 
 CHAIN = 32
-"""Tokens that are looked up at once: each costs microseconds."""
+"""Tokens that are looked up at once. The first costs what the library takes to read the whole forced text, each other one microseconds."""
 
 Chain = Callable[[Path, int], list[int]]
 """`GrammarProcessor.chain`, of one that has the committed tokens before its stage has."""

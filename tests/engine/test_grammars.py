@@ -1,5 +1,6 @@
 """Grammars at every node of a tree: speculation on equals off, what comes out fits, and what is forced costs no step."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -181,8 +182,25 @@ def test_a_grammar_beyond_the_librarys_limits_fails_its_own_request() -> None:
     while len([reply for reply in found if reply.finish_reason]) < 2:
         found += both.turn()
     last = {reply.request_id: reply for reply in found if reply.finish_reason}
-    assert (last["a"].finish_reason, last["b"].finish_reason) == ("error", "length")
+    assert (last["a"].finish_reason, last["b"].finish_reason) == ("refused", "length")
     assert "too many states" in last["a"].error
+
+
+def test_rows_that_time_does_not_suffice_for_change_no_token() -> None:
+    """Below the root nothing is said: each step ends before the first accepted row, and the text is the same."""
+    target, _ = models()
+    both = pair(target, [replace(loaded(tiny("llama")), tokenizer=tokenizer)])
+    asked = request("a", TEXTS[0], TOKENS, SamplingParams(1.0, grammar=GRAMMARS[0]), 3, "fixed", stop_tokens=(END,))
+    both.verifier.submit(asked)
+    grammar = both.verifier.sequences["a"].grammar
+    assert grammar is not None
+    grammar.clock = itertools.count().__next__  # a second at each look
+    found: list[GenerateReply] = []
+    while not found or not found[-1].finish_reason:
+        found += both.turn()
+    assert tokens_of(found) == tokens_of(replies("off", replace(asked, speculation=request("", TEXTS[0], 1).speculation)))
+    assert both.verifier.meter.totals.verified > 0
+    assert max(len(reply.tokens) for reply in found) == 1
 
 
 def test_no_tokenizer_no_grammar() -> None:

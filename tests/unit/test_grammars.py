@@ -9,12 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer
 
 from drafthouse.choose import Rows, choose, scores
 from drafthouse.errors import RequestError
 from drafthouse.grammars import compiler
 from drafthouse.grammars.checker import GrammarChecker
+from drafthouse.grammars.checker_process import fault_of
 from drafthouse.grammars.compiler import GrammarCompiler, GrammarError
+from drafthouse.grammars.matcher import GrammarMatcher
 from drafthouse.processors.edits import Edits
 from drafthouse.processors.grammar import GrammarProcessor
 from drafthouse.processors.sequence_processors import processors_of
@@ -143,6 +146,83 @@ def test_forced_tokens_are_counted() -> None:
     mine.commit([*mine.chain((), 32), 253])
     assert text_of([253]) == "true"
     assert mine.forced_tokens == 5
+
+
+class Counted:
+    """A library that counts how it is asked for forced tokens."""
+
+    def __init__(self, library, calls: list[str]):
+        self.library, self.calls = library, calls
+
+    def __getattr__(self, name: str):
+        self.calls.append(name)
+        return getattr(self.library, name)
+
+    def deep_copy(self):
+        return Counted(self.library.deep_copy(), self.calls)
+
+
+def test_a_forced_text_is_read_once_for_each_way_along_it() -> None:
+    calls: list[str] = []
+    made = LLTokenizer(tokenizer())
+    library = LLMatcher(made, LLMatcher.grammar_from_regex("ab(name, ){40}[cd]"))
+    matcher = GrammarMatcher(Counted(library, calls), made.vocab_size, frozenset(made.eos_tokens))  # type: ignore[arg-type]
+    mine = GrammarProcessor(matcher, None, (END,), (ord("a"),), VOCAB_SIZE)
+    chain = mine.chain((), 32)
+    assert len(chain) == 32
+    mine.edit(Edits(), 0, [tuple(chain[:i]) for i in range(33)])
+    mine.commit(chain)
+    assert mine.forced_tokens == 32
+    assert calls.count("compute_ff_tokens") == 1
+
+
+def test_a_text_of_too_many_forced_tokens_is_refused() -> None:
+    for grammar in (Grammar("regex", "(x,){5000}"), Grammar("regex", "[ab](x,){5000}")):
+        assert "10,000 tokens in a row" in fault_of(COMPILER, grammar)
+    assert fault_of(COMPILER, Grammar("regex", "(x,){2000}")) == ""
+
+
+def test_a_rejected_draft_beyond_the_librarys_limits_changes_nothing() -> None:
+    """Nothing is said at its rows, and the text goes on as if they had not been."""
+    narrow = GrammarCompiler(tokenizer, most_states=60)
+    grammar = Grammar("regex", "a(b[a-z]{60}x|c[0-9]{3})")
+
+    def at(*output: int) -> GrammarProcessor:
+        return GrammarProcessor(narrow.matcher(grammar), None, (END,), output, VOCAB_SIZE)
+
+    mine, draft = at(ord("a")), [ord("b"), *[ord("q")] * 50]
+    rows = [tuple(draft[:i]) for i in range(len(draft) + 1)]
+    allowed(mine, rows)
+    assert tuple(draft) in mine.unsaid
+    assert mine.error == ""
+    allowed(mine, [*rows, (ord("c"),)])
+    assert (ord("c"),) not in mine.unsaid
+    mine.commit((ord("c"),))
+    assert not mine.unsaid
+    assert mine.error == ""
+    assert allowed(mine, [(), (ord("7"),)]) == allowed(at(*b"ac"), [(), (ord("7"),)])
+    committed = at(ord("a"))
+    committed.commit(draft)
+    allowed(committed, [()])
+    assert "states" in committed.error
+
+
+def test_a_drafted_id_that_no_token_has_changes_nothing() -> None:
+    mine = processor(WORDS, vocab_size=VOCAB_SIZE + 40)
+    first = allowed(mine, [(), (VOCAB_SIZE + 30,), (ord("n"),)], VOCAB_SIZE + 40)
+    assert mine.error == ""
+    assert first[2] == by_hand((ord("n"),))
+    mine.commit((ord("n"),))
+    assert allowed(mine, [()], VOCAB_SIZE + 40) == [by_hand((ord("n"),))]
+
+
+def test_rows_below_the_root_are_bounded_in_time() -> None:
+    seconds = iter([0.0, 0.001, 1.0, 1.0])
+    mine = GrammarProcessor(COMPILER.matcher(WORDS), None, (END,), (), VOCAB_SIZE, clock=lambda: next(seconds))
+    root, first, *late = allowed(mine, [(), (ord("n"),), tuple(b"na"), (ord("t"),)])
+    assert (root, first) == (by_hand(()), by_hand((ord("n"),)))
+    assert late == [set(range(VOCAB_SIZE))] * 2
+    assert mine.unsaid == {tuple(b"na"), (ord("t"),)}
 
 
 def test_the_text_may_end_only_where_it_is_complete() -> None:
