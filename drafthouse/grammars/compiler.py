@@ -1,8 +1,8 @@
 """From a grammar's text to something that matches tokens, by llguidance.
 
 Promises: thread-safe. What cannot be compiled is a GrammarError with the library's own words, and so is what its limits forbid: they
-bound symbols, states and the library's own count of work at one token, not its time. The last ones compiled are kept, up to a number and to a number of bytes. Nothing is
-fetched: a `$ref` goes within its schema.
+bound symbols, states and the library's own count of work at one token, not its time. The last ones compiled are kept, up to a number
+and to a number of bytes. Nothing is fetched: a `$ref` goes within its schema.
 """
 
 import json

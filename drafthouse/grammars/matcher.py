@@ -28,8 +28,8 @@ class Place:
 
     def __init__(self, forced: list[int] | None = None, index: int = 0):
         """`forced[index:]` come next; None: not asked yet."""
-        self.forced, self.index, self.mask = forced, index, None
-        self.mask: np.ndarray | None
+        self.forced, self.index = forced, index
+        self.mask: np.ndarray | None = None
 
 
 class GrammarMatcher:

@@ -22,7 +22,8 @@ BEFORE, INSIDE, BEHIND, TEXT = range(4)
 """Of the reasoning: it may begin with the next token; it goes on; it has just ended; nothing or something of the text has come."""
 
 EDIT_S = 0.02
-"""Of a step's time, for the rows of one sequence below its root, each time that they are gone through. The row that goes past it is finished, and the root's is always made."""
+"""Of a step's time, for the rows of one sequence below its root, each time that they are gone through. The row that goes past it is
+finished, and the root's is always made."""
 
 
 class GrammarProcessor(PathProcessor):
