@@ -20,9 +20,10 @@ from pydantic import BaseModel
 from deployments.cli.main import build_cli
 from drafthouse.config.serving import ServingConfig
 from tests.chaos.command import chaos_app
+from tests.clients.command import clients_app
 from tests.fuzz.command import fuzz_app
 
-TEST_COMMANDS = {"tests.chaos": chaos_app, "tests.fuzz": fuzz_app}
+TEST_COMMANDS = {"tests.chaos": chaos_app, "tests.clients": clients_app, "tests.fuzz": fuzz_app}
 """Run by `python -m`."""
 
 ROOT = pathlib.Path(__file__).parents[2]

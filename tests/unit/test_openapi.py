@@ -135,6 +135,8 @@ def fails(error: Exception) -> Any:
         ("GET", "/health/live", {}, 200),
         ("GET", "/health/ready", {}, 200),
         ("GET", "/health/ready", {"routed": False}, 503),
+        ("GET", "/health", {}, 200),
+        ("GET", "/health", {"routed": False}, 503),
         ("HEAD", "/health/ready", {"routed": False}, 503),
         ("GET", "/openapi.json", {}, 200),
     ],

@@ -32,7 +32,7 @@ from deployments.api.responses.schema import ResponsesRequest
 
 READ = ["GET", "HEAD"]
 
-OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 """Served without an API key."""
 
 BODIES = (

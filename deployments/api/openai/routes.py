@@ -2,7 +2,7 @@
 
 Promises: an error before the first token has its own status; after it, the error is the stream's
 last event but one. The first token leaves as soon as it is there. A client that goes away cancels
-its generation. With API keys on, all but /health/live and /health/ready asks for one before the body is read. FastAPI reads
+its generation. With API keys on, all but OPEN_PATHS asks for one before the body is read. FastAPI reads
 the annotations of these routes, so they must not be postponed here.
 """
 

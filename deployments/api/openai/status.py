@@ -134,6 +134,11 @@ def _add_health(app: FastAPI, service: InferenceService) -> None:
             return JSONResponse(Unready(reason="no verifier is known: none runs yet, or all are gone").model_dump(), 503)
         return JSONResponse(Ready(verifiers=verifiers).model_dump())
 
+    @app.api_route("/health", methods=READ, responses={200: {"model": Ready}, 503: {"model": Unready}})
+    async def health() -> Response:
+        """The same as /health/ready, where other engines have it."""
+        return await ready()
+
 
 def _add_metrics(app: FastAPI, metrics: Metrics, keys: ApiKeys | None) -> None:
     @app.api_route("/version", methods=READ)

@@ -1,0 +1,3 @@
+from tests.clients.command import clients_app
+
+clients_app()
