@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from drafthouse.config.api import ApiConfig
+from drafthouse.wire.dialect import OURS
 from drafthouse.wire.generation_messages import GenerateRequest
 from tests.unit.byte_tokenizer import codec
 from tests.unit.openai_gateway import gateway
@@ -56,7 +57,7 @@ def scripted_server() -> Iterator[str]:
     found: list[str] = []
 
     async def serve() -> None:
-        verifier = VerifierDouble("scripted", tokens=said)
+        verifier = VerifierDouble("scripted", tokens=said, says=OURS.metadata())
         options = {"template": TEMPLATE, "api": ApiConfig(reasoning_parser="none"), "context_tokens": CONTEXT_TOKENS, "patience_s": 30.0}
         async with gateway(verifier, **options) as (app, _):
             server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))

@@ -328,6 +328,15 @@ def test_thinking_becomes_a_chats_budget_and_switch():
     assert chat_of({"thinking": {"type": "disabled"}, "output_config": {"effort": "max"}}).reasoning_effort == "none"
 
 
+def test_choices_of_tools_become_those_of_chats():
+    def choice(**said: Any) -> Any:
+        return chat_of({"tools": TOOLS, "tool_choice": said})
+
+    assert [choice(type=kind).tool_choice for kind in ("auto", "any", "none")] == ["auto", "required", "none"]
+    assert choice(type="tool", name="time").tool_choice.function.name == "time"
+    assert choice(type="any", disable_parallel_tool_use=True).parallel_tool_calls is False
+
+
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
 
 
