@@ -49,6 +49,16 @@ def test_openai_client_chat_plain_and_streaming_agree(client: openai.OpenAI) -> 
     assert [m.id for m in client.models.list()] == ["demo"]
 
 
+def test_openai_client_responses_say_what_chats_say(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "write a loop"}]
+    chat = client.chat.completions.create(model="demo", messages=messages, max_completion_tokens=24, seed=5)
+    *_, last = client.responses.create(
+        model="demo", input="write a loop", max_output_tokens=24, stream=True, extra_body={"seed": 5}, text={"format": {"type": "text"}}
+    )
+    assert last.type in ("response.completed", "response.incomplete")
+    assert last.response.output_text == chat.choices[0].message.content
+
+
 def test_speculation_is_used_and_reported(serving: Serving) -> None:
     on = serving.complete(prompt=PROMPT, max_tokens=64, temperature=0, speculation={"mode": "fixed", "nodes": 8, "depth": 4})
     usage = on["usage"]["speculation"]

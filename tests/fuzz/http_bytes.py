@@ -13,7 +13,7 @@ from tests.fuzz.http_exchange import exchange
 from tests.fuzz.messages import with_faults
 from tests.fuzz.seeds import IDS, MOST_TOKENS, PROMPT
 
-PATHS = ("/v1/completions", "/v1/chat/completions")
+PATHS = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 ODD_PATHS = (
     "/v1/completions/",
     "//v1/completions",
@@ -39,9 +39,12 @@ class HttpBytes:
         common = {"model": model, "max_tokens": MOST_TOKENS, "seed": 3, "temperature": 0.5}
         options = {"speculation": {"mode": "fixed", "nodes": 4, "depth": 2, "width": 1}, "stop": ["\n", "é"], "n": 2}
         messages = [{"role": "system", "content": "be short"}, {"role": "user", "content": [{"type": "text", "text": "hé🙂"}]}]
+        response = {"model": model, "max_output_tokens": MOST_TOKENS, "seed": 3, "truncation": "auto"}
+        items = [{"type": "reasoning", "summary": []}, {"role": "user", "content": [{"type": "input_text", "text": "hé🙂"}]}]
         self._bodies = {
             PATHS[0]: [common | {"prompt": PROMPT} | options, common | {"prompt": [list(IDS), list(IDS)], "stream": True}],
             PATHS[1]: [common | {"messages": messages}, common | {"messages": messages, "stream": True} | options],
+            PATHS[2]: [response | {"input": "hé🙂"}, response | {"input": messages[:1] + items, "stream": True, "instructions": "a"}],
         }
 
     async def send(self, number: int) -> tuple[Outcome, str]:

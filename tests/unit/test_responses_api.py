@@ -140,6 +140,60 @@ def test_a_limit_beyond_the_context_is_cut_with_a_note_in_the_bodys_own_words():
     assert answer.headers["x-drafthouse-note"] == note
 
 
+def turn(number: int, size: int) -> list[dict[str, Any]]:
+    call = {"type": "function_call", "call_id": str(number), "name": "weather", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": str(number), "output": "rain"}
+    return [{"role": "user", "content": f"turn {number} " + "é" * size}, call, result, {"role": "assistant", "content": "It rains."}]
+
+
+def long_input(count: int, size: int = 40) -> list[dict[str, Any]]:
+    items = [{"role": "developer", "content": "be short"}, *(item for number in range(count) for item in turn(number, size))]
+    return [*items, {"role": "user", "content": "and now?"}]
+
+
+def without_turns(gone: int, count: int) -> list[dict[str, Any]]:
+    system, *items = long_input(count)
+    return [system, *items[4 * gone :]]
+
+
+def room(body: dict[str, Any]) -> int:
+    """Tokens that may be generated."""
+    try:
+        return planned(body).max_tokens
+    except RequestError:
+        return 0
+
+
+@pytest.mark.parametrize("count", [1, 4, 30])
+@pytest.mark.parametrize("wanted", [None, 300])
+def test_an_input_that_is_too_long_loses_its_oldest_turns_where_that_is_asked_for(count, wanted):
+    body = {"input": long_input(count), "max_output_tokens": wanted}
+    auto = planned(body | {"truncation": "auto"})
+    prompt = codec()._backend.decode(list(auto.requests[0].prompt))
+    assert prompt.startswith("# system: be short\n# user: ")
+    assert prompt.endswith("# user: and now?\n# assistant:\n")
+    assert auto.max_tokens >= (wanted or 1)
+    gone = count - prompt.count("# user: turn")
+    assert (gone > 0) is (room(body) < (wanted or 1))
+    assert prompt == prompt_of(body | {"input": without_turns(gone, count)})
+    if not gone:
+        assert auto.notes == ()
+        return
+    assert auto.notes == (f"input: the first {4 * gone} items were left out, so that the rest fits the context",)
+    assert room(body | {"input": without_turns(gone - 1, count)}) < (wanted or 1), "no more than needed"
+
+
+def test_what_does_not_fit_is_refused_where_nothing_can_be_left_out():
+    for body in ({"input": long_input(30)}, {"input": long_input(1, 4000)[:2], "truncation": "auto"}, {"input": "é" * 4000}):
+        with pytest.raises(RequestError) as raised:
+            planned({"truncation": "disabled"} | body)
+        assert (raised.value.code, raised.value.param) == ("context_length_exceeded", "input")
+    last = [*long_input(2), {"role": "user", "content": "é" * 4000}]
+    with pytest.raises(RequestError) as raised:
+        planned({"truncation": "auto", "input": last})
+    assert raised.value.code == "context_length_exceeded"
+
+
 @pytest.mark.parametrize("top", [0, 2])
 def test_logprobs_of_the_text(top):
     verifier = Scoring("a", tokens=lambda request: IDS, says=OURS.metadata())
@@ -167,7 +221,7 @@ def test_logprobs_of_the_text(top):
         ({"input": [{"type": "web_search_call", "id": "ws_1", "status": "completed"}]}, "input.0"),
         ({"input": [{"type": "function_call", "call_id": "1", "arguments": "{}"}]}, "input.0.name"),
         ({"input": [{"type": "reasoning", "id": "1", "summary": [], "encrypted_content": "x"}]}, "input.0.encrypted_content"),
-        ({"input": [{"type": "function_call_output", "call_id": "", "output": "x"}]}, "input.0.tool_call_id"),
+        ({"input": [{"type": "function_call_output", "call_id": "", "output": "x"}]}, "input.0.call_id"),
         ({"input": [{"role": "user", "content": "x" * 100_000}]}, "input"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
         ({"tools": [{"type": "custom", "name": "a", "format": {}}]}, "tools.0.type"),
@@ -193,7 +247,7 @@ def test_logprobs_of_the_text(top):
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
-        ({"truncation": "auto"}, "truncation"),
+        ({"truncation": "some"}, "truncation"),
         ({"n": 2}, "n"),
     ],
 )  # fmt: skip

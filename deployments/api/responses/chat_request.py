@@ -9,6 +9,7 @@ from deployments.api.field_names import FieldNames
 from deployments.api.openai.sampling_schema import SamplingBody
 from deployments.api.responses.input_items import CallItem, CallOutputItem, InputText, Item, MessageItem, ReasoningItem, text_of
 from deployments.api.responses.schema import LOGPROBS, FunctionChoice, FunctionTool, ResponsesRequest
+from deployments.api.responses.truncation import stays
 
 SAME = (
     *SamplingBody.model_fields, "model", "stop", "speculation", "structured_outputs", "thinking_token_budget", "chat_template_kwargs",
@@ -29,12 +30,13 @@ NAMES = {
 }
 
 
-def chat_request(body: ResponsesRequest) -> tuple[dict[str, Any], FieldNames]:
-    """(a chat request's body, its names in `body`)."""
+def chat_request(body: ResponsesRequest, left_out: int = 0) -> tuple[dict[str, Any], FieldNames]:
+    """(a chat request's body, its names in `body`); without the first items, `left_out` of them, but for messages of the system."""
     given = body.model_dump(include=set(SAME), exclude_none=True, by_alias=True)
     messages = Messages(body.instructions)
     for i, item in enumerate([MessageItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input):
-        messages.add(item, "input" if isinstance(body.input, str) else f"input.{i}")
+        if i >= left_out or stays(item):
+            messages.add(item, "input" if isinstance(body.input, str) else f"input.{i}")
     names = NAMES | messages.names | {f"tools.{i}.function": f"tools.{i}" for i in range(len(body.tools or []))}
     return given | {"messages": messages.messages} | _limits(body) | _tools(body) | _wishes(body), FieldNames(names)
 
@@ -102,6 +104,7 @@ class Messages:
             case CallOutputItem():
                 self._append({"role": "tool", "tool_call_id": item.call_id, "content": _content(item.output)}, path)
                 self._name("content", f"{path}.output")
+                self._name("tool_call_id", f"{path}.call_id")
             case ReasoningItem():
                 turn = self._turn_for("reasoning_content", path)
                 turn["reasoning_content"] = "\n".join(filter(None, [turn.get("reasoning_content"), item.text()]))

@@ -128,6 +128,7 @@ def what_was_asked(body: ResponsesRequest, plan: RequestPlan) -> dict[str, Any]:
         "tools": tools,
         "top_logprobs": body.top_logprobs or 0,
         "metadata": body.metadata or {},
+        "truncation": body.truncation or "disabled",
         "user": body.user,
         "safety_identifier": body.safety_identifier,
         "prompt_cache_key": body.prompt_cache_key,

@@ -154,7 +154,7 @@ class ResponseObject(Answer):
     prompt_cache_key: str | None
     background: Literal[False] = False
     store: Literal[False] = False
-    truncation: Literal["disabled"] = "disabled"
+    truncation: Literal["auto", "disabled"]
     previous_response_id: None = None
     metrics: RequestMetrics | None = Field(None, exclude_if=lambda metrics: metrics is None)
     notes: list[str] | None = Field(None, exclude_if=lambda notes: notes is None)

@@ -4,6 +4,7 @@ Promises: those of `answering`. FastAPI reads the annotations of this route, so 
 """
 
 from dataclasses import replace
+from functools import partial
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -17,6 +18,7 @@ from deployments.api.openai.text_routes import Read
 from deployments.api.responses.chat_request import chat_request
 from deployments.api.responses.form import ResponsesForm
 from deployments.api.responses.schema import ResponsesRequest
+from deployments.api.responses.truncation import plan_that_fits
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlan, RequestPlanner
 
@@ -36,7 +38,13 @@ def add_responses(app: FastAPI, service: InferenceService, read: Read, keep_aliv
 
 def plan_of(planner: RequestPlanner, body: ResponsesRequest) -> RequestPlan:
     """Raises RequestError under the names of `body`."""
-    chat, names = chat_request(body)
+    if body.truncation != "auto" or isinstance(body.input, str):
+        return _planned(planner, body)
+    return plan_that_fits(partial(_planned, planner, body), body.input, max(1, body.max_output_tokens or 1))
+
+
+def _planned(planner: RequestPlanner, body: ResponsesRequest, left_out: int = 0) -> RequestPlan:
+    chat, names = chat_request(body, left_out)
     with names.named():
         plan = planner.chat(parse_body(ChatRequest, chat, ignore_unknown=planner.api.unknown_fields == "ignore"), "resp")
     return replace(plan, notes=tuple(map(names.said, plan.notes)))

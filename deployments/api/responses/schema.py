@@ -73,6 +73,7 @@ class ResponsesRequest(SamplingBody):
     thinking_token_budget: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
+    truncation: Literal["auto", "disabled"] | None = None
     store: bool | None = None  # nothing is stored
     user: str | None = None
     service_tier: str | None = None
@@ -81,7 +82,6 @@ class ResponsesRequest(SamplingBody):
     prompt_cache_retention: str | None = None
     max_tool_calls: int | None = None  # of tools that a server calls by itself: there are none
 
-    truncation: Annotated[object, only("disabled", hint="send what fits the context")] = None
     background: Annotated[object, only(False, hint="an answer is there when its request ends")] = None
     previous_response_id: Annotated[object, only(hint=NO_STATE)] = None
     conversation: Annotated[object, only(hint=NO_STATE)] = None
