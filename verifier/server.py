@@ -227,6 +227,11 @@ class VerifierServer(rpc.VerifierServicer):
         except DrafthouseError as error:
             self._refuse(key, error)
             return
+        except Exception as error:  # fault boundary: the request has its last reply
+            logger.exception("a grammar could not be compiled")
+            words = f"{type(error).__name__}: {error}"
+            self._end(GenerateReply(*key, len(request.delivered), (), "error", words))
+            return
         if key in self._requests:
             self._post(request, matcher)
 

@@ -168,6 +168,7 @@ class Gateway:
             await self._heartbeat.stop()
             await self._lag.stop()
             await self._link.close()
+            self._service.planner.close()
 
     async def _snapshot(self) -> dict[str, object]:
         snapshot: dict[str, object] = await self._controller.snapshot.remote()

@@ -114,6 +114,10 @@ class RequestPlanner:
         self._chats = ChatReading(codec, self.api)
         self._grammars = GrammarChecker(codec.tokenizer_text)
 
+    def close(self) -> None:
+        """Ends the process that checks grammars."""
+        self._grammars.close()
+
     def completion(self, body: CompletionRequest, kind: str = "cmpl", field: str = "prompt") -> RequestPlan:
         """`kind` and `field`: as `plan` has them."""
         check_model(body.model, self.model)

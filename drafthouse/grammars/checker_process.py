@@ -7,6 +7,7 @@ import json
 import resource
 import sys
 import threading
+import time
 
 import numpy as np
 
@@ -20,6 +21,10 @@ STEPS, MOST_TOKENS = 24, 2048
 """Of a text that is tried: places with a choice, for some grammars are too wide only behind their beginning; and tokens in all."""
 
 
+CPU_S = 100
+"""For one question. The checker waits less, and ends the process; one whose checker is gone ends here."""
+
+
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -30,12 +35,14 @@ def main() -> None:
 
 
 def serve() -> None:
-    text = json.loads(sys.stdin.readline())["tokenizer"]
-    compiler = GrammarCompiler(lambda: str(text))
-    say(fault_of(compiler, Grammar("regex", "a")))
+    asked = json.loads(sys.stdin.readline())
+    text = str(asked["tokenizer"])
+    compiler = GrammarCompiler(lambda: text, kept=0)
+    say(asked["number"], fault_of(compiler, Grammar("regex", "a")))
     for line in sys.stdin:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + CPU_S, resource.RLIM_INFINITY))
         asked = json.loads(line)
-        say(fault_of(compiler, Grammar(asked["kind"], asked["text"])))
+        say(asked["number"], fault_of(compiler, Grammar(asked["kind"], asked["text"])))
 
 
 def fault_of(compiler: GrammarCompiler, grammar: Grammar) -> str:
@@ -58,8 +65,8 @@ def fault_of(compiler: GrammarCompiler, grammar: Grammar) -> str:
     return matcher.error
 
 
-def say(error: str) -> None:
-    print(json.dumps({"error": error}), flush=True)
+def say(number: int, error: str) -> None:
+    print(json.dumps({"number": number, "error": error}), flush=True)
 
 
 if __name__ == "__main__":

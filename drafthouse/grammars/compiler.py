@@ -50,9 +50,9 @@ def no_tokenizer() -> str:
 class GrammarCompiler:
     """For one tokenizer, which is read when the first grammar comes."""
 
-    def __init__(self, tokenizer: Tokenizer = no_tokenizer, most_states: int = MOST_STATES):
-        """`most_states`: of a lexer, counted as a text goes through it."""
-        self._read = tokenizer
+    def __init__(self, tokenizer: Tokenizer = no_tokenizer, most_states: int = MOST_STATES, kept: int = KEPT):
+        """`most_states`: of a lexer, counted as a text goes through it. `kept`: compiled grammars."""
+        self._read, self._most = tokenizer, kept
         self._limits = LLParserLimits(max_grammar_size=MOST_SYMBOLS, max_lexer_states=most_states, verbose_errors=False)
         self._tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()  # of what is kept
@@ -83,7 +83,7 @@ class GrammarCompiler:
             if key not in self._kept:
                 self._bytes += len(grammar.text)
             self._kept[key] = made
-            while len(self._kept) > KEPT or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
+            while len(self._kept) > self._most or (self._bytes > KEPT_BYTES and len(self._kept) > 1):
                 (_, text), _ = self._kept.popitem(last=False)
                 self._bytes -= len(text)
 

@@ -50,12 +50,21 @@ def restored(form: Form, values: tuple[Any, ...]) -> Any:
     known, needed = _known(kind)
     given = {field: value for field, value in zip(sent, values, strict=True) if field in known}
     for field, value in given.items():
-        if isinstance(value, UnknownClass):
-            raise WireError(f"{name}.{field} is a {value.name}, which this version does not have: upgrade this side first")
+        if (unknown := _unknown_in(value)) is not None:
+            raise WireError(f"{name}.{field} is a {unknown.name}, which this version does not have: upgrade this side first")
     missing = needed - given.keys()
     if missing:
         raise WireError(f"{name}.{min(missing)} is missing, and has no default: the other side is of a version without it")
     return kind(**given)
+
+
+def _unknown_in(value: object) -> UnknownClass | None:
+    """The first one in a value and in its containers."""
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, tuple | list | set | frozenset):
+        return next((found for each in value if (found := _unknown_in(each)) is not None), None)
+    return value if isinstance(value, UnknownClass) else None
 
 
 @cache

@@ -1,8 +1,12 @@
 """Grammars: what compiles and what is refused, masks along tree paths, forced tokens, reasoning first."""
 
 import json
+import os
+import resource
+import signal
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 
 from drafthouse.choose import Rows, choose, scores
-from drafthouse.errors import RequestError
+from drafthouse.errors import OverloadError, RequestError
 from drafthouse.grammars import compiler
 from drafthouse.grammars.checker import GrammarChecker
 from drafthouse.grammars.checker_process import fault_of
@@ -323,6 +327,44 @@ def test_many_threads_compile_at_once() -> None:
     for thread in threads:
         thread.join()
     assert found == [True] * 20
+
+
+def children() -> set[int]:
+    """The processes of this one."""
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+def test_a_checker_that_ended_while_idle_is_replaced_and_a_closed_one_stays_closed() -> None:
+    checker, before = GrammarChecker(tokenizer), children()
+    checker.check(WORDS)
+    (first,) = children() - before
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    checker.check(Grammar("regex", "another"))
+    (second,) = children() - before
+    assert second != first
+    checker.close()
+    assert children() == before
+    checker.check(WORDS)  # is known
+    with pytest.raises(OverloadError, match="stops"):
+        checker.check(Grammar("regex", "a third"))
+
+
+def test_a_checker_works_where_descriptors_have_large_numbers() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    checker = GrammarChecker(tokenizer)
+    try:
+        assert max(held) > 1024
+        checker.check(WORDS)
+        with pytest.raises(GrammarError, match="unclosed"):
+            checker.check(Grammar("regex", "(a"))
+    finally:
+        checker.close()
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 CHAIN = "start: r0\n" + "\n".join(f'r{i}: "a" r{i + 1}' for i in range(6000)) + '\nr6000: "x"'

@@ -107,6 +107,15 @@ def test_a_class_that_only_the_sender_has_is_named_where_it_is_needed(version):
         pickle.loads(data)
 
 
+@pytest.mark.parametrize("held", [lambda each: (each,), lambda each: {"a": [each]}])
+def test_a_class_that_only_the_sender_has_is_named_within_containers(version, held):
+    newer = version(NEWER)
+    data = pickle.dumps(newer.Told(name="a", counts=newer.Counts(), kept=held(newer.Pace(1.0))))
+    version(NEWER.replace("class Pace", "class Speed").replace("Pace |", "object |"))
+    with pytest.raises(WireError, match=r"Told\.kept is a told\.Pace, which this version does not have"):
+        pickle.loads(data)
+
+
 def test_names_stand_once_in_a_pickle():
     routes = [Route(f"v{i}", f"v{i}:1", "f", 0, 8) for i in range(100)]
     assert pickle.dumps(routes).count(b"prompt_token_seconds") == 1
