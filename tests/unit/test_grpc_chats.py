@@ -184,9 +184,11 @@ def test_what_only_chats_have_is_refused_with_a_prompt():
         {"messages": [pb.ChatMessage()] * 70_000},
         {"messages": [pb.ChatMessage(role="user", parts=[pb.TextPart()] * 70_000)]},
         {"tools": [pb.Tool()] * 70_000},
+        {"stop": [""] * 70_000},
+        {"structured_outputs": pb.StructuredOutputs(choice=[""] * 70_000)},
         {"chat_template_kwargs": "[" + "0," * 70_000 + "0]"},
     ],
-    ids=["messages", "parts", "tools", "values"],
+    ids=["messages", "parts", "tools", "stop", "choices", "values"],
 )
 def test_many_small_things_are_refused_before_they_are_looked_at(fields):
     with pytest.raises(RequestError, match="has more than 65536") as caught:

@@ -62,7 +62,7 @@ class _Body:
     """A message as a JSON body would have it, and then as its schema."""
 
     def __init__(self, planner: RequestPlanner, message: Any) -> None:
-        """Raises RequestError for more of messages and tools than JSON values may be in a body."""
+        """Raises RequestError for more entries of lists than JSON values may be in a body."""
         self._planner, self._most = planner, most_values(planner.metadata.context_tokens)
         self._check_count(message)
         self._body = self._plain(message)
@@ -124,13 +124,17 @@ class _Body:
         for holder, name, field in places:
             holder[name] = _json(holder[name], field)
 
-    def _check_count(self, message: Any) -> None:
-        tools, messages = getattr(message, "tools", ()), getattr(message, "messages", ())
-        count = len(tools) + len(messages)
-        if count <= self._most:
-            count += sum(len(each.parts) + len(each.tool_calls) for each in messages)
-        if count > self._most:
-            raise RequestError(f"the request has more than {self._most} messages, parts, calls and tools", code=TOO_LARGE, status=413)
+    def _check_count(self, message: Message) -> None:
+        """Of repeated fields lengths alone are looked at first."""
+        inside, count = [message], 0
+        while inside:
+            for field, value in inside.pop().ListFields():
+                plain, several = field.message_type is None or field.message_type.GetOptions().map_entry, field.is_repeated
+                count += len(value) if several else 0
+                if count > self._most:
+                    raise RequestError(f"the request has more than {self._most} values in its lists", code=TOO_LARGE, status=413)
+                if not plain:
+                    inside += value if several else [value]
 
     def _plain(self, message: Message) -> dict[str, Any]:
         """The fields that are set, by name. Raises RequestError."""
