@@ -151,7 +151,8 @@ class InferenceService:
         OverloadError, and RequestError for what could never be served."""
         plan = await self.made(make, size, cache_key)
         try:
-            self._check_choices(len(plan.requests))
+            with plan.named():
+                self._check_choices(len(plan.requests))
         except RequestError as error:
             self.turned_away(error, cache_key)
             raise
@@ -198,7 +199,8 @@ class InferenceService:
     async def charge(self, counted: ClientRequest, plan: RequestPlan) -> None:
         """Counts its tokens and streams. Raises LimitError and RequestError."""
         try:
-            await counted.charge(plan.prompt_tokens, plan.max_tokens, len(plan.requests))
+            with plan.named():
+                await counted.charge(plan.prompt_tokens, plan.max_tokens, len(plan.requests))
         except (LimitError, RequestError) as error:
             self.turned_away(error, plan.requests[0].cache_key, len(plan.requests))
             raise
@@ -206,6 +208,12 @@ class InferenceService:
     async def stream(self, plan: RequestPlan, counted: ClientRequest) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. `counted` is told of each token.
         Raises OverloadError."""
+        with plan.named():
+            async with aclosing(self._streamed(plan, counted)) as deltas:
+                async for index, delta in deltas:
+                    yield index, delta
+
+    async def _streamed(self, plan: RequestPlan, counted: ClientRequest) -> AsyncGenerator[tuple[int, TextDelta], None]:
         left = len(plan.requests)
         try:
             self.places.take(left)

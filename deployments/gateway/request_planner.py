@@ -8,7 +8,8 @@ HTTP and gRPC share it. Choice `i` of several takes `derive_seed(seed, i)`; one 
 
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from deployments.api.openai.chat_schema import ChatRequest
@@ -72,7 +73,8 @@ class Settings:
 @dataclass(frozen=True, slots=True)
 class RequestPlan:
     """One user request. `requests[p * choices + c]` is choice `c` of prompt `p`. `notes` are what its client should know of it. `echoes`:
-    the text of each prompt, if it is to come before its outputs."""
+    the text of each prompt, if it is to come before its outputs. `named`: within it a RequestError is raised under the names that the
+    client's own body has for its fields."""
 
     id: str
     requests: tuple[GenerateRequest, ...]
@@ -85,6 +87,7 @@ class RequestPlan:
     echoes: tuple[str, ...] = ()
     prompt_top: int | None = None
     arrived: float | None = None  # seconds, monotonic
+    named: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def stop_rule(self) -> StopRule:

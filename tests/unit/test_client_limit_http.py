@@ -71,6 +71,21 @@ def test_tokens_and_streams_are_refused_as_well() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/responses", {"model": "demo", "input": "hello", "max_output_tokens": 50}, "max_output_tokens"),
+        ("/v1/chat/completions", {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 50}, "max_tokens"),
+    ],
+)
+def test_more_tokens_than_the_limit_has_names_the_clients_own_field(path: str, body: dict, field: str) -> None:
+    async def run() -> None:
+        async with gateway(limits={"tokens_per_minute": 50}) as (app, _), client_of(app) as client:
+            assert error_of(await client.post(path, json=body)) == (400, "invalid_request_error", field, "tokens_per_minute_exceeded")
+
+    asyncio.run(run())
+
+
 def test_without_limits_nothing_is_said_or_kept() -> None:
     async def run() -> None:
         async with gateway() as (app, service), client_of(app) as client:

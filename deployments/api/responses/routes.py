@@ -47,4 +47,4 @@ def _planned(planner: RequestPlanner, body: ResponsesRequest, left_out: int = 0)
     chat, names = chat_request(body, left_out)
     with names.named():
         plan = planner.chat(parse_body(ChatRequest, chat, ignore_unknown=planner.api.unknown_fields == "ignore"), "resp")
-    return replace(plan, notes=tuple(map(names.said, plan.notes)))
+    return replace(plan, notes=tuple(map(names.said, plan.notes)), named=names.named)
