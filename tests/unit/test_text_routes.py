@@ -1,10 +1,13 @@
 """/tokenize, /detokenize, /version."""
 
+import asyncio
+
 import pytest
 
 from drafthouse import __version__
 from tests.unit.byte_tokenizer import codec
-from tests.unit.openai_gateway import CHAT, error_of, request
+from tests.unit.openai_gateway import CHAT, error_of, gateway, request
+from tests.unit.test_client_limit_http import client_of
 
 TEXT = "def add(a, b):\n    return 'é🙂'<|end|>\n"
 
@@ -44,6 +47,25 @@ def test_detokenize_gives_the_text_back() -> None:
 def test_bad_input_names_its_field(path: str, body: dict, param: str) -> None:
     status, _, found, _ = error_of(request(path, body))
     assert (status, found) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/tokenize", {"prompt": "a" * 100_000}),
+        ("/detokenize", {"tokens": [1, 99999]}),
+        ("/v1/messages/count_tokens", {"model": "demo", "messages": [{"role": "user", "content": "a" * 100_000}]}),
+    ],
+)
+@pytest.mark.parametrize(("capacity", "outcome", "status"), [(16, "rejected", 400), (0, "refused", 429)])
+def test_what_is_turned_away_is_counted(path: str, body: dict, capacity: int, outcome: str, status: int) -> None:
+    async def run() -> None:
+        async with gateway(capacity=capacity) as (app, service), client_of(app) as client:
+            assert (await client.post(path, json=body)).status_code == status
+            totals = service.totals()
+            assert (totals.requests, totals.outcome[outcome]) == (1, 1)
+
+    asyncio.run(run())
 
 
 def test_another_model_is_not_found() -> None:

@@ -4,6 +4,7 @@ FastAPI reads the annotations of these routes, so they must not be postponed her
 """
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -46,21 +47,22 @@ def add_messages(app: FastAPI, service: InferenceService, read: Read, keep_alive
         """The next message, whole or as it is committed: Anthropic's form."""
         size, body = await read(request, MessagesRequest)
         plan, deltas = await arrival_of(request).begin(lambda: planned(planner, body), size)
-        return await answer(request, plan, deltas, MessageForm(plan, planner.model, count_of(plan)), bool(body.stream), keep_alive_s)
+        omit = body.thinking is not None and body.thinking.display == "omitted"
+        form = MessageForm(plan, planner.model, count_of(plan), omit)
+        return await answer(request, plan, deltas, form, bool(body.stream), keep_alive_s)
 
     @app.post("/v1/messages/count_tokens", responses=ERRORS, openapi_extra=json_body(CountTokensRequest))
     async def count_tokens(request: Request) -> TokenCount:
         """The tokens of the prompt that the same messages would make."""
         size, body = await read(request, CountTokensRequest)
-        with service.places.planning():
-            return TokenCount(input_tokens=await service.in_thread(lambda: prompt_tokens(planner, body), size))
+        return TokenCount(input_tokens=await service.made(lambda: prompt_tokens(planner, body), size, arrival_of(request).cache_key))
 
 
 def planned(planner: RequestPlanner, body: MessagesRequest) -> RequestPlan:
     """Raises RequestError under the client's own names."""
     chat, names = chat_request(body, planner.codec.chat_template.reads)
     with names.named():
-        return planner.chat(chat, kind="msg")
+        return replace(planner.chat(chat, kind="msg"), named=names.named)
 
 
 def prompt_tokens(planner: RequestPlanner, body: PromptBody) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from deployments.api.openai.client_limit import arrival_of
 from deployments.api.openai.openapi import errors_of, json_body
 from deployments.api.openai.text_schema import DetokenizeRequest, Text, TokenizeRequest, Tokens
 from deployments.gateway.inference_service import InferenceService
@@ -28,16 +29,14 @@ def add_text_routes(app: FastAPI, service: InferenceService, read: Read) -> None
     async def tokenize(request: Request) -> Response:
         """The token ids of a prompt or of messages."""
         size, body = await read(request, TokenizeRequest)
-        with service.places.planning():
-            data = await service.in_thread(lambda: tokens_of(planner, body).model_dump_json(), size)
+        data = await service.made(lambda: tokens_of(planner, body).model_dump_json(), size, arrival_of(request).cache_key)
         return Response(data, media_type="application/json")
 
     @app.post("/detokenize", responses=ERRORS, openapi_extra=json_body(DetokenizeRequest))
     async def detokenize(request: Request) -> Text:
         """The text of token ids."""
         size, body = await read(request, DetokenizeRequest)
-        with service.places.planning():
-            return await service.in_thread(lambda: text_of(planner, body), size)
+        return await service.made(lambda: text_of(planner, body), size, arrival_of(request).cache_key)
 
 
 def text_of(planner: RequestPlanner, body: DetokenizeRequest) -> Text:
