@@ -85,6 +85,23 @@ def test_turns_of_the_assistant_stay_apart():
     assert prompt_of({"input": [said[0], thought, said[1]]}) == "# assistant: a\n# assistant: bc (hm)\n# assistant:\n"
 
 
+def test_what_is_said_behind_a_call_is_a_message_of_its_own():
+    items = [
+        {"role": "assistant", "content": "I look."},
+        {"type": "function_call", "call_id": "1", "name": "time", "arguments": "{}"},
+        {"role": "assistant", "content": "Then."},
+        {"type": "function_call_output", "call_id": "1", "output": "noon"},
+    ]
+    call = '<tool_call>{"name": "time", "arguments": {}}</tool_call>'
+    prompt = f"# assistant: I look.{call}\n# assistant: Then.\n# tool: noon\n# assistant:\n"
+    assert prompt_of({"input": items}) == prompt
+
+
+def test_thoughts_of_one_turn_are_joined():
+    items = [{"type": "reasoning", "summary": parts("summary_text", *said)} for said in ((), ("a", "b"), ("c",))]
+    assert prompt_of({"input": [*items, {"role": "assistant", "content": "d"}]}) == "# assistant: d (a\nb\nc)\n# assistant:\n"
+
+
 def test_tools_choices_and_efforts_reach_the_template():
     assert '# tool: {"type": "function", "function": {"name": "time"}}' in prompt_of({"tools": FLAT})
     assert "# tool" not in prompt_of({"tools": FLAT, "tool_choice": "none"})

@@ -38,7 +38,7 @@ def chat_request(body: ResponsesRequest, left_out: int = 0) -> tuple[dict[str, A
         if i >= left_out or stays(item):
             messages.add(item, "input" if isinstance(body.input, str) else f"input.{i}")
     names = NAMES | messages.names | {f"tools.{i}.function": f"tools.{i}" for i in range(len(body.tools or []))}
-    return given | {"messages": messages.messages} | _limits(body) | _tools(body) | _wishes(body), FieldNames(names)
+    return given | {"messages": messages.joined()} | _limits(body) | _tools(body) | _wishes(body), FieldNames(names)
 
 
 def _limits(body: ResponsesRequest) -> dict[str, Any]:
@@ -77,7 +77,8 @@ def _there(**fields: Any) -> dict[str, Any]:
 class Messages:
     """A chat's messages, from items in their order. `names`: from paths in the messages to those of the items.
 
-    What the assistant thought, said and called in one turn is one message.
+    What the assistant thought, said and called in one turn is one message. A message has its text before its calls, so text that follows
+    calls begins the next one.
     """
 
     def __init__(self, instructions: str | None) -> None:
@@ -88,12 +89,19 @@ class Messages:
         if instructions is not None:
             self._append({"role": "system", "content": instructions}, "instructions")
 
+    def joined(self) -> list[dict[str, Any]]:
+        """The messages, once all items are there: what was thought in one turn is joined once, however many items it is in."""
+        for message in self.messages:
+            if "reasoning_content" in message:
+                message["reasoning_content"] = "\n".join(filter(None, message["reasoning_content"]))
+        return self.messages
+
     def add(self, item: Item, path: str) -> None:
         """`path`: of the item in the client's body."""
         match item:
             case MessageItem(role="assistant"):
                 turn = self._turn_for("content", path)
-                turn["content"] = turn.get("content", "") + text_of(item.content)
+                turn["content"] = text_of(item.content)
             case MessageItem():
                 self._add_message(item, path)
             case CallItem():
@@ -107,7 +115,7 @@ class Messages:
                 self._name("tool_call_id", f"{path}.call_id")
             case ReasoningItem():
                 turn = self._turn_for("reasoning_content", path)
-                turn["reasoning_content"] = "\n".join(filter(None, [turn.get("reasoning_content"), item.text()]))
+                turn.setdefault("reasoning_content", []).append(item.text())
                 self._name("reasoning_content", f"{path}.content")
 
     def _add_message(self, item: MessageItem, path: str) -> None:
@@ -121,8 +129,7 @@ class Messages:
     def _turn_for(self, part: str, path: str) -> dict[str, Any]:
         """The assistant's message that the next `part` belongs to: a new one where this turn has gone past it."""
         turn = self._turn
-        said = turn is not None and "content" in turn and "tool_calls" not in turn
-        if turn is None or (part == "reasoning_content" and ("content" in turn or "tool_calls" in turn)) or (part == "content" and said):
+        if turn is None or (part != "tool_calls" and ("content" in turn or "tool_calls" in turn)):
             turn = {"role": "assistant"}
             self._append(turn, path)
             self._turn = turn
