@@ -4,10 +4,15 @@ An API whose bodies become chat requests keeps the names that its own clients kn
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 
 from drafthouse.errors import RequestError
+
+MAX_PARTS = 32
+"""Of a path in a message that are looked up: more than any field of ours has, and few for a message that repeats what a client sent."""
+
+PATH = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.\w+)*")
 
 
 class FieldNames:
@@ -38,8 +43,12 @@ class FieldNames:
     def said(self, message: str, *params: str) -> str:
         """`message` under the client's own names. Names of several words stand for fields wherever they stand; one word may be a word,
         unless it is one of `params`, the fields at fault."""
-        known = {*params, *(name for name in self._names if "_" in name)}
-        if not known:
-            return message
-        pattern = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
-        return re.sub(rf"(?<![\w.])(?:{pattern})(?!\w)", lambda found: self.own(found[0]), message)
+        faults = {found[0] for param in params if (found := PATH.match(param))}
+        return PATH.sub(lambda found: self._said(found[0], faults), message)
+
+    def _said(self, path: str, faults: Set[str]) -> str:
+        parts = path.split(".")
+        begins = [".".join(parts[:count]) for count in range(min(len(parts), MAX_PARTS), 0, -1)]
+        at_fault = not faults.isdisjoint(begins)
+        found = next((begin for begin in begins if begin in self._names and (at_fault or "_" in begin)), None)
+        return path if found is None else self._names[found] + path[len(found) :]

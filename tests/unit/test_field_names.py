@@ -30,6 +30,23 @@ def test_what_is_raised_names_the_clients_fields():
     assert (error.param, error.code, error.status) == ("input.3.content", "c", 413)
 
 
+def test_a_path_within_another_or_beside_it_stays():
+    said = NAMES.said("max_tokens.a and (max_tokens), not x.max_tokens or max_tokens_a; messages; messages.1.a-b", "messages.1.a-b")
+    assert said == "limit.a and (limit), not x.max_tokens or max_tokens_a; messages; input.3.a-b"
+
+
+class Unlisted(dict[str, str]):
+    """Names that are looked up and never gone through: a request may have thousands."""
+
+    def __iter__(self):
+        raise AssertionError
+
+
+def test_a_message_costs_what_it_is_long_however_many_names_there_are():
+    names = FieldNames(Unlisted({f"messages.{i}.tool_calls": f"input.{i}" for i in range(9)}))
+    assert names.said("messages.7.tool_calls is bad", "messages.7.tool_calls") == "input.7 is bad"
+
+
 def test_an_error_of_no_field_stays():
     with pytest.raises(RequestError, match="messages") as raised, NAMES.named():
         raise RequestError("too many messages")
