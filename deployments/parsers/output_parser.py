@@ -25,8 +25,8 @@ class OutputParser:
 
     @property
     def aside(self) -> bool:
-        """Whether what comes next is certainly no content: part of the reasoning or of a call."""
-        return self.thinks or (self._tools is not None and self._tools.in_call)
+        """Whether what comes next is no content if it is dropped: part of the reasoning, of white space behind it, or of a call."""
+        return self.thinks or (self._thinking is not None and self._thinking.behind) or (self._tools is not None and self._tools.in_call)
 
     @property
     def cut(self) -> bool:

@@ -42,6 +42,11 @@ class ThinkParser:
     def inside(self) -> bool:
         return self._at is _At.INSIDE or (self._at is _At.OPENING and self._inside_from_start)
 
+    @property
+    def behind(self) -> bool:
+        """Whether white space that comes next still belongs to the end of the reasoning, and is dropped."""
+        return self._at is _At.BEHIND
+
     def feed(self, text: str) -> Parsed:
         if self._at is _At.OPENING:
             begun = self._opening.feed(text)
