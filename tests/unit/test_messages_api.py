@@ -337,6 +337,24 @@ def test_choices_of_tools_become_those_of_chats():
     assert choice(type="any", disable_parallel_tool_use=True).parallel_tool_calls is False
 
 
+def test_what_claude_code_sends_passes():
+    control = {"type": "ephemeral", "ttl": "1h", "scope": "global"}
+    body = {
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": control}],
+        "tools": [TOOLS[0] | {"input_examples": [{"city": "Bern"}], "cache_control": control}],
+    }
+    for edits in ([], [{"type": "clear_thinking_20251015", "keep": "all"}]):
+        assert message_of(body | {"context_management": {"edits": edits}})["content"] == [{"type": "text", "text": "ok"}]
+
+
+def test_thinking_that_is_omitted_leaves_empty_blocks():
+    body = {"tools": TOOLS, "thinking": {"type": "adaptive", "display": "omitted"}}
+    whole = message_of(body, CALLS)
+    assert whole["content"][0] == {"type": "thinking", "thinking": "", "signature": ""}
+    assert whole["content"][1] == {"type": "text", "text": "I look."}
+    assert_same(added_up(events_of(ask(body | {"stream": True}, CALLS).text)), whole)
+
+
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
 
 
@@ -369,6 +387,9 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"output_config": {"effort": "most"}}, "output_config.effort"),
         ({"output_config": {"format": {"type": "json_schema", "schema": {"type": "no such type"}}}}, "output_config.format"),
         ({"mcp_servers": [{}]}, "mcp_servers"),
+        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management.edits.0.type"),
+        ({"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": {"type": "thinking_turns", "value": 1}}]}},
+         "context_management.edits.0.keep"),
         ({"max_token": 1}, "max_token: no such field; did you mean max_tokens?"),
     ],
 )  # fmt: skip

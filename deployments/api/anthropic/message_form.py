@@ -25,7 +25,9 @@ DELTAS = {"reasoning": ("thinking_delta", "thinking"), "text": ("text_delta", "t
 class MessageForm:
     """An `answering.AnswerForm`, of one choice."""
 
-    def __init__(self, plan: RequestPlan, model: str, count: UsageCount) -> None:
+    def __init__(self, plan: RequestPlan, model: str, count: UsageCount, omit_thinking: bool = False) -> None:
+        """`omit_thinking`: its blocks are there, and empty."""
+        self._omit_thinking = omit_thinking
         self._id, self._model, self._count = plan.id, model, count
         self._blocks = AnswerBlocks(partial(plan.call_id, 0))
         self._last: TextDelta | None = None
@@ -102,7 +104,7 @@ class MessageForm:
             case Begun(block):
                 return event("content_block_start", index=block.index, content_block=begun_block(block).model_dump())
             case Grown(block, text):
-                if block.kind == "call":
+                if block.kind == "call" or (block.kind == "reasoning" and self._omit_thinking):
                     return event("ping")
                 kind, field = DELTAS[block.kind]
                 return event("content_block_delta", index=block.index, delta={"type": kind, field: text})
@@ -116,7 +118,7 @@ class MessageForm:
     def _content_block(self, block: Block) -> TextBlock | ThinkingBlock | ToolUseBlock:
         match block.kind:
             case "reasoning":
-                return ThinkingBlock(thinking=block.text)
+                return ThinkingBlock(thinking="" if self._omit_thinking else block.text)
             case "text":
                 return TextBlock(text=block.text)
             case "call":

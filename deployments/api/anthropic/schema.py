@@ -89,6 +89,7 @@ class ToolParam(Body):
     input_schema: dict[str, Any]
     strict: bool | None = None
     cache_control: CacheControl | None = None
+    input_examples: list[dict[str, Any]] | None = None  # not needed: templates have no place for them
     eager_input_streaming: bool | None = None  # input comes when it is whole either way
     defer_loading: Annotated[object, only(False)] = None
     allowed_callers: Annotated[object, only(["direct"])] = None
@@ -111,7 +112,7 @@ class ThinkingOptions(Body):
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
-    display: Literal["summarized"] | None = None  # the whole of it
+    display: Literal["summarized", "omitted"] | None = None  # summarized: the whole of it
 
     @model_validator(mode="after")
     def _a_budget_is_for_thinking(self) -> Self:
@@ -134,6 +135,19 @@ class UserMetadata(Body):
     user_id: str | None = None
 
 
+class KeptThinking(Body):
+    """That all of the thinking stays in the prompt, as it does here."""
+
+    type: Literal["clear_thinking_20251015"]
+    keep: Literal["all"]
+
+
+class ContextManagement(Body):
+    """Nothing of a prompt is left out here, so what asks for nothing passes."""
+
+    edits: list[KeptThinking] | None = None
+
+
 class PromptBody(Body):
     """What the prompt is made of, and what is said of the answer beside its length."""
 
@@ -146,7 +160,7 @@ class PromptBody(Body):
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
     container: Annotated[object, only()] = None
-    context_management: Annotated[object, only()] = None
+    context_management: ContextManagement | None = None
     mcp_servers: Annotated[object, only([])] = None
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ class CacheControl(Body):
 
     type: Literal["ephemeral"]
     ttl: str | None = None
+    scope: str | None = None
 
 
 class FunctionDefinition(Body):
