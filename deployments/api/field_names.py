@@ -36,9 +36,9 @@ class FieldNames:
         try:
             yield
         except RequestError as error:
-            if error.param is None:
-                raise
-            raise RequestError(self.said(str(error), error.param), self.own(error.param), error.code, error.status) from error
+            params = [] if error.param is None else [error.param]
+            own = next(map(self.own, params), None)
+            raise RequestError(self.said(str(error), *params), own, error.code, error.status) from error
 
     def said(self, message: str, *params: str) -> str:
         """`message` under the client's own names. Names of several words stand for fields wherever they stand; one word may be a word,

@@ -208,12 +208,6 @@ class InferenceService:
     async def stream(self, plan: RequestPlan, counted: ClientRequest) -> AsyncGenerator[tuple[int, TextDelta], None]:
         """(choice, delta) of all choices as they come. Closing it cancels all of them; one error ends all. `counted` is told of each token.
         Raises OverloadError."""
-        with plan.named():
-            async with aclosing(self._streamed(plan, counted)) as deltas:
-                async for index, delta in deltas:
-                    yield index, delta
-
-    async def _streamed(self, plan: RequestPlan, counted: ClientRequest) -> AsyncGenerator[tuple[int, TextDelta], None]:
         left = len(plan.requests)
         try:
             self.places.take(left)
@@ -237,16 +231,18 @@ class InferenceService:
         stopwatch = Stopwatch(self.latencies, record.arrived)
         token_bytes, parser = plan.format.token_bytes, plan.format.parser()
         try:
-            async with aclosing(generate_text(self.link, token_bytes, request, plan.stop_rule, record.verifiers, parser)) as deltas:
-                async for delta in deltas:
-                    self._totals.completion_tokens += len(delta.tokens)
-                    now = time.monotonic()
-                    stopwatch.tokens(len(delta.tokens), now)
-                    record.tokens(len(delta.tokens), delta.attempt, delta.usage, now)
-                    if delta.finish_reason:
-                        outcome, record.finish_reason = "served", delta.finish_reason
-                        stopwatch.served()
-                    yield delta
+            text = generate_text(self.link, token_bytes, request, plan.stop_rule, record.verifiers, parser)
+            with plan.named():
+                async with aclosing(text) as deltas:
+                    async for delta in deltas:
+                        self._totals.completion_tokens += len(delta.tokens)
+                        now = time.monotonic()
+                        stopwatch.tokens(len(delta.tokens), now)
+                        record.tokens(len(delta.tokens), delta.attempt, delta.usage, now)
+                        if delta.finish_reason:
+                            outcome, record.finish_reason = "served", delta.finish_reason
+                            stopwatch.served()
+                        yield delta
         except Exception as error:
             outcome, record.error = outcome_of(error), error
             raise

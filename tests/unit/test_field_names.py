@@ -47,7 +47,7 @@ def test_a_message_costs_what_it_is_long_however_many_names_there_are():
     assert names.said("messages.7.tool_calls is bad", "messages.7.tool_calls") == "input.7 is bad"
 
 
-def test_an_error_of_no_field_stays():
-    with pytest.raises(RequestError, match="messages") as raised, NAMES.named():
-        raise RequestError("too many messages")
+def test_an_error_of_no_field_names_none():
+    with pytest.raises(RequestError, match="^too many messages for limit$") as raised, NAMES.named():
+        raise RequestError("too many messages for max_tokens")
     assert raised.value.param is None

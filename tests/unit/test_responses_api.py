@@ -14,6 +14,7 @@ from deployments.gateway.request_planner import RequestPlan, RequestPlanner
 from drafthouse.config.api import ApiConfig
 from drafthouse.errors import RequestError
 from drafthouse.wire.dialect import OURS
+from drafthouse.wire.generation_messages import RefusalKind
 from tests.unit.byte_tokenizer import codec, metadata
 from tests.unit.openai_gateway import CHAT, IDS, error_of, gateway, request
 from tests.unit.scoring_double import Scoring
@@ -21,7 +22,7 @@ from tests.unit.scripted_chats import TEMPLATE, TOOLS, options, saying
 from tests.unit.test_chat_api import CALL, CALLS
 from tests.unit.test_openai_routes import asgi_post
 from tests.unit.test_responses_form import events_of
-from tests.unit.verifier_double import VerifierDouble, cut_at, forever
+from tests.unit.verifier_double import VerifierDouble, cut_at, forever, refusing
 
 PATH = "/v1/responses"
 BODY: dict[str, Any] = {"model": "demo", "input": "hello"}
@@ -305,6 +306,12 @@ def test_an_error_before_the_first_token_has_its_own_status():
     assert error_of(request(PATH, BODY | {"stream": True}, routed=False))[0] == 503
     assert error_of(request(PATH, BODY | {"model": "other"}))[3] == "model_not_found"
     assert error_of(request(PATH, BODY, capacity=0))[0] == 429
+
+
+def test_what_a_verifier_finds_wrong_names_the_bodys_own_fields():
+    verifier = VerifierDouble("a", before=refusing(RefusalKind.WRONG, "max_tokens is beyond the context"))
+    answer = request(PATH, BODY, verifier=verifier)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "max_output_tokens is beyond the context")
 
 
 def test_an_error_after_it_is_the_streams_last_event():
