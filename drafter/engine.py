@@ -91,7 +91,7 @@ class DrafterEngine:
         self.traced = MODEL if self.draft is not None else self.makers[0].source
         self.totals, self.stage_totals = DraftTotals(), StageTotals()
         self._fault_isolation, self._draining = FaultIsolation(), False
-        self._grammars, self._compiling = GrammarCompiler(model.tokenizer), ThreadPoolExecutor(1, "grammars")
+        self.grammars, self._compiling = GrammarCompiler(model.tokenizer), ThreadPoolExecutor(1, "grammars")
 
     @property
     def expected_s(self) -> float:
@@ -167,10 +167,10 @@ class DrafterEngine:
         if (grammar := message.sampling.grammar) is None:
             return None
         compiled = Future[GrammarMatcher]()
-        if (known := self._grammars.known(grammar)) is not None:
+        if (known := self.grammars.known(grammar)) is not None:
             compiled.set_result(known)
         else:
-            compiled = self._compiling.submit(self._grammars.matcher, grammar)
+            compiled = self._compiling.submit(self.grammars.matcher, grammar)
 
         def begin(matcher: GrammarMatcher, so_far: TypingSequence[int]) -> GrammarProcessor:
             return GrammarProcessor(matcher, grammar.thought, message.stop_tokens, so_far, self.vocab_size)

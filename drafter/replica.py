@@ -54,6 +54,7 @@ class DrafterReplica:
         draft = model.fingerprint if config.drafter.shared_noise else f"{model.fingerprint} own noise"
         calibrations = CalibrationStore(draft, cache_folder("calibration"))
         self.engine = DrafterEngine(model, latency, config.drafter, config.tree, calibrations=calibrations, draft=config.draft)
+        self.engine.grammars.prepare()
         self.server = DrafterServer(self.engine, name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.drafter.port)
         node = ray.util.get_node_ip_address()

@@ -40,6 +40,7 @@ class VerifierReplica:
             latency = latency_of(model, config.verifier.step_tokens)
         loading.end()
         self.engine = VerifierEngine(model, latency, config.verifier, config.tree, stages=stages)
+        self.engine.grammars.prepare()
         self.server = VerifierServer(self.engine, name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.verifier.port)
         node = ray.util.get_node_ip_address()

@@ -9,6 +9,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -24,8 +25,11 @@ KEPT, KEPT_BYTES = 128, 1 << 22
 """Compiled grammars, and bytes of their texts."""
 
 MOST_SYMBOLS, MOST_STATES = 100_000, 20_000
-"""Of a grammar's rules, and of its lexer, at one or two kB each. The library's own limits hold beside them: of items in a row and of
-work at one token. A mask below them takes up to 0.3 s."""
+"""Of a grammar's rules, and of its lexer, at one or two kB each."""
+
+MOST_ITEMS, MOST_FUEL = 10_000, 50_000
+"""Of the parser and of the lexer for one mask: a fifth and a quarter of the library's own. 20 schemas with nested arrays, 400 optional
+members or strings of 2,000 characters stay far below; the worst grammars known to pass take some 40 ms for a mask, and 0.6 s without."""
 
 JSON_FORM: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As json.dumps writes it, which is what most models were shown: one space after a comma and a colon and none elsewhere. So separators
@@ -48,17 +52,35 @@ def no_tokenizer() -> str:
 
 
 class GrammarCompiler:
-    """For one tokenizer, which is read when the first grammar comes."""
+    """For one tokenizer, which is read by `prepare`, or when the first grammar comes."""
 
-    def __init__(self, tokenizer: Tokenizer = no_tokenizer, most_states: int = MOST_STATES, kept: int = KEPT):
-        """`most_states`: of a lexer, counted as a text goes through it. `kept`: compiled grammars."""
+    def __init__(self, tokenizer: Tokenizer = no_tokenizer, most_states: int = MOST_STATES, kept: int = KEPT, most_items: int = MOST_ITEMS):
+        """`most_states`: of a lexer, counted as a text goes through it. `kept`: compiled grammars. `most_items`: of the parser, for
+        one mask."""
         self._read, self._most = tokenizer, kept
-        self._limits = LLParserLimits(max_grammar_size=MOST_SYMBOLS, max_lexer_states=most_states, verbose_errors=False)
+        self._limits = LLParserLimits(
+            max_grammar_size=MOST_SYMBOLS,
+            max_lexer_states=most_states,
+            step_max_items=most_items,
+            step_lexer_fuel=MOST_FUEL,
+            verbose_errors=False,
+        )
         self._tokenizer: LLTokenizer | None = None
         self._lock = threading.Lock()  # of what is kept
         self._reading = threading.Lock()
         self._kept: OrderedDict[tuple[str, str], GrammarMatcher] = OrderedDict()
         self._bytes = 0
+
+    def prepare(self) -> None:
+        """Reads the tokenizer, which holds all threads up for a second: before the first request. One that cannot be used is said to each
+        request with a grammar."""
+        with suppress(GrammarError):
+            self._tokenizer_read()
+
+    def _tokenizer_read(self) -> LLTokenizer:
+        with self._reading:
+            self._tokenizer = self._tokenizer or _read(self._read())
+            return self._tokenizer
 
     def known(self, grammar: Grammar) -> GrammarMatcher | None:
         """A matcher at the beginning, if the grammar is kept: takes microseconds."""
@@ -88,8 +110,7 @@ class GrammarCompiler:
                 self._bytes -= len(text)
 
     def _compile(self, grammar: Grammar) -> GrammarMatcher:
-        with self._reading:
-            tokenizer = self._tokenizer = self._tokenizer or _read(self._read())
+        tokenizer = self._tokenizer_read()
         library = LLMatcher(tokenizer, library_text(grammar), log_level=0, limits=self._limits)
         if not library.is_error():
             library.compute_bitmask()  # its first states are made once, before it is copied

@@ -186,6 +186,20 @@ def test_a_text_of_too_many_forced_tokens_is_refused() -> None:
     assert fault_of(COMPILER, Grammar("regex", "(x,){2000}")) == ""
 
 
+def test_a_mask_that_takes_too_many_items_ends_the_text() -> None:
+    """Behind a beginning that is longer than what is tried of a grammar."""
+    grammar = Grammar("lark", 'start: PRE s\nPRE: /[a-z]{40}/\ns: r{0,5000}\nr: "a"? "b"? "c"?\n')
+    matcher = GrammarCompiler(tokenizer, most_items=500).matcher(grammar)
+    mine = GrammarProcessor(matcher, None, (END,), (), VOCAB_SIZE)
+    mine.commit(b"q" * 40)
+    for _ in range(300):
+        allowed(mine, [()])
+        if mine.error:
+            break
+        mine.commit(b"a")
+    assert "limit 500" in mine.error
+
+
 def test_a_rejected_draft_beyond_the_librarys_limits_changes_nothing() -> None:
     """Nothing is said at its rows, and the text goes on as if they had not been."""
     narrow = GrammarCompiler(tokenizer, most_states=60)
@@ -316,6 +330,24 @@ def test_what_was_compiled_is_kept_up_to_a_limit_and_matchers_do_not_share_their
         mine.matcher(Grammar("regex", f"a{i}"))
     assert mine.known(WORDS) is None
     assert mine.known(Grammar("regex", "a0")) is not None
+
+
+def test_the_tokenizer_is_read_once_before_the_first_grammar() -> None:
+    asked: list[int] = []
+
+    def read() -> str:
+        asked.append(1)
+        return tokenizer()
+
+    mine = GrammarCompiler(read)
+    mine.prepare()
+    assert asked == [1]
+    mine.matcher(WORDS)
+    assert asked == [1]
+    none = GrammarCompiler()
+    none.prepare()
+    with pytest.raises(GrammarError, match="no tokenizer"):
+        none.matcher(WORDS)
 
 
 def test_many_threads_compile_at_once() -> None:
