@@ -74,7 +74,7 @@ class GrammarCompiler:
     def prepare(self) -> None:
         """Reads the tokenizer, which holds all threads up for a second: before the first request. One that cannot be used is said to each
         request with a grammar."""
-        with suppress(GrammarError):
+        with suppress(Exception):  # fault boundary: without grammars all else is served
             self._tokenizer_read()
 
     def _tokenizer_read(self) -> LLTokenizer:
