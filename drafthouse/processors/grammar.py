@@ -1,7 +1,8 @@
 """A grammar that the output must follow, at every node along its own path; reasoning may come before it.
 
 Promises: what is committed fits the grammar, whatever was drafted. A token that ends the text may be chosen only where the grammar is
-complete, or takes it for text. Where the grammar leaves one text, the tokenizer's own token for it is the only one: such tokens are known before any model
+complete, or takes it for text.
+Where the grammar leaves one text, the tokenizer's own token for it is the only one: such tokens are known before any model
 runs. Nothing is said of the reasoning; the grammar begins after the token that closes it.
 
 Drafted rows of which nothing can be said are `unsaid`: no token may be chosen there. A walk that comes to one ends before it, so the

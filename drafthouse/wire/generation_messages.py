@@ -115,7 +115,7 @@ class RefusalKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The attempt has not been begun. `retry_after_s` is of kind FULL; 0: not known."""
+    """The attempt has not been begun, or (kind WRONG) cannot go on. `retry_after_s` is of kind FULL; 0: not known."""
 
     request_id: str
     attempt: int

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from drafthouse.choose import Rows, choose
 from drafthouse.engine.loader import LoadedModel
+from drafthouse.errors import RequestError
 from drafthouse.grammars.compiler import GrammarCompiler
 from drafthouse.processors.grammar import GrammarProcessor
 from drafthouse.processors.sequence_processors import processors_of
@@ -21,6 +22,7 @@ from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from tests.engine.grammars import END, text_of, tokenizer
 from tests.engine.oracle import next_logits
 from tests.engine.pairs import loaded, noisy_copy, pair, prompts, request
+from tests.engine.servers import refusal, replies_of, run, start_verifier
 from tests.engine.tiny_models import VOCAB_SIZE, tiny
 
 TOKENS = 60
@@ -184,6 +186,31 @@ def test_a_grammar_beyond_the_librarys_limits_fails_its_own_request() -> None:
     last = {reply.request_id: reply for reply in found if reply.finish_reason}
     assert (last["a"].finish_reason, last["b"].finish_reason) == ("refused", "length")
     assert "too many states" in last["a"].error
+
+
+def test_it_is_the_requests_fault_towards_the_gateway() -> None:
+    """So no other verifier is tried. What else goes wrong while its grammar is compiled ends the request, too."""
+
+    async def test() -> None:
+        server, stream = await start_verifier()
+        try:
+            server.loop.engine.grammars = GrammarCompiler(tokenizer, most_states=50)
+            sampling = SamplingParams(1.0, grammar=Grammar("regex", "[a-z]{30,40}x"))
+            kind, said = await refusal(stream, request("a", TEXTS[0], TOKENS, sampling))
+            assert kind is RequestError
+            assert "too many states" in said
+
+            def broken() -> str:
+                raise OSError("no such file")
+
+            server.loop.engine.grammars = GrammarCompiler(broken)
+            (last,) = await replies_of(stream, request("b", TEXTS[0], TOKENS, sampling))
+            assert (last.finish_reason, last.error) == ("error", "OSError: no such file")
+        finally:
+            await stream.close()
+            await server.stop()
+
+    run(test)
 
 
 def test_rows_that_time_does_not_suffice_for_change_no_token() -> None:
