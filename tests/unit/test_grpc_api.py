@@ -122,7 +122,7 @@ def test_the_models_own_end_of_text_can_be_ignored(fields, stop_tokens):
         ({"prompt_logprobs": 21}, "prompt_logprobs"),
         ({"logprobs_mode": "raw"}, "logprobs_mode"),
         ({"seed": 1 << 63}, "seed"),
-        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
         ({"prompt": ""}, "prompt"),
         ({"prompt_tokens": pb.TokenIds(ids=[1 << 30])}, "prompt_tokens"),
         ({"speculation": pb.Speculation(mode="never")}, "speculation.mode"),

@@ -67,7 +67,7 @@ def test_prompt_in_other_forms_has_one_clear_message(prompt):
         (ChatRequest, {"top_logprobs": False}, "top_logprobs"),
         (ChatRequest, {"echo": True}, "echo"),
         (CompletionRequest, {"seed": 1 << 63}, "seed"),
-        (CompletionRequest, {"stop": ["a"] * 5}, "stop"),
+        (CompletionRequest, {"stop": ["a"] * 17}, "stop"),
         (CompletionRequest, {"stop": [1]}, "stop"),
         (CompletionRequest, {"speculation": {"mode": "always"}}, "speculation.mode"),
         (CompletionRequest, {"speculation": {"node": 3}}, "speculation.node"),
@@ -192,6 +192,11 @@ def test_sampling_takes_every_field():
     assert body.sampling(SamplingParams()) == SamplingParams(
         top_p=0.0, **more, logit_bias=((3, -100.0), (7, 1.0)), allowed_token_ids=(7, 9)
     )
+
+
+def test_editors_send_ten_stop_strings():
+    stops = [f"<{i}>" for i in range(10)]
+    assert completion(stop=stops).stops() == tuple(stops)
 
 
 def test_a_seed_of_minus_one_is_none():

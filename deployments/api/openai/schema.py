@@ -25,7 +25,9 @@ from drafthouse.errors import RequestError
 from drafthouse.speculation import Speculation
 from drafthouse.token_logprobs import RAW, LogprobsWish
 
-MAX_STOPS = 4
+MAX_STOPS = 16
+"""OpenAI takes 4; completion in editors sends 8 to 10."""
+
 MAX_STOP_CHARS = 1024
 MAX_CHOICES = 16
 
