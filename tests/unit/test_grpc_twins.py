@@ -37,15 +37,13 @@ REQUESTS = {
     "messages.content.type": ONE_VALUE, "messages.tool_calls.type": ONE_VALUE, "tools.type": ONE_VALUE, "tool_choice.type": ONE_VALUE,
     "prediction.type": ONE_VALUE, "prediction.content.type": ONE_VALUE,
     "messages.content.text": "messages.parts.text",
-    "messages.content.cache_control": NOTHING, "messages.content.cache_control.type": NOTHING,
-    "messages.content.cache_control.ttl": NOTHING,
-    "messages.cache_control": NOTHING, "messages.cache_control.type": NOTHING, "messages.cache_control.ttl": NOTHING,
-    "tools.cache_control": NOTHING, "tools.cache_control.type": NOTHING, "tools.cache_control.ttl": NOTHING,
     "prediction.content.text": "a prediction is one text",
-    "prediction.content.cache_control": NOTHING, "prediction.content.cache_control.type": NOTHING,
-    "prediction.content.cache_control.ttl": NOTHING,
     "max_completion_tokens": "max_tokens",
     "top_logprobs": "logprobs is a number",
+} | {
+    f"{where}.cache_control{field}": NOTHING
+    for where in ("messages", "messages.content", "tools", "prediction.content")
+    for field in ("", ".type", ".scope", ".ttl")
 }  # fmt: skip
 """Paths of HTTP's fields: where the twin is, or why there is none."""
 

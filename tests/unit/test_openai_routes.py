@@ -146,7 +146,8 @@ def test_health():
     assert (unready.status_code, unready.json()["status"]) == (503, "unavailable")
     assert "no verifier" in unready.json()["reason"]
     assert request("/health/live", routed=False).json() == {"status": "ok"}
-    assert request("/health").status_code == 404, "one way to ask"
+    assert request("/health").json() == {"status": "ok", "verifiers": 1}
+    assert request("/health", routed=False).status_code == 503
 
 
 async def asgi_post(app, path: str, body: object, sent: asyncio.Queue) -> None:
