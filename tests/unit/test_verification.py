@@ -67,7 +67,7 @@ def sequence(rng: random.Random, cache: KvCache, sampling: SamplingParams, cache
         return cut_at_stop(tokens, request.stop_tokens)
 
     mine = {"processors": processors, "kv": kv, "draft_session": None, "cut": cut}
-    return SimpleNamespace(request=request, tokens=tokens, begun=begun, unscored=0, **mine)
+    return SimpleNamespace(request=request, tokens=tokens, begun=begun, unscored=0, grammar=None, **mine)
 
 
 def setting(seed: int) -> Setting:
