@@ -135,7 +135,10 @@ def _check_settings_change_while_running(app: _Application) -> None:
     """No process goes, no running request notices, and a pool that load scales keeps its size."""
     before, text = app.pids(), app.complete(400).json()["choices"][0]["text"]
     app.put({"autoscaling": {"verifier": {"min": 2, "max": 3}}})
-    grown = app.until(lambda cluster: len(cluster["pools"]["verifier"]) == 2, "a second verifier")
+    # One that is about to run reports before Serve says that it runs.
+    grown = app.until(
+        lambda cluster: len(cluster["pools"]["verifier"]) == len(app.pids()["VerifierReplica"]) == 2, "a second verifier that runs"
+    )
     assert grown["sizes"]["verifier"]["most"] == 3
     pids = app.pids()
     assert {name: mine <= pids[name] for name, mine in before.items()} == dict.fromkeys(before, True)
