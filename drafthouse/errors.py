@@ -42,6 +42,9 @@ class Faults:
 TOO_LARGE = "request_too_large"
 """The code of a RequestError for what is refused by its size alone."""
 
+CONTEXT_EXCEEDED = "context_length_exceeded"
+"""The code of a RequestError for a prompt, or a prompt and its output, that the context does not hold."""
+
 
 class RequestError(DrafthouseError):
     """A request cannot be served as asked; `param` names the field, `code` is OpenAI's error code."""

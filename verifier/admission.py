@@ -4,7 +4,7 @@ Promises: the queue is bounded, whatever peers say. A request that goes on here 
 full queue does not refuse it: it has room beyond, for as many as a verifier can have had. Who says so without cause gains no more.
 """
 
-from drafthouse.errors import OverloadError, RequestError
+from drafthouse.errors import CONTEXT_EXCEEDED, OverloadError, RequestError
 from drafthouse.policy.retry_line import RetryLine
 from drafthouse.wire.generation_messages import GenerateRequest
 from drafthouse.wire.totals import VerifyTotals
@@ -50,7 +50,7 @@ def check_fits(request: GenerateRequest, context: int, slots: int, vocab_size: i
         raise RequestError(
             f"{len(request.prompt)} prompt tokens plus max_tokens {request.max_tokens} exceed "
             f"{'the context' if context <= slots else 'the KV cache'} of {min(context, slots)} tokens",
-            "max_tokens", "context_length_exceeded",
+            "max_tokens", CONTEXT_EXCEEDED,
         )  # fmt: skip
     for field, tokens in (("prompt", request.prompt + request.delivered), ("prediction", request.prediction)):
         if max(tokens, default=0) >= vocab_size:

@@ -22,7 +22,7 @@ from deployments.gateway.output_format import OutputFormat
 from deployments.gateway.text_codec import TextCodec
 from deployments.gateway.text_stream import StopRule
 from drafthouse.config.api import ApiConfig
-from drafthouse.errors import RequestError
+from drafthouse.errors import CONTEXT_EXCEEDED, RequestError
 from drafthouse.grammars.checker import GrammarChecker
 from drafthouse.noise import derive_seed
 from drafthouse.sampling import MAX_SEED, SamplingParams
@@ -246,7 +246,7 @@ class RequestPlanner:
         most = context * self.codec.longest_token
         if chars > most:
             message = f"{field} has {chars} characters, and the {context} tokens of the context hold at most {most}"
-            raise RequestError(message, field, code="context_length_exceeded")
+            raise RequestError(message, field, code=CONTEXT_EXCEEDED)
 
     def _prompt(self, text: str | Sequence[int], field: str) -> tuple[int, ...]:
         if isinstance(text, str):
@@ -271,7 +271,7 @@ class RequestPlanner:
         if left < 1 or (wanted or 1) > left:
             asked = f"{prompt_tokens} in the prompt and {wanted or 1} to generate"
             message = f"The context holds {self.metadata.context_tokens} tokens, but {prompt_tokens + (wanted or 1)} are asked for: {asked}"
-            raise RequestError(message, "max_tokens" if left >= 1 else field, code="context_length_exceeded")
+            raise RequestError(message, "max_tokens" if left >= 1 else field, code=CONTEXT_EXCEEDED)
         return wanted or left
 
     def _request(self, request: str, prompt: tuple[int, ...], seed: int, max_tokens: int, settings: Settings) -> GenerateRequest:

@@ -9,9 +9,7 @@ from dataclasses import replace
 
 from deployments.api.responses.input_items import Item, MessageItem
 from deployments.gateway.request_planner import RequestPlan
-from drafthouse.errors import RequestError
-
-TOO_LONG = "context_length_exceeded"
+from drafthouse.errors import CONTEXT_EXCEEDED, RequestError
 
 Make = Callable[[int], RequestPlan]
 """The plan without the items before this one. Raises RequestError."""
@@ -30,24 +28,27 @@ def turns(items: Sequence[Item]) -> list[int]:
 def plan_that_fits(make: Make, items: Sequence[Item], wanted: int) -> RequestPlan:
     """Leaves room for `wanted` tokens, or, where no turn left out would make it, for one. Raises RequestError."""
     cuts = turns(items)
-    if not cuts or _fits(make, 0, wanted):
+    if not cuts:
         return make(0)
-    low, high = 0, len(cuts) - 1
+    if (whole := _fitting(make, 0, wanted)) is not None:
+        return whole
+    low, high, found = 0, len(cuts) - 1, None  # `found`: the plan of `high`, once one has fitted
     while low < high:
         middle = (low + high) // 2
-        if _fits(make, cuts[middle], wanted):
-            high = middle
+        if (plan := _fitting(make, cuts[middle], wanted)) is not None:
+            high, found = middle, plan
         else:
             low = middle + 1
-    plan = make(cuts[low])
+    plan = found or make(cuts[low])
     gone = sum(not stays(item) for item in items[: cuts[low]])
     return replace(plan, notes=(*plan.notes, f"input: the first {gone} items were left out, so that the rest fits the context"))
 
 
-def _fits(make: Make, left_out: int, wanted: int) -> bool:
+def _fitting(make: Make, left_out: int, wanted: int) -> RequestPlan | None:
     try:
-        return make(left_out).max_tokens >= wanted
+        plan = make(left_out)
     except RequestError as error:
-        if error.code != TOO_LONG:
+        if error.code != CONTEXT_EXCEEDED:
             raise
-        return False
+        return None
+    return plan if plan.max_tokens >= wanted else None
