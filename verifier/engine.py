@@ -86,7 +86,7 @@ class VerifierEngine:
         self.admission.take_place(resumed=request.resumed or bool(request.delivered), now=self.clock())
         kv, synthetic = KvSequence(self.runner.cache, request.cache_key), self.verification.synthetic_rate is not None
         grammar = self._grammar(request, matcher)
-        sequence = Sequence(request, kv, processors_for(request, self.runner.vocab_size, grammar), synthetic, grammar)
+        sequence = Sequence(request, kv, processors_for(request, self.runner.vocab_size, grammar), synthetic)
         sequence.arrived, sequence.local = self.clock(), self.local.open(request, grammar)
         self.enter(sequence)
 
@@ -261,9 +261,9 @@ class VerifierEngine:
                 promised, nodes = step.selected.drafters(place)
                 s.draft_session.verified(promised, w.of_drafter, nodes, price)
             s.count(verified=w.verified, accepted=w.accepted, steps=1, predicted=w.predicted, predicted_accepted=w.predicted_accepted)
-            before = s.grammar.forced_tokens if s.grammar is not None else 0
-            reply = s.accept(w.tokens, w.logprobs)
-            self.totals.forced += s.grammar.forced_tokens - before if s.grammar is not None else 0
+            before = s.forced
+            reply = s.accept(w.tokens, w.stopped, w.logprobs)
+            self.totals.forced += s.forced - before
             s.tree_deadline = None
             self.scheduler.clear(s)
             self._replies.append(reply)

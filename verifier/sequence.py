@@ -16,22 +16,14 @@ from verifier.local_draft import LocalDraft
 
 
 class Sequence:
-    def __init__(
-        self,
-        request: GenerateRequest,
-        kv: KvSequence,
-        processors: SequenceProcessors | None,
-        synthetic: bool = False,
-        grammar: GrammarProcessor | None = None,
-    ):
-        """`grammar` is one of the `processors`."""
+    def __init__(self, request: GenerateRequest, kv: KvSequence, processors: SequenceProcessors | None, synthetic: bool = False):
         self.request, self.id = request, request.request_id
         mode = request.speculation.mode
         self.auto, self.speculates, self.waits = mode == "auto", mode != "off", request.speculation.waits
         self.tokens = [*request.prompt, *request.delivered]
         self.prompt_len = len(request.prompt)
         self.kv = kv
-        self.processors, self.grammar = processors, grammar
+        self.processors, self.grammar = processors, processors.grammar if processors is not None else None
         self.unscored = request.unscored  # of the prompt's last tokens: their logprobs are still to be told
         self.draft_session: DraftSession | None = None
         self.local: LocalDraft | None = None
@@ -69,8 +61,12 @@ class Sequence:
     @property
     def usage(self) -> SpeculationUsage:
         counts = (self.drafted, self.verified, self.accepted, self.steps, self.synthetic, self.cached_tokens)
-        forced = self.grammar.forced_tokens if self.grammar is not None else 0
-        return SpeculationUsage(*counts, self.predicted, self.predicted_accepted, forced)
+        return SpeculationUsage(*counts, self.predicted, self.predicted_accepted, self.forced)
+
+    @property
+    def forced(self) -> int:
+        """Committed tokens that a grammar left no choice."""
+        return self.grammar.forced_tokens if self.grammar is not None else 0
 
     def count(
         self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0, predicted: int = 0, predicted_accepted: int = 0
@@ -90,15 +86,15 @@ class Sequence:
             self.id, self.request.attempt, self.output_len, (), usage=self.usage, first_prompt_index=first, prompt_logprobs=logprobs
         )
 
-    def accept(self, tokens: list[int], logprobs: tuple[TokenLogprob, ...] = ()) -> GenerateReply:
-        """Commits what a walk gave, cut at the first stop token and at max_tokens; says so to the gateway. Where its grammar
-        has passed the library's limits, nothing is committed, and it ends: "refused", by its own fault."""
+    def accept(self, tokens: list[int], stopped: bool, logprobs: tuple[TokenLogprob, ...] = ()) -> GenerateReply:
+        """Commits what a walk gave, cut at max_tokens; says so to the gateway. `stopped`: the last of the tokens ends the text (`cut`).
+        Where its grammar has passed the library's limits, nothing is committed, and it ends: "refused", by its own fault."""
         request, first = self.request, len(self.tokens) - self.prompt_len
         if self.grammar is not None and (fault := self.grammar.error):
             fault = f"the grammar cannot be followed any further: {fault}"
             return GenerateReply(self.id, request.attempt, first, (), "refused", fault, self.usage)
         left = request.max_tokens - first
-        tokens, stopped = self.cut(tokens[:left])
+        tokens, stopped = tokens[:left], stopped and len(tokens) <= left
         finish = "stop" if stopped else "length" if len(tokens) == left else ""
         self.tokens += tokens
         if self.processors is not None:

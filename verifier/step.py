@@ -59,7 +59,7 @@ class Walked:
     """Where one sequence's walk ended. `tokens` are the accepted draft tokens and the bonus token; `verified` and
     `accepted` count its nodes, `of_drafter` those accepted that are its drafter's. `more`: it ended above further nodes.
     `predicted` and `predicted_accepted` count those nodes that the client's prediction drafted. `rows`: the
-    rows of logits that the tokens were chosen from, where their logprobs are wished for."""
+    rows of logits that the tokens were chosen from, where their logprobs are wished for. `stopped`: the last token ends the text."""
 
     sequence: Sequence
     tokens: list[int]
@@ -71,6 +71,7 @@ class Walked:
     predicted_accepted: int = 0
     rows: np.ndarray | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

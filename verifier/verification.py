@@ -83,7 +83,7 @@ class Verification:
                 reached[trees.first[place] + np.flatnonzero(reached[trees.first[place] : trees.first[place + 1]])[-1]] = False
                 mine = mine[:-1]
             mine, stopped = s.cut(mine)
-            walked.append(Walked(s, mine))
+            walked.append(Walked(s, mine, stopped=stopped))
             first = end
             if stopped or s.request.logprobs.top is not None:
                 rows = trees.first[place] + np.flatnonzero(reached[trees.first[place] : trees.first[place + 1]])
@@ -95,7 +95,8 @@ class Verification:
             keep_last([s.kv for s in decoding], trees.counts.tolist(), packed(step.batch.segments).slots[: len(trees)], reached)
             walks = _counted(walked, step.selected, trees, reached)
         for s, choice, row in zip(step.batch.prompted, prompted, step.batch.ends, strict=True):
-            walks.walked.append(Walked(s, [choice], rows=np.array([row])))
+            mine, stopped = s.cut([choice])
+            walks.walked.append(Walked(s, mine, rows=np.array([row]), stopped=stopped))
         return walks
 
 
