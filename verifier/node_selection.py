@@ -182,7 +182,8 @@ def _merged(link: DraftSession | None, local: LocalDraft) -> Candidates:
 
 
 def _make_certain(tree: TokenTree, node: int, trusted: list[float], left: dict[int, float]) -> None:
-    """A token that a grammar forces is as certain as its parent, and no other can come there, whoever drafted it."""
+    """A grammar forces the token of `node`: it is as certain as its parent, and the parent's other children cannot come, whoever drafted
+    them."""
     above = tree.parents[node]
     for i in range(len(trusted)):
         if tree.parents[i] == above and i != node:

@@ -28,8 +28,9 @@ class TextDelta:
     `text` is content; reasoning and calls are beside it where the output is parsed for them. `reasoning_tokens`: from the one that
     completes the opening tag of reasoning to the one that completes the closing tag. `attempt` is the one whose verifier made them: 1,
     and one more each time that another took the request; `usage` is that of the output so far. `accepted`: drafts accepted by each of the
-    steps that verified any. `stop_string`: the one that ended the text, in the last delta. `told`, where logprobs are wished for: of the
-    tokens that nothing was told of yet, the first so many are those of content (True), or of reasoning, calls and tags."""
+    steps that verified any. `stop_string`: the one that ended the text, in the last delta. `told`, where logprobs are
+    wished for: pairs (count, content), each about the next `count` tokens of the output. They are tokens of content (True), or of
+    reasoning, calls and tags (False)."""
 
     text: str
     tokens: tuple[int, ...]

@@ -144,7 +144,7 @@ class GrammarProcessor(PathProcessor):
         return words
 
     def chain(self, path: Path, most: int) -> list[int]:
-        """The tokens that the grammar forces below a path, one after another, at most so many."""
+        """The tokens that the grammar forces below a path, one after another: `most` of them at most."""
         found: list[int] = []
         for token in path:
             self.advance(token)

@@ -41,8 +41,8 @@ class NotReadError(DrafthouseError):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`reason`: the code of HTTP's error, in capitals. `field` is the path of the one at fault; empty: it is none's. `resource`: what the
-    client has had its part of."""
+    """`reason`: the code of HTTP's error, in capitals. `field`: the path of the field at fault, empty where no field is. `resource`: whose
+    limit the client has reached, empty where it has reached none."""
 
     code: grpc.StatusCode
     message: str
