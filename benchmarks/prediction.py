@@ -8,7 +8,7 @@ The answer's own run warms up and is not timed.
 import copy
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
@@ -28,7 +28,7 @@ from drafthouse.engine.profiling import latency_of
 from drafthouse.errors import ConfigError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
-from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
+from drafthouse.wire.generation_messages import GenerateRequest
 from simulator.one_process import OneProcess
 from verifier.engine import VerifierEngine
 
@@ -75,17 +75,9 @@ class Stream:
     def generate(self, request: GenerateRequest) -> Output:
         engine = self._process.verifier
         before, tokens = engine.totals.steps, list[int]()
-        engine.submit(request)
-        for reply in self._replies():
+        for reply in self._process.replies([request]):
             tokens += reply.tokens
         return Output(tokens, engine.totals.steps - before, reply.usage.predicted, reply.usage.predicted_accepted)
-
-    def _replies(self) -> Iterator[GenerateReply]:
-        while True:
-            for reply in self._process.turn():
-                yield reply
-                if reply.finish_reason:
-                    return
 
 
 def edited(tokens: Sequence[int], seed: int, vocab_size: int) -> list[int]:

@@ -33,6 +33,10 @@ MAX_GRAMMAR_BYTES = 1 << 17
 
 GRAMMAR_KINDS = ("json_schema", "regex", "lark")
 
+JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""Of all JSON that a grammar describes, in llguidance's words: as json.dumps writes it, which is what most models were shown, with one
+space after a comma and a colon and none elsewhere. So separators are forced, and no model can lose itself in white space."""
+
 
 @dataclass(frozen=True, slots=True)
 class Thought:

@@ -1,7 +1,7 @@
 """A verifier and what drafts for it in one process, turn by turn: what all such pairs can do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from verifier.engine import VerifierEngine
@@ -18,15 +18,21 @@ class Pair(ABC):
 
     def generate(self, requests: Iterable[GenerateRequest]) -> dict[str, list[int]]:
         """Runs the requests together to their ends; output tokens by request id."""
-        outputs: dict[str, list[int]] = {}
-        for request in requests:
-            outputs[request.request_id] = list(request.delivered)
-            self.verifier.submit(request)
-        open_requests = set(outputs)
-        while open_requests:
-            for reply in self.turn():
-                assert reply.first_token_index == len(outputs[reply.request_id]), "replies come in order"
-                outputs[reply.request_id] += reply.tokens
-                if reply.finish_reason:
-                    open_requests.discard(reply.request_id)
+        requests = list(requests)
+        outputs = {request.request_id: list(request.delivered) for request in requests}
+        for reply in self.replies(requests):
+            assert reply.first_token_index == len(outputs[reply.request_id]), "replies come in order"
+            outputs[reply.request_id] += reply.tokens
         return outputs
+
+    def replies(self, requests: Iterable[GenerateRequest]) -> Iterator[GenerateReply]:
+        """Runs the requests together to their ends, as `generate`."""
+        running = set()
+        for request in requests:
+            running.add(request.request_id)
+            self.verifier.submit(request)
+        while running:
+            for reply in self.turn():
+                yield reply
+                if reply.finish_reason:
+                    running.discard(reply.request_id)

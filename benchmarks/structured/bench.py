@@ -117,15 +117,12 @@ class Comparison:
     def _run(self, requests: Sequence[GenerateRequest]) -> Run:
         run, before = Run(), self.engine.totals.forced
         started = time.perf_counter()
-        for request in requests:
-            run.outputs[request.request_id] = []
-            self.engine.submit(request)
-        while len(run.ended) < len(requests):
-            for reply in self.process.turn():
-                run.outputs[reply.request_id] += reply.tokens
-                if reply.finish_reason:
-                    run.ended[reply.request_id] = reply.finish_reason == "stop"
-                    run.steps += reply.usage.steps
+        run.outputs = {request.request_id: [] for request in requests}
+        for reply in self.process.replies(requests):
+            run.outputs[reply.request_id] += reply.tokens
+            if reply.finish_reason:
+                run.ended[reply.request_id] = reply.finish_reason == "stop"
+                run.steps += reply.usage.steps
         run.seconds, run.forced = time.perf_counter() - started, self.engine.totals.forced - before
         return run
 

@@ -4,13 +4,13 @@ An API whose bodies become chat requests keeps the names that its own clients kn
 """
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 
 from drafthouse.errors import RequestError
 
 MAX_PARTS = 32
-"""Of a path in a message that are looked up: more than any field of ours has, and few for a message that repeats what a client sent."""
+"""Of a path that are looked up: more than any field of ours has, and few for a message that repeats what a client sent."""
 
 PATH = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.\w+)*")
 
@@ -23,12 +23,7 @@ class FieldNames:
 
     def own(self, path: str) -> str:
         """The client's name of a path in the chat request."""
-        parts = path.split(".")
-        for count in range(len(parts), 0, -1):
-            found = self._names.get(".".join(parts[:count]))
-            if found is not None:
-                return ".".join([found, *parts[count:]])
-        return path
+        return self._replaced(path, beginnings(path))
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -47,8 +42,18 @@ class FieldNames:
         return PATH.sub(lambda found: self._said(found[0], faults), message)
 
     def _said(self, path: str, faults: Set[str]) -> str:
-        parts = path.split(".")
-        begins = [".".join(parts[:count]) for count in range(min(len(parts), MAX_PARTS), 0, -1)]
-        at_fault = not faults.isdisjoint(begins)
-        found = next((begin for begin in begins if begin in self._names and (at_fault or "_" in begin)), None)
+        begins = beginnings(path)
+        if faults.isdisjoint(begins):
+            begins = [begin for begin in begins if "_" in begin]
+        return self._replaced(path, begins)
+
+    def _replaced(self, path: str, begins: Iterable[str]) -> str:
+        """With the first of its beginnings that has a name of the client's own under that name."""
+        found = next((begin for begin in begins if begin in self._names), None)
         return path if found is None else self._names[found] + path[len(found) :]
+
+
+def beginnings(path: str) -> list[str]:
+    """The longest first."""
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(min(len(parts), MAX_PARTS), 0, -1)]

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+from drafthouse.sampling import JSON_FORM
 
-JSON_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""White space in arguments, as in all JSON that a grammar describes."""
+NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 Tag = Callable[[str], str]
 """From a tag of the model to Lark: a control token, or the text where it is none."""
@@ -52,4 +51,5 @@ class CallForm:
 
 
 def _json_rule(schema: Mapping[str, Any]) -> str:
+    """White space as in all JSON that a grammar describes."""
     return "%json " + json.dumps({**schema, "x-guidance": JSON_FORM}, ensure_ascii=False)

@@ -10,13 +10,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from drafthouse.errors import RequestError
 from drafthouse.grammars.matcher import GrammarMatcher, first_line
-from drafthouse.sampling import Grammar
+from drafthouse.sampling import JSON_FORM, Grammar
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -30,10 +30,6 @@ MOST_SYMBOLS, MOST_STATES = 100_000, 20_000
 MOST_ITEMS, MOST_FUEL = 10_000, 50_000
 """Of the parser and of the lexer for one mask: a fifth and a quarter of the library's own. 20 schemas with nested arrays, 400 optional
 members or strings of 2,000 characters stay far below; the worst grammars known to pass take some 40 ms for a mask, and 0.6 s without."""
-
-JSON_FORM: "JsonCompileOptions" = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""As json.dumps writes it, which is what most models were shown: one space after a comma and a colon and none elsewhere. So separators
-are forced, and no model can lose itself in white space."""
 
 Tokenizer = Callable[[], str]
 """Gives the text of a tokenizer.json. Raises GrammarError."""
@@ -134,7 +130,7 @@ def library_text(grammar: Grammar) -> str:
     try:
         if not isinstance(json.loads(grammar.text), dict):
             raise GrammarError("a JSON schema must be an object")
-        return LLMatcher.grammar_from_json_schema(grammar.text, overrides=JSON_FORM)
+        return LLMatcher.grammar_from_json_schema(grammar.text, overrides=cast("JsonCompileOptions", JSON_FORM))
     except (ValueError, RecursionError) as error:
         raise GrammarError(f"no JSON schema: {first_line(str(error)) or type(error).__name__}") from error
 

@@ -82,8 +82,7 @@ def _kind(module: str, name: str) -> Any:
 
 
 @cache
-def _known(kind: type[Any]) -> tuple[Mapping[str, object], frozenset[str]]:
+def _known(kind: type[Any]) -> tuple[frozenset[str], frozenset[str]]:
     """The fields of a class, and those without a default."""
-    known = {field.name: field.default for field in fields(kind)}
     needed = [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
-    return known, frozenset(needed)
+    return frozenset(field.name for field in fields(kind)), frozenset(needed)

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from deployments.api.anthropic.answers import Message, MessageUsage, OutputTokensDetails, StopReason, TextBlock, ThinkingBlock, ToolUseBlock
 from deployments.api.anthropic.errors import error_body
 from deployments.api.openai.errors import describe_error
-from deployments.api.openai.responses import UsageCount
+from deployments.api.openai.responses import UsageCount, sse
 from deployments.gateway.answer_blocks import AnswerBlocks, Begun, Block, BlockEvent, Ended, Grown
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
@@ -158,5 +158,4 @@ def failure_body(error: Exception) -> dict[str, Any]:
 
 
 def event(kind: str, **said: Any) -> str:
-    """Server-sent. In ASCII: see `sse` of OpenAI's answers."""
-    return f"event: {kind}\ndata: {json.dumps({'type': kind, **said}, separators=(',', ':'))}\n\n"
+    return f"event: {kind}\n{sse({'type': kind, **said})}"

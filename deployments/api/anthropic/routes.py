@@ -3,9 +3,7 @@
 FastAPI reads the annotations of these routes, so they must not be postponed here.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
@@ -17,25 +15,15 @@ from deployments.api.anthropic.errors import MessagesErrorBody
 from deployments.api.anthropic.message_form import MessageForm
 from deployments.api.anthropic.schema import CountTokensRequest, MessagesRequest, PromptBody
 from deployments.api.openai.client_limit import arrival_of
-from deployments.api.openai.openapi import SEED, errors_of, json_body
+from deployments.api.openai.openapi import errors_of, generation_responses, json_body
 from deployments.api.openai.responses import count_of
+from deployments.api.openai.text_routes import Read
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlan, RequestPlanner
 
-Read = Callable[[Request, type[Any]], Awaitable[tuple[int, Any]]]
-
 ERRORS = errors_of(400, 404, 408, 413, 415, 429, 500, kind=MessagesErrorBody)
 EVENT = {"type": "object", "required": ["event", "data"], "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
-RESPONSES = {
-    200: {
-        "model": Message,
-        "description": "the message: whole, or in events with stream: true",
-        "content": {"text/event-stream": {"itemSchema": EVENT}},
-        "headers": SEED,
-    },
-    **ERRORS,
-    **errors_of(503, kind=MessagesErrorBody),
-}
+RESPONSES = generation_responses(Message, EVENT, "the message", MessagesErrorBody)
 
 
 def add_messages(app: FastAPI, service: InferenceService, read: Read, keep_alive_s: float) -> None:

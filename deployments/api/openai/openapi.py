@@ -68,15 +68,17 @@ def event_of(kinds: Sequence[type[BaseModel]], *others: dict[str, Any], fields: 
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
-def generation_responses(kind: type[BaseModel], event: dict[str, Any]) -> Responses:
-    """Of a route that generates: an answer of `kind`, or events."""
+def generation_responses(
+    kind: type[BaseModel], event: dict[str, Any], what: str = "the text", fault: type[BaseModel] = ErrorBody
+) -> Responses:
+    """Of a route that generates: an answer of `kind`, or events; errors have the form of `fault`. `what` is generated, in words."""
     whole = {
         "model": kind,
-        "description": "the text: whole, or in events with stream: true",
+        "description": f"{what}: whole, or in events with stream: true",
         "content": {"text/event-stream": {"itemSchema": event}},
         "headers": SEED,
     }
-    return {200: whole, **errors_of(400, 404, 408, 413, 415, 429, 500, 503)}
+    return {200: whole, **errors_of(400, 404, 408, 413, 415, 429, 500, 503, kind=fault)}
 
 
 GENERATION_RESPONSES = generation_responses(Answer, event_of((Answer, ErrorBody), {"const": "[DONE]"}, fields={}))
