@@ -1,0 +1,1 @@
+"""Makes a draft for a target: the target writes text, and a small decoder learns from it."""
