@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from drafthouse.engine.model_runner import ModelRunner, RunResult
 from drafthouse.engine.segment import Segment
@@ -68,4 +68,4 @@ class VirtualRunner(ModelRunner):
         result = super().run(segments)
         seconds = self.latency.seconds(sum(map(len, segments)), sum(len(s.kv) for s in segments))
         self.spend(seconds)
-        return RunResult(result.logits, seconds)
+        return replace(result, seconds=seconds)

@@ -1,13 +1,13 @@
 """Runs a causal language model on segments, and times it.
 
-Promises: `run` writes the KV of all new tokens and returns the logits asked for, rows in the order
+Promises: `run` writes the KV of all new tokens and returns the logits and states asked for, rows in the order
 of segments and outputs. A segment's result does not depend on the segments beside it, up to
 rounding, and on a row-invariant forward not at all. KV is in the model's dtype.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -18,10 +18,12 @@ from drafthouse.engine.segment import Segment, chunk
 
 @dataclass(slots=True)
 class RunResult:
-    """Logits `[sum of outputs, vocab]`, and how long the device worked."""
+    """Logits `[sum of outputs, vocab]`, how long the device worked, and the last hidden states that were asked for, `[sum of states,
+    hidden]`."""
 
     logits: torch.Tensor
     seconds: float
+    states: torch.Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,10 @@ class ModelRunner:
     @torch.inference_mode()
     def run(self, segments: Sequence[Segment]) -> RunResult:
         started = time.perf_counter()
-        logits = self.forward.logits(segments, self.cache)
+        logits, states = self.forward.run(segments, self.cache)
         if self.cache.data.device.type == "cuda":
             torch.cuda.synchronize(self.cache.data.device)
-        return RunResult(logits, time.perf_counter() - started)
+        return RunResult(logits, time.perf_counter() - started, states)
 
 
 def check_device(runner: ModelRunner) -> None:

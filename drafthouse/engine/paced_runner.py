@@ -6,6 +6,7 @@ time counts as an overrun, and a run with more than 1 % of them is void.
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from drafthouse.engine.forward import Forward
 from drafthouse.engine.kv_cache import KvCache
@@ -34,4 +35,4 @@ class PacedRunner(ModelRunner):
         self.overruns += time.perf_counter() > deadline
         while (left := deadline - time.perf_counter()) > 0:
             time.sleep(max(0.0, left - _TIMER_SLACK_S))
-        return RunResult(result.logits, time.perf_counter() - started)
+        return replace(result, seconds=time.perf_counter() - started)

@@ -45,7 +45,7 @@ def raised(model: PreTrainedModel) -> Iterator[torch.dtype]:
         if above == torch.float64:
             stack.enter_context(_eager_experts(model))
         in_layers: set[torch.nn.Module] = set()
-        for layer in _layers(model):
+        for layer in layers_of(model):
             in_layers.update(layer.modules())
             widened = _Widened(layer.modules(), own, above)
             stack.callback(widened.leave)
@@ -57,7 +57,7 @@ def raised(model: PreTrainedModel) -> Iterator[torch.dtype]:
         yield above
 
 
-def _layers(model: PreTrainedModel) -> Iterable[torch.nn.Module]:
+def layers_of(model: PreTrainedModel) -> Iterable[torch.nn.Module]:
     """The list of modules with most parameters."""
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     return max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=())

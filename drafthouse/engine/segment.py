@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+import torch
 
 from drafthouse.engine.kv_cache import KvSequence, SlotTable
 
@@ -41,8 +42,9 @@ class Lines:
 
 @dataclass(slots=True)
 class Segment:
-    """`outputs` are indices into `tokens` whose logits are wanted. `lines` hold entry indices; without lines each token's prefix is all
-    that it sees."""
+    """`outputs` are indices into `tokens` whose logits are wanted, `states` those whose last hidden state is. `lines` hold entry indices;
+    without lines each token's prefix is all that it sees. `inputs` float32 `[tokens, hidden]`: what is added to the tokens' embeddings,
+    as the first layer takes them."""
 
     kv: KvSequence | SlotTable
     tokens: Numbers
@@ -52,6 +54,8 @@ class Segment:
     lines: Lines | None = None
     sinks: int = 0
     skipped: int = 0
+    states: Sequence[int] = ()
+    inputs: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -23,10 +23,10 @@ TARGET, TEXTS, TOKENS = "demo:target", 6, 10
 class BackwardsForward(NativeForward):
     """Sums the keys of tree nodes in another order than those of plain tokens."""
 
-    def logits(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
+    def run(self, segments: Sequence[Segment], cache: KvCache) -> tuple[torch.Tensor, torch.Tensor]:
         step = packed(segments)
         lines = np.split(step.entries, np.cumsum(step.lengths)[:-1])
-        return super().logits(replace(step, entries=np.concatenate([line[::-1] for line in lines])), cache)
+        return super().run(replace(step, entries=np.concatenate([line[::-1] for line in lines])), cache)
 
 
 def loaded(dtype: str) -> LoadedModel:

@@ -43,7 +43,7 @@ class Decoder:
         self.native = NativeDecoder(description, self.cache, torch.int8 if int8 else model.dtype, threads)
 
     def run(self, *segments: Segment) -> torch.Tensor:
-        return self.native.run(step_arrays(segments))
+        return self.native.run(step_arrays(segments))[0]
 
     def one_by_one(self, tokens: list[int]) -> torch.Tensor:
         kv = KvSequence(self.cache)

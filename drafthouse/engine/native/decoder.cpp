@@ -122,6 +122,9 @@ template <class T, class W, class KV> struct Run {
       const W* w = static_cast<const W*>(m.embedding) + int64_t(token) * m.hidden;
       for (int k = 0; k < m.hidden; k++) out[k] = number(w[k]) * T(m.embedding_scale);
     }
+    if (s.input_of[row] < 0) return;
+    const T* added = static_cast<const T*>(s.inputs) + int64_t(s.input_of[row]) * m.hidden;
+    for (int k = 0; k < m.hidden; k++) out[k] += added[k];
   }
   static float number(float w) { return w; }
   static double number(double w) { return w; }
@@ -245,8 +248,10 @@ template <class T, class W, class KV> struct Run {
       linear<GLU>(l.gate_up, region, thread, normalised(l.mlp_in, region), s.tokens, active, m.intermediate);
       into_residual(l.down, l.mlp_out, region, thread, active);
     }
-    team.share(s.outputs, region, [&](int r) {
-      norm_row(x + int64_t(s.output[r]) * m.hidden, static_cast<const T*>(m.final_norm), normed + int64_t(r) * m.hidden, m.hidden, m.eps);
+    team.share(s.outputs + s.states, region, [&](int r) {
+      int row = r < s.outputs ? s.output[r] : s.state[r - s.outputs];
+      T* to = r < s.outputs ? normed + int64_t(r) * m.hidden : static_cast<T*>(s.last_states) + int64_t(r - s.outputs) * m.hidden;
+      norm_row(x + int64_t(row) * m.hidden, static_cast<const T*>(m.final_norm), to, m.hidden, m.eps);
     });
     if (s.outputs) head(region, thread);
   }

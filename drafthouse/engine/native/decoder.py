@@ -62,15 +62,16 @@ class _Model(ctypes.Structure):
     ]  # fmt: skip
 
 
-_ROWS = ("token", "position", "write_slot", "table", "prefix", "sinks", "skipped", "line_start", "line", "output")
+_ROWS = ("token", "position", "write_slot", "table", "prefix", "sinks", "skipped", "line_start", "line", "output", "state", "input_of")
 
 
 class _Step(ctypes.Structure):
     _fields_ = [
         ("tokens", ctypes.c_int32),
         ("outputs", ctypes.c_int32),
+        ("states", ctypes.c_int32),
         *((n, ctypes.c_void_p) for n in _ROWS),
-        ("logits", ctypes.c_void_p),
+        *((n, ctypes.c_void_p) for n in ("inputs", "logits", "last_states")),
     ]
 
 
@@ -91,15 +92,17 @@ class StepArrays:
 
 
 def step_arrays(segments: Sequence[Segment]) -> StepArrays:
-    """`line_start[row]` is where the row's line begins in `line`."""
+    """`line_start[row]` is where the row's line begins in `line`, `input_of[row]` which of the step's inputs is the row's, or -1."""
     step = packed(segments)
     counts = np.diff(step.first)
     line_start = np.zeros(len(step.tokens) + 1, dtype=np.int32)
     np.cumsum(step.lengths, out=line_start[1:])
+    input_of = np.full(len(step.tokens), -1, dtype=np.int32)
+    input_of[step.input_rows] = np.arange(len(step.input_rows))
     numbers = {
         "token": step.tokens, "position": step.positions, "prefix": step.prefix, "line_start": line_start, "line": step.entries,
         "output": step.outputs, "sinks": np.repeat(step.sinks, counts), "skipped": np.repeat(step.skipped, counts),
-        "write_slot": step.slots,
+        "write_slot": step.slots, "state": step.states, "input_of": input_of,
     }  # fmt: skip
     table = np.repeat(np.array([kv.slots.buffer_info()[0] for kv in step.tables], dtype=np.int64), counts)
     return StepArrays({name: np.ascontiguousarray(each, dtype=np.int32) for name, each in numbers.items()} | {"table": table}, step)
@@ -114,7 +117,8 @@ class NativeDecoder:
         self._held: list[torch.Tensor] = []  # what the library points to
         self._memory = WeightMemory()
         self._logits = LogitsMemory(description.vocab, self._compute)
-        self._dtype, self.vocab_size, self.layers = dtype, description.vocab, len(description.layers)
+        self._dtype, self.layers = dtype, len(description.layers)
+        self.vocab_size, self.hidden_size = description.vocab, description.hidden
         d, self._link = description, RankLink(description.share.rank, description.share.ranks)
         layers = (_Layer * len(d.layers))()
         rotary = {kind: (self._number(cos), self._number(sin)) for kind, (cos, sin) in d.rotary.items()}
@@ -143,15 +147,29 @@ class NativeDecoder:
         self._free = weakref.finalize(self, self._library.drafthouse_decoder_free, self._handle)
         self._free.atexit = False  # a step may still run then, on a thread that the interpreter does not wait for
 
-    def run(self, step: StepArrays) -> torch.Tensor:
-        """Logits `[outputs, vocab]`; writes keys and values of all tokens. All ranks run the same steps."""
+    def run(self, step: StepArrays) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `[outputs, vocab]` and last hidden states `[states, hidden]`; writes keys and values of all tokens. All ranks run the same
+        steps."""
         assert self._free.alive, "the decoder is closed"
-        logits = self._logits.rows(step.outputs)
+        count = len(step.arrays["state"])
+        logits, states = self._logits.rows(step.outputs), torch.empty(count, self.hidden_size, dtype=self._compute)
+        inputs = self._inputs_of(step.step)
         pointers = {name: each.ctypes.data for name, each in step.arrays.items()}
-        c_step = _Step(tokens=step.tokens, outputs=step.outputs, logits=logits.data_ptr(), **pointers)
+        c_step = _Step(
+            tokens=step.tokens, outputs=step.outputs, states=count, logits=logits.data_ptr(), last_states=states.data_ptr(),
+            inputs=None if inputs is None else inputs.data_ptr(), **pointers,
+        )  # fmt: skip
         self._library.drafthouse_decoder_run(self._handle, ctypes.byref(c_step))
         self._link.check()
-        return logits
+        return logits, states
+
+    def _inputs_of(self, step: PackedStep) -> torch.Tensor | None:
+        """As the library reads them. Of several ranks none takes any: each would add them."""
+        if step.inputs is None:
+            return None
+        assert self._link.ranks == 1
+        assert step.inputs.shape == (len(step.input_rows), self.hidden_size)
+        return step.inputs.to(self._compute).contiguous()
 
     def close(self) -> None:
         """Ends the library's threads."""

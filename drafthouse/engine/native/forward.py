@@ -19,10 +19,10 @@ class NativeForward:
     def __init__(self, decoder: NativeDecoder):
         self.decoder, self.kernels = decoder, f"native {library_digest()}"
         self.parameters, self.weight_bytes = decoder.parameters, decoder.weight_bytes
-        self.vocab_size, self.attention_calls = decoder.vocab_size, decoder.layers
+        self.vocab_size, self.hidden_size, self.attention_calls = decoder.vocab_size, decoder.hidden_size, decoder.layers
 
-    def logits(self, segments: Sequence[Segment], cache: KvCache) -> torch.Tensor:
-        """`[sum of outputs, vocab]`, float32 or float64."""
+    def run(self, segments: Sequence[Segment], cache: KvCache) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `[sum of outputs, vocab]` and states `[sum of states, hidden]`, float32 or float64."""
         assert cache is self.decoder.cache
         return self.decoder.run(step_arrays(segments))
 

@@ -42,13 +42,16 @@ struct Model {
 };
 
 struct Step {
-  int32_t tokens, outputs;
+  int32_t tokens, outputs, states;
   const int32_t *token, *position, *write_slot;
   const int32_t* const* table;       // each row's slot table: entry e of its sequence lies in slot table[row][e]
   const int32_t *prefix, *sinks, *skipped;
   const int32_t *line_start, *line;  // entries on each row's line, [tokens + 1] and flat
-  const int32_t *output;             // rows whose logits are wanted
+  const int32_t *output, *state;     // rows whose logits, and whose last hidden states are wanted
+  const int32_t *input_of;           // each row's place in inputs, or -1
+  const void* inputs;                // [.., hidden] in the compute type: added to embeddings, of one rank only
   void* logits;                      // [outputs, vocab] in the compute type
+  void* last_states;                 // [states, hidden] in the compute type, after the final norm
 };
 
 }  // namespace drafthouse

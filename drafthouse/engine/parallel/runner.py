@@ -36,7 +36,9 @@ class ParallelRunner(ModelRunner):
         self.followers = followers
 
     def run(self, segments: Sequence[Segment]) -> RunResult:
-        """Raises RankError when a rank is lost; the runner is of no more use then."""
+        """Raises RankError when a rank is lost; the runner is of no more use then. No segment has `inputs`: drafts that read states run
+        in one process."""
+        assert all(s.inputs is None for s in segments)
         step = Step(tuple(replace(s, kv=SlotTable(s.kv.slots)) for s in segments))
         try:
             self.followers.send(step)
