@@ -8,6 +8,7 @@ import typer
 
 from deployments.cli import batch as batch_command
 from deployments.cli import chat as chat_command
+from deployments.cli import distill as distill_command
 from deployments.cli import generate as generate_command
 from deployments.cli import hash_key as key_command
 from deployments.cli import logs as logs_command
@@ -45,6 +46,7 @@ def build_cli() -> typer.Typer:
     cli.command("hash-key")(key_command.hash_key)
     cli.command()(profile_command.profile)
     cli.command()(simulate_command.simulate)
+    cli.command()(distill_command.distill)
     cli.command("train-demo")(make_models.train_demo)
     cli.command()(make_models.inflate)
     cli.command("build-trigram")(make_models.build_trigram)

@@ -1,0 +1,153 @@
+"""`drafthouse distill`: makes a draft for a target.
+
+Promises: the same command goes on where a run was stopped or killed.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from deployments.cli.options import errors
+from drafthouse.distillation.options import MAX_TEXT_TOKENS, DistillOptions
+from drafthouse.errors import ConfigError
+
+if TYPE_CHECKING:
+    from drafthouse.distillation.prompt_encoder import PromptEncoder
+    from drafthouse.distillation.prompts import Message
+    from drafthouse.distillation.text_folder import TextFolder
+    from drafthouse.engine.loader import LoadedModel
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Device(StrEnum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def distill(
+    target: Annotated[str, typer.Option(help="The model to make a draft for: folder, GGUF file, hub id, smollm2 or demo:target.")],
+    output: Annotated[pathlib.Path, typer.Option(help="Folder of the draft, its report and the text it learns from.")],
+    minutes: Annotated[float, typer.Option(help="Time for all of it, earlier runs into the same folder included.", min=0.01)] = 60.0,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Make a draft that reads the target's hidden states.")] = False,
+    prompts: Annotated[
+        pathlib.Path | None,
+        typer.Option(help='Your own prompts, one JSON object a line: {"prompt": "..."} or {"messages": [...]}.'),
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="What the target's weights are held in.")] = Dtype.bfloat16,
+    device: Annotated[Device, typer.Option(help="Where it runs.")] = Device.cpu,
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1, max=512)] = 1,
+    seed: Annotated[int, typer.Option(help="Of prompts, text and training.", min=0)] = 0,
+    text_share: Annotated[float, typer.Option(help="Part of the time in which the target writes.", min=0.01, max=1.0)] = 0.4,
+    sequences: Annotated[int, typer.Option(help="Texts that the target writes side by side.", min=1, max=1024)] = 64,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the target.")] = False,
+) -> None:
+    """Make a draft for a target: the target writes text, a small model learns from it. Stop it at any time: the same command goes on."""
+    with errors():
+        options = DistillOptions(
+            target=target, output=output, minutes=minutes, hidden=hidden, prompts=prompts, dtype=dtype.value, device=device.value,
+            threads=threads, seed=seed, text_share=text_share, sequences=sequences, trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        try:
+            text = _write_text(options, console)
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on from there")
+            raise typer.Exit(130) from None
+        console.print(f"{output}: {len(text):,} texts, {text.tokens:,} tokens, written in {text.seconds / 60:.1f} minutes")
+
+
+def _write_text(options: DistillOptions, console: Console) -> "TextFolder":
+    """The target's text, at least for its share of the time. Raises ConfigError, ModelError."""
+    from drafthouse.checkpoints.model_path import model_path
+    from drafthouse.distillation.prompt_file import read_prompts
+    from drafthouse.distillation.text_folder import TextFolder
+    from drafthouse.distillation.text_stage import FolderRecord, taken
+
+    users = read_prompts(options.prompts) if options.prompts is not None else []
+    if options.output.exists() and not options.output.is_dir():
+        raise ConfigError(f"--output {options.output}: it is a file; name a folder")
+    folder = model_path(options.target)  # a GGUF file is converted here, under a progress bar of its own
+    from drafthouse.engine.fingerprint import checkpoint_digest
+    from drafthouse.engine.vocabulary import vocabulary_digest
+
+    record = FolderRecord(
+        target=options.target, checkpoint=checkpoint_digest(folder), vocabulary=vocabulary_digest(folder, options.trust_remote_code)
+    )
+    with taken(options.output, record):
+        if TextFolder(options.output).seconds < options.text_seconds:
+            conversations = [tuple(message.model_dump() for message in line.conversation) for _, line in users]
+            _go_on_writing(options, conversations, console)
+        text = TextFolder(options.output)
+        if not len(text):
+            raise ConfigError(
+                f"--minutes {options.minutes:g}: the target wrote no whole text in {options.text_seconds:.0f} s; give it more"
+            )
+        return text
+
+
+def _go_on_writing(options: DistillOptions, users: "Sequence[tuple[Message, ...]]", console: Console) -> None:
+    from drafthouse.distillation.prompts import Prompts
+    from drafthouse.distillation.seeds import shipped_seeds
+    from drafthouse.distillation.text_folder import TextFolder
+    from drafthouse.distillation.text_stage import TextStage, Written
+    from drafthouse.distillation.text_writer import TextWriter
+
+    model, encoder = _load(options, console)
+    try:
+        prompts = Prompts(shipped_seeds(), users, options.seed, encoder.chat)
+        first = TextFolder(options.output).next_number
+        writer = TextWriter(model.runner, model.context, encoder, prompts, options.sequences, first)
+        stage = TextStage(options.output, writer, options.seed)
+        with _progress(console) as bar:
+            before_s = stage.seconds
+            task = bar.add_task("writing text", total=options.text_seconds, completed=before_s, numbers="")
+
+            def show(written: Written) -> None:
+                rate = writer.written_tokens / max(written.seconds - before_s, 1e-3)
+                numbers = f"{written.texts:,} texts, {written.tokens:,} tokens, {rate:,.0f} tokens/s"
+                bar.update(task, completed=written.seconds, numbers=numbers)
+
+            stage.run(options.text_seconds, show)
+    finally:
+        model.runner.close()
+
+
+def _load(options: DistillOptions, console: Console) -> "tuple[LoadedModel, PromptEncoder]":
+    import transformers
+    from transformers import AutoTokenizer
+
+    from deployments.gateway.chat_template import load_chat_template
+    from deployments.gateway.model_metadata import load_metadata
+    from drafthouse.checkpoints.model_path import model_path
+    from drafthouse.distillation.prompt_encoder import PromptEncoder
+    from drafthouse.distillation.text_writer import PREFILL_TOKENS
+    from drafthouse.engine.load_stages import LoadStages
+    from drafthouse.engine.loader import load
+    from drafthouse.errors import ModelError
+
+    transformers.utils.logging.disable_progress_bar()
+    config = options.target_config(options.sequences * MAX_TEXT_TOKENS + PREFILL_TOKENS)
+    with console.status(f"loading {options.target}") as status:
+        model = load(config, LoadStages(lambda line: status.update(f"loading {options.target}: {line}")))
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(model_path(options.target), trust_remote_code=options.trust_remote_code)
+        except Exception as error:  # fault boundary: tokenizers raise errors of many kinds
+            raise ModelError(f"{options.target}: its tokenizer cannot be read: {error}") from error
+    template = load_chat_template(tokenizer)
+    metadata = load_metadata(config, tokenizer.eos_token_id, "none")
+    render = None if template.refusal else lambda messages: template.render(template.fit(messages))
+    return model, PromptEncoder(tokenizer, render, metadata.stop_tokens)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console)
