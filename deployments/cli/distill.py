@@ -3,6 +3,7 @@
 Promises: the same command goes on where a run was stopped or killed.
 """
 
+import os
 import pathlib
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,19 +14,24 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deployments.cli.options import errors
+from drafthouse.config.serving import ModelConfig
 from drafthouse.distillation.options import MAX_TEXT_TOKENS, DistillOptions
-from drafthouse.errors import ConfigError
+from drafthouse.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from drafthouse.distillation.prompt_encoder import PromptEncoder
-    from drafthouse.distillation.prompts import Message
+    from drafthouse.distillation.prompt_file import PromptLine
     from drafthouse.distillation.text_folder import TextFolder
     from drafthouse.engine.loader import LoadedModel
+
+LEAST_SEQUENCES = 4
+"""With fewer texts side by side a model is too large for this machine to write much."""
 
 
 class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
+    int8 = "int8"
 
 
 class Device(StrEnum):
@@ -44,7 +50,7 @@ def distill(
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="What the target's weights are held in.")] = Dtype.bfloat16,
     device: Annotated[Device, typer.Option(help="Where it runs.")] = Device.cpu,
-    threads: Annotated[int, typer.Option(help="CPU threads.", min=1, max=512)] = 1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; by default one for each core.", min=1, max=512)] = None,
     seed: Annotated[int, typer.Option(help="Of prompts, text and training.", min=0)] = 0,
     text_share: Annotated[float, typer.Option(help="Part of the time in which the target writes.", min=0.01, max=1.0)] = 0.4,
     sequences: Annotated[int, typer.Option(help="Texts that the target writes side by side.", min=1, max=1024)] = 64,
@@ -54,7 +60,8 @@ def distill(
     with errors():
         options = DistillOptions(
             target=target, output=output, minutes=minutes, hidden=hidden, prompts=prompts, dtype=dtype.value, device=device.value,
-            threads=threads, seed=seed, text_share=text_share, sequences=sequences, trust_remote_code=trust_remote_code,
+            threads=threads or len(os.sched_getaffinity(0)), seed=seed, text_share=text_share, sequences=sequences,
+            trust_remote_code=trust_remote_code,
         )  # fmt: skip
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         try:
@@ -67,49 +74,54 @@ def distill(
 
 def _write_text(options: DistillOptions, console: Console) -> "TextFolder":
     """The target's text, at least for its share of the time. Raises ConfigError, ModelError."""
+    from drafthouse.checkpoints.model_folder import check_model
     from drafthouse.checkpoints.model_path import model_path
     from drafthouse.distillation.prompt_file import read_prompts
     from drafthouse.distillation.text_folder import TextFolder
-    from drafthouse.distillation.text_stage import FolderRecord, taken
+    from drafthouse.distillation.text_stage import FolderRecord, needs_states, taken
 
-    users = read_prompts(options.prompts) if options.prompts is not None else []
+    lines = read_prompts(options.prompts) if options.prompts is not None else []
     if options.output.exists() and not options.output.is_dir():
         raise ConfigError(f"--output {options.output}: it is a file; name a folder")
-    folder = model_path(options.target)  # a GGUF file is converted here, under a progress bar of its own
-    from drafthouse.engine.fingerprint import checkpoint_digest
+    check_model(options.target_config(MAX_TEXT_TOKENS), tokenizer=True)
+    from drafthouse.engine.fingerprint import checkpoint_digest  # with torch, for which an error need not wait
     from drafthouse.engine.vocabulary import vocabulary_digest
 
-    record = FolderRecord(
-        target=options.target, checkpoint=checkpoint_digest(folder), vocabulary=vocabulary_digest(folder, options.trust_remote_code)
-    )
-    with taken(options.output, record):
-        if TextFolder(options.output).seconds < options.text_seconds:
-            conversations = [tuple(message.model_dump() for message in line.conversation) for _, line in users]
-            _go_on_writing(options, conversations, console)
+    folder = model_path(options.target)
+    vocabulary = vocabulary_digest(folder, options.trust_remote_code)
+    with taken(options.output, FolderRecord(target=options.target, checkpoint=checkpoint_digest(folder), vocabulary=vocabulary)):
         text = TextFolder(options.output)
-        if not len(text):
-            raise ConfigError(
-                f"--minutes {options.minutes:g}: the target wrote no whole text in {options.text_seconds:.0f} s; give it more"
-            )
-        return text
+        hidden = needs_states(text, options.hidden)
+        if text.seconds < options.text_seconds:
+            _go_on_writing(options, lines, hidden, text.next_number, console)
+            text.refresh()
+    if not len(text):
+        spent = f"the target wrote no whole text in {options.text_seconds:.0f} s"
+        raise ConfigError(f"--minutes {options.minutes:g}: {spent}; give it more")
+    return text
 
 
-def _go_on_writing(options: DistillOptions, users: "Sequence[tuple[Message, ...]]", console: Console) -> None:
+def _go_on_writing(options: DistillOptions, lines: "Sequence[tuple[int, PromptLine]]", hidden: bool, number: int, console: Console) -> None:
+    from drafthouse.distillation.prompt_file import fitting
     from drafthouse.distillation.prompts import Prompts
     from drafthouse.distillation.seeds import shipped_seeds
-    from drafthouse.distillation.text_folder import TextFolder
     from drafthouse.distillation.text_stage import TextStage, Written
-    from drafthouse.distillation.text_writer import TextWriter
+    from drafthouse.distillation.text_writer import LONGEST_PROMPT, TextWriter
 
-    model, encoder = _load(options, console)
+    sequences, config = _fitting(options)
+    model, encoder = _load(config, console)
     try:
+        users = []
+        if options.prompts is not None:
+            users = fitting(options.prompts, lines, encoder, min(LONGEST_PROMPT, model.context // 2))
+            if len(users) < len(lines):
+                console.print(f"--prompts {options.prompts}: {len(lines) - len(users)} of {len(lines)} are too long and left out")
         prompts = Prompts(shipped_seeds(), users, options.seed, encoder.chat)
-        first = TextFolder(options.output).next_number
-        writer = TextWriter(model.runner, model.context, encoder, prompts, options.sequences, first)
+        writer = TextWriter(model, encoder, prompts, sequences, number, hidden)
         stage = TextStage(options.output, writer, options.seed)
         with _progress(console) as bar:
             before_s = stage.seconds
-            task = bar.add_task("writing text", total=options.text_seconds, completed=before_s, numbers="")
+            task = bar.add_task("writing text", total=options.text_seconds, numbers="")
 
             def show(written: Written) -> None:
                 rate = writer.written_tokens / max(written.seconds - before_s, 1e-3)
@@ -121,7 +133,23 @@ def _go_on_writing(options: DistillOptions, users: "Sequence[tuple[Message, ...]
         model.runner.close()
 
 
-def _load(options: DistillOptions, console: Console) -> "tuple[LoadedModel, PromptEncoder]":
+def _fitting(options: DistillOptions) -> tuple[int, ModelConfig]:
+    """As many texts side by side as were asked for, or as memory holds."""
+    from drafthouse.engine.loader import check_fit
+
+    sequences = options.sequences
+    while True:
+        config = options.target_config(sequences * MAX_TEXT_TOKENS)
+        try:
+            check_fit(config)
+            return sequences, config
+        except ConfigError:
+            if sequences <= LEAST_SEQUENCES:
+                raise
+            sequences //= 2
+
+
+def _load(config: ModelConfig, console: Console) -> "tuple[LoadedModel, PromptEncoder]":
     import transformers
     from transformers import AutoTokenizer
 
@@ -129,23 +157,22 @@ def _load(options: DistillOptions, console: Console) -> "tuple[LoadedModel, Prom
     from deployments.gateway.model_metadata import load_metadata
     from drafthouse.checkpoints.model_path import model_path
     from drafthouse.distillation.prompt_encoder import PromptEncoder
-    from drafthouse.distillation.text_writer import PREFILL_TOKENS
     from drafthouse.engine.load_stages import LoadStages
     from drafthouse.engine.loader import load
-    from drafthouse.errors import ModelError
 
     transformers.utils.logging.disable_progress_bar()
-    config = options.target_config(options.sequences * MAX_TEXT_TOKENS + PREFILL_TOKENS)
-    with console.status(f"loading {options.target}") as status:
-        model = load(config, LoadStages(lambda line: status.update(f"loading {options.target}: {line}")))
-        try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(model_path(options.target), trust_remote_code=options.trust_remote_code)
-        except Exception as error:  # fault boundary: tokenizers raise errors of many kinds
-            raise ModelError(f"{options.target}: its tokenizer cannot be read: {error}") from error
+    tokenizer: Any
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_path(config.path), trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # fault boundary: tokenizers raise errors of many kinds
+        raise ModelError(f"{config.path}: its tokenizer cannot be read: {error}") from error
     template = load_chat_template(tokenizer)
     metadata = load_metadata(config, tokenizer.eos_token_id, "none")
     render = None if template.refusal else lambda messages: template.render(template.fit(messages))
-    return model, PromptEncoder(tokenizer, render, metadata.stop_tokens)
+    encoder = PromptEncoder(tokenizer, render, metadata.stop_tokens)
+    with console.status(f"loading {config.path}") as status:
+        model = load(config, LoadStages(lambda line: status.update(f"loading {config.path}: {line}")))
+    return model, encoder
 
 
 def _progress(console: Console) -> Progress:

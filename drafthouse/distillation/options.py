@@ -21,7 +21,7 @@ class DistillOptions(BaseModel):
     minutes: float = Field(60.0, gt=0, le=100_000)
     hidden: bool = False
     prompts: pathlib.Path | None = None
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "int8"] = "bfloat16"
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(1, ge=1, le=512)
     seed: int = Field(0, ge=0, lt=1 << 63)
@@ -44,5 +44,5 @@ class DistillOptions(BaseModel):
         """The target, loaded as these options say."""
         return ModelConfig(
             path=self.target, dtype=self.dtype, device=self.device, threads=self.threads, kv_tokens=kv_tokens,
-            trust_remote_code=self.trust_remote_code,
+            trust_remote_code=self.trust_remote_code, prefix_cache="off",
         )  # fmt: skip

@@ -5,11 +5,14 @@ Promises: what is wrong with a line is a ConfigError that names file, line and f
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from drafthouse.errors import ConfigError
+from drafthouse.distillation.prompt_encoder import PromptEncoder
+from drafthouse.distillation.prompts import Message
+from drafthouse.errors import ConfigError, RequestError
 
 
 class PromptMessage(BaseModel):
@@ -69,3 +72,23 @@ def _parsed(raw: bytes, place: str) -> PromptLine:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{place}: {field + ': ' if field else ''}{first['msg'].removeprefix('Value error, ')}") from None
+
+
+def fitting(path: pathlib.Path, lines: Sequence[tuple[int, PromptLine]], encoder: PromptEncoder, most: int) -> list[tuple[Message, ...]]:
+    """The conversations of at most `most` tokens. Raises ConfigError for a line that the target's chat template refuses, and where no
+    line is short enough."""
+    found = []
+    for number, line in lines:
+        place = f"--prompts {path}, line {number}"
+        if line.messages is not None and not encoder.chat:
+            raise ConfigError(f'{place}: messages: the target has no chat template; write {{"prompt": "..."}}, which it goes on with')
+        messages = tuple(message.model_dump() for message in line.conversation)
+        try:
+            tokens = encoder.conversation(messages) if encoder.chat else encoder.beginning(messages[-1]["content"])
+        except RequestError as error:
+            raise ConfigError(f"{place}: {'messages' if line.messages is not None else 'prompt'}: {error}") from error
+        if len(tokens) <= most:
+            found.append(messages)
+    if not found:
+        raise ConfigError(f"--prompts {path}: none of its {len(lines)} prompts can be used: each has more than {most} tokens; shorten them")
+    return found

@@ -4,8 +4,11 @@ Promises: a shard is there whole or not at all. Its tensors: `tokens` int32 `[n]
 `[m + 1]`; `numbers` int64 `[m]`, each text's own; `prompt_lens` int32 `[m]`; `temperatures` float32 `[m]`; `top_ids` int32 `[n, 32]`
 and `top_logprobs` float16 `[n, 32]`: the likeliest tokens after each token, the best first, with their log probabilities at
 temperature 1. These are known for a text's rows from its prompt's last token to its last token but one; the other rows are zeros.
+With hidden states also `states` bfloat16 `[n, hidden size]`: the target's last one at each token, after its final norm, what its head
+reads; zeros at a text's last token.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -13,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from safetensors.numpy import save
+import torch
+from safetensors.torch import save
 
 from drafthouse.errors import ConfigError
 
@@ -22,13 +26,14 @@ TOP = 32
 
 FORMAT = "1"
 
-DTYPES = {"I32": np.int32, "I64": np.int64, "F32": np.float32, "F16": np.float16}
-"""By their names in the header of a safetensors file."""
+DTYPES = {"I32": np.int32, "I64": np.int64, "F32": np.float32, "F16": np.float16, "BF16": np.int16}
+"""By their names in the header of a safetensors file; numpy has no bfloat16, so its bits stand for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One text: `tokens` `[n]`, of which the first `prompt_len` were given; `top_ids` and `top_logprobs` `[n, TOP]`."""
+    """One text: `tokens` `[n]`, of which the first `prompt_len` were given; `top_ids` and `top_logprobs` `[n, TOP]`; `states` int16
+    `[n, hidden size]`, the bits of bfloat16, where they were kept."""
 
     number: int
     kind: str
@@ -37,6 +42,7 @@ class Text:
     tokens: np.ndarray
     top_ids: np.ndarray
     top_logprobs: np.ndarray
+    states: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -67,6 +73,7 @@ class Shard:
             self.record = ShardRecord(int(metadata["seed"]), int(metadata["next_number"]), float(metadata["seconds"]))
             self.kinds: list[str] = json.loads(metadata["kinds"])
             self.tokens, self.top_ids, self.top_logprobs = arrays["tokens"], arrays["top_ids"], arrays["top_logprobs"]
+            self.states = arrays.get("states")
             self.starts, self.numbers = np.array(arrays["starts"]), np.array(arrays["numbers"])
             self.prompt_lens, self.temperatures = np.array(arrays["prompt_lens"]), np.array(arrays["temperatures"])
             known = metadata["format"] == FORMAT
@@ -82,7 +89,7 @@ class Shard:
         rows = slice(int(self.starts[at]), int(self.starts[at + 1]))
         return Text(
             int(self.numbers[at]), self.kinds[at], float(self.temperatures[at]), int(self.prompt_lens[at]),
-            self.tokens[rows], self.top_ids[rows], self.top_logprobs[rows],
+            self.tokens[rows], self.top_ids[rows], self.top_logprobs[rows], None if self.states is None else self.states[rows],
         )  # fmt: skip
 
 
@@ -102,22 +109,29 @@ def _mapped(path: pathlib.Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
 
 def write_shard(path: pathlib.Path, texts: Sequence[Text], record: ShardRecord) -> None:
-    """Under another name first, so that a kill or a full disk leaves no half of it. Raises ConfigError naming the file."""
-    none = np.zeros(0, dtype=np.int32)
-    tensors: dict[str, np.ndarray] = {
-        "tokens": np.concatenate([none, *(text.tokens for text in texts)], dtype=np.int32),
+    """At least one text; either all of them have states or none. All of the file or nothing. Raises ConfigError naming the file."""
+    arrays: dict[str, np.ndarray] = {
+        "tokens": np.concatenate([text.tokens for text in texts], dtype=np.int32),
         "starts": np.cumsum([0, *map(len, texts)], dtype=np.int64),
         "numbers": np.array([text.number for text in texts], dtype=np.int64),
         "prompt_lens": np.array([text.prompt_len for text in texts], dtype=np.int32),
         "temperatures": np.array([text.temperature for text in texts], dtype=np.float32),
-        "top_ids": np.concatenate([none.reshape(0, TOP), *(text.top_ids for text in texts)], dtype=np.int32),
-        "top_logprobs": np.concatenate([np.zeros((0, TOP), np.float16), *(text.top_logprobs for text in texts)], dtype=np.float16),
+        "top_ids": np.concatenate([text.top_ids for text in texts], dtype=np.int32),
+        "top_logprobs": np.concatenate([text.top_logprobs for text in texts], dtype=np.float16),
     }
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    if (states := [text.states for text in texts if text.states is not None]) and len(states) == len(texts):
+        tensors["states"] = torch.from_numpy(np.concatenate(states)).view(torch.bfloat16)
     metadata = {
         "format": FORMAT, "seed": str(record.seed), "next_number": str(record.next_number), "seconds": f"{record.seconds:.3f}",
-        "kinds": json.dumps([text.kind for text in texts]),
+        "kinds": json.dumps([text.kind for text in texts]), "hidden": str(int("states" in tensors)),
     }  # fmt: skip
-    data = save(tensors, metadata)
+    write_whole(path, save(tensors, metadata), "as do the shards after it; ")
+
+
+def write_whole(path: pathlib.Path, data: bytes, more: str = "") -> None:
+    """Under another name first, so that a kill or a full disk leaves no half of it. Raises ConfigError that names the file and says how
+    much room it takes; `more` stands after that."""
     unfinished = path.with_suffix(".unfinished")
     try:
         with unfinished.open("wb") as file:
@@ -126,8 +140,9 @@ def write_shard(path: pathlib.Path, texts: Sequence[Text], record: ShardRecord) 
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise ConfigError(
-            f"{path}: cannot be written: {error.strerror or error}; it takes {len(data) / 1e6:.0f} MB, as does each shard after it; "
+            f"{path}: cannot be written: {error.strerror or error}; it takes {len(data) / 1e6:.1f} MB, {more}"
             "make room and run the same command again: it goes on from here"
         ) from error

@@ -47,6 +47,11 @@ class TextFolder(Sequence[Text]):
         return sum(len(shard.tokens) for shard in self.shards)
 
     @property
+    def hidden(self) -> bool:
+        """Whether all texts have states; of an empty folder true."""
+        return all(shard.states is not None for shard in self.shards)
+
+    @property
     def next_number(self) -> int:
         """Of the text to be written next."""
         return self.shards[-1].record.next_number if self.shards else 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from drafthouse.distillation.shards import ShardRecord, Text, write_shard
+from drafthouse.distillation.shards import ShardRecord, Text, write_shard, write_whole
 from drafthouse.distillation.text_folder import SHARDS, TextFolder, shard_path
 from drafthouse.distillation.text_writer import TextWriter
 from drafthouse.errors import ConfigError
@@ -45,6 +45,13 @@ class Written:
     seconds: float
 
 
+def needs_states(folder: TextFolder, hidden: bool) -> bool:
+    """Whether texts are written with states: all of a folder are, or none. Raises ConfigError for `hidden` where texts have none."""
+    if hidden and not folder.hidden:
+        raise ConfigError(f"--output {folder.folder}: its text was written without hidden states; name another folder for --hidden")
+    return hidden or (len(folder) > 0 and folder.hidden)
+
+
 @contextmanager
 def taken(folder: pathlib.Path, record: FolderRecord) -> Iterator[None]:
     """The folder, made where it is missing, and no other run's meanwhile. Raises ConfigError."""
@@ -71,7 +78,7 @@ def _check_record(folder: pathlib.Path, record: FolderRecord) -> None:
     path = folder / RECORD
     try:
         if not path.exists():
-            path.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            write_whole(path, record.model_dump_json(indent=2).encode() + b"\n")
             return
         found = FolderRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -86,24 +93,24 @@ def _check_record(folder: pathlib.Path, record: FolderRecord) -> None:
 
 
 class TextStage:
-    """Puts what a writer gives into shards. The texts of a shard are those of SHARD_TEXTS numbers that follow one another, whatever order
+    """Puts what a writer gives into shards. The texts of a shard are those of `shard_texts` numbers that follow one another, whatever order
     they end in: so which texts a shard has does not depend on when a run began."""
 
-    def __init__(self, folder: pathlib.Path, writer: TextWriter, seed: int, clock: Callable[[], float] = time.monotonic):
-        self._writer, self._seed, self._clock = writer, seed, clock
+    def __init__(self, folder: pathlib.Path, writer: TextWriter, seed: int, shard_texts: int = SHARD_TEXTS):
+        self._writer, self._seed, self._shard_texts = writer, seed, shard_texts
         self.folder = TextFolder(folder)
-        self._began, self._before_s = clock(), self.folder.seconds
+        self._began, self._before_s = time.monotonic(), self.folder.seconds
         self._first = writer.number
         self._ended: dict[int, Text | None] = {}
         self._path = folder
 
     @property
     def seconds(self) -> float:
-        return self._before_s + self._clock() - self._began
+        return self._before_s + time.monotonic() - self._began
 
     def run(self, until_s: float, progress: Callable[[Written], None]) -> None:
         """Until so many seconds went into the folder's text, those of earlier runs included, or until a KeyboardInterrupt, which keeps
-        what is there and goes on up. Raises ConfigError for a shard that cannot be written."""
+        what is there and is raised again. Raises ConfigError for a shard that cannot be written."""
         try:
             while self.seconds < until_s:
                 for number, text in self._writer.step():
@@ -123,8 +130,8 @@ class TextStage:
         return Written(len(self.folder) + len(loose), self.folder.tokens + sum(map(len, loose)), self.seconds)
 
     def _write_whole(self) -> None:
-        numbers = range(self._first, self._first + SHARD_TEXTS)
-        if len(self._ended) >= SHARD_TEXTS and all(number in self._ended for number in numbers):
+        numbers = range(self._first, self._first + self._shard_texts)
+        if len(self._ended) >= self._shard_texts and all(number in self._ended for number in numbers):
             self._write(numbers.stop)
 
     def _write_rest(self) -> None:

@@ -16,13 +16,17 @@ from drafthouse.distillation.prompts import ATTEMPTS, OWN_TEMPERATURE, Prompts, 
 from drafthouse.distillation.shards import TOP, Text
 from drafthouse.distillation.user_turns import is_usable
 from drafthouse.engine.kv_cache import KvSequence
-from drafthouse.engine.model_runner import ModelRunner
+from drafthouse.engine.loader import LoadedModel
+from drafthouse.engine.prefix_cache import common_length
 from drafthouse.engine.segment import Segment, chunk
 
 MAX_NEW_TOKENS = 256
 MAX_TURN_TOKENS = 160
 LEAST_NEW_TOKENS = 16
-"""Room that a prompt must leave."""
+"""Room that a prompt must leave in the context."""
+
+LONGEST_PROMPT = MAX_TEXT_TOKENS - MAX_NEW_TOKENS
+"""Of a user's prompts; longer ones are left out."""
 
 PREFILL_TOKENS = 256
 """Of prompts in one step, beside a token of each text."""
@@ -32,24 +36,31 @@ LOOP_TOKENS, LONGEST_PERIOD = 64, 20
 
 
 class _Place:
-    """One of the texts in the making. `tokens` are known, `kv` holds those that were run; what comes after `given` was written."""
+    """Room for one text in the making. `tokens` are known, `kv` holds those that were run; what comes after `given` was written. A new
+    prompt keeps the entries of its beginning, where that is the last text's, too: most templates begin all prompts alike."""
 
     __slots__ = ("attempt", "given", "index", "kv", "limit", "seed", "stops", "task", "temperature", "tokens", "turn")
 
-    def __init__(self, index: int, task: Task, attempt: int, kv: KvSequence):
-        self.index, self.task, self.attempt, self.kv = index, task, attempt, kv
+    def __init__(self, index: int, kv: KvSequence):
+        self.index, self.kv = index, kv
+        self.tokens: list[int] = []
 
     def begin(self, tokens: list[int], turn: bool, seed: int, limit: int, stops: frozenset[int]) -> None:
         """From here on the target writes. `turn`: in the user's place."""
+        self.kv.truncate(min(common_length(self.tokens[: len(self.kv)], tokens), len(tokens) - 1))
         self.tokens, self.given, self.turn, self.seed, self.stops = tokens, len(tokens), turn, seed, stops
         self.temperature = OWN_TEMPERATURE if turn else self.task.temperature
         self.limit = min(limit, len(tokens) + (MAX_TURN_TOKENS if turn else MAX_NEW_TOKENS))
-        self.kv.adopt(tokens)
 
-    def segment(self, most: int) -> Segment:
-        """The tokens that were not run, at most so many of them; with logits if these are all."""
+    def set_task(self, task: Task, attempt: int) -> None:
+        self.task, self.attempt = task, attempt
+
+    def segment(self, most: int, hidden: bool) -> Segment:
+        """The tokens that were not run, at most so many of them; with logits if these are all, `hidden` with the states of each."""
         start, end = len(self.kv), min(len(self.tokens), len(self.kv) + most)
-        return chunk(self.kv, self.tokens[start:end], start, end == len(self.tokens))
+        segment = chunk(self.kv, self.tokens[start:end], start, end == len(self.tokens))
+        segment.states = range(end - start) if hidden else ()
+        return segment
 
     @property
     def ended(self) -> bool:
@@ -64,27 +75,34 @@ class _Place:
 
 
 class TextWriter:
-    """`sequences` texts at a time, from text `number` on. The runner's cache has `MAX_TEXT_TOKENS` slots for each, and PREFILL_TOKENS."""
+    """`sequences` texts at a time, from text `number` on; `hidden`: with the target's last hidden states. The runner's cache has
+    `MAX_TEXT_TOKENS` slots for each, and shares no prefixes."""
 
-    def __init__(self, runner: ModelRunner, context: int, encoder: PromptEncoder, prompts: Prompts, sequences: int, number: int):
-        self._runner, self._encoder, self._prompts = runner, encoder, prompts
-        self._limit = min(MAX_TEXT_TOKENS, context)
-        self._free = list(range(sequences - 1, -1, -1))
+    def __init__(self, model: LoadedModel, encoder: PromptEncoder, prompts: Prompts, sequences: int, number: int, hidden: bool):
+        self._runner, self._encoder, self._prompts, self._hidden = model.runner, encoder, prompts, hidden
+        self._limit = min(MAX_TEXT_TOKENS, model.context)
+        self._free = [_Place(index, KvSequence(model.runner.cache)) for index in range(sequences)]
         self._places: list[_Place] = []
         self.number = number
         self.written_tokens = 0
         self._top_ids = np.zeros((sequences, self._limit, TOP), dtype=np.int32)
         self._top_logprobs = np.zeros((sequences, self._limit, TOP), dtype=np.float16)
+        self._states = torch.zeros(sequences, self._limit, model.runner.forward.hidden_size if hidden else 0, dtype=torch.bfloat16)
 
     def step(self) -> Iterator[tuple[int, Text | None]]:
         """One step of all texts; the numbers of those that ended, and what they are. None: nothing could be written for it."""
         yield from self._refill()
-        waiting, segments = self._segments()
+        running, segments = self._segments()
         if not segments:
             return
-        logits = self._runner.run(segments).logits
-        found = self._choose(logits, waiting)
-        del logits  # its memory serves the next step
+        result = self._runner.run(segments)
+        if self._hidden:
+            self._keep_states(running, segments, result.states)
+        waiting = [place for place in running if len(place.kv) == len(place.tokens)]
+        if not waiting:
+            return
+        found = self._choose(result.logits, waiting)
+        del result  # the logits' memory serves the next step
         indices, rows = np.array([p.index for p in waiting]), np.array([len(p.tokens) - 1 for p in waiting])
         self._top_ids[indices, rows], self._top_logprobs[indices, rows] = found.ids, found.logprobs
         self.written_tokens += len(waiting)
@@ -95,17 +113,23 @@ class TextWriter:
 
     def close(self) -> None:
         """Gives up the texts in the making."""
-        for place in self._places:
+        for place in [*self._places, *self._free]:
             place.kv.release()
-        self._places.clear()
+        self._places, self._free = [], []
 
     def _refill(self) -> Iterator[tuple[int, Text | None]]:
         while self._free:
-            number = self.number
+            place = self._free.pop()
+            place.set_task(self._prompts.task(self.number), 0)
             self.number += 1
-            place = _Place(self._free.pop(), self._prompts.task(number), 0, KvSequence(self._runner.cache))
             self._places.append(place)
             yield from self._start(place)
+
+    def _keep_states(self, running: Sequence[_Place], segments: Sequence[Segment], states: torch.Tensor) -> None:
+        counts = [len(segment) for segment in segments]
+        indices = np.repeat([place.index for place in running], counts)
+        rows = np.concatenate([np.asarray(segment.positions) for segment in segments])
+        self._states[torch.from_numpy(indices), torch.from_numpy(rows)] = states.to("cpu", torch.bfloat16)
 
     def _start(self, place: _Place) -> Iterator[tuple[int, Text | None]]:
         """Begins the place's task, or a later attempt where its prompt is too long for the model."""
@@ -126,22 +150,19 @@ class TextWriter:
             self._try_again(place)
 
     def _try_again(self, place: _Place) -> None:
-        place.attempt += 1
-        place.task = self._prompts.task(place.task.number, place.attempt)
+        place.set_task(self._prompts.task(place.task.number, place.attempt + 1), place.attempt + 1)
 
     def _segments(self) -> tuple[list[_Place], list[Segment]]:
-        """What the step runs, and the places whose logits it gives, in their order."""
-        waiting, segments, room = [], [], PREFILL_TOKENS
+        """What the step runs, and whose it is."""
+        running, segments, room = [], [], PREFILL_TOKENS
         for place in self._places:
             pending = len(place.tokens) - len(place.kv)
             most = pending if pending == 1 else min(pending, room)
-            if most == 0:
-                continue
-            room -= most if pending > 1 else 0
-            segments.append(place.segment(most))
-            if most == pending:
-                waiting.append(place)
-        return waiting, segments
+            if most > 0:
+                room -= most if pending > 1 else 0
+                running.append(place)
+                segments.append(place.segment(most, self._hidden))
+        return running, segments
 
     def _choose(self, logits: torch.Tensor, waiting: Sequence[_Place]) -> Choices:
         seeds = np.array([place.seed for place in waiting], dtype=np.uint64)
@@ -163,9 +184,8 @@ class TextWriter:
         if is_usable(text, turn):
             tokens = self._encoder.conversation([{"role": "user", "content": text}])
             if len(tokens) + LEAST_NEW_TOKENS <= self._limit:
-                self._go_on(place, tokens, place.task.seed ^ 1)
+                place.begin(tokens, False, place.task.seed ^ 1, self._limit, self._encoder.stop_tokens)
                 return
-        place.kv.retire(place.tokens[: len(place.kv)])
         self._try_again(place)
         yield from self._start(place)
 
@@ -180,24 +200,22 @@ class TextWriter:
         tokens = self._encoder.conversation([*task.messages, {"role": "assistant", "content": answer}, {"role": "user", "content": asked}])
         if len(tokens) + LEAST_NEW_TOKENS > self._limit:
             return False
-        self._go_on(place, tokens, task.seed ^ 2)
+        place.begin(tokens, False, task.seed ^ 2, self._limit, self._encoder.stop_tokens)
         return True
-
-    def _go_on(self, place: _Place, tokens: list[int], seed: int) -> None:
-        """With a prompt that has much of its beginning in common with what was written."""
-        place.kv.retire(place.tokens[: len(place.kv)])
-        place.begin(tokens, False, seed, self._limit, self._encoder.stop_tokens)
 
     def _text(self, place: _Place) -> Text:
         rows, tokens = slice(0, len(place.tokens)), np.array(place.tokens, dtype=np.int32)
         ids, logprobs = self._top_ids[place.index, rows].copy(), self._top_logprobs[place.index, rows].copy()
         for known in (slice(0, place.given - 1), slice(len(tokens) - 1, None)):  # what earlier texts left there
             ids[known], logprobs[known] = 0, 0
-        task = place.task
-        return Text(task.number, task.kind, task.temperature, place.given, tokens, ids, logprobs)
+        states = None
+        if self._hidden:
+            states = self._states[place.index, rows].clone()
+            states[-1] = 0
+        task, bits = place.task, None if states is None else states.view(torch.int16).numpy()
+        return Text(task.number, task.kind, task.temperature, place.given, tokens, ids, logprobs, bits)
 
     def _leave(self, place: _Place, text: Text | None) -> Iterable[tuple[int, Text | None]]:
-        place.kv.release()
         self._places.remove(place)
-        self._free.append(place.index)
+        self._free.append(place)
         return [(place.task.number, text)]

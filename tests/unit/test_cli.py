@@ -33,6 +33,7 @@ COMMANDS = [
     "hash-key",
     "profile",
     "simulate",
+    "distill",
     "train-demo",
     "inflate",
     "build-trigram",
