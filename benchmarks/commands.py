@@ -14,7 +14,20 @@ from benchmarks.cancel.commands import cancel, soak
 from benchmarks.drafts.commands import drafts, gain
 from benchmarks.gateway.command import gateway
 from benchmarks.gpu.command import gpu
-from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Threads, Tokens
+from benchmarks.harness.options import (
+    Chats,
+    Draft,
+    Dtype,
+    Prompts,
+    PromptsFile,
+    PromptTokens,
+    Rounds,
+    StepTokens,
+    Target,
+    Threads,
+    Tokens,
+)
+from benchmarks.kinds.command import kinds
 from benchmarks.lm_eval.command import lm_eval
 from benchmarks.load.commands import load, load_steps, off_cost
 from benchmarks.load.scaling_command import scaling
@@ -38,6 +51,7 @@ bench_app.command()(off_cost)
 bench_app.command()(ablation)
 bench_app.command()(drafts)
 bench_app.command()(gain)
+bench_app.command()(kinds)
 bench_app.command()(calibration)
 bench_app.command()(cancel)
 bench_app.command()(soak)
@@ -119,7 +133,9 @@ def paced(
     network_ms: Annotated[
         float, typer.Option(help="Round trip to the drafter in the curves' time, by a proxy; needs root and nft.", min=0, max=1000)
     ] = 0.0,
+    dtype: Dtype = "float32",
     prompts_file: PromptsFile = None,
+    chats: Chats = False,
     json_file: Json = None,
 ) -> None:
     """A paced 70B target with a paced draft through a real Ray cluster that this command starts: speed-up, overlap, overhead."""
@@ -130,7 +146,7 @@ def paced(
     console = Console()
     with errors():
         check_writable(json_file)
-        pair = PacedPair(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens)
+        pair = PacedPair(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, dtype, chats)
         report = run_paced(PacedOptions(pair, prompts, prompt_tokens, tokens, rounds, prompts_file, network_ms), console)
         write_json(json_file, report)
     print_paced(console, report)

@@ -22,7 +22,7 @@ from benchmarks.harness.http_stream import connect
 from benchmarks.harness.interleave import SAMPLINGS, Turn
 from benchmarks.harness.overruns import is_void, print_overruns
 from benchmarks.harness.paced_server import PacedPair, PacedServer, Sections, Totals, cluster, difference
-from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
+from benchmarks.harness.prompts import encode, encode_chats, load_texts, load_tokenizer
 from benchmarks.harness.report import Report
 from benchmarks.harness.slow_network import slow_network
 from benchmarks.http import AUTO, CONTROL, OFF, Timed, http_report, measure, notes, of_arm, warm_up
@@ -72,7 +72,8 @@ def run_paced(options: PacedOptions, console: Console) -> Report:
     curve = load_curve(options.pair.target_curve)
     draft_curve = load_curve(options.pair.draft_curve)
     tokenizer = load_tokenizer(model_path(options.pair.target))
-    prompts = encode(tokenizer, load_texts(options.prompts_file, options.prompts), options.prompt_tokens)
+    texts = load_texts(options.prompts_file, options.prompts)
+    prompts = encode_chats(tokenizer, texts) if options.pair.chats else encode(tokenizer, texts, options.prompt_tokens)
     with _drafter_away(options) as sections:
         server = PacedServer(options.pair, sections)
         with console.status("starting Ray and the Serve application"):

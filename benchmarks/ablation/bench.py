@@ -18,7 +18,7 @@ from benchmarks.ablation.workloads import FILE_TOKENS, edited, headers, own_text
 from benchmarks.ablation.workloads import prompts as workload_prompts
 from benchmarks.harness.contestants import Pair
 from benchmarks.harness.paced_server import PacedPair
-from benchmarks.harness.prompts import load_texts, load_tokenizer
+from benchmarks.harness.prompts import encode_chats, load_texts, load_tokenizer
 from benchmarks.harness.report import Report
 from deployments.cli.options import machine
 from drafthouse.checkpoints.model_path import model_path
@@ -37,7 +37,7 @@ SAMPLINGS = {"greedy": SamplingParams(temperature=0.0), "sampled": SamplingParam
 @dataclass(frozen=True)
 class AblationOptions:
     """`configurations`: None for those of the setting; `prompt_tokens` cuts prompts of workload `code`; `budget_s`: prompts are run as
-    long as another one fits, from when the options were made."""
+    long as another one fits, from when the options were made; `chats`: the prompts are what users say."""
 
     workload: str
     configurations: tuple[str, ...] | None
@@ -49,6 +49,7 @@ class AblationOptions:
     quick: bool = False
     prompts_file: pathlib.Path | None = None
     budget_s: float | None = None
+    chats: bool = False
 
 
 def run_ablation(options: AblationOptions, pair: Pair | PacedPair, console: Console) -> Report:
@@ -95,7 +96,11 @@ def _prompts(options: AblationOptions, pair: Pair | PacedPair, console: Console)
     tokenizer = load_tokenizer(model_path(pair.target))
     texts = load_texts(options.prompts_file, options.prompts)
     encode = lambda text: list(tokenizer(text).input_ids)  # noqa: E731
-    if options.workload == "edit":
+    if options.chats and options.workload != "code":
+        raise ConfigError(f"--chats: the prompts of workload {options.workload} are no chats; leave --workload out")
+    if options.chats:
+        prompts = encode_chats(tokenizer, texts)
+    elif options.workload == "edit":
         begun = headers(texts, encode)
         with console.status("the target writes the files that are to be edited"):
             files = own_texts(ModelConfig(path=pair.target, threads=pair.threads), begun, FILE_TOKENS)

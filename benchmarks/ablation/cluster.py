@@ -1,15 +1,15 @@
-"""The ablation's server as its client sees it: one application for each configuration with pools of its own.
+"""Several applications on one Ray cluster as their client sees them: one for each configuration with pools of its own.
 
-Promises: started by `benchmarks.ablation.applications` in a process of its own, on free ports; gone after `close`.
+Promises: started by `benchmarks.ablation.applications` in a process of its own, on the ports of the first; gone after `close`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from benchmarks.ablation.configurations import CONFIGURATIONS, Sections, laid_over
+from benchmarks.ablation.configurations import Sections, laid_over
 from benchmarks.harness.paced_server import PacedPair, cluster, paired
 from benchmarks.harness.server_process import ServerProcess
 from drafthouse.config.faults import describe
@@ -24,39 +24,48 @@ GENEROUS_CPUS: Sections = {pool: {"num_cpus": 0} for pool in ("gateway", "verifi
 """Only one application works at a time, so places are not what is short."""
 
 
-class AblationServer:
-    def __init__(self, pair: PacedPair, pools: Sequence[str]):
-        """Raises ConfigError where this version's config does not know what a configuration asks for."""
-        base = pair.serving_config()
-        for section, keys in {**GENEROUS_CPUS, "controller": {"num_cpus": 0, "heartbeat_s": HEARTBEAT_S}}.items():
-            base[section] = {**base.get(section, {}), **keys}
-        self._root = f"http://127.0.0.1:{base['server']['http_port']}"
-        self._configs = {name: self._checked(base, name) for name in pools}
+def beside_others(base: Mapping[str, Any]) -> dict[str, Any]:
+    """A serving config's keys, for an application that shares its machine with others without requests."""
+    shared = dict(base)
+    for section, keys in {**GENEROUS_CPUS, "controller": {"num_cpus": 0, "heartbeat_s": HEARTBEAT_S}}.items():
+        shared[section] = {**shared.get(section, {}), **keys}
+    return shared
+
+
+def ablation_configs(pair: PacedPair, pools: Sequence[str]) -> dict[str, ServingConfig]:
+    """By configuration. Raises ConfigError where this version's config does not know what one asks for."""
+    base = beside_others(pair.serving_config())
+    return {name: _checked(base, name) for name in pools}
+
+
+def _checked(base: Mapping[str, Any], name: str) -> ServingConfig:
+    try:
+        return laid_over(base, name)
+    except ValidationError as error:
+        raise ConfigError(f"--configurations: {name}: " + "; ".join(describe(error, ServingConfig))) from error
+
+
+class ApplicationsServer:
+    def __init__(self, configs: Mapping[str, ServingConfig]):
+        """`configs` by application."""
+        self._configs = dict(configs)
+        self._root = f"http://127.0.0.1:{next(iter(configs.values())).server.http_port}"
         self._process = ServerProcess("the server")
 
-    def _checked(self, base: dict[str, Any], name: str) -> dict[str, Any]:
-        try:
-            return laid_over(base, name).model_dump(mode="json")
-        except ValidationError as error:
-            raise ConfigError(f"--configurations: {name}: " + "; ".join(describe(error, ServingConfig))) from error
-
-    def url(self, pool: str) -> str:
-        return f"{self._root}/{pool}"
+    def url(self, name: str) -> str:
+        return f"{self._root}/{name}"
 
     def start(self) -> None:
-        """Returns when all pools are paired. Raises BenchError with the server's last words."""
+        """Returns when all pools have reported, paired where there are drafters. Raises BenchError with the server's last words."""
         waiting = list(self._configs)
 
         def ready() -> bool:
-            while waiting and paired(cluster(self.url(waiting[-1])), drafters=1):
+            while waiting and paired(cluster(self.url(waiting[-1])), self._configs[waiting[-1]].drafter.replicas):
                 waiting.pop()
             return not waiting
 
-        self._process.start(yaml.safe_dump(self._configs), ["-m", "benchmarks.ablation.applications"], ready, START_TIMEOUT_S)
+        written = yaml.safe_dump({name: config.model_dump(mode="json") for name, config in self._configs.items()})
+        self._process.start(written, ["-m", "benchmarks.ablation.applications"], ready, START_TIMEOUT_S)
 
     def close(self) -> None:
         self._process.close()
-
-    def sections(self) -> dict[str, Any]:
-        """What each configuration says, for the report."""
-        return {name: dict(CONFIGURATIONS[name].sections) for name in self._configs}

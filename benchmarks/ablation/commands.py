@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Tokens
+from benchmarks.harness.options import Chats, Draft, Dtype, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Tokens
 from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors
 
 QUICK_S, QUICK_TOKENS = 410.0, 36
@@ -42,7 +42,7 @@ def ablation(
     time_scale: TimeScale = 8.0,
     threads: Annotated[int | None, typer.Option(help="torch threads: 1 for each replica, with --device cpu 2.", min=1)] = None,
     step_tokens: StepTokens = 32,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64, with --device cpu.")] = "float32",
+    dtype: Dtype = "float32",
     kv_tokens: Annotated[int, typer.Option(help="KV slots of each model, with --device cpu.", min=64)] = 4096,
     prompts: Prompts = 12,
     prompt_tokens: PromptTokens = 64,
@@ -50,6 +50,7 @@ def ablation(
     tokens: Tokens = 64,
     rounds: Rounds = 1,
     prompts_file: PromptsFile = None,
+    chats: Chats = False,
     json_file: Json = None,
     plots: Plots = None,
 ) -> None:
@@ -72,10 +73,10 @@ def ablation(
         check_folder(plots)
         options = AblationOptions(
             workload.value, None if configurations is None else tuple(configurations.split(",")), prompts, prompt_tokens, long_tokens,
-            min(tokens, QUICK_TOKENS) if quick else tokens, rounds, quick, prompts_file, QUICK_S if quick else None,
+            min(tokens, QUICK_TOKENS) if quick else tokens, rounds, quick, prompts_file, QUICK_S if quick else None, chats,
         )  # fmt: skip
         pair = (
-            PacedPair(target, draft, target_curve, draft_curve, time_scale, threads or 1, step_tokens)
+            PacedPair(target, draft, target_curve, draft_curve, time_scale, threads or 1, step_tokens, dtype)
             if device is Device.PACED
             else Pair(target, draft, dtype, threads or 2, kv_tokens)
         )

@@ -79,19 +79,21 @@ def _generate(process: OneProcess, turn: Turn, prompt: Sequence[int], tokens: in
         request_id=f"{turn}", attempt=1, prompt=tuple(prompt), delivered=(), sampling=sampling, seed=turn.seed, max_tokens=tokens,
         stop_tokens=(), speculation=Speculation(CONFIGURATIONS[turn.contestant].mode),
     )  # fmt: skip
-    before, started = _counted(process), time.perf_counter()
+    before, started = counted(process), time.perf_counter()
     output = process.generate([request])[request.request_id]
     seconds = time.perf_counter() - started
-    work = _counted(process) - before
+    work = counted(process) - before
     process.turn()  # idle: what passes until the next request is no wait for drafts
     sample = Sample(turn.contestant, turn.sampling, turn.prompt, len(output), seconds, round(work.steps))
     return Generation(sample, seconds, work)
 
 
-def _counted(process: OneProcess) -> Work:
+def counted(process: OneProcess) -> Work:
+    """What its engines have counted so far."""
     verifier, drafters = process.verifier.totals, process.drafters.values()
     return Work(
-        committed=verifier.committed, steps=verifier.steps, verified=verifier.verified, wait_seconds=verifier.wait_seconds,
+        committed=verifier.committed, steps=verifier.steps, verified=verifier.verified, run_seconds=verifier.run_seconds,
+        wait_seconds=verifier.wait_seconds,
         passes=sum(d.totals.passes for d in drafters), pass_seconds=sum(d.totals.pass_seconds for d in drafters),
         judged=sum(d.totals.judged for d in drafters), first=sum(d.totals.first for d in drafters),
     )  # fmt: skip

@@ -18,7 +18,8 @@ from benchmarks.harness.samples import Ratio, Sample, pick, ratio, tokens_per_se
 class Work:
     """What drafter and verifier counted over some generations; seconds are of this machine's clock.
 
-    `steps`, `verified` and `wait_seconds` are the verifier's: its steps, nodes in them, and time between steps while it had work;
+    `steps`, `verified`, `run_seconds` and `wait_seconds` are the verifier's: its steps, nodes in them, seconds on the target's device, and
+    time between steps while it had work;
     `passes` and `pass_seconds` the drafter's, as are `judged` and `first`: committed tokens for which the draft model had ranked
     children, and those that it had ranked first.
     """
@@ -26,6 +27,7 @@ class Work:
     committed: float = 0.0
     steps: float = 0.0
     verified: float = 0.0
+    run_seconds: float = 0.0
     wait_seconds: float = 0.0
     passes: float = 0.0
     pass_seconds: float = 0.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import httpx
 from rich.console import Console
 
-from benchmarks.ablation.cluster import HEARTBEAT_S, AblationServer
+from benchmarks.ablation.cluster import HEARTBEAT_S, ApplicationsServer, ablation_configs
 from benchmarks.ablation.configurations import CONFIGURATIONS, groups, pool_of, pools
 from benchmarks.ablation.figures import Generation, Work
 from benchmarks.ablation.schedule import Schedule
@@ -85,7 +85,8 @@ def _work(after: State, before: State) -> Work:
     verifier, drafter = (difference(after[role], before[role]) for role in ("verifier", "drafter"))
     return Work(
         committed=verifier["committed"], steps=verifier["steps"], verified=verifier["verified"],
-        wait_seconds=verifier["wait_seconds"], passes=drafter["passes"], pass_seconds=drafter["pass_seconds"],
+        run_seconds=verifier["run_seconds"], wait_seconds=verifier["wait_seconds"],
+        passes=drafter["passes"], pass_seconds=drafter["pass_seconds"],
         judged=drafter["judged"], first=drafter["first"],
     )  # fmt: skip
 
@@ -117,7 +118,7 @@ def _measure(
     schedule: Schedule, console: Console,
 ) -> tuple[list[Generation], Meter]:  # fmt: skip
     own = pools(names)
-    server = AblationServer(pair, own)
+    server = ApplicationsServer(ablation_configs(pair, own))
     with ExitStack() as stack:
         with console.status(f"starting Ray and {len(own)} applications"):
             server.start()

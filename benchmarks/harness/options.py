@@ -15,4 +15,6 @@ PromptsFile = Annotated[
 ]
 Threads = Annotated[int, typer.Option(help="torch threads of each replica.", min=1)]
 StepTokens = Annotated[int, typer.Option(help="Tokens of one step at most, prompt chunks and trees.", min=16)]
+Chats = Annotated[bool, typer.Option("--chats", help="Prompts are what users say: through the target's chat template, none of them cut.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64 or int8, of target and draft.")]
 PromptTokens = Annotated[int, typer.Option(help="Prompts are cut to their last so many tokens.", min=1)]

@@ -28,7 +28,7 @@ Totals = dict[str, float]
 class PacedPair:
     """Tokens from `target` and `draft`, times from the curves, all stretched by `time_scale`; a step has at most `step_tokens`,
     prompt chunks and trees alike, since for a large one the CPU needs longer than the curve allows. Without a prefix cache: the same
-    prompts come again under each policy, and those of real clients would not."""
+    prompts come again under each policy, and those of real clients would not. `chats`: prompts are what users say."""
 
     target: str
     draft: str
@@ -37,10 +37,12 @@ class PacedPair:
     time_scale: float
     threads: int
     step_tokens: int
+    dtype: str = "float32"
+    chats: bool = False
 
     def serving_config(self) -> dict[str, Any]:
         """What `drafthouse serve --config` reads."""
-        common = {"dtype": "float32", "device": "paced", "threads": self.threads, "prefix_cache": "off"}
+        common = {"dtype": self.dtype, "device": "paced", "threads": self.threads, "prefix_cache": "off"}
         return {
             "model": "paced",
             "target": {"path": self.target, **common, "paced": {"curve": self.target_curve, "time_scale": self.time_scale}},

@@ -9,8 +9,9 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from deployments.gateway.text_codec import make_codec
 from drafthouse.demo_models.prompts import read_prompts
-from drafthouse.errors import ConfigError
+from drafthouse.errors import ConfigError, RequestError
 
 
 def load_texts(path: pathlib.Path | None, count: int) -> list[str]:
@@ -56,3 +57,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], longest: int | 
     """Token ids as the server encodes a prompt, the last `longest` of each."""
     ids: list[list[int]] = [list(tokenizer(text).input_ids) for text in texts]
     return [each if longest is None else each[-longest:] for each in ids]
+
+
+def encode_chats(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of chats in which a user has said the text, as the server encodes them, none of them cut. Raises ConfigError where the
+    target has no chat template."""
+    codec = make_codec(tokenizer)
+    try:
+        return [codec.encode_chat([{"role": "user", "content": text}]) for text in texts]
+    except RequestError as error:
+        raise ConfigError(f"--chats: {error}") from error

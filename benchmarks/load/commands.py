@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.harness.options import Draft, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Threads
+from benchmarks.harness.options import Chats, Draft, Dtype, Prompts, PromptsFile, PromptTokens, Rounds, StepTokens, Target, Threads
 from deployments.cli.options import DraftCurve, Json, TargetCurve, TimeScale, errors
 
 if TYPE_CHECKING:
+    from benchmarks.harness.paced_server import PacedPair
     from benchmarks.load.server import PacedSetup
 
 QUICK_S = 440.0
@@ -47,9 +48,11 @@ def load(
     prompts: Prompts = 48,
     prompt_tokens: PromptTokens = 64,
     prompts_file: PromptsFile = None,
+    chats: Chats = False,
     seed: Seed = 0,
     target: Target = "demo:target",
     draft: Draft = "demo:draft",
+    dtype: Dtype = "float32",
     target_curve: TargetCurve = "llama-8b-1xh100",
     draft_curve: DraftCurve = "draft-0.5b",
     time_scale: TimeScale = 8.0,
@@ -66,6 +69,7 @@ def load(
     ] = False,
 ) -> None:
     """Many clients at once, at several loads: auto beside off and fixed policies, on the same traces."""
+    from benchmarks.harness.paced_server import PacedPair
     from benchmarks.load.bench import Destination, LoadOptions, run_load
     from benchmarks.load.display import print_load
     from benchmarks.load.recording import check_recording, write_recording
@@ -90,7 +94,8 @@ def load(
             saturation=None if saturation is None else positive("--saturation", saturation), prompts_file=prompts_file,
             budget_s=QUICK_S if quick else None, model_alone=model_alone or record is not None,
         )  # fmt: skip
-        setup = paced_setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, crowd, sequences, prompt_tokens)
+        pair = PacedPair(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, dtype, chats)
+        setup = paced_setup(pair, crowd, sequences, prompt_tokens)
         destination = Destination(None, url) if url else Destination(setup)
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="drafthouse-trace-"))) if record else None
         report, blocks = run_load(options, destination, folder, console)
@@ -128,6 +133,7 @@ def load_steps(
 ) -> None:
     """The load steps up and down during one run of policy auto, on a paced server: how fast depth follows, and whether it stays."""
     from benchmarks.harness.overruns import print_overruns
+    from benchmarks.harness.paced_server import PacedPair
     from benchmarks.load.steps import StepsOptions, print_steps, run_steps
     from deployments.cli.options import check_writable, write_json
     from simulator.policies import WORKLOADS, chosen, counts, lengths, positive
@@ -140,7 +146,8 @@ def load_steps(
             counts("--in-flight", in_flight), positive("--seconds", seconds), chosen("--workload", workload, WORKLOADS)[0],
             lengths("--tokens", tokens), prompts, seed,
         )  # fmt: skip
-        setup = paced_setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, crowd, sequences, prompt_tokens)
+        pair = PacedPair(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens)
+        setup = paced_setup(pair, crowd, sequences, prompt_tokens)
         report = run_steps(options, setup, console)
         write_json(json_file, report)
         if plots:
@@ -172,6 +179,7 @@ def off_cost(
 ) -> None:
     """Speculation off in the full system beside the same verifier with no drafter deployed, both paced."""
     from benchmarks.harness.overruns import print_overruns
+    from benchmarks.harness.paced_server import PacedPair
     from benchmarks.load.off_cost import OffCostOptions, print_off_cost, run_off_cost
     from deployments.cli.options import check_writable, write_json
     from simulator.policies import lengths
@@ -180,7 +188,8 @@ def off_cost(
     with errors():
         check_writable(json_file)
         options = OffCostOptions(rounds, requests, sequences, lengths("--tokens", tokens), prompts, seed)
-        setup = paced_setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, 1, sequences, prompt_tokens)
+        pair = PacedPair(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens)
+        setup = paced_setup(pair, 1, sequences, prompt_tokens)
         report = run_off_cost(options, setup, console)
         write_json(json_file, report)
     print_off_cost(console, report)
@@ -189,17 +198,11 @@ def off_cost(
         raise typer.Exit(1)
 
 
-def paced_setup(
-    target: str, draft: str, target_curve: str, draft_curve: str, time_scale: float, threads: int, step_tokens: int,
-    crowd: int, sequences: int, prompt_tokens: int,
-) -> "PacedSetup":  # fmt: skip
+def paced_setup(pair: "PacedPair", crowd: int, sequences: int, prompt_tokens: int) -> "PacedSetup":
     """Raises ConfigError for a curve that cannot be read."""
-    from benchmarks.harness.paced_server import PacedPair
     from benchmarks.load.server import PacedSetup
 
-    setup = PacedSetup(
-        PacedPair(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens), crowd, sequences, prompt_tokens
-    )
+    setup = PacedSetup(pair, crowd, sequences, prompt_tokens)
     setup.curves()
     return setup
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.harness.paced_server import PacedPair, PacedServer, Sections
-from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
+from benchmarks.harness.prompts import encode, encode_chats, load_texts, load_tokenizer
 from benchmarks.load.client import Prompt
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.engine.curve_files import load_curve
@@ -48,9 +48,9 @@ class PacedSetup:
         }
 
     def prompts(self, path: pathlib.Path | None, count: int) -> list[Prompt]:
-        """Token ids, cut so that a prompt passes the CPU in a few steps. Raises ConfigError naming the option."""
-        tokenizer = load_tokenizer(model_path(self.pair.target))
-        return [*encode(tokenizer, load_texts(path, count), self.prompt_tokens)]
+        """Token ids, but for chats cut so that a prompt passes the CPU in a few steps. Raises ConfigError naming the option."""
+        tokenizer, texts = load_tokenizer(model_path(self.pair.target)), load_texts(path, count)
+        return [*(encode_chats(tokenizer, texts) if self.pair.chats else encode(tokenizer, texts, self.prompt_tokens))]
 
     def settings(self) -> dict[str, Any]:
         return {**asdict(self.pair), "crowd": self.crowd, "sequences": self.sequences, "prompt_tokens": self.prompt_tokens,
