@@ -86,7 +86,7 @@ def _named(sampling: str) -> str:
 
 
 def _print_all(console: Console, report: Report, sampling: str) -> None:
-    headings = ("tok/s", "x plain", "95 %", "decoding\nx plain", "tok\n/step", "first\nright", "target", "draft", "python", "waiting")
+    headings = ("tok/s", "x\nplain", "95 %", "de-\ncoding", "tok\n/step", "first\nright", "tar-\nget", "draft", "py-\nthon", "wait")
     table = _table(f"{_named(sampling)}, all prompts; shares of time", "", *headings)
     for name, both in report["kinds"][ALL].items():
         f = both[sampling]
@@ -102,7 +102,7 @@ def _print_all(console: Console, report: Report, sampling: str) -> None:
 
 def _print_by_kind(console: Console, report: Report, sampling: str) -> None:
     names = [name for name in report["kinds"][ALL] if name != PLAIN]
-    table = _table(f"{_named(sampling)}: x plain by kind; share of first choices that were right", "", *names)
+    table = _table(f"{_named(sampling)}, by kind: x plain; share of the draft's first choices that were right", "", *names)
     for kind, of_kind in report["kinds"].items():
         if kind != ALL:
             table.add_row(kind, *(_cell(of_kind[name][sampling]) for name in names))
@@ -111,7 +111,7 @@ def _print_by_kind(console: Console, report: Report, sampling: str) -> None:
 
 def _cell(figures: dict[str, Any]) -> str:
     found, right = figures["ratio_to_plain"], figures["agreement"]
-    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" + ("" if right is None else f"; {right:.2f}")
+    return f"{found['value']:.2f}{'' if right is None else f'; {right:.2f}'}\n[{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def _print_notes(console: Console, report: Report) -> None:

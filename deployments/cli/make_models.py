@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from deployments.cli.options import errors
+from deployments.cli.options import errors, fail
+from drafthouse.errors import ConfigError
 
 
 def train_demo(
@@ -47,11 +48,21 @@ def inflate(
 
 
 def build_trigram(
-    draft: Annotated[str, typer.Option(help="The draft whose own output the table is made of: folder, hub id or demo:draft.")],
     output: Annotated[pathlib.Path, typer.Option(help="File to write; the draft's folder/trigram.npz is where stages look for it.")],
-    tokens: Annotated[int, typer.Option(help="Tokens to sample.", min=1)] = 1_000_000,
+    draft: Annotated[str | None, typer.Option(help="The draft whose own output it is made of: folder, hub id or demo:draft.")] = None,
+    text: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="In place of --draft: a folder of `drafthouse distill`, for the target's text in it."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens to sample, or to take of the text at most.", min=1)] = 1_000_000,
 ) -> None:
-    """Build the table of the trigram stage from text that the draft samples."""
+    """Build the table of the trigram stage from text that the draft samples, or that a target wrote to distil one."""
+    if (draft is None) == (text is None):
+        fail("--draft, --text: give one of them")
+    if text is not None:
+        _trigram_of_text(text, output, tokens)
+        return
+    assert draft is not None
     from rich.progress import Progress
 
     from drafthouse.checkpoints.model_folder import check_model
@@ -65,3 +76,22 @@ def build_trigram(
             task = bar.add_task("sampling", total=tokens)
             sampled, size = build(draft, output, tokens, lambda done: bar.update(task, completed=done))
     typer.echo(f"{output}: {size:,} bytes from {sampled:,} tokens of {draft}")
+
+
+def _trigram_of_text(folder: pathlib.Path, output: pathlib.Path, tokens: int) -> None:
+    """Of what the target said after each prompt, with the prompt's last two tokens, which are the first context."""
+    with errors():
+        from drafthouse.distillation.text_folder import SHARDS, TextFolder
+        from drafthouse.stages.trigram_building import write
+
+        texts, taken = [], 0
+        for text in TextFolder(folder).training():
+            said = text.tokens[max(0, text.prompt_len - 2) :]
+            if taken + len(said) > tokens:
+                break
+            texts.append(said)
+            taken += len(said)
+        if not texts:
+            raise ConfigError(f"--text {folder}: no text in its folder {SHARDS}; `drafthouse distill` writes it")
+        size = write(output, texts)
+    typer.echo(f"{output}: {size:,} bytes from {taken:,} tokens of {folder}")

@@ -17,9 +17,13 @@ from rich.console import Console
 
 from deployments.cli import pid_file
 from deployments.cli.options import fail
+from drafthouse.checkpoints.model_path import packaged_draft
 from drafthouse.config.config_file import load_config
 from drafthouse.config.serving import ModelConfig, ServingConfig
 from drafthouse.errors import ConfigError, DrafthouseError
+
+DRAFT_KV_TOKENS = 32768
+"""Of a draft that ships: twice the target's, since sessions of sequences that wait keep theirs."""
 
 
 def serve(
@@ -28,7 +32,10 @@ def serve(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Serve this model without a draft model: smollm2, a folder, a GGUF file or a hub id. In place of --config."),
+        typer.Option(
+            help="Serve this model: smollm2, a folder, a GGUF file or a hub id; without a draft model, unless one ships for it."
+            " In place of --config."
+        ),
     ] = None,
     allow_synthetic_acceptance: Annotated[
         bool, typer.Option("--allow-synthetic-acceptance", help="Serve a config with verifier.synthetic_acceptance; never in production.")
@@ -56,13 +63,18 @@ def serve(
 
 
 def config_of(model: str, config: pathlib.Path | None) -> ServingConfig:
-    """All defaults, with this target, no draft model, and the path's last component as the model's name. Raises ConfigError."""
+    """All defaults, with this target, the draft model that ships for it or none, and the path's last component as the model's name.
+
+    Its draft is served for one machine: in a process of its own on one thread, as the verifier; its tree and that of prompt lookup,
+    which runs beside the target, are merged. Raises ConfigError."""
     if config is not None:
         raise ConfigError("--model and --config: give one of them; in a file the same is `target: {path: ...}` and `draft: null`")
     name = os.path.basename(os.path.abspath(model))
     if not model or not name:
         raise ConfigError(f"--model: {model!r} names no model")
-    return ServingConfig(model=name, target=ModelConfig(path=model), draft=None)
+    shipped = packaged_draft(model)
+    draft = ModelConfig(path=shipped, dtype="bfloat16", kv_tokens=DRAFT_KV_TOKENS) if shipped is not None else None
+    return ServingConfig(model=name, target=ModelConfig(path=model), draft=draft)
 
 
 def _run(config: ServingConfig, console: Console) -> None:

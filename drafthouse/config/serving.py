@@ -31,7 +31,7 @@ class PacedConfig(_Section):
 
 
 class ModelConfig(_Section):
-    path: str = Field(min_length=1, description="folder, GGUF file, hub id, smollm2, demo:target or demo:draft")
+    path: str = Field(min_length=1, description="folder, GGUF file, hub id, smollm2, smollm2:draft, demo:target or demo:draft")
     dtype: Literal["float64", "float32", "bfloat16", "float16", "int8"] = "float32"
     device: Literal["cpu", "cuda", "paced"] = "cpu"
     paced: PacedConfig | None = None

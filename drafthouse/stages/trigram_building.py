@@ -1,11 +1,11 @@
-"""Builds a trigram table from what a draft says by itself.
+"""Builds a trigram table from what a draft says by itself, or from texts that a target has written.
 
 Promises: the file is no larger than MAX_BYTES; what came seldom is left out first. The sampling is
 seeded, so the same draft gives the same table.
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -44,17 +44,22 @@ def build(draft: str, output: pathlib.Path, tokens: int, progress: Callable[[int
     while len(texts) * ROWS * LENGTH < tokens:
         texts.append(sample(model, ROWS, LENGTH))
         progress(len(texts) * ROWS * LENGTH)
-    data = fitted(np.concatenate(texts))
+    return len(texts) * ROWS * LENGTH, write(output, np.concatenate(texts))
+
+
+def write(output: pathlib.Path, texts: Sequence[np.ndarray] | np.ndarray) -> int:
+    """The table of these texts; returns the file's bytes. Raises ConfigError naming --output."""
+    data = fitted(texts)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(data)
     except OSError as error:
         raise ConfigError(f"--output {output}: {error.strerror or error}") from error
-    return len(texts) * ROWS * LENGTH, len(data)
+    return len(data)
 
 
-def fitted(texts: np.ndarray) -> bytes:
-    """The table of texts `[N, length]` that fits into MAX_BYTES with as many pairs and triples as can be."""
+def fitted(texts: Sequence[np.ndarray] | np.ndarray) -> bytes:
+    """The table of texts of token ids that fits into MAX_BYTES with as many pairs and triples as can be."""
     least = 1
     while len(data := packed(counted(texts, least))) > MAX_BYTES:
         least += 1

@@ -136,16 +136,21 @@ class Counts(NamedTuple):
     triple_counts: np.ndarray
 
 
-def counted(texts: np.ndarray, least: int) -> Counts:
-    """Of token ids `[texts, length]`; pairs and triples that came fewer than `least` times are left out."""
-    tokens, ids = np.unique(texts, return_inverse=True)
-    ids, size = ids.reshape(texts.shape).astype(np.int64), len(tokens)
-    pairs, pair_counts = np.unique(ids[:, :-1] * size + ids[:, 1:], return_counts=True)
-    triples, triple_counts = np.unique((ids[:, :-2] * size + ids[:, 1:-1]) * size + ids[:, 2:], return_counts=True)
+def counted(texts: Sequence[np.ndarray] | np.ndarray, least: int) -> Counts:
+    """Of the token ids of texts `[length]`, which may differ in length; pairs and triples that came fewer than `least` times are left
+    out. None reaches from one text into the next."""
+    tokens, ids = np.unique(np.concatenate(list(texts)), return_inverse=True)
+    ids, size = ids.astype(np.int64), len(tokens)
+    goes_on = np.ones(len(ids) + 1, dtype=bool)  # whether a token comes after another one of its text
+    goes_on[np.cumsum([0, *map(len, texts)])] = False
+    goes_on = goes_on[: len(ids)]
+    pairs, pair_counts = np.unique((ids[:-1] * size + ids[1:])[goes_on[1:]], return_counts=True)
+    threes = (ids[:-2] * size + ids[1:-1]) * size + ids[2:]
+    triples, triple_counts = np.unique(threes[goes_on[1:-1] & goes_on[2:]], return_counts=True)
     pairs, pair_counts = pairs[pair_counts >= least], pair_counts[pair_counts >= least]
     triples, triple_counts = triples[triple_counts >= least], triple_counts[triple_counts >= least]
     return Counts(
-        tokens, np.bincount(ids.ravel()), np.stack(np.divmod(pairs, size)), pair_counts,
+        tokens, np.bincount(ids), np.stack(np.divmod(pairs, size)), pair_counts,
         np.stack([triples // size**2, triples // size % size, triples % size]), triple_counts,
     )  # fmt: skip
 

@@ -20,6 +20,7 @@ from deployments.cli.ray_environment import free_port
 from deployments.cli.serve import config_of
 from deployments.placement import needed_cpus
 from drafthouse import __version__
+from drafthouse.checkpoints.model_path import PACKAGED_DRAFTS, model_path
 from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
 
@@ -126,7 +127,22 @@ def test_serving_a_model_by_its_path() -> None:
     assert (config.model, config.target.path) == ("Mine.Q4_1.gguf", "some/where/Mine.Q4_1.gguf")
     assert (config.draft, config.drafter.replicas, [stage.kind for stage in config.drafter.stages]) == (None, 0, ["lookup"])
     assert config_of("smollm2", None).model == "smollm2"
+    assert config_of("./smollm2", None).draft is None
     assert config_of(".", None).model == pathlib.Path.cwd().name
+
+
+def test_a_packaged_model_is_served_with_the_draft_that_ships_for_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PACKAGED_DRAFTS, "smollm2:draft", tmp_path)
+    assert config_of("smollm2", None).draft is None
+    with pytest.raises(ConfigError, match="smollm2:draft: this version ships no draft for smollm2"):
+        model_path("smollm2:draft")
+    (tmp_path / "config.json").touch()
+    assert model_path("smollm2:draft") == str(tmp_path)
+    config = config_of("smollm2", None)
+    assert config.draft is not None
+    assert (config.target.path, config.draft.path, config.drafter.replicas) == ("smollm2", "smollm2:draft", 1)
+    assert [(s.kind, s.placement) for s in config.drafter.stages] == [("model", "drafter"), ("lookup", "verifier")]
+    assert needed_cpus(config) <= 2
 
 
 def test_serve_tells_all_faults_of_the_machine_and_the_folders_together(tmp_path: pathlib.Path) -> None:

@@ -251,6 +251,13 @@ def test_the_table_fits_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1500 < len(fitted(texts)) <= 3000 < len(trigram_table.packed(trigram_table.counted(texts, 1)))
 
 
+def test_texts_of_several_lengths_are_counted_each_by_itself() -> None:
+    counts = trigram_table.counted([np.array([1, 2, 1, 2]), np.array([7]), np.array([2, 1])], 1)
+    assert (counts.tokens.tolist(), counts.singles.tolist()) == ([1, 2, 7], [3, 3, 1])
+    assert (counts.pairs.T.tolist(), counts.pair_counts.tolist()) == ([[0, 1], [1, 0]], [2, 2]), "no pair with 7"
+    assert (counts.triples.T.tolist(), counts.triple_counts.tolist()) == ([[0, 1, 0], [1, 0, 1]], [1, 1])
+
+
 def test_a_table_of_another_vocabulary_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "x.npz").write_bytes(trigram_table.packed(trigram_table.counted(np.array([[1, 2, 9]]), 1)))
     assert trigram_table.load(tmp_path / "x.npz", 10).tokens.tolist() == [1, 2, 9]
