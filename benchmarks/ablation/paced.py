@@ -86,8 +86,7 @@ def _work(after: State, before: State) -> Work:
     return Work(
         committed=verifier["committed"], steps=verifier["steps"], verified=verifier["verified"],
         run_seconds=verifier["run_seconds"], wait_seconds=verifier["wait_seconds"],
-        passes=drafter["passes"], pass_seconds=drafter["pass_seconds"],
-        judged=drafter["judged"], first=drafter["first"],
+        **{name: drafter.get(name, 0.0) for name in ("passes", "pass_seconds", "judged", "first")},  # none where nothing drafts there
     )  # fmt: skip
 
 

@@ -51,8 +51,8 @@ def measure(
         for turn in schedule.turns(console):
             name = engines_of(turn.contestant)
             meter.before(name)
-            timed.append((turn, complete(clients[name], _body(prompts[turn.prompt], tokens, samplings[turn.sampling], turn.seed,
-                                                              mode_of(turn.contestant)))))  # fmt: skip
+            body = _body(prompts[turn.prompt], tokens, samplings[turn.sampling], turn.seed, mode_of(turn.contestant))
+            timed.append((turn, complete(clients[name], body)))
             meter.after(name, turn)
         for name in configs:
             meter.before(name)

@@ -52,7 +52,10 @@ from protos import inference_pb2
 
 
 class CurrentApp:
-    """The HTTP application as the settings have it now. An answer that has begun ends in the one that it began in."""
+    """The HTTP application as the settings have it now. An answer that has begun ends in the one that it began in.
+
+    Below a route prefix of Serve's it answers as at the root of a server: what looks at a request's path need not know the prefix.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
@@ -68,6 +71,9 @@ class CurrentApp:
         return self.app.router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = scope.get("root_path", "")
+        if prefix and scope["path"].startswith(f"{prefix}/"):
+            scope = {**scope, "root_path": "", "path": scope["path"].removeprefix(prefix)}
         await self.app(scope, receive, send)
 
 

@@ -48,3 +48,18 @@ def test_a_stream_that_runs_ends_as_it_began_and_new_requests_find_the_new_setti
             assert {route.path for route in current.routes} == paths
 
     asyncio.run(test())
+
+
+def test_below_a_route_prefix_it_answers_as_at_the_root() -> None:
+    """With its limits of clients, its open paths and its own 404s."""
+
+    async def test() -> None:
+        async with gateway(limits={"requests_per_minute": 1}) as (app, _):
+            transport = httpx.ASGITransport(CurrentApp(app), root_path="/prefix")
+            async with httpx.AsyncClient(transport=transport, base_url="http://test/prefix", headers=JSON) as client:
+                answer = await client.post("/v1/completions", json=COMPLETION)
+                assert (answer.status_code, answer.headers["x-ratelimit-remaining-requests"]) == (200, "0")
+                assert (await client.post("/v1/completions", json=COMPLETION)).status_code == 429
+                assert "embeddings" in (await client.post("/v1/embeddings", json={})).json()["error"]["message"]
+
+    asyncio.run(test())
