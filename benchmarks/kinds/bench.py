@@ -102,7 +102,7 @@ def _print_all(console: Console, report: Report, sampling: str) -> None:
 
 def _print_by_kind(console: Console, report: Report, sampling: str) -> None:
     names = [name for name in report["kinds"][ALL] if name != PLAIN]
-    table = _table(f"{_named(sampling)}, by kind: x plain; share of the draft's first choices that were right", "", *names)
+    table = _table(f"{_named(sampling)}, by kind: x plain; first choices right", "", *names)
     for kind, of_kind in report["kinds"].items():
         if kind != ALL:
             table.add_row(kind, *(_cell(of_kind[name][sampling]) for name in names))

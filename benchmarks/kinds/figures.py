@@ -104,6 +104,7 @@ def below_plain(figures: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         {"kind": kind, "configuration": name, "sampling": sampling, **both[sampling]["ratio_to_plain"]}
         for kind, of_kind in figures.items()
         for name, both in of_kind.items()
+        if name != PLAIN
         for sampling in SAMPLINGS
         if both[sampling]["ratio_to_plain"]["high"] < LEAST_RATIO
     ]

@@ -37,6 +37,7 @@ def scaling(
 ) -> None:
     """The load steps up and down on a paced server whose pools scale by themselves: both ways, without a failed request."""
     from benchmarks.harness.overruns import print_overruns
+    from benchmarks.harness.paced_server import PacedPair
     from benchmarks.load.scaling import ScalingOptions, print_scaling, run_scaling, scaled_both_ways
     from deployments.cli.options import check_writable, write_json
     from simulator.policies import WORKLOADS, chosen, counts, lengths, positive
@@ -49,7 +50,8 @@ def scaling(
             counts("--in-flight", in_flight, least=0), positive("--seconds", seconds), most_verifiers, most_drafters, sessions,
             chosen("--workload", workload, WORKLOADS)[0], lengths("--tokens", tokens), prompts, seed,
         )  # fmt: skip
-        setup = paced_setup(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens, 1, sequences, prompt_tokens)
+        pair = PacedPair(target, draft, target_curve, draft_curve, time_scale, threads, step_tokens)
+        setup = paced_setup(pair, 1, sequences, prompt_tokens)
         report = run_scaling(options, setup, console)
         write_json(json_file, report)
         if plots:
