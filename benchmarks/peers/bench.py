@@ -44,7 +44,8 @@ IDLE_S = 3.0
 
 @dataclass(frozen=True)
 class PeersOptions:
-    """`rounds` are those of one client; with several, half as many. `lookup`: prompts that copy, drafted by prompt lookup."""
+    """`rounds` are those of one client; with several, half as many. `lookup`: prompts that copy, drafted by prompt lookup and, where
+    there is one, by the `draft` model."""
 
     target: str
     dtypes: tuple[str, ...]
@@ -54,6 +55,7 @@ class PeersOptions:
     rounds: int
     lookup: bool
     installed: Installed
+    draft: str = ""
 
     @property
     def most_clients(self) -> int:
@@ -64,7 +66,8 @@ class PeersOptions:
         return sorted({place.prompt_tokens for place in self.places})
 
     def setup(self, dtype: str) -> Setup:
-        return Setup(self.target, dtype, self.threads, self.most_clients, self.prompt_tokens[-1] + self.tokens + SPARE_TOKENS)
+        longest = self.prompt_tokens[-1] + self.tokens + SPARE_TOKENS
+        return Setup(self.target, dtype, self.threads, self.most_clients, longest, self.draft)
 
     def rounds_of(self, place: Place) -> int:
         return self.rounds if place.clients == 1 else max(1, self.rounds // 2)

@@ -25,6 +25,7 @@ def peers(
     tokens: Tokens = 96,
     rounds: Annotated[int, typer.Option(help="Turns of each server at each place; with several clients half as many.", min=1)] = 4,
     lookup: Annotated[bool, typer.Option("--lookup", help="Prompts that copy: prompt lookup beside llama.cpp's n-grams.")] = False,
+    draft: Annotated[str, typer.Option(help="With --lookup: a draft model of ours that drafts, too.")] = "",
     llama: Annotated[str, typer.Option(help="Folder with llama-server and llama-quantize.")] = "",
     vllm: Annotated[str, typer.Option(help="Python of the environment with vLLM.")] = "",
     transformers: Annotated[str, typer.Option(help="Python of the environment with transformers[serving]. Default: this one.")] = "",
@@ -39,16 +40,19 @@ def peers(
     from benchmarks.peers.report import print_peers
     from benchmarks.peers.servers import DTYPES, Installed
     from deployments.cli.options import check_writable, write_json
+    from drafthouse.errors import ConfigError
     from simulator.policies import chosen, counts
 
     console = Console()
     with errors():
         check_writable(json_file)
+        if draft and not lookup:
+            raise ConfigError("--draft: the plain run drafts nothing; give --lookup, too")
         lengths = counts("--prompt-tokens", prompt_tokens or ("256,1024" if lookup else "16,256,1024"), most=100_000, fewest=1)
         where = places(counts("--clients", clients, fewest=1), lengths, quick)
         options = PeersOptions(
             target, chosen("--dtype", dtype, DTYPES), threads, where, QUICK_TOKENS if quick else tokens, 1 if quick else rounds, lookup,
-            Installed(llama, vllm, transformers, ngram),
+            Installed(llama, vllm, transformers, ngram), draft,
         )  # fmt: skip
         report = run_peers(options, console)
         write_json(json_file, report)

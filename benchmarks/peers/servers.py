@@ -54,13 +54,15 @@ TORCH_DTYPES = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Setup:
-    """What all servers have in common. `context_tokens`: of each of the `clients` that ask at the same time."""
+    """What all servers have in common. `context_tokens`: of each of the `clients` that ask at the same time; `draft`: the model that
+    drafts for ours, if any."""
 
     target: str
     dtype: str
     threads: int
     clients: int
     context_tokens: int
+    draft: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,14 @@ def launches(setup: Setup, installed: Installed, lookup: bool, folder: pathlib.P
 
 
 def ours(setup: Setup, folder: pathlib.Path) -> Launch:
-    """`drafthouse serve` without a draft model, its config written to `folder`. Raises ConfigError for what it does not take."""
-    target = {
-        "path": setup.target,
-        "dtype": setup.dtype,
-        "threads": setup.threads,
-        "kv_tokens": setup.clients * (setup.context_tokens + TREE_TOKENS),
-    }
+    """`drafthouse serve`, its config written to `folder`. A draft model has a thread, and its tree is merged with prompt lookup's.
+
+    Raises ConfigError for what it does not take."""
+    common = {"dtype": setup.dtype, "kv_tokens": setup.clients * (setup.context_tokens + TREE_TOKENS)}
+    target = {"path": setup.target, "threads": setup.threads, **common}
+    draft = {"path": setup.draft, "threads": 1, **common} if setup.draft else None
     ports = {"http_port": free_port(), "grpc_port": free_port(), "dashboard_port": free_port()}
-    config = {"model": MODEL, "target": target, "draft": None, "server": ports}
+    config = {"model": MODEL, "target": target, "draft": draft, "server": ports}
     try:
         ServingConfig.model_validate(config)
     except ValidationError as error:

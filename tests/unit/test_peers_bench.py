@@ -10,9 +10,10 @@ from benchmarks.harness.exact_prompts import ExactPrompts
 from benchmarks.harness.http_stream import Completion
 from benchmarks.peers.bench import PeersOptions, contestants, places, turns
 from benchmarks.peers.report import Block, Place, notes, places_report, wrong_counts
-from benchmarks.peers.servers import Installed, Launch, Setup, at_least, launches
+from benchmarks.peers.servers import Installed, Launch, Setup, at_least, launches, ours
 from deployments.api.openai.body import parse_body
 from deployments.api.openai.schema import CompletionRequest
+from drafthouse.config.config_file import load_config
 from drafthouse.errors import ConfigError, DrafthouseError
 
 ONE, MANY = Place(1, 16), Place(8, 16)
@@ -157,6 +158,14 @@ def test_a_peer_that_is_not_there_says_how_to_get_it(installed: Installed, name:
 def test_a_dtype_that_ours_refuses_names_the_option(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ConfigError, match="--dtype int3"):
         launches(Setup("demo:target", "int3", 2, 8, 1200), Installed("", "", "", ""), False, tmp_path)["ours"]()
+
+
+@pytest.mark.parametrize(("draft", "kinds"), [("", ["lookup"]), ("demo:draft", ["model", "lookup"])])
+def test_ours_drafts_by_lookup_and_by_the_draft_model_if_there_is_one(draft: str, kinds: list[str], tmp_path: pathlib.Path) -> None:
+    launch = ours(Setup("demo:target", "float32", 2, 8, 1200, draft), tmp_path)
+    config = load_config(pathlib.Path(launch.command[-1]))
+    assert [stage.kind for stage in config.drafter.stages] == kinds
+    assert (config.draft.path if config.draft is not None else "") == draft
 
 
 def characters(text: str) -> list[int]:
