@@ -7,8 +7,6 @@ learns from them.
 from dataclasses import dataclass
 from typing import Any
 
-from drafthouse.config.serving import ServingConfig
-
 PLAIN, DRAFT, LOOKUP, HIDDEN, CONTROL, MERGED = "plain", "draft", "lookup", "hidden", "plain again", "merged"
 """In the order of turns: what shares an application stands apart, since its totals are read between two turns on it."""
 
@@ -57,10 +55,6 @@ class Contest:
         draft = {"path": self.drafts[name], "threads": self.draft_threads, **common}
         stages = BESIDE_LOOKUP if name == MERGED else MODEL
         return {"model": "kinds", "target": target, "draft": draft, "drafter": {"stages": stages}, **open_fields}
-
-    def serving_config(self, name: str) -> ServingConfig:
-        """The same, checked."""
-        return ServingConfig.model_validate(self.config(name))
 
 
 def engines_of(name: str) -> str:

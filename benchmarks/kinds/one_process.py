@@ -1,4 +1,5 @@
-"""The contest in one process: verifier and drafter take turns on the same cores, so nothing overlaps and nothing waits.
+"""The contest in one process: verifier and drafter take turns on the same cores, so nothing overlaps and nothing waits, and a tree that
+grew during verification would only take time from it: there it does not.
 
 Promises: the target is loaded once, and each draft once; configurations have engines of their own, so that none learns from another's
 steps. Texts are token ids.
@@ -55,7 +56,8 @@ def measure(
 
 def load_processes(contest: Contest) -> dict[str, OneProcess]:
     """By configuration with engines of its own."""
-    configs = {name: contest.serving_config(name) for name in contest.engines}
+    alone = {"tree": {"grow_during_verification": False}}
+    configs = {name: ServingConfig.model_validate(contest.config(name) | alone) for name in contest.engines}
     target = load(next(iter(configs.values())).target)
     latency = latency_of(target, next(iter(configs.values())).verifier.step_tokens)
     drafts: dict[str, tuple[LoadedModel, LatencyModel]] = {}
