@@ -317,7 +317,7 @@ class Refusal(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., kind: _Optional[int] = ..., reason: _Optional[str] = ..., retry_after_s: _Optional[float] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "attempt", "prompt", "delivered", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "resumed", "top_logprobs", "prompt_top_logprobs", "logprobs_mode", "scored", "prediction", "had_turn")
+    __slots__ = ("request_id", "attempt", "prompt", "delivered", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "resumed", "top_logprobs", "prompt_top_logprobs", "logprobs_mode", "scored", "prediction", "trace", "had_turn")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -334,6 +334,7 @@ class GenerateRequest(_message.Message):
     LOGPROBS_MODE_FIELD_NUMBER: _ClassVar[int]
     SCORED_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     HAD_TURN_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
@@ -351,11 +352,12 @@ class GenerateRequest(_message.Message):
     logprobs_mode: str
     scored: int
     prediction: _containers.RepeatedScalarFieldContainer[int]
+    trace: bool
     had_turn: bool
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., delivered: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., resumed: _Optional[bool] = ..., top_logprobs: _Optional[int] = ..., prompt_top_logprobs: _Optional[int] = ..., logprobs_mode: _Optional[str] = ..., scored: _Optional[int] = ..., prediction: _Optional[_Iterable[int]] = ..., had_turn: _Optional[bool] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., delivered: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., resumed: _Optional[bool] = ..., top_logprobs: _Optional[int] = ..., prompt_top_logprobs: _Optional[int] = ..., logprobs_mode: _Optional[str] = ..., scored: _Optional[int] = ..., prediction: _Optional[_Iterable[int]] = ..., trace: _Optional[bool] = ..., had_turn: _Optional[bool] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
-    __slots__ = ("request_id", "attempt", "first_token_index", "tokens", "finish_reason", "error", "usage", "logprobs", "first_prompt_index", "prompt_logprobs")
+    __slots__ = ("request_id", "attempt", "first_token_index", "tokens", "finish_reason", "error", "usage", "logprobs", "first_prompt_index", "prompt_logprobs", "trace")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FIRST_TOKEN_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -366,6 +368,7 @@ class GenerateReply(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     FIRST_PROMPT_INDEX_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
     first_token_index: int
@@ -376,7 +379,42 @@ class GenerateReply(_message.Message):
     logprobs: TokenLogprobs
     first_prompt_index: int
     prompt_logprobs: TokenLogprobs
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., first_token_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ..., logprobs: _Optional[_Union[TokenLogprobs, _Mapping]] = ..., first_prompt_index: _Optional[int] = ..., prompt_logprobs: _Optional[_Union[TokenLogprobs, _Mapping]] = ...) -> None: ...
+    trace: StepTrace
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., first_token_index: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., error: _Optional[str] = ..., usage: _Optional[_Union[SpeculationUsage, _Mapping]] = ..., logprobs: _Optional[_Union[TokenLogprobs, _Mapping]] = ..., first_prompt_index: _Optional[int] = ..., prompt_logprobs: _Optional[_Union[TokenLogprobs, _Mapping]] = ..., trace: _Optional[_Union[StepTrace, _Mapping]] = ...) -> None: ...
+
+class StepTrace(_message.Message):
+    __slots__ = ("step", "base_len", "tokens", "parents", "edges", "confidences", "sources", "verified", "chosen", "accepted", "left_out", "price", "wait_s", "device_s", "step_s")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BASE_LEN_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PARENTS_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCES_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_S_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    base_len: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    parents: _containers.RepeatedScalarFieldContainer[int]
+    edges: _containers.RepeatedScalarFieldContainer[float]
+    confidences: _containers.RepeatedScalarFieldContainer[float]
+    sources: _containers.RepeatedScalarFieldContainer[int]
+    verified: _containers.RepeatedScalarFieldContainer[int]
+    chosen: _containers.RepeatedScalarFieldContainer[int]
+    accepted: _containers.RepeatedScalarFieldContainer[int]
+    left_out: int
+    price: float
+    wait_s: float
+    device_s: float
+    step_s: float
+    def __init__(self, step: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., parents: _Optional[_Iterable[int]] = ..., edges: _Optional[_Iterable[float]] = ..., confidences: _Optional[_Iterable[float]] = ..., sources: _Optional[_Iterable[int]] = ..., verified: _Optional[_Iterable[int]] = ..., chosen: _Optional[_Iterable[int]] = ..., accepted: _Optional[_Iterable[int]] = ..., left_out: _Optional[int] = ..., price: _Optional[float] = ..., wait_s: _Optional[float] = ..., device_s: _Optional[float] = ..., step_s: _Optional[float] = ...) -> None: ...
 
 class TokenLogprobs(_message.Message):
     __slots__ = ("logprobs", "ranks", "top_ids", "top_logprobs")

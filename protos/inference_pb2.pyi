@@ -228,16 +228,84 @@ class TokenLogprob(_message.Message):
     def __init__(self, token: _Optional[int] = ..., logprob: _Optional[float] = ..., rank: _Optional[int] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Speculation(_message.Message):
-    __slots__ = ("mode", "nodes", "depth", "width")
+    __slots__ = ("mode", "nodes", "depth", "width", "trace")
     MODE_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     mode: str
     nodes: int
     depth: int
     width: int
-    def __init__(self, mode: _Optional[str] = ..., nodes: _Optional[int] = ..., depth: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+    trace: bool
+    def __init__(self, mode: _Optional[str] = ..., nodes: _Optional[int] = ..., depth: _Optional[int] = ..., width: _Optional[int] = ..., trace: _Optional[bool] = ...) -> None: ...
+
+class StepTrace(_message.Message):
+    __slots__ = ("step", "attempt", "time", "base_len", "first_token_index", "tokens", "nodes", "accepted", "nodes_left_out", "price", "timings")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    BASE_LEN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TOKEN_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    NODES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    attempt: int
+    time: float
+    base_len: int
+    first_token_index: int
+    tokens: _containers.RepeatedCompositeFieldContainer[TracedToken]
+    nodes: _containers.RepeatedCompositeFieldContainer[TracedNode]
+    accepted: _containers.RepeatedScalarFieldContainer[int]
+    nodes_left_out: int
+    price: float
+    timings: StepTimings
+    def __init__(self, step: _Optional[int] = ..., attempt: _Optional[int] = ..., time: _Optional[float] = ..., base_len: _Optional[int] = ..., first_token_index: _Optional[int] = ..., tokens: _Optional[_Iterable[_Union[TracedToken, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[TracedNode, _Mapping]]] = ..., accepted: _Optional[_Iterable[int]] = ..., nodes_left_out: _Optional[int] = ..., price: _Optional[float] = ..., timings: _Optional[_Union[StepTimings, _Mapping]] = ...) -> None: ...
+
+class TracedToken(_message.Message):
+    __slots__ = ("token", "text", "source")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    text: str
+    source: str
+    def __init__(self, token: _Optional[int] = ..., text: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+
+class TracedNode(_message.Message):
+    __slots__ = ("token", "text", "parent", "edge", "confidence", "source", "verified", "chosen")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    EDGE_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    text: str
+    parent: int
+    edge: float
+    confidence: float
+    source: str
+    verified: bool
+    chosen: int
+    def __init__(self, token: _Optional[int] = ..., text: _Optional[str] = ..., parent: _Optional[int] = ..., edge: _Optional[float] = ..., confidence: _Optional[float] = ..., source: _Optional[str] = ..., verified: _Optional[bool] = ..., chosen: _Optional[int] = ...) -> None: ...
+
+class StepTimings(_message.Message):
+    __slots__ = ("wait_s", "device_s", "step_s")
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_S_FIELD_NUMBER: _ClassVar[int]
+    STEP_S_FIELD_NUMBER: _ClassVar[int]
+    wait_s: float
+    device_s: float
+    step_s: float
+    def __init__(self, wait_s: _Optional[float] = ..., device_s: _Optional[float] = ..., step_s: _Optional[float] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("prompt_tokens", "completion_tokens", "drafted", "verified", "accepted", "steps", "synthetic", "attempts", "cached_tokens", "total_tokens", "reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens", "forced_tokens", "acceptance_histogram")
@@ -274,7 +342,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., drafted: _Optional[int] = ..., verified: _Optional[int] = ..., accepted: _Optional[int] = ..., steps: _Optional[int] = ..., synthetic: _Optional[bool] = ..., attempts: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., total_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., accepted_prediction_tokens: _Optional[int] = ..., rejected_prediction_tokens: _Optional[int] = ..., forced_tokens: _Optional[int] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("id", "text", "tokens", "finish_reason", "usage", "seed", "logprobs", "prompt_logprobs", "reasoning_content", "tool_calls", "notes")
+    __slots__ = ("id", "text", "tokens", "finish_reason", "usage", "seed", "logprobs", "prompt_logprobs", "reasoning_content", "tool_calls", "notes", "trace")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -286,6 +354,7 @@ class GenerateResponse(_message.Message):
     REASONING_CONTENT_FIELD_NUMBER: _ClassVar[int]
     TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     id: str
     text: str
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -297,10 +366,11 @@ class GenerateResponse(_message.Message):
     reasoning_content: str
     tool_calls: _containers.RepeatedCompositeFieldContainer[ToolCall]
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., seed: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., reasoning_content: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCall, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    trace: _containers.RepeatedCompositeFieldContainer[StepTrace]
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., seed: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., reasoning_content: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCall, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., trace: _Optional[_Iterable[_Union[StepTrace, _Mapping]]] = ...) -> None: ...
 
 class GenerateChunk(_message.Message):
-    __slots__ = ("id", "text", "tokens", "finish_reason", "usage", "seed", "first_token_index", "attempt", "logprobs", "prompt_logprobs", "reasoning_content", "tool_calls", "notes")
+    __slots__ = ("id", "text", "tokens", "finish_reason", "usage", "seed", "first_token_index", "attempt", "logprobs", "prompt_logprobs", "reasoning_content", "tool_calls", "notes", "trace")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -314,6 +384,7 @@ class GenerateChunk(_message.Message):
     REASONING_CONTENT_FIELD_NUMBER: _ClassVar[int]
     TOOL_CALLS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
     id: str
     text: str
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -327,7 +398,8 @@ class GenerateChunk(_message.Message):
     reasoning_content: str
     tool_calls: _containers.RepeatedCompositeFieldContainer[ToolCall]
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., seed: _Optional[int] = ..., first_token_index: _Optional[int] = ..., attempt: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., reasoning_content: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCall, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    trace: _containers.RepeatedCompositeFieldContainer[StepTrace]
+    def __init__(self, id: _Optional[str] = ..., text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., seed: _Optional[int] = ..., first_token_index: _Optional[int] = ..., attempt: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., reasoning_content: _Optional[str] = ..., tool_calls: _Optional[_Iterable[_Union[ToolCall, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., trace: _Optional[_Iterable[_Union[StepTrace, _Mapping]]] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("model", "prompt", "messages", "add_special_tokens", "return_token_strs")

@@ -5,8 +5,9 @@ for. Every submitted request gets exactly one reply with a finish_reason, unless
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as TypingSequence
+from dataclasses import replace
 
 from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvSequence
@@ -22,16 +23,18 @@ from drafthouse.processors.grammar import GrammarProcessor
 from drafthouse.stages.build import StageMaker
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.session_messages import ToVerifierMessage
+from drafthouse.wire.step_trace import StepTrace
 from verifier.admission import Admission, check_fits
 from verifier.draft_sessions import DraftSessions
 from verifier.local_draft import STEP_S, LocalDrafts
 from verifier.node_selection import choose_nodes
 from verifier.scheduler import Scheduler, StepPlan
 from verifier.scoring import score
-from verifier.sequence import Sequence, processors_for
+from verifier.sequence import Sequence, TraceCount, processors_for
 from verifier.session_policy import SessionPolicy
 from verifier.step import Step, Wait, Walks
 from verifier.step_metering import StepFacts, StepMeter
+from verifier.step_tracing import StepMoment, drafted_trees, step_traces
 from verifier.tree_waits import TreeWaits
 from verifier.verification import Verification
 
@@ -88,6 +91,7 @@ class VerifierEngine:
         grammar = self._grammar(request, matcher)
         sequence = Sequence(request, kv, processors_for(request, self.runner.vocab_size, grammar), synthetic)
         sequence.arrived, sequence.local = self.clock(), self.local.open(request, grammar)
+        sequence.trace = TraceCount(sequence.arrived) if request.trace else None
         self.enter(sequence)
 
     def _grammar(self, request: GenerateRequest, matcher: GrammarMatcher | None) -> GrammarProcessor | None:
@@ -185,7 +189,8 @@ class VerifierEngine:
         walks = self.verification.walk(step, choices)
         score(step, walks, result.logits)
         now = self.meter.chose()
-        self._commit(step, walks, now)
+        moment = StepMoment(self.meter.started, now, result.seconds, self.pricing.price)
+        self._commit(step, walks, now, step_traces(step, walks, choices, moment))
         committed = sum(len(reply.tokens) for reply in self._replies)
         self._learn(self.meter.finish(step, walks, committed, result.seconds))
         return self._replies
@@ -239,7 +244,8 @@ class VerifierEngine:
             self.session_policy.gate.observe_edge(selected.best_edge)
         self.draft_sessions.hold(plan.decoding)
         expected_s = self.latency.seconds(len(plan.decoding) + plan.prompt_tokens + selected.nodes, plan.kv_tokens)
-        return Step(plan, selected, self.verification.prepare(plan, selected), expected_s)
+        drafted = drafted_trees(plan, selected)
+        return Step(plan, selected, self.verification.prepare(plan, selected), expected_s, drafted)
 
     def _draft_here(self, plan: StepPlan) -> None:
         """Lets the stages in this process add their nodes."""
@@ -248,9 +254,9 @@ class VerifierEngine:
             if s.local is not None and self.local.totals.stage_seconds < until:
                 s.count(drafted=s.local.grow(self.pricing.price, s.max_draft_depth))
 
-    def _commit(self, step: Step, walks: Walks, now: float) -> None:
-        """Tokens to the gateways' replies, and to what drafts: drafters, the session policy, and stages in this process. Prompt chunks to
-        the prefix cache."""
+    def _commit(self, step: Step, walks: Walks, now: float, traces: Mapping[str, StepTrace]) -> None:
+        """Tokens to the gateways' replies, with their `traces` by sequence, and to what drafts: drafters, the session policy, and stages
+        in this process. Prompt chunks to the prefix cache."""
         for s, _ in step.plan.prefilling:
             s.kv.share(s.tokens)
         self._replies += [s.score(logprobs) for s, logprobs in walks.scored]
@@ -266,6 +272,8 @@ class VerifierEngine:
             self.totals.forced += s.forced - before
             s.tree_deadline = None
             self.scheduler.clear(s)
+            if s.id in traces and reply.tokens:
+                reply = replace(reply, trace=traces[s.id].cut(len(reply.tokens)))
             self._replies.append(reply)
             if reply.finish_reason:
                 failed = reply.finish_reason in ("error", "refused")

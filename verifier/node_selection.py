@@ -25,6 +25,7 @@ from verifier.scheduler import StepPlan
 from verifier.sequence import Sequence
 
 NONE = np.zeros(0, dtype=np.int64)
+NO_CONFIDENCES = np.zeros(0, dtype=np.float64)
 
 
 @dataclass(slots=True)
@@ -45,7 +46,7 @@ class Selected:
     """The trees on offer, by their sequences' places in the plan, and which of their nodes, counted through all of them, are verified.
 
     By place: nodes, what drafters promised of them, and how many of them, the first ones, are drafters'. In all: trusted tokens, nodes,
-    those on offer, the best that a drafter offered.
+    those on offer, the best that a drafter offered. `trusted`: path confidence of each node on offer.
     """
 
     trees: list[TokenTree] = field(default_factory=list)
@@ -58,6 +59,7 @@ class Selected:
     best_edge: float | None = None
     nodes: int = 0
     offered: int = 0
+    trusted: np.ndarray = field(default_factory=lambda: NO_CONFIDENCES)
 
     def rows(self, roots: TypingSequence[int]) -> TreeRows:
         """With the root of each sequence."""
@@ -113,7 +115,7 @@ class Offers:
             np.bincount(owner, minlength=sequences).tolist(),
             np.bincount(owner, self.promised[picked], minlength=sequences).tolist(),
             np.bincount(owner[drafters], minlength=sequences).tolist(),
-            float(self.trusted[picked].sum()), best_edge, len(picked), len(self.owner),
+            float(self.trusted[picked].sum()), best_edge, len(picked), len(self.owner), self.trusted,
         )  # fmt: skip
 
 

@@ -15,6 +15,18 @@ from verifier.draft_session import DraftSession
 from verifier.local_draft import LocalDraft
 
 
+class TraceCount:
+    """How many steps of a traced request are told, and when the last one ended on the engine's clock; at first when it arrived."""
+
+    def __init__(self, now: float):
+        self.steps, self.last_end = 0, now
+
+    def next_step(self, now: float) -> int:
+        """The number of a step that ends now."""
+        number, self.steps, self.last_end = self.steps, self.steps + 1, now
+        return number
+
+
 class Sequence:
     def __init__(self, request: GenerateRequest, kv: KvSequence, processors: SequenceProcessors | None, synthetic: bool = False):
         self.request, self.id = request, request.request_id
@@ -34,6 +46,7 @@ class Sequence:
         self.parked_rate: float | None = None  # tokens per second that time was worth when its session did not pay
         self.probed_at_step = -1
         self.arrived: float | None = None  # on the engine's clock; None once it has been in a step
+        self.trace: TraceCount | None = None  # where its steps are to be told
 
     @property
     def pending(self) -> int:

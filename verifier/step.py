@@ -9,6 +9,7 @@ import numpy as np
 from drafthouse.engine.segment import Segment
 from drafthouse.engine.tree_rows import TreeRows
 from drafthouse.token_logprobs import TokenLogprob
+from drafthouse.token_tree import TokenTree
 from verifier.node_selection import Selected
 from verifier.scheduler import StepPlan
 from verifier.sequence import Sequence
@@ -36,13 +37,24 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftedTree:
+    """What was on offer to one sequence when the step was selected: path confidence of each node, and those verified, ascending."""
+
+    tree: TokenTree
+    confidences: TypingSequence[float]
+    verified: TypingSequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """A step that is ready for the device. `expected_s` is the time of the run by the latency model."""
+    """A step that is ready for the device. `expected_s` is the time of the run by the latency model. `drafted`, by sequence id, is for
+    traces; None: there are none to make."""
 
     plan: StepPlan
     selected: Selected
     batch: Batch
     expected_s: float
+    drafted: Mapping[str, DraftedTree] | None = None
 
     @property
     def tokens(self) -> int:

@@ -75,6 +75,11 @@ class StepMeter:
                 self.queue_seconds.append(self._started - s.arrived)
                 s.arrived = None
 
+    @property
+    def started(self) -> float:
+        """When the step in progress was planned."""
+        return self._started
+
     def chose(self) -> float:
         """Tokens are chosen; returns the time."""
         self._chosen = self._clock()

@@ -12,6 +12,7 @@ from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.token_logprobs import NO_LOGPROBS, LogprobsWish, TokenLogprob
 from drafthouse.wire.fields import cache_key, check_length, identifier, sampling_of, sampling_proto, seed_of
+from drafthouse.wire.step_trace import StepTrace, to_trace_proto, trace_of
 from protos import dataplane_pb2 as pb
 
 
@@ -40,7 +41,7 @@ class GenerateRequest:
     remembered together; empty: no one's. KV of common prefixes is shared within one key, the empty one included. `had_turn`: its turn
     came at another verifier, where it ran or was given back, so that it waits behind no one who has not had theirs. Of the prompt's
     `logprobs`, if any are wished for, earlier attempts delivered those of the first `scored` tokens; the first one has none.
-    `prediction`: tokens that the client expects."""
+    `prediction`: tokens that the client expects. `trace`: replies are to tell of their steps; a verifier may leave that aside."""
 
     request_id: str
     attempt: int
@@ -57,6 +58,7 @@ class GenerateRequest:
     had_turn: bool = False
     logprobs: LogprobsWish = NO_LOGPROBS
     scored: int = 0
+    trace: bool = False
 
     @property
     def unscored(self) -> int:
@@ -75,7 +77,7 @@ class GenerateReply:
     """Output tokens `first_token_index ...`; `finish_reason` (stop, length, error, moved, returned) is empty while it goes on. `moved`:
     this verifier has stopped working on the request, and another one should take over. `returned`: the same, as its gateway asked; it
     waited here. `logprobs` of all these tokens, if they are wished for; before the first token those of the prompt, in pieces, each
-    from token `first_prompt_index` on."""
+    from token `first_prompt_index` on. `trace`: of the step that made the tokens, where it is asked for."""
 
     request_id: str
     attempt: int
@@ -87,6 +89,7 @@ class GenerateReply:
     logprobs: tuple[TokenLogprob, ...] = ()
     first_prompt_index: int = 0
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    trace: StepTrace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
         cache_key=request.cache_key, resumed=request.resumed, prediction=request.prediction, had_turn=request.had_turn,
         top_logprobs=request.logprobs.top, prompt_top_logprobs=request.logprobs.prompt_top, logprobs_mode=request.logprobs.mode,
-        scored=request.scored,
+        scored=request.scored, trace=request.trace,
     )  # fmt: skip
 
 
@@ -158,7 +161,7 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
         request_id=identifier(m.request_id), attempt=m.attempt, prompt=tuple(m.prompt), delivered=tuple(m.delivered),
         sampling=sampling_of(m.sampling), seed=seed_of(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
         speculation=speculation, cache_key=cache_key(m.cache_key), resumed=m.resumed, prediction=tuple(m.prediction), had_turn=m.had_turn,
-        logprobs=logprobs, scored=m.scored,
+        logprobs=logprobs, scored=m.scored, trace=m.trace,
     )  # fmt: skip
 
 
@@ -168,6 +171,7 @@ def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:
         request_id=reply.request_id, attempt=reply.attempt, first_token_index=reply.first_token_index, tokens=reply.tokens,
         finish_reason=reply.finish_reason, error=reply.error, usage=usage, logprobs=_logprobs_proto(reply.logprobs),
         first_prompt_index=reply.first_prompt_index, prompt_logprobs=_logprobs_proto(reply.prompt_logprobs),
+        trace=None if reply.trace is None else to_trace_proto(reply.trace),
     )  # fmt: skip
 
 
@@ -177,7 +181,7 @@ def from_reply_proto(m: pb.GenerateReply) -> GenerateReply:
     usage = SpeculationUsage(*counts)
     return GenerateReply(
         m.request_id, m.attempt, m.first_token_index, tuple(m.tokens), m.finish_reason, m.error, usage,
-        _logprobs_of(m.logprobs), m.first_prompt_index, _logprobs_of(m.prompt_logprobs),
+        _logprobs_of(m.logprobs), m.first_prompt_index, _logprobs_of(m.prompt_logprobs), trace_of(m),
     )  # fmt: skip
 
 
