@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from deployments.gateway.client_limits import ClientLimits, ClientRequest
 from deployments.gateway.fan_in import fan_in
+from deployments.gateway.kept_traces import KeptTraces
 from deployments.gateway.request_log import RequestLog, RequestRecord
 from deployments.gateway.request_planner import RequestPlan, RequestPlanner
 from deployments.gateway.text_stream import TextDelta, generate_text
@@ -131,7 +132,7 @@ class InferenceService:
         self.planner, self.link, self.max_bytes = planner, link, max_bytes
         self.limits = limits or ClientLimits(lambda client: RateLimits())
         self.places = Capacity(places)
-        self.latencies = Latencies()
+        self.latencies, self.traces = Latencies(), KeptTraces()
         self.log = RequestLog(planner.model, request_id)
         self._totals = GatewayTotals()
         self._long = ThreadPoolExecutor(LONG_AT_ONCE, "long-prompt")
@@ -214,10 +215,13 @@ class InferenceService:
         except OverloadError as error:
             self.turned_away(error, plan.requests[0].cache_key, left)
             raise
+        kept = self.traces.begin(plan.id, plan.requests[0].cache_key, left, plan.format.token_bytes) if plan.traced else None
         try:
             async with aclosing(fan_in([self._choice(request, plan) for request in plan.requests])) as deltas:
                 async for index, delta in deltas:
                     counted.generated(len(delta.tokens))
+                    if kept is not None:
+                        self.traces.add(kept, index, delta)
                     if delta.finish_reason:
                         left -= 1
                         self.places.release(1)

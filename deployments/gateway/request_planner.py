@@ -49,7 +49,7 @@ class Settings:
     tokens do not end the text, `stop_token_ids` do. `cut`: more of them than the context has left become those that it has left.
     `include_stop`: what ends the text stands in it. `echo`: the prompt comes first. `prompt_top`: what the client itself asks of the
     prompt's logprobs; an echo with logprobs may need more.
-    `prediction`: tokens that the client expects. `grammar`: what the output must be."""
+    `prediction`: tokens that the client expects. `grammar`: what the output must be. `trace`: the client is told of each step."""
 
     model: str
     sampling: SamplingParams
@@ -68,6 +68,7 @@ class Settings:
     prompt_top: int | None = None
     echo: bool = False
     grammar: GrammarWish | None = None
+    trace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,11 @@ class RequestPlan:
     def max_tokens(self) -> int:
         """That all choices together may generate."""
         return sum(request.max_tokens for request in self.requests)
+
+    @property
+    def traced(self) -> bool:
+        """Whether the client is told of each step."""
+        return self.requests[0].trace
 
     @property
     def prompt_tokens(self) -> int:
@@ -212,7 +218,7 @@ class RequestPlanner:
             bad_words=body.words(),
             stop_token_ids=tuple(body.stop_token_ids or ()), include_stop=bool(body.include_stop_str_in_output),
             logprobs=body.logprobs_wish(), prompt_top=body.prompt_logprobs, echo=isinstance(body, CompletionRequest) and bool(body.echo),
-            grammar=body.grammar_wish(),
+            grammar=body.grammar_wish(), trace=body.wants_trace,
         )  # fmt: skip
 
     def _sampling(self, settings: Settings) -> SamplingParams:
@@ -278,7 +284,7 @@ class RequestPlanner:
         return GenerateRequest(
             request_id=request, attempt=1, prompt=prompt, delivered=(), sampling=settings.sampling, seed=seed, max_tokens=max_tokens,
             stop_tokens=self._stop_tokens(settings), speculation=settings.speculation, logprobs=settings.logprobs,
-            prediction=settings.prediction,
+            prediction=settings.prediction, trace=settings.trace,
         )  # fmt: skip
 
     def _stop_tokens(self, settings: Settings) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """What a request has so far, through all its attempts, and why an attempt ended. No network, no clock.
 
 Promises: `delivered` and `scored` grow by what is new and in order; usage counts the whole request. Of a verifier that leaves out
-logprobs that were asked for, nothing is taken.
+logprobs that were asked for, nothing is taken. A step's trace is passed on where all of its tokens are new.
 """
 
 from collections.abc import Sequence
@@ -146,6 +146,7 @@ class RequestProgress:
         return replace(
             reply, first_token_index=done, tokens=tokens, usage=self.usage, logprobs=logprobs,
             first_prompt_index=first_prompt_index if prompt_logprobs else 0, prompt_logprobs=prompt_logprobs,
+            trace=reply.trace if len(tokens) == len(reply.tokens) else None,
         )  # fmt: skip
 
     def _logprobs(self, reply: GenerateReply, new: int) -> tuple[TokenLogprob, ...]:

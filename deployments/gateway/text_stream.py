@@ -4,9 +4,10 @@ Promises: the text and the number of completion tokens depend on the tokens alon
 arrive together: a token after the one that completes a stop string does not count, and neither does a draft
 accepted there. Exactly one delta, the last, has a finish reason: `stop` if and only if a stop token or a
 stop string ended the text, `tool_calls` in place of it where the text has calls and did not end within one.
-The first delta leaves as soon as the first tokens arrive.
+The first delta leaves as soon as the first tokens arrive. The tokens of a trace are those that count.
 """
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from deployments.parsers.parsed import CallDelta, Parsed
 from drafthouse.stop_tokens import cut_at_stop
 from drafthouse.token_logprobs import TokenLogprob
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
+from drafthouse.wire.step_trace import StepTrace
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class TextDelta:
     and one more each time that another took the request; `usage` is that of the output so far. `accepted`: drafts accepted by each of the
     steps that verified any. `stop_string`: the one that ended the text, in the last delta. `told`, where logprobs are
     wished for: pairs (count, content), each about the next `count` tokens of the output. They are tokens of content (True), or of
-    reasoning, calls and tags (False)."""
+    reasoning, calls and tags (False). `trace`: of the steps that made these tokens, where it is asked for."""
 
     text: str
     tokens: tuple[int, ...]
@@ -46,6 +48,7 @@ class TextDelta:
     accepted: tuple[int, ...] = ()
     stop_string: str = ""
     told: tuple[tuple[int, bool], ...] = ()
+    trace: tuple[StepTrace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ async def generate_text(
         async for replies in arrivals:
             parsed, tokens, reason = Parsed(), list[int](), ""
             logprobs, prompt_logprobs = list[TokenLogprob](), list[TokenLogprob]()
-            accepted: list[int] = []
+            accepted, trace = list[int](), list[StepTrace]()
             for reply in replies:
                 piece, counted = text.add(reply.tokens)
                 before, usage = usage, usage_up_to(len(counted), usage, reply)
@@ -170,6 +173,8 @@ async def generate_text(
                 tokens += counted
                 logprobs += reply.logprobs[: len(counted)]
                 prompt_logprobs += reply.prompt_logprobs
+                if reply.trace is not None and request.trace:
+                    trace.append(replace(reply.trace.cut(len(counted)), time=time.time()))
                 if text.stopped or reply.finish_reason:
                     parsed += text.flush()  # which may find the text stopped
                     reason = text.reason(reply.finish_reason)
@@ -179,7 +184,7 @@ async def generate_text(
                 parsed.content, tuple(tokens), replies[0].first_token_index, reply.attempt, reason, usage, parsed.reasoning,
                 parsed.calls, thought - known,
                 tuple(logprobs), tuple(prompt_logprobs), tuple(accepted), text.stop_string,
-                text.take_told() if tells else (),
+                text.take_told() if tells else (), tuple(trace),
             )  # fmt: skip
             if reason:
                 return

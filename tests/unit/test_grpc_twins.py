@@ -28,6 +28,7 @@ REQUESTS = {
     "stream_options": "usage is always in the last chunk",
     "stream_options.include_usage": "the same",
     "stream_options.continuous_usage_stats": "each chunk has its tokens, which a client can count",
+    "stream_options.include_trace": "speculation.trace",
     "stream_options.include_obfuscation": NOTHING,
     "user": NOTHING, "metadata": NOTHING, "store": NOTHING, "service_tier": NOTHING, "safety_identifier": NOTHING,
     "prompt_cache_key": NOTHING,

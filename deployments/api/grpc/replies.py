@@ -6,10 +6,12 @@ Promises: the chunks of a stream add up to the whole answer; usage and calls are
 from collections.abc import Iterable, Sequence
 
 from deployments.api.openai.responses import Output, UsageCount, count_of
+from deployments.api.trace_form import TraceForm
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
 from deployments.parsers.parsed import CallDelta, join_calls
 from drafthouse.token_logprobs import TokenLogprob
+from drafthouse.wire.step_trace import StepTrace
 from protos import inference_pb2 as pb
 
 DETAILS = ("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens", "forced_tokens")
@@ -23,6 +25,7 @@ class Replies:
         self._count: UsageCount = count_of(plan)
         self._scored = 0  # prompt tokens whose logprobs have been told, after the first one
         self._echo, self._notes = "".join(plan.echoes), plan.notes
+        self._form = TraceForm(plan.format.token_bytes)
 
     def chunk(self, delta: TextDelta) -> pb.GenerateChunk:
         self._count.add(0, delta)
@@ -32,7 +35,7 @@ class Replies:
             attempt=delta.attempt, finish_reason=delta.finish_reason, seed=self._plan.seed,
             logprobs=logprobs(delta.tokens, delta.logprobs), prompt_logprobs=logprobs(prompt, delta.prompt_logprobs),
             reasoning_content=delta.reasoning, tool_calls=self._calls(delta.calls), notes=self._notes,
-            usage=usage_of(self._count) if delta.finish_reason else None,
+            usage=usage_of(self._count) if delta.finish_reason else None, trace=self._trace(delta.trace),
         )  # fmt: skip
         self._scored += len(delta.prompt_logprobs)
         self._echo, self._notes = "", ()
@@ -48,7 +51,11 @@ class Replies:
             usage=usage_of(self._count), seed=self._plan.seed, logprobs=logprobs(output.tokens, output.logprobs),
             prompt_logprobs=logprobs(self._plan.requests[0].prompt[1:], output.prompt_logprobs),
             reasoning_content="".join(output.reasoning), tool_calls=self._calls(output.calls), notes=self._notes,
+            trace=self._trace(output.trace),
         )  # fmt: skip
+
+    def _trace(self, steps: Iterable[StepTrace]) -> list[pb.StepTrace]:
+        return [pb.StepTrace(**step.model_dump()) for step in self._form.steps(steps)]
 
     def _calls(self, deltas: Iterable[CallDelta]) -> list[pb.ToolCall]:
         """The first delta of a call has its name, and then its id."""

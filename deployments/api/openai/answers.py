@@ -1,6 +1,7 @@
 """The form of what /v1/completions and /v1/chat/completions answer, whole and in chunks.
 
-Promises: OpenAI's shapes, with `usage.speculation` as an addition, `metrics` as vLLM has it, and `notes` where there are such; `synthetic`
+Promises: OpenAI's shapes, with `usage.speculation` as an addition, `metrics` as vLLM has it, `trace` where it is asked for, and `notes`
+where there are such; `synthetic`
 stands there if and only if acceptance was drawn, so that the text is not the target's.
 """
 
@@ -9,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from deployments.api.openai.logprobs import ChatLogprobs, CompletionLogprobs, PromptLogprobs
+from deployments.api.trace_form import TraceOfStep
 
 
 class Answer(BaseModel):
@@ -67,6 +69,7 @@ class CompletionChoice(Answer):
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
     prompt_logprobs: PromptLogprobs | None = None
+    trace: list[TraceOfStep] | None = None
 
 
 class CalledFunction(Answer):
@@ -96,6 +99,7 @@ class ChatChoice(Answer):
     delta: Message = Message()
     logprobs: ChatLogprobs | None
     finish_reason: str | None
+    trace: list[TraceOfStep] | None = None  # in a chunk of the steps since the one before
 
 
 class Response(Answer):

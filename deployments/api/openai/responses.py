@@ -26,12 +26,14 @@ from deployments.api.openai.answers import (
 )
 from deployments.api.openai.logprobs import CompletionLogprobs, CompletionTokens, chat_logprobs, prompt_logprobs
 from deployments.api.openai.logprobs import joined as joined_logprobs
+from deployments.api.trace_form import TraceForm
 from deployments.gateway.detokenizer import TokenBytes
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
 from deployments.parsers.parsed import CallDelta, join_calls
 from drafthouse.token_logprobs import TokenLogprob
 from drafthouse.wire.generation_messages import SpeculationUsage
+from drafthouse.wire.step_trace import StepTrace
 
 DONE = "data: [DONE]\n\n"
 
@@ -49,6 +51,7 @@ class Output:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    trace: list[StepTrace] = field(default_factory=list)
     finish_reason: str = ""
 
     def add(self, delta: TextDelta) -> None:
@@ -58,6 +61,7 @@ class Output:
         self.tokens += delta.tokens
         self.logprobs += delta.logprobs
         self.prompt_logprobs += delta.prompt_logprobs
+        self.trace += delta.trace
         self.finish_reason = delta.finish_reason
 
 
@@ -148,6 +152,7 @@ class Answerer:
         self._plan, self._model, self._chat, self._token_bytes = plan, model, chat, token_bytes
         self._wish = plan.requests[0].logprobs
         self._tokens = [CompletionTokens(token_bytes) for _ in plan.requests]
+        self._traces = [TraceForm(plan.format.token_bytes) for _ in plan.requests]
         self._prompts: dict[int, list[TokenLogprob]] = {}  # of choices that stream and whose echo has not been sent
         if plan.echoes:
             self._prompts = {index: [] for index in range(len(plan.requests))}
@@ -172,14 +177,15 @@ class Answerer:
         if calls:
             parts["tool_calls"] = calls
         logprobs = self._logprobs(index, output.tokens, output.logprobs)
-        return ChatChoice(index=index, message=Message(**parts), logprobs=logprobs, finish_reason=reason)
+        said = self._trace(index, output.trace)
+        return ChatChoice(index=index, message=Message(**parts), logprobs=logprobs, finish_reason=reason, **said)
 
     def _whole_completion(self, index: int, output: Output, text: str) -> CompletionChoice:
         prompt = self._echo_logprobs(index, output.prompt_logprobs) if self._plan.echoes else None
         logprobs = self._logprobs(index, output.tokens, output.logprobs)
         if self._plan.echoes:
             text, logprobs = self._plan.echoes[index // self._plan.choices] + text, joined_logprobs(prompt, logprobs)
-        said = self._prompt_logprobs(index, output)
+        said = self._prompt_logprobs(index, output) | self._trace(index, output.trace)
         return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=output.finish_reason, **said)
 
     def _call(self, choice: int, call: CallDelta, index_too: bool) -> ToolCall:
@@ -196,6 +202,10 @@ class Answerer:
             return {}
         found = [each.best(top) for each in output.prompt_logprobs]
         return {"prompt_logprobs": prompt_logprobs(self._plan.requests[index].prompt, found, self._token_bytes)}
+
+    def _trace(self, index: int, steps: Sequence[StepTrace]) -> dict[str, Any]:
+        """Of a choice's next steps; nothing where they are not asked for."""
+        return {"trace": self._traces[index].steps(steps)} if self._plan.traced else {}
 
     def _logprobs(self, index: int, tokens: Sequence[int], found: Sequence[TokenLogprob]) -> Any:
         if self._wish.top is None:
@@ -216,7 +226,7 @@ class Answerer:
             if not delta.tokens and not delta.finish_reason:
                 return ""
             return self._echo_event(index, usage) + self.events(index, delta, usage)
-        if self._wish.top is None and not usage.get("usage") and self._is_plain(index, delta):
+        if self._wish.top is None and not delta.trace and not usage.get("usage") and self._is_plain(index, delta):
             thought = self._chunk(index, delta.reasoning, usage, reasoning=True) if delta.reasoning else ""
             return thought + (self._chunk(index, delta.text, usage) if delta.text else "")
         choices: list[CompletionChoice | ChatChoice] = []
@@ -226,9 +236,10 @@ class Answerer:
             choices.append(ChatChoice(index=index, delta=opening, logprobs=None, finish_reason=None))
         if delta.reasoning:
             choices.append(self._thought(index, delta.reasoning))
-        if delta.text or (delta.finish_reason and not self._chat) or (delta.tokens and self._wish.top is not None):
-            reason = None if self._chat else delta.finish_reason or None
-            choices.append(self._choice(index, delta.text, reason, self._logprobs(index, delta.tokens, delta.logprobs)))
+        scored = bool(delta.tokens) and self._wish.top is not None
+        if delta.text or (delta.finish_reason and not self._chat) or scored or delta.trace:
+            reason, logprobs = None if self._chat else delta.finish_reason or None, self._logprobs(index, delta.tokens, delta.logprobs)
+            choices.append(self._choice(index, delta.text, reason, logprobs, delta.trace))
         for call in join_calls(delta.calls):
             said = Message(tool_calls=[self._call(index, call, index_too=True)])
             choices.append(ChatChoice(index=index, delta=said, logprobs=None, finish_reason=None))
@@ -259,11 +270,14 @@ class Answerer:
         """The last event before DONE, for a client that asked for usage: no choices."""
         return sse(self._response("chat.completion.chunk", [], usage=count.usage(), **count.metrics()))
 
-    def _choice(self, index: int, text: str, reason: str | None, logprobs: Any = None) -> CompletionChoice | ChatChoice:
+    def _choice(
+        self, index: int, text: str, reason: str | None, logprobs: Any = None, trace: Sequence[StepTrace] = ()
+    ) -> CompletionChoice | ChatChoice:
         """Of a chunk."""
+        said = self._trace(index, trace) if trace else {}
         if not self._chat:
-            return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=reason)
-        return ChatChoice(index=index, delta=Message(content=text), logprobs=logprobs, finish_reason=reason)
+            return CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=reason, **said)
+        return ChatChoice(index=index, delta=Message(content=text), logprobs=logprobs, finish_reason=reason, **said)
 
     def _thought(self, index: int, reasoning: str) -> ChatChoice:
         """Of a chunk."""

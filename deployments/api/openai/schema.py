@@ -84,11 +84,13 @@ class SpeculationOptions(Body):
     nodes: int = 16
     depth: int = 8
     width: int = 0
+    trace: bool = False  # the answer tells of each verification step
 
 
 class StreamOptions(Body):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None  # with include_usage: in every event, as far as it has come
+    include_trace: bool | None = None  # the same as speculation.trace
     include_obfuscation: bool | None = None  # padding against traffic analysis; none is sent either way
 
 
@@ -124,6 +126,11 @@ class GenerationBody(SamplingBody):
     @property
     def continuous_usage(self) -> bool:
         return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    @property
+    def wants_trace(self) -> bool:
+        asked = self.stream_options is not None and self.stream_options.include_trace
+        return bool(asked or (self.speculation is not None and self.speculation.trace))
 
     def grammar_wish(self) -> GrammarWish | None:
         """Raises RequestError naming the field that is wrong."""

@@ -1,4 +1,4 @@
-"""What the HTTP API says of itself: the model that it serves, its health, the cluster's state.
+"""What the HTTP API says of itself: the model that it serves, its health, the cluster's state, how texts came about.
 
 FastAPI reads the annotations of these routes, so they must not be postponed here.
 """
@@ -15,6 +15,7 @@ from deployments.api.openai.client_limit import cache_key_of
 from deployments.api.openai.errors import NoControllerError, error_response
 from deployments.api.openai.openapi import READ, errors_of
 from deployments.api.openai.schema import check_model
+from deployments.api.trace_form import RequestTrace, request_trace
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.request_planner import RequestPlanner
 from drafthouse import __version__
@@ -22,6 +23,8 @@ from drafthouse.errors import RequestError
 from drafthouse.security.api_keys import ApiKeys
 
 SNAPSHOT_TIMEOUT_S = 2.0
+
+MAX_SHOWN_CHARS = 200
 
 TEXT_FORMAT = "text/plain; version=0.0.4"
 METRICS_PAGE = {"description": "Prometheus' text format", "content": {TEXT_FORMAT: {"schema": {"type": "string"}}}}
@@ -82,6 +85,7 @@ def add_status(app: FastAPI, service: InferenceService, snapshot: Snapshot, metr
     _add_models(app, service)
     _add_health(app, service)
     _add_metrics(app, metrics, keys)
+    _add_traces(app, service)
 
     @app.api_route("/v1/cluster", methods=READ, responses={200: {"model": dict[str, Any]}, **errors_of(503)})
     async def cluster(request: Request) -> Response:
@@ -152,6 +156,18 @@ def _add_metrics(app: FastAPI, metrics: Metrics, keys: ApiKeys | None) -> None:
         if keys is not None and not keys.is_operator(cache_key_of(request)):
             raise RequestError("/metrics is for operators' keys", code="not_an_operator", status=403)
         return PlainTextResponse(await metrics(), media_type=TEXT_FORMAT)
+
+
+def _add_traces(app: FastAPI, service: InferenceService) -> None:
+    @app.api_route("/v1/requests/{request_id}/trace", methods=READ, responses={200: {"model": RequestTrace}, **errors_of(404)})
+    async def trace(request_id: str, request: Request) -> Response:
+        """The steps of a request that asked for its trace: the latest ones, also while it runs."""
+        kept = service.traces.find(request_id, cache_key_of(request))
+        if kept is None:
+            name = repr(request_id[:MAX_SHOWN_CHARS])
+            message = f"this gateway has no trace of a request {name}: ask for it with speculation.trace, and soon, at the same gateway"
+            raise RequestError(message, "request_id", "trace_not_found", 404)
+        return JSONResponse(request_trace(kept).model_dump())
 
 
 def without_places(state: dict[str, Any]) -> dict[str, Any]:
