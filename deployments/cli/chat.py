@@ -1,7 +1,7 @@
 """`drafthouse chat`: a conversation with a running server in a terminal, or one prompt a line from a pipe.
 
-Promises: standard output gets the answers' text as it comes; what else a person wants to see (greeting, prompt sign, numbers) is for
-terminals only. Ctrl-C ends the answer at work, here and on the server; what was said until then stays in the conversation.
+Promises: standard output gets the answers' text as it comes; what else a person wants to see (greeting, prompt sign, numbers, colours)
+is for terminals only. Ctrl-C ends the answer at work, here and on the server; what was said until then stays in the conversation.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import httpx
 import typer
 from rich.console import Console
 
+from deployments.cli.draft_colours import DraftColours, draft_colours, legend
 from deployments.cli.http_client import DEFAULT_URL, TOKEN_TIMEOUT_S, Url, events, only_model, server
 
 COMMANDS = "/reset starts again; /exit or Ctrl-D leaves; Ctrl-C stops an answer"
@@ -27,12 +28,13 @@ def chat(
     max_tokens: Annotated[int, typer.Option(help="Tokens of one answer at most.", min=1)] = 1024,
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.0,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
+    show_drafts: Annotated[bool, typer.Option("--show-drafts", help="Colour each token by what drafted it.")] = False,
 ) -> None:
     """Talk to the model. Where standard input is a pipe, its lines are the prompts, and nothing but the answers is printed."""
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature} | ({} if seed is None else {"seed": seed})
     with server(url, TOKEN_TIMEOUT_S) as client:
         options["model"] = model or only_model(client)
-        conversation = Conversation(client, options, system)
+        conversation = Conversation(client, options, system, draft_colours() if show_drafts else None)
         if sys.stdin.isatty() and sys.stdout.isatty():
             _talk(conversation, options["model"])
         else:
@@ -65,8 +67,8 @@ class Answer:
 class Conversation:
     """The messages so far. A prompt that got no answer is not among them."""
 
-    def __init__(self, client: httpx.Client, options: dict[str, Any], system: str | None):
-        self._client, self._options, self._system = client, options, system
+    def __init__(self, client: httpx.Client, options: dict[str, Any], system: str | None, colours: DraftColours | None = None):
+        self._client, self._options, self._system, self.colours = client, options, system, colours
         self.reset()
 
     def reset(self) -> None:
@@ -79,23 +81,31 @@ class Conversation:
         """
         asked = [*self.messages, {"role": "user", "content": prompt}]
         answer, started = Answer(), time.monotonic()
+        if self.colours is not None:
+            self.colours.begin()
         with contextlib.suppress(KeyboardInterrupt):
             for piece in self._pieces(asked, answer):
                 if answer.first_s is None:
                     answer.first_s = time.monotonic() - started
                 answer.text += piece
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+                self._write(piece)
         answer.seconds = time.monotonic() - started
         sys.stdout.write("\n")
         if answer.text or answer.usage:
             self.messages = [*asked, {"role": "assistant", "content": answer.text}]
         return answer
 
+    def _write(self, piece: str) -> None:
+        sys.stdout.write(piece if self.colours is None else self.colours.coloured(piece))
+        sys.stdout.flush()
+
     def _pieces(self, messages: list[dict[str, str]], answer: Answer) -> Iterator[str]:
-        body = self._options | {"messages": messages, "stream": True, "stream_options": {"include_usage": True}}
+        wanted = {"include_usage": True} | ({"include_trace": True} if self.colours is not None else {})
+        body = self._options | {"messages": messages, "stream": True, "stream_options": wanted}
         for event in events(self._client, "/v1/chat/completions", body):
             for choice in event.get("choices", []):
+                if self.colours is not None:
+                    self.colours.learn(choice.get("trace", []))
                 if text := choice.get("delta", {}).get("content"):
                     yield text
             answer.usage = event.get("usage") or answer.usage
@@ -117,6 +127,8 @@ def _talk(conversation: Conversation, model: str) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{model}; {COMMANDS}", style="dim", markup=False)
+    if conversation.colours is not None:
+        typer.echo(legend())
     while True:
         try:
             prompt = input("> ").strip()

@@ -1,9 +1,10 @@
 """`drafthouse generate`: one completion of a running server.
 
 Promises: text goes to standard output as it comes, and nothing else does, so that it can be piped;
-notes and errors go to standard error.
+notes and errors go to standard error, and the trace to its file, a line for each step as it comes.
 """
 
+import pathlib
 import sys
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ import typer
 from rich.console import Console
 
 from deployments.cli.http_client import DEFAULT_URL, TOKEN_TIMEOUT_S, Url, events, only_model, server
+from deployments.cli.options import check_writable, errors
+from deployments.cli.trace_file import TraceFile
 
 
 def generate(
@@ -30,6 +33,7 @@ def generate(
     nodes: Annotated[int | None, typer.Option(help="Tree nodes to wait for, with --speculation fixed.")] = None,
     depth: Annotated[int | None, typer.Option(help="Depth of the tree, with --speculation fixed.")] = None,
     width: Annotated[int | None, typer.Option(help="Children per node, with --speculation fixed; 1 is a chain.")] = None,
+    trace: Annotated[pathlib.Path | None, typer.Option(help="File for the verification steps, for `drafthouse replay`.")] = None,
 ) -> None:
     """Continue PROMPT and stream the text."""
     speculate = {"mode": speculation, "nodes": nodes, "depth": depth, "width": width}
@@ -42,26 +46,30 @@ def generate(
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
         "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream_options": {"include_usage": True} | ({} if trace is None else {"include_trace": True}),
         "speculation": {key: value for key, value in speculate.items() if value is not None},
     }
     body |= {} if seed is None else {"seed": seed}
     body |= {"stop": stop} if stop else {}
-    with server(url, TOKEN_TIMEOUT_S) as client:
-        body["model"] = model or only_model(client)
-        usage = _stream(client, body)
+    with errors():
+        check_writable(trace, "--trace")
+        with server(url, TOKEN_TIMEOUT_S) as client:
+            body["model"] = model or only_model(client)
+            usage = _stream(client, body, TraceFile(trace))
     if usage:
         _print_usage(usage)
 
 
-def _stream(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
-    """Writes the text as it comes; returns the usage of the last event."""
+def _stream(client: httpx.Client, body: dict[str, Any], trace: TraceFile) -> dict[str, Any]:
+    """Writes the text as it comes, and its trace; returns the usage of the last event. Raises ConfigError."""
     usage: dict[str, Any] = {}
     for event in events(client, "/v1/completions", body):
         for choice in event.get("choices", []):
             sys.stdout.write(choice["text"])
             sys.stdout.flush()
+            trace.write(choice.get("trace", []))
         usage = event.get("usage") or usage
+    trace.close()
     sys.stdout.write("\n")
     return usage
 

@@ -14,6 +14,7 @@ from deployments.cli import hash_key as key_command
 from deployments.cli import logs as logs_command
 from deployments.cli import make_models
 from deployments.cli import profile as profile_command
+from deployments.cli import replay as replay_command
 from deployments.cli import serve as serve_command
 from deployments.cli import simulate as simulate_command
 from deployments.cli import status as status_command
@@ -40,6 +41,7 @@ def build_cli() -> typer.Typer:
     cli.command()(serve_command.stop)
     cli.command()(generate_command.generate)
     cli.command()(chat_command.chat)
+    cli.command()(replay_command.replay)
     cli.command()(batch_command.batch)
     cli.command()(status_command.status)
     cli.command()(logs_command.logs)

@@ -17,7 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.cli.chat import Answer
+from deployments.cli.draft_colours import COLOURS, DraftColours, legend, painted
 from deployments.cli.main import build_cli
+from drafthouse.config.serving import SOURCE_KINDS
+from drafthouse.wire.step_trace import OWN
 
 PIECES = ("Hel", "lo ", "é🙂")
 USAGE = {"prompt_tokens": 7, "completion_tokens": 12, "speculation": {"drafted": 9, "verified": 8, "accepted": 5, "steps": 4}}
@@ -49,8 +52,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(json.dumps({"error": {"message": "the context is full"}}).encode())
             return
         self._begin(200, "text/event-stream")
+        traced = body["stream_options"].get("include_trace")
         for piece in ("", *PIECES):
-            self._event({"choices": [{"delta": {"content": piece}}]})
+            told = {"trace": [{"tokens": [{"text": piece, "source": "model" if piece == PIECES[0] else "target"}]}]} if traced else {}
+            self._event({"choices": [{"delta": {"content": piece}, **told}]})
         try:
             while "slow" in text:
                 self._event({"choices": [{"delta": {"content": "."}}]})
@@ -210,3 +215,51 @@ def test_in_a_terminal(server: Server, terminal: Terminal) -> None:
     terminal.interrupt(r"\n> ")
     terminal.press(CTRL_D)
     assert terminal.process.wait(10) == 0
+
+
+def steps(*tokens: tuple[str, str]) -> list[dict]:
+    return [{"tokens": [{"text": text, "source": source} for text, source in tokens]}]
+
+
+def test_each_token_has_the_colour_of_its_source() -> None:
+    colours = DraftColours()
+    colours.learn(steps(("Hel", "model"), ("lo", "model"), (" you", "lookup"), ("!", "target")))
+    assert colours.coloured("Hello ") == painted("Hello", COLOURS["model"]) + painted(" ", COLOURS["lookup"])
+    colours.learn(steps((" Bye", "suffix")))
+    assert colours.coloured("you! Bye") == painted("you", COLOURS["lookup"]) + "!" + painted(" Bye", COLOURS["suffix"])
+
+
+def test_tokens_of_what_is_not_written_are_passed_over_and_text_without_a_trace_is_plain() -> None:
+    colours = DraftColours()
+    colours.learn(steps(("<think>", "target"), ("hm", "model"), ("</think>", "model"), ("yes\t\r\n", "forced")))
+    assert colours.coloured("yes\t\r\n") == painted("yes\t\r\n", COLOURS["forced"])
+    assert colours.coloured("more") == "more"
+    colours.learn(steps(("old", "model")))
+    colours.begin()
+    assert colours.coloured("old") == "old"
+
+
+def test_the_legend_names_each_source_in_its_colour() -> None:
+    assert legend().count("\x1b[0m") == len(COLOURS)
+    assert set(COLOURS) == {*SOURCE_KINDS, OWN}
+    assert re.sub(r"\x1b\[\d*m", "", legend()) == (
+        "drafted by draft model, lookup, suffix, trigram, prediction, forced by a grammar, own stage; target"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({"FORCE_COLOR": "1", "TERM": "xterm"}, True), ({"FORCE_COLOR": "1", "TERM": "xterm", "NO_COLOR": "1"}, False), ({}, False)],
+)
+def test_colours_are_for_terminals_that_want_them(
+    server: Server, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], coloured: bool
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, out, _ = piped(server, "traced\n", "--show-drafts")
+    assert code == 0
+    text = "".join(PIECES)
+    assert out == (painted(PIECES[0], COLOURS["model"]) + "".join(PIECES[1:]) if coloured else text) + "\n"
+    assert server.bodies[0]["stream_options"].get("include_trace", False) == coloured

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from deployments.api.trace_form import TraceForm
 from deployments.cli import main, pid_file
 from deployments.cli.local_cluster import is_final, root_cause
 from deployments.cli.main import build_cli
@@ -23,12 +24,15 @@ from drafthouse import __version__
 from drafthouse.checkpoints.model_path import PACKAGED_DRAFTS, model_path
 from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
+from tests.unit.byte_tokenizer import codec
+from tests.unit.tracing_double import trace_of
 
 COMMANDS = [
     "serve",
     "stop",
     "generate",
     "chat",
+    "replay",
     "batch",
     "status",
     "hash-key",
@@ -192,6 +196,9 @@ def test_train_demo_finish_names_what_is_missing(tmp_path: pathlib.Path) -> None
     assert "target/config.json" in output
 
 
+STEPS = [step.model_dump() for step in TraceForm(codec().token_bytes).steps([trace_of((5, 6, 7)), trace_of((8, 9), 3, step=1)])]
+
+
 class _Api(BaseHTTPRequestHandler):
     """Answers as the gateway does: a list of models, then a stream of two pieces."""
 
@@ -205,6 +212,9 @@ class _Api(BaseHTTPRequestHandler):
             return
         usage = {"prompt_tokens": 1, "completion_tokens": 2, "speculation": {"drafted": 4, "verified": 4, "accepted": 1, "steps": 1}}
         events = [{"choices": [{"text": body["model"]}]}, {"choices": [{"text": f" {body['speculation']['mode']}"}]}]
+        if body["stream_options"].get("include_trace"):
+            for event, step in zip(events, STEPS, strict=True):
+                event["choices"][0]["trace"] = [step]
         lines = [f"data: {json.dumps(event)}\n\n" for event in [*events, {"choices": [], "usage": usage}]]
         self._answer("text/event-stream", "".join(lines) + "data: [DONE]\n\n")
 
@@ -232,6 +242,63 @@ def test_generate_streams_text_to_stdout_and_usage_to_stderr(api_url: str) -> No
     assert result.exit_code == 0
     assert result.stdout == "demo off\n"
     assert "2 generated in 1 steps" in result.stderr
+
+
+def test_a_trace_goes_to_its_file_and_is_replayed(api_url: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    result = CliRunner().invoke(build_cli(), ["generate", "x", "--url", api_url, "--trace", str(path)])
+    assert (result.exit_code, result.stdout) == (0, "demo auto\n")
+    assert [json.loads(line) for line in path.read_text().splitlines()] == STEPS
+    shown = CliRunner().invoke(build_cli(), ["replay", str(path)])
+    lines, first = shown.stdout.splitlines(), "".join(token["text"] for token in STEPS[0]["tokens"])
+    assert shown.exit_code == 0
+    assert [line for line in lines if line.startswith(("step", "  text"))] == [
+        "step 0 of attempt 1, output token 0: drafted 7, verified 2, accepted 2; waited 500.0 ms, device 250.0 ms, step 375.0 ms, "
+        "price 0.125",
+        '  text ""',
+        "step 1 of attempt 1, output token 3: drafted 5, verified 1, accepted 1; waited 500.0 ms, device 250.0 ms, step 375.0 ms, "
+        "price 0.125",
+        f"  text {json.dumps(first, ensure_ascii=False)}",
+    ]
+    a, b, c = (json.dumps(token["text"]) for token in STEPS[0]["tokens"])
+    tree = lines[3:8]
+    assert [line.split()[0] for line in tree] == ["*", "*", ".", ".", "..."]
+    assert tree[0] == f"  * {a} 0.50 lookup"
+    assert tree[1] == f"    * {b} 0.25 model"
+    assert lines[8] == f"  new  {a} (lookup) {b} (model) {c} (target)"
+    assert "  ... and 6 more" in CliRunner().invoke(build_cli(), ["replay", str(path), "--nodes", "1"]).stdout
+
+
+def test_a_file_that_is_no_trace_is_refused_with_its_line_and_field(tmp_path: pathlib.Path) -> None:
+    path, step = tmp_path / "trace.jsonl", STEPS[0]
+    for content, words in (
+        ("", "it has no steps"),
+        ("x", "line 1: step: Invalid JSON"),
+        (json.dumps(step) + "\n" + json.dumps(step | {"price": "dear"}), "line 2: price: Input should be a valid number"),
+        (json.dumps(step | {"nodes": [step["nodes"][0] | {"parent": 0}]}), "line 1: nodes: a parent must be -1 or a node before its child"),
+        (json.dumps(step | {"accepted": [9]}), "line 1: accepted: there is no such node"),
+    ):
+        path.write_text(content)
+        code, output = _invoke("replay", str(path))
+        assert code == 1
+        assert f"error: {path}" in output
+        assert words in output
+    code, output = _invoke("replay", str(tmp_path / "none"))
+    assert code == 1
+    assert "none: cannot be read: " in output
+
+
+def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_asked() -> None:
+    code, output = _invoke("generate", "x", "--url", "http://127.0.0.1:1", "--trace", "/nowhere/trace.jsonl")
+    assert code == 1
+    assert "--trace /nowhere/trace.jsonl: cannot be written" in output
+
+
+def test_a_trace_that_cannot_be_written_any_further_names_its_option(api_url: str, tmp_path: pathlib.Path) -> None:
+    for path, words in (("/dev/full", "No space left on device"), (str(tmp_path), "Is a directory")):
+        code, output = _invoke("generate", "x", "--url", api_url, "--trace", path)
+        assert code == 1
+        assert f"error: --trace {path}: cannot be written: {words}" in output
 
 
 def test_generate_shows_the_servers_error(api_url: str) -> None:
