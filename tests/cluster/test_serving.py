@@ -41,6 +41,21 @@ def test_openai_client_plain_and_streaming_agree(client: openai.OpenAI) -> None:
     assert plain.choices[0].finish_reason == "length"
 
 
+def test_a_trace_tells_where_each_token_of_a_stream_came_from(serving: Serving, client: openai.OpenAI) -> None:
+    """By the draft model in another process for some of them. The same steps are to be had by the request's id."""
+    wanted: Any = {"include_trace": True}
+    stream = client.completions.create(model="demo", prompt=PROMPT, max_tokens=48, temperature=0, stream=True, stream_options=wanted)
+    chunks = [chunk.model_dump() for chunk in stream]
+    steps = [step for chunk in chunks for choice in chunk["choices"] for step in choice.get("trace") or []]
+    tokens = [token for step in steps for token in step["tokens"]]
+    assert "".join(token["text"] for token in tokens) == "".join(choice["text"] for chunk in chunks for choice in chunk["choices"])
+    assert len(tokens) == 48
+    assert {"model", "target"} <= {token["source"] for token in tokens}
+    told = httpx.get(f"{serving.url}/v1/requests/{chunks[0]['id']}/trace").raise_for_status().json()
+    assert told["choices"][0]["steps"] == steps
+    assert all(step["timings"]["device_s"] > 0 for step in steps)
+
+
 def test_openai_client_chat_plain_and_streaming_agree(client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "write a loop"}]
     plain = client.chat.completions.create(model="demo", messages=messages, max_completion_tokens=24, seed=5)
