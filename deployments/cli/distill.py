@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from drafthouse.distillation.prompt_encoder import PromptEncoder
     from drafthouse.distillation.prompt_file import PromptLine
     from drafthouse.distillation.text_folder import TextFolder
+    from drafthouse.distillation.trainer import Training
     from drafthouse.engine.loader import LoadedModel
 
 LEAST_SEQUENCES = 4
@@ -54,6 +55,7 @@ def distill(
     seed: Annotated[int, typer.Option(help="Of prompts, text and training.", min=0)] = 0,
     text_share: Annotated[float, typer.Option(help="Part of the time in which the target writes.", min=0.01, max=1.0)] = 0.4,
     sequences: Annotated[int, typer.Option(help="Texts that the target writes side by side.", min=1, max=1024)] = 64,
+    layers: Annotated[int | None, typer.Option(help="Of the draft.", min=1, max=16)] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the target.")] = False,
 ) -> None:
     """Make a draft for a target: the target writes text, a small model learns from it. Stop it at any time: the same command goes on."""
@@ -61,15 +63,17 @@ def distill(
         options = DistillOptions(
             target=target, output=output, minutes=minutes, hidden=hidden, prompts=prompts, dtype=dtype.value, device=device.value,
             threads=threads or len(os.sched_getaffinity(0)), seed=seed, text_share=text_share, sequences=sequences,
-            trust_remote_code=trust_remote_code,
+            layers=layers, trust_remote_code=trust_remote_code,
         )  # fmt: skip
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         try:
             text = _write_text(options, console)
+            console.print(f"{output}: {len(text):,} texts, {text.tokens:,} tokens, written in {text.seconds / 60:.1f} minutes")
+            if options.training_seconds > 0:
+                _train(options, text, console)
         except KeyboardInterrupt:
             console.print("stopped; the same command goes on from there")
             raise typer.Exit(130) from None
-        console.print(f"{output}: {len(text):,} texts, {text.tokens:,} tokens, written in {text.seconds / 60:.1f} minutes")
 
 
 def _write_text(options: DistillOptions, console: Console) -> "TextFolder":
@@ -173,6 +177,29 @@ def _load(config: ModelConfig, console: Console) -> "tuple[LoadedModel, PromptEn
     with console.status(f"loading {config.path}") as status:
         model = load(config, LoadStages(lambda line: status.update(f"loading {config.path}: {line}")))
     return model, encoder
+
+
+def _train(options: DistillOptions, text: "TextFolder", console: Console) -> None:
+    """Raises ConfigError, ModelError."""
+    import transformers
+
+    from drafthouse.distillation.training import train
+
+    transformers.utils.logging.disable_progress_bar()
+    with _progress(console) as bar:
+        task = bar.add_task("learning", total=options.training_seconds, numbers="")
+
+        def show(training: "Training") -> None:
+            agreement = "" if training.agreement is None else f", agreement {training.agreement.first:.3f}"
+            numbers = f"{training.rows:,} tokens, {training.rows_per_s:,.0f} tokens/s, loss {training.loss:.3f}{agreement}"
+            bar.update(task, total=training.budget.seconds, completed=training.budget.spent, numbers=numbers)
+
+        result = train(options, text, show)
+    levels = ", ".join(f"{level.greedy[0]:.3f}" for level in result.agreement.levels)
+    console.print(
+        f"{result.folder}: a draft of {result.layers} layers, {result.head_tokens:,} tokens in its head; agreement {levels} greedy, "
+        f"{result.agreement.levels[0].sampled[0]:.3f} at temperature 1; {result.learned_rows:,} tokens in {result.seconds / 60:.1f} minutes"
+    )
 
 
 def _progress(console: Console) -> Progress:

@@ -28,6 +28,8 @@ class DistillOptions(BaseModel):
     text_share: float = Field(0.4, gt=0, le=1)
     sequences: int = Field(64, ge=1, le=1024, description="texts that the target writes side by side")
     export_llama: pathlib.Path | None = None
+    layers: int | None = Field(None, ge=1, le=16, description="of the draft; by default what promises most")
+    head_tokens: int = Field(8192, ge=16, description="tokens that the draft's head knows, at most")
     trust_remote_code: bool = False
 
     @property

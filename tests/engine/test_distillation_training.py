@@ -1,0 +1,158 @@
+"""Training a draft: rows and their gradients against plain decoders, a whole run of seconds, and one that goes on after a kill."""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from drafthouse.checkpoints.draft_folder import DraftFolder
+from drafthouse.distillation.attention import Span, Unrolling
+from drafthouse.distillation.batches import PROMPT_TAIL, Packing
+from drafthouse.distillation.checkpoint import read_checkpoint
+from drafthouse.distillation.network import DraftNetwork, chosen_layers, target_modules
+from drafthouse.distillation.options import DistillOptions
+from drafthouse.distillation.shards import Text
+from drafthouse.distillation.text_folder import TextFolder
+from drafthouse.distillation.trainer import Training
+from drafthouse.distillation.training import WORK, train
+from drafthouse.errors import ConfigError
+from tests.engine.distilled_texts import PROMPT, target_texts, write_texts
+from tests.engine.tiny_models import tiny
+
+VOCAB = 256
+HEAD = np.arange(0, VOCAB, 2, dtype=np.int32)
+
+
+def network(family: str, hidden: bool, layers: int = 1) -> DraftNetwork:
+    target = tiny(family, dtype=torch.float32, layers=3)
+    made = DraftNetwork(target, layers, torch.from_numpy(HEAD), hidden)
+    if hidden:
+        with torch.no_grad():
+            made.fuse_state.copy_(torch.randn(made.fuse_state.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+            made.no_state.normal_(generator=torch.Generator().manual_seed(2))
+    return made
+
+
+def texts(family: str, count: int = 3) -> list[Text]:
+    return [
+        cut(text, 9 + 5 * i) for i, text in enumerate(target_texts(tiny(family, dtype=torch.float32, layers=3), count, 22, states=True))
+    ]
+
+
+def cut(text: Text, length: int) -> Text:
+    return Text(
+        text.number, text.kind, text.temperature, text.prompt_len, text.tokens[:length], text.top_ids[:length],
+        text.top_logprobs[:length], text.states[:length],
+    )  # fmt: skip
+
+
+def alone(draft: DraftNetwork, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The last state of one path, run as one text of committed tokens."""
+    rows = torch.stack(list(inputs))
+    return draft.step(rows, torch.arange(len(rows)), Unrolling([Span(len(rows), 0)]))[-1]
+
+
+def expected(draft: DraftNetwork, text: Text, row: int, step: int) -> torch.Tensor:
+    """State of `row` where the last `step` rows of its path read the draft's own states."""
+    batch = Packing(HEAD, VOCAB, True).batch([text])
+    inputs = list(draft.inputs(batch.tokens, batch.states, batch.known)[: row - step + 1])
+    for at in range(row - step + 1, row + 1):
+        inputs.append(draft.inputs(batch.tokens[at : at + 1], alone(draft, inputs)[None], None)[0])
+    return alone(draft, inputs)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "granite", "mistral"])
+@torch.no_grad()
+def test_unrolled_rows_see_true_states_before_their_path_and_own_ones_on_it(family: str) -> None:
+    draft, packed = network(family, hidden=True, layers=2), texts(family)
+    batch = Packing(HEAD, VOCAB, True).batch(packed)
+    steps = list(draft(batch, 2))
+    assert len(steps) == 3
+    for step, (states, wanted) in enumerate(steps):
+        assert len(states) == len(wanted) == sum(len(text) - PROMPT - step for text in packed)
+        at = 0
+        for text in packed:
+            for row in range(text.rows.start + step, text.rows.stop):
+                torch.testing.assert_close(states[at], expected(draft, text, row, step), rtol=1e-3, atol=1e-3)
+                at += 1
+
+
+def test_a_batch_leaves_states_out_now_and_then_but_no_others_than_a_prompts_beginning_when_it_measures() -> None:
+    long = [Text(i, "chat", 0.0, 300, np.zeros(310, np.int32), np.zeros((310, 32), np.int32), np.zeros((310, 32), np.float16),
+                 np.zeros((310, 64), np.int16)) for i in range(200)]  # fmt: skip
+    packing = Packing(HEAD, VOCAB, True)
+    known = packing.batch(long).known
+    assert known is not None
+    assert known.view(200, 310).sum(1).unique().tolist() == [310 - (300 - PROMPT_TAIL)]
+    known = packing.batch(long, np.random.default_rng(0)).known
+    assert known is not None
+    counts = known.view(200, 310).sum(1)
+    assert 5 < (counts == 0).sum() < 40
+    assert 15 < ((counts > 0) & (counts < 310 - (300 - PROMPT_TAIL))).sum() < 80
+
+
+def options(folder: pathlib.Path, seconds: float, **changes: Any) -> DistillOptions:
+    minutes = 2 * seconds / 60
+    return DistillOptions(target="demo:target", output=folder, minutes=minutes, text_share=0.5, layers=1, head_tokens=512, **changes)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with text of the demo target."""
+    folder = tmp_path_factory.mktemp("text")
+    write_texts(folder, target_texts(target_modules("demo:target"), 40, 40))
+    return folder
+
+
+def test_a_run_of_seconds_lowers_the_loss_and_goes_on_from_where_it_was_killed(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "draft"
+    shutil.copytree(written, folder)
+    seen: list[Training] = []
+
+    def killed(training: Training) -> None:
+        seen.append(training)
+        if training.agreement is not None and len(seen) > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(options(folder, 6), TextFolder(folder), killed)
+    first = read_checkpoint(folder / WORK)
+    assert first is not None
+    assert 0 < first.spent_s <= seen[-1].budget.spent
+
+    again: list[Training] = []
+    result = train(options(folder, 6), TextFolder(folder), again.append)
+    assert again[0].budget.spent >= first.spent_s
+    assert again[0].rows > first.learned_rows
+    assert again[-1].budget.left == 0.0
+    assert result.seconds == pytest.approx(again[-1].budget.spent)
+    assert result.agreement.loss < 0.8 * seen[0].loss
+
+    record = DraftFolder.read(folder)
+    assert record is not None
+    assert (record.target, record.embeddings, record.hidden) == ("demo:target", "target", False)
+    tensors = load_file(folder / "model.safetensors")
+    assert tensors["lm_head.weight"].shape == (len(tensors["head_ids"]), 256)
+    assert tensors["model.layers.0.mlp.up_proj.weight"].dtype == torch.bfloat16
+    assert not any("embed" in name or "layers.1" in name or "fuse" in name for name in tensors)
+    assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 1
+
+
+def test_a_run_of_another_kind_is_refused(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "draft"
+    shutil.copytree(written, folder)
+    train(options(folder, 0.5), TextFolder(folder), lambda training: None)
+    with pytest.raises(ConfigError, match="name another folder for --output"):
+        train(options(folder, 0.5).model_copy(update={"layers": 2}), TextFolder(folder), lambda training: None)
+    with pytest.raises(ConfigError, match="without hidden states"):
+        train(options(folder, 0.5, hidden=True), TextFolder(folder), lambda training: None)
+
+
+def test_layers_are_the_targets_last_or_spread_over_all() -> None:
+    assert [chosen_layers(30, count) for count in (1, 2, 4)] == [[29], [0, 29], [0, 10, 19, 29]]
