@@ -8,11 +8,14 @@ GGUF file that is not converted yet.
 import pathlib
 from collections.abc import Mapping
 
+from drafthouse.checkpoints.draft_folder import DraftFolder
 from drafthouse.checkpoints.model_folder import check_model
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.config.serving import ModelConfig, PoolConfig, ServingConfig
 from drafthouse.engine.model_limits import ModelLimits, read_limits
+from drafthouse.engine.vocabulary import vocabulary_digest
 from drafthouse.errors import ConfigError, Faults, ModelError
+from drafthouse.policy.vocabularies import agree
 
 ALLOW_SYNTHETIC = "DRAFTHOUSE_ALLOW_SYNTHETIC_ACCEPTANCE"
 """The explicit flag without which nothing starts that draws acceptance instead of comparing it: a config alone never does."""
@@ -47,6 +50,8 @@ def check_contents(config: ServingConfig) -> None:
         check_stages(config.drafter.stages, config.draft, limits["target"].vocab_size)
     with faults.gather():
         check_vocabularies(config)
+    with faults.gather():
+        _check_states(config, limits)
     faults.end()
 
 
@@ -55,7 +60,7 @@ def check_folders(config: ServingConfig) -> None:
     faults = Faults()
     for role, model, pool in _models(config):
         with faults.gather(f"{role}.path: "):
-            check_model(model, tokenizer=role == "target" or not _one_folder(config))
+            check_model(model, tokenizer=role == "target" or not _one_folder(config), target=role == "target")
         if model.device == "cuda" and not pool.num_gpus:
             with faults.gather():
                 raise ConfigError(
@@ -81,8 +86,31 @@ def _check_tokenizer_files(config: ServingConfig) -> None:
 
 def check_vocabularies(config: ServingConfig) -> None:
     """Target and draft read every token id alike. Their output layers may be padded differently. Raises ConfigError or ModelError."""
-    if config.draft is not None and not _one_folder(config):
+    if config.draft is not None and (record := DraftFolder.read(pathlib.Path(model_path(config.draft.path)))) is not None:
+        _check_distilled(config, record)
+    elif config.draft is not None and not _one_folder(config):
         _refuse_difference(config, _vocabulary("target", config.target), _vocabulary("draft", config.draft))
+
+
+def _check_distilled(config: ServingConfig, draft: DraftFolder) -> None:
+    """It has no tokenizer of its own, only the digest of the one that it was distilled with."""
+    target = config.target
+    if not agree(draft.vocabulary, vocabulary_digest(model_path(target.path), target.trust_remote_code)):
+        raise ModelError(
+            f"draft.path and target.path have different vocabularies, so no draft token could be trusted: the draft was distilled for "
+            f"{draft.target}, and the target is {target.path}"
+        )
+
+
+def _check_states(config: ServingConfig, limits: Mapping[str, ModelLimits]) -> None:
+    """A draft that reads hidden states reads this target's. Raises ModelError."""
+    record = DraftFolder.read(pathlib.Path(model_path(config.draft.path))) if config.draft is not None else None
+    sizes = {role: each.hidden_size for role, each in limits.items()}
+    if record is not None and record.hidden and sizes["draft"] != sizes["target"]:
+        raise ModelError(
+            f"draft.path: this draft reads hidden states of {sizes['draft']} numbers, and target.path has {sizes['target']} (hidden_size): "
+            f"it was distilled for {record.target}; distill one for this target"
+        )
 
 
 def _refuse_difference(config: ServingConfig, target: Mapping[str, int], draft: Mapping[str, int]) -> None:

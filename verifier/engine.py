@@ -13,7 +13,7 @@ from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import RunResult, check_device
-from drafthouse.errors import RequestError
+from drafthouse.errors import ConfigError, RequestError
 from drafthouse.grammars.compiler import GrammarCompiler
 from drafthouse.grammars.matcher import GrammarMatcher
 from drafthouse.policy.latency import LatencyModel
@@ -51,7 +51,10 @@ class VerifierEngine:
         draft_sessions: type[DraftSessions] = DraftSessions,
         verification: type[Verification] = Verification,
     ):
-        """`stages` are those that run in this process; `draft_sessions` and `verification` make what holds drafts and accepts them."""
+        """`stages` are those that run in this process; `draft_sessions` and `verification` make what holds drafts and accepts them. Raises
+        ConfigError for a model that knows only some tokens."""
+        if model.head_ids is not None:
+            raise ConfigError("target.path: a distilled draft, not a target: its head knows only some tokens; give the model it drafts for")
         self.runner, self.context, self.latency, self.clock = model.runner, model.context, latency, clock
         self.grammars = GrammarCompiler(model.tokenizer)
         self.meter = StepMeter(clock)

@@ -20,12 +20,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from drafthouse.checkpoints.weight_files import read_json
-from drafthouse.errors import ModelError
+from drafthouse.checkpoints.hub_models import cached_folder
+from drafthouse.checkpoints.model_path import model_path
+from drafthouse.checkpoints.weight_files import read_json, tensor_place, tensor_shapes
+from drafthouse.errors import ConfigError, ModelError
 
 RECORD = "draft.json"
 
+WEIGHTS = "model.safetensors"
+
 FORMAT = 1
+
+TARGET_EMBEDDINGS = "embed_tokens.weight"
+"""The end of their name in a target of a dense family."""
 
 HEAD_IDS, HEAD, EMBEDDINGS = "head_ids", "lm_head.weight", "model.embed_tokens.weight"
 
@@ -78,3 +85,37 @@ FORMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 
 def is_draft(folder: pathlib.Path) -> bool:
     return (folder / RECORD).exists()
+
+
+def head_rows(folder: pathlib.Path) -> int | None:
+    """Tokens that a draft's head knows; None for a folder of another kind. Raises ModelError."""
+    if not is_draft(folder):
+        return None
+    [rows] = tensor_shapes(folder / WEIGHTS)[HEAD_IDS]
+    return rows
+
+
+def target_folder(record: DraftFolder, embeddings: str | None) -> pathlib.Path:
+    """The folder of the model that the draft was distilled for: `embeddings` if it is given. Raises ConfigError, saying what to write."""
+    path = embeddings or record.target
+    try:
+        folder = pathlib.Path(model_path(path))
+        found = folder if folder.is_dir() else cached_folder(str(folder))
+        reason = f"{path}: not in the hub's local cache"
+    except (ConfigError, ModelError) as error:
+        found, reason = None, str(error)
+    if found is None:
+        asked = "" if embeddings else f"this draft was distilled for {record.target}, and takes embeddings and tokenizer from it: "
+        raise ConfigError(f"embeddings: {asked}{reason}; write `embeddings: FOLDER` in this section, the folder of that model")
+    return found
+
+
+def embeddings_place(folder: pathlib.Path) -> tuple[pathlib.Path, str]:
+    """The file in a target's folder that holds its embeddings, and their name. Raises ConfigError."""
+    place = tensor_place(folder, TARGET_EMBEDDINGS)
+    if place is None:
+        raise ConfigError(
+            f"embeddings: {folder} has not exactly one tensor *{TARGET_EMBEDDINGS} in safetensors files; give the folder of the model that "
+            "the draft was distilled for, as `save_pretrained` writes it"
+        )
+    return place

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from drafthouse.checkpoints.draft_faults import draft_faults
+from drafthouse.checkpoints.draft_folder import RECORD, is_draft
 from drafthouse.checkpoints.hub_models import cached_folder, hub_fault, is_offline
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.checkpoints.weight_files import listing, read_json, weight_faults
@@ -42,36 +44,37 @@ WIDENED = {"fp8", "mxfp4"}
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A folder, its config.json, how the model is to be run, and whether its tokenizer is needed."""
+    """A folder, its config.json, how the model is to be run, whether its tokenizer is needed, and whether it is to be a target."""
 
     folder: pathlib.Path
     config: dict[str, Any]
     model: ModelConfig
     tokenizer: bool
+    target: bool
 
 
-def check_model(model: ModelConfig, tokenizer: bool = False) -> None:
+def check_model(model: ModelConfig, tokenizer: bool = False, target: bool = False) -> None:
     """Raises ConfigError with a line for each fault of `model_faults`."""
-    if faults := model_faults(model, tokenizer):
+    if faults := model_faults(model, tokenizer, target):
         raise ConfigError("\n".join(faults))
 
 
-def model_faults(model: ModelConfig, tokenizer: bool = False) -> list[str]:
-    """What keeps this model from being loaded. `tokenizer`: it is needed, too."""
+def model_faults(model: ModelConfig, tokenizer: bool = False, target: bool = False) -> list[str]:
+    """What keeps this model from being loaded. `tokenizer`: it is needed, too; `target`: it is to verify, which no distilled draft can."""
     try:
         path = model_path(model.path)
     except (ConfigError, ModelError) as error:
         return [str(error)]
     folder = pathlib.Path(path)
-    faults = _folder_faults(folder, model, tokenizer, CHECKS) if folder.exists() else _hub_faults(path, model, tokenizer)
+    faults = _folder_faults(folder, model, tokenizer, target, CHECKS) if folder.exists() else _hub_faults(path, model, tokenizer, target)
     return [f"{model.path}: {fault}" for fault in faults]
 
 
-def _hub_faults(hub_id: str, model: ModelConfig, tokenizer: bool) -> list[str]:
+def _hub_faults(hub_id: str, model: ModelConfig, tokenizer: bool, target: bool) -> list[str]:
     folder = cached_folder(hub_id)
     # Files that the cache lacks are fetched, unless the hub is not to be asked.
     checks = CHECKS if is_offline() else CONTENT_CHECKS
-    found = _folder_faults(folder, model, tokenizer, checks) if folder is not None else []
+    found = _folder_faults(folder, model, tokenizer, target, checks) if folder is not None else []
     fault = hub_fault(hub_id, cached=folder is not None)
     return [*found, *([fault] if fault is not None else [])]
 
@@ -79,7 +82,7 @@ def _hub_faults(hub_id: str, model: ModelConfig, tokenizer: bool) -> list[str]:
 Check = Callable[[ModelFolder], Iterator[str]]
 
 
-def _folder_faults(folder: pathlib.Path, model: ModelConfig, tokenizer: bool, checks: tuple[Check, ...]) -> list[str]:
+def _folder_faults(folder: pathlib.Path, model: ModelConfig, tokenizer: bool, target: bool, checks: tuple[Check, ...]) -> list[str]:
     if not folder.is_dir():
         return ["a file; a model is a folder with config.json, model.safetensors and tokenizer.json"]
     if (folder / "adapter_config.json").exists():
@@ -90,7 +93,7 @@ def _folder_faults(folder: pathlib.Path, model: ModelConfig, tokenizer: bool, ch
         config = read_json(folder / "config.json")
     except ModelError as error:
         return [str(error)]
-    found = ModelFolder(folder, config, model, tokenizer)
+    found = ModelFolder(folder, config, model, tokenizer, target)
     return [fault for check in checks for fault in check(found)]
 
 
@@ -140,6 +143,17 @@ def _knows(kind: str) -> bool:
     return kind in CONFIG_MAPPING_NAMES
 
 
+def _draft(found: ModelFolder) -> Iterator[str]:
+    """A distilled draft is whole, is none where a target is asked for, and alone takes embeddings from elsewhere."""
+    if not is_draft(found.folder):
+        if found.model.embeddings is not None:
+            yield f"embeddings: only a distilled draft, which has a {RECORD}, takes those of another model; leave it out"
+    elif found.target:
+        yield f"a draft, not a target ({RECORD}): it drafts for another model, and alone writes no text; give that model here"
+    else:
+        yield from draft_faults(found.folder, found.config, found.model)
+
+
 def _sizes(found: ModelFolder) -> Iterator[str]:
     """Sizes are whole numbers, where they are one for all layers."""
     inner = found.config.get("text_config")
@@ -171,7 +185,7 @@ def _weights(found: ModelFolder) -> Iterator[str]:
 
 
 def _tokenizer(found: ModelFolder) -> Iterator[str]:
-    if not found.tokenizer:
+    if not found.tokenizer or is_draft(found.folder):  # a distilled draft has its target's
         return
     file = found.folder / TOKENIZER_FILES[0]
     if file.exists():
@@ -195,4 +209,4 @@ def _unreadable(file: pathlib.Path) -> Iterator[str]:
 CONTENT_CHECKS: tuple[Check, ...] = (_kind, _sizes, _quantised)
 """Of what is there."""
 
-CHECKS: tuple[Check, ...] = (*CONTENT_CHECKS, _weights, _tokenizer)
+CHECKS: tuple[Check, ...] = (*CONTENT_CHECKS, _weights, _draft, _tokenizer)

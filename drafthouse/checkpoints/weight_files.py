@@ -89,7 +89,26 @@ def _faults_of(file: pathlib.Path, expected: list[str] | tuple[()]) -> Iterator[
         yield f"{file.name}: lacks {absent[0]}, which the index says it holds; index and shards are not of one model"
 
 
+def tensor_place(folder: pathlib.Path, name_end: str) -> tuple[pathlib.Path, str] | None:
+    """The safetensors file that holds the one tensor whose name ends so, and its name; None where no file here does. Raises ModelError for
+    what cannot be read."""
+    if (folder / SHARDED[0]).exists():
+        weight_map = read_json(folder / SHARDED[0]).get("weight_map")
+        places = {name: folder / str(shard) for name, shard in weight_map.items()} if isinstance(weight_map, dict) else {}
+    elif (folder / SINGLE[0]).exists():
+        places = dict.fromkeys(tensor_shapes(folder / SINGLE[0]), folder / SINGLE[0])
+    else:
+        places = {}
+    found = [(file, name) for name, file in places.items() if name.endswith(name_end) and file.exists()]
+    return found[0] if len(found) == 1 else None
+
+
 def tensor_names(file: pathlib.Path) -> set[str]:
+    """As `tensor_shapes`."""
+    return set(tensor_shapes(file))
+
+
+def tensor_shapes(file: pathlib.Path) -> dict[str, list[int]]:
     """The tensors of a safetensors file. Raises ModelError where header and length show that it is not whole."""
     size = file.stat().st_size
     if pointer := _lfs(file):
@@ -100,14 +119,15 @@ def tensor_names(file: pathlib.Path) -> set[str]:
             raise ModelError(f"{file.name}: {size:,} bytes, too short for its own header: cut short, or no safetensors file; {FETCH}")
         try:
             header = json.loads(data.read(length))
-            tensors = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
-            end = LENGTH_BYTES + length + max(tensors.values(), default=0)
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            shapes = {name: [int(size) for size in entry["shape"]] for name, entry in tensors.items()}
+            end = LENGTH_BYTES + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise ModelError(f"{file.name}: its header cannot be read: damaged, or no safetensors file; {FETCH}") from error
     if end != size:
         what = "cut short" if size < end else "damaged"
         raise ModelError(f"{file.name}: {size:,} bytes, and its header describes {end:,}: {what}; {FETCH}")
-    return set(tensors)
+    return shapes
 
 
 def _lfs(file: pathlib.Path) -> str | None:

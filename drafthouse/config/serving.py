@@ -39,6 +39,11 @@ class ModelConfig(_Section):
     kv_tokens: int = Field(16384, ge=64, description="KV slots of one replica, in tokens")
     parallel: int = Field(1, ge=1, le=64, description="devices that one replica's model is split over (docs/parallel.md)")
     trust_remote_code: bool = Field(False, description="run the Python code that comes with a model whose config.json has auto_map")
+    embeddings: str | None = Field(
+        None,
+        min_length=1,
+        description="a distilled draft: the folder of its target, for embeddings; by default the one it was distilled for",
+    )
     prefix_cache: Literal["auto", "on", "off"] = Field(
         "auto", description="share KV of common prefixes (docs/prefix-cache.md); auto: where it changes no bit of a text"
     )

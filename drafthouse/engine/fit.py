@@ -58,9 +58,10 @@ def kv_shape(model: PreTrainedModel, parallel: int) -> KvShape:
     return KvShape(limits.layers, mine, limits.head_dim)
 
 
-def check_memory(config: ModelConfig, model_config: PretrainedConfig, device: torch.device) -> None:
-    """Raises ConfigError where weights and KV cache are more than the device has free; ranks on CPUs share one memory."""
-    need, free = memory_need(config, model_config), free_bytes(device)
+def check_memory(config: ModelConfig, model_config: PretrainedConfig, device: torch.device, head_rows: int | None = None) -> None:
+    """Raises ConfigError where weights and KV cache are more than the device has free; ranks on CPUs share one memory. `head_rows`: of a
+    head that does not know the whole vocabulary."""
+    need, free = memory_need(config, model_config, head_rows), free_bytes(device)
     sharing = config.parallel if device.type == "cpu" else 1
     if need.total * sharing <= free:
         return
@@ -74,11 +75,13 @@ def check_memory(config: ModelConfig, model_config: PretrainedConfig, device: to
     )
 
 
-def memory_need(config: ModelConfig, model_config: PretrainedConfig) -> MemoryNeed:
+def memory_need(config: ModelConfig, model_config: PretrainedConfig, head_rows: int | None = None) -> MemoryNeed:
     """The native decoder holds each weight once; norms and biases, which it widens to float32, count as nothing beside linears. In
     int8 each group of weights has a scale of two bytes, and norms and biases are float32."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=config.trust_remote_code)
+        if head_rows is not None:
+            model.set_output_embeddings(torch.nn.Linear(limits_of(model_config).hidden_size, head_rows, bias=False))
     plan = model.tp_plan if config.parallel > 1 else {}
     shape = kv_shape(model, config.parallel)
     kv = 2 * shape.layers * shape.kv_heads * shape.head_dim * config.kv_tokens

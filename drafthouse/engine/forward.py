@@ -24,7 +24,8 @@ from drafthouse.engine.segment import Segment
 
 class Forward(Protocol):
     """`row_invariant`: a row's bits depend on that row and what it sees alone. `attention_calls`: layers of the last run that had
-    our attention; a model that never calls it cannot be served. `hidden_size` is that of states. `kernels` names what decides the
+    our attention; a model that never calls it cannot be served. `vocab_size` counts the tokens that it takes;
+    logits are of as many, but for a draft whose head is cut. `hidden_size` is that of states. `kernels` names what decides the
     bits of its sums beyond device and libraries."""
 
     name: str

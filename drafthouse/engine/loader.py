@@ -7,7 +7,7 @@ or ConfigError that names the path.
 import contextlib
 import copy
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from torch import distributed
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
+from drafthouse.checkpoints.draft_folder import DraftFolder, head_rows, target_folder
 from drafthouse.checkpoints.gguf_record import dequantised
 from drafthouse.checkpoints.model_folder import check_model
 from drafthouse.checkpoints.model_path import model_path
@@ -24,6 +25,7 @@ from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
+from drafthouse.engine.distilled import StateInputs, embeddings_digest, load_distilled
 from drafthouse.engine.fingerprint import fingerprint
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.float32_head import widen_head
@@ -31,6 +33,7 @@ from drafthouse.engine.forward import Forward, StockForward
 from drafthouse.engine.heap import give_back_freed, large_blocks_mapped
 from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.load_stages import LoadStages
+from drafthouse.engine.loaded_weights import check_weights
 from drafthouse.engine.model_limits import limits_of, read_config
 from drafthouse.engine.model_runner import KvShape, ModelRunner
 from drafthouse.engine.native.decoder import NativeDecoder
@@ -44,7 +47,7 @@ from drafthouse.engine.self_check import SelfCheck, Verdict
 from drafthouse.engine.threads import measure
 from drafthouse.engine.vocabulary import tokenizer_text, vocabulary_digest
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
-from drafthouse.grammars.compiler import Tokenizer, no_tokenizer
+from drafthouse.grammars.compiler import GrammarError, Tokenizer, no_tokenizer
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class LoadedModel:
     """A runner ready to serve, the model's context length in tokens, its fingerprint, and how many ranks hold it.
 
     `vocabulary` is the digest of its tokenizer's, empty where it is not known; `errors` is how far the self-check found logits to err;
-    `threads` says how many of them run it on a CPU and how they wait; `tokenizer` gives its tokenizer, for grammars.
+    `threads` says how many of them run it on a CPU and how they wait; `tokenizer` gives its tokenizer, for grammars. A distilled draft
+    has logits of `head_ids` alone, ascending int64 (None: of the whole vocabulary), and one that reads hidden states `state_inputs`.
     """
 
     runner: ModelRunner
@@ -63,6 +67,13 @@ class LoadedModel:
     errors: Verdict | None = None
     threads: str = ""
     tokenizer: Tokenizer = no_tokenizer
+    head_ids: torch.Tensor | None = None
+    state_inputs: StateInputs | None = None
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in one of its hidden states."""
+        return self.runner.forward.hidden_size
 
     @property
     def forward(self) -> str:
@@ -89,7 +100,7 @@ def check_fit(config: ModelConfig) -> None:
     device, model_config = device_of(config), read_config(config.path, config.trust_remote_code)
     with _named(config.path):
         check_heads(limits_of(model_config), config.parallel)
-        check_memory(config, model_config, device)
+        check_memory(config, model_config, device, head_rows(pathlib.Path(model_path(config.path))))
 
 
 def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedModel:
@@ -104,9 +115,24 @@ def load_share(config: ModelConfig, stages: LoadStages | None = None) -> LoadedM
         stages.tell(f"{config.path}: {threads}")
     attention.register()
     with large_blocks_mapped():
-        loaded = prepare(_weights(path, device, config, stages), config, "", stages)
+        record = DraftFolder.read(pathlib.Path(path))
+        if record is None:
+            loaded = prepare(_weights(path, device, config, stages), config, "", stages)
+        else:
+            loaded = _draft(pathlib.Path(path), record, device, config, stages)
     give_back_freed()
     return replace(loaded, threads=str(threads or ""))
+
+
+def _draft(folder: pathlib.Path, record: DraftFolder, device: torch.device, config: ModelConfig, stages: LoadStages) -> LoadedModel:
+    """Its vocabulary is the one that it was distilled with."""
+    dtype = torch.bfloat16 if config.dtype == "int8" else getattr(torch, config.dtype)
+    with stages.stage("weights"), _named(config.path):
+        draft = load_distilled(folder, record, config, dtype, device)
+    reads = ", and reads the target's hidden states" if record.hidden else ""
+    stages.tell(f"{config.path}: a draft distilled for {record.target}; it knows {len(draft.head_ids)} tokens{reads}")
+    model = prepare(draft.model, config, "", stages)
+    return replace(model, head_ids=draft.head_ids, state_inputs=draft.state_inputs)
 
 
 def _weights(path: str, device: torch.device, config: ModelConfig, stages: LoadStages) -> PreTrainedModel:
@@ -127,13 +153,26 @@ def _weights(path: str, device: torch.device, config: ModelConfig, stages: LoadS
 def identified(model: LoadedModel, config: ModelConfig, stages: LoadStages) -> LoadedModel:
     """With fingerprint and vocabulary, for which all files are read."""
     path, device = model_path(config.path), model.runner.cache.data.device
+    record = DraftFolder.read(pathlib.Path(path))
     with stages.stage("fingerprint"), _named(config.path):
-        found = fingerprint(path, config, device, model.runner.forward.kernels, stages.tell)
-        vocabulary = vocabulary_digest(path, config.trust_remote_code)
+        kernels = model.runner.forward.kernels
+        if record is None:
+            found = fingerprint(path, config, device, kernels, stages.tell)
+            vocabulary = vocabulary_digest(path, config.trust_remote_code)
+        else:
+            found = fingerprint(path, config, device, f"{kernels} embeddings {embeddings_digest(record, config)}", stages.tell)
+            vocabulary = record.vocabulary
     give_back_freed()  # of the tokenizer
     stages.tell(f"{config.path}: fingerprint {found} ({config.dtype}, {device})")
-    tokenizer = partial(tokenizer_text, path, config.trust_remote_code)
+    tokenizer = partial(tokenizer_text, path, config.trust_remote_code) if record is None else partial(_targets_tokenizer, record, config)
     return replace(model, fingerprint=found, vocabulary=vocabulary, tokenizer=tokenizer)
+
+
+def _targets_tokenizer(record: DraftFolder, config: ModelConfig) -> str:
+    try:
+        return tokenizer_text(str(target_folder(record, config.embeddings)), config.trust_remote_code)
+    except ConfigError as error:
+        raise GrammarError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -145,18 +184,6 @@ def _named(path: str) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
     except Exception as error:  # fault boundary: transformers, safetensors and torch raise many kinds
         raise ModelError(f"{path}: cannot load the model: {error}") from error
-
-
-def check_weights(loading: Mapping[str, Any]) -> None:
-    """`loading`: transformers' account. Raises ModelError where weights do not match config.json: what lacks would be drawn at random."""
-    faults = [f"{name} is missing" for name in sorted(loading["missing_keys"])]
-    faults += [
-        f"{name} has shape {list(found)}, and config.json asks for {list(asked)}"
-        for name, found, asked in sorted(loading["mismatched_keys"])
-    ]
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise ModelError(f"the weights are not those of config.json: {faults[0]}{more}; both must be of one model")
 
 
 def device_of(config: ModelConfig) -> torch.device:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
+from drafthouse.checkpoints.draft_folder import is_draft
 from drafthouse.checkpoints.model_path import model_path
 from drafthouse.engine.model_limits import limits_of
 from drafthouse.errors import ConfigError, ModelError
@@ -35,6 +36,8 @@ def build(draft: str, output: pathlib.Path, tokens: int, progress: Callable[[int
     Raises ConfigError or ModelError.
     """
     folder = model_path(draft)
+    if is_draft(pathlib.Path(folder)):
+        raise ConfigError(f"--draft {draft}: a distilled draft, which is no model by itself; build the table from the target's own text")
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:

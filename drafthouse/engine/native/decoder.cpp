@@ -112,8 +112,10 @@ template <class T, class W, class KV> struct Run {
   void embed(int row) {
     int token = s.token[row];
     T* out = (m.ranks > 1 ? ranks.mine(int64_t(s.tokens) * m.hidden) : x) + int64_t(row) * m.hidden;
-    if (token / ranks.share() != m.rank) return;
-    token -= m.rank * ranks.share();
+    if (m.ranks > 1) {
+      if (token / ranks.share() != m.rank) return;
+      token -= m.rank * ranks.share();
+    }
     if (m.tied || IN_INT8) {
       const W* w = static_cast<const W*>(m.tied ? m.head.panels : m.embedding) + token / PANEL * panel_size(m.hidden);
       int c = token % PANEL;

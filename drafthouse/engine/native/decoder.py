@@ -118,7 +118,7 @@ class NativeDecoder:
         self._memory = WeightMemory()
         self._logits = LogitsMemory(description.vocab, self._compute)
         self._dtype, self.layers = dtype, len(description.layers)
-        self.vocab_size, self.hidden_size = description.vocab, description.hidden
+        self.vocab_size, self.hidden_size = description.tokens, description.hidden
         d, self._link = description, RankLink(description.share.rank, description.share.ranks)
         layers = (_Layer * len(d.layers))()
         rotary = {kind: (self._number(cos), self._number(sin)) for kind, (cos, sin) in d.rotary.items()}

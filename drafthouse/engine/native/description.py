@@ -64,7 +64,7 @@ class DecoderDescription:
     """`rotary` by kind of layer: cosines and sines `[context, rotary_dim / 2]`.
 
     Of several ranks each has its share of the linears, of `embedding` and of `head`, and `heads`, `kv_heads` and `intermediate` count
-    this share; `vocab` is of all.
+    this share; `vocab` is of all: rows of the head. `tokens` are those of the embedding, more than `vocab` where a draft's head is cut.
     """
 
     layers: Sequence[LayerWeights]
@@ -78,6 +78,7 @@ class DecoderDescription:
     head_dim: int
     intermediate: int
     vocab: int
+    tokens: int
     activation: str
     eps: float
     scaling: float
@@ -129,6 +130,7 @@ def describe(model: PreTrainedModel, context: int, share: Share = Share()) -> De
             head_dim=head_dim,
             intermediate=config.intermediate_size // share.ranks,
             vocab=model.lm_head.weight.shape[0],
+            tokens=model.model.embed_tokens.weight.shape[0],
             activation=activation,
             eps=config.rms_norm_eps,
             scaling=float(attention.scaling),
