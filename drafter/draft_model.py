@@ -67,6 +67,7 @@ class DraftModel:
         self, model: LoadedModel, latency: LatencyModel, config: DrafterConfig, clock: Callable[[], float], inner: StageMaker | None
     ):
         self.runner, self.latency, self.clock, self.inner = model.runner, latency, clock, inner
+        self.head_ids = model.head_ids
         self.budget, self.shared_noise = PassBudget(config.prefill_tokens, latency), config.shared_noise
         self._guess_calibration = Calibration()
         self.running: list[Session] = []  # in the pass that was begun last
@@ -152,7 +153,10 @@ class DraftModel:
         """Adds the children that the pass drafted; returns the sessions whose tree may have grown."""
         parts = [work.rows for work in works if work.parents]
         width = max(work.session.width for work in works)
-        ranked = list(zip(*rank(_known_to_targets(logits, works), parts, width, self.shared_noise), strict=True)) if parts else []
+        ranked = list[tuple[list[int], list[float]]]()
+        if parts:
+            known = _known_to_targets(logits, works, self.head_ids)
+            ranked = list(zip(*rank(known, parts, width, self.shared_noise, self.head_ids, self.runner.vocab_size), strict=True))
         grown = []
         for work in works:
             session, parents = work.session, work.parents
@@ -171,12 +175,12 @@ class DraftModel:
         return grown
 
 
-def _known_to_targets(logits: torch.Tensor, works: list[Work]) -> torch.Tensor:
+def _known_to_targets(logits: torch.Tensor, works: list[Work], head_ids: torch.Tensor | None) -> torch.Tensor:
     """Without the ids that a session's target has not: its output layer may have fewer rows than the draft's."""
     sizes = [work.session.vocab_size for work in works for _ in work.segment.outputs]
-    if min(sizes) >= logits.shape[1]:
+    ids = torch.arange(logits.shape[1], device=logits.device) if head_ids is None else head_ids
+    if min(sizes) > int(ids[-1]):
         return logits
-    ids = torch.arange(logits.shape[1], device=logits.device)
     return logits.masked_fill(ids[None, :] >= torch.tensor(sizes, device=logits.device)[:, None], float("-inf"))
 
 

@@ -39,9 +39,9 @@ class Rows:
         return len(self.positions)
 
 
-def scores(logits: torch.Tensor, parts: Sequence[Rows], noise: bool = True) -> torch.Tensor:
+def scores(logits: torch.Tensor, parts: Sequence[Rows], noise: bool = True, ids: torch.Tensor | None = None) -> torch.Tensor:
     """Perturbed scores, float32 `[N, vocab]`, of logits `[N, vocab]`, the rows of all parts; tokens filtered out are -inf. Without
-    `noise` unperturbed.
+    `noise` unperturbed. With `ids`, int64 ascending, columns are those tokens instead of a whole vocabulary, and no part has processors.
 
     The token of a row is the argmax of its perturbed scores, ties to the lowest id.
     """
@@ -59,14 +59,14 @@ def scores(logits: torch.Tensor, parts: Sequence[Rows], noise: bool = True) -> t
     if len(filtered):
         sampling = [part.sampling for part in parts if part.sampling.filters for _ in range(len(part))]
         if len(filtered) == len(result):
-            return _filter(result, sampling, keys)
+            return _filter(result, sampling, keys, ids)
         at = torch.from_numpy(filtered).to(result.device)
-        result[at] = _filter(result[at], sampling, keys[filtered] if keys is not None else None)
+        result[at] = _filter(result[at], sampling, keys[filtered] if keys is not None else None, ids)
     if keys is None or not len(plain):
         return result
     if len(plain) == len(result):
-        return result.add_(_noise(keys, result.shape[1], result.device))
-    result[torch.from_numpy(plain).to(result.device)] += _noise(keys[plain], result.shape[1], result.device)
+        return result.add_(_noise(keys, result, ids))
+    result[torch.from_numpy(plain).to(result.device)] += _noise(keys[plain], result, ids)
     return result
 
 
@@ -75,24 +75,26 @@ def _by_row(values: Sequence[float], counts: Sequence[int]) -> np.ndarray:
     return np.repeat(np.array(values), counts)
 
 
-def _filter(scaled: torch.Tensor, sampling: Sequence[SamplingParams], keys: np.ndarray | None) -> torch.Tensor:
+def _filter(scaled: torch.Tensor, sampling: Sequence[SamplingParams], keys: np.ndarray | None, ids: torch.Tensor | None) -> torch.Tensor:
     """In place: what the filters drop is -inf, and with `keys` the rest has its noise."""
     at, tokens = kept(scaled, sampling)
     values = scaled[at, tokens]
     if keys is not None and len(at) * SPARSE > scaled.numel():
-        values += _noise(keys, scaled.shape[1], scaled.device)[at, tokens]
+        values += _noise(keys, scaled, ids)[at, tokens]
     elif keys is not None:
-        values += gumbel_of(torch.from_numpy(keys).to(scaled.device)[at], tokens[:, None])[:, 0]
+        named = tokens if ids is None else ids[tokens]
+        values += gumbel_of(torch.from_numpy(keys).to(scaled.device)[at], named[:, None])[:, 0]
     scaled.fill_(float("-inf"))
     scaled[at, tokens] = values
     return scaled
 
 
-def _noise(keys: np.ndarray, vocab_size: int, device: torch.device) -> torch.Tensor:
-    """Noise float32 `[N, vocab]`, drawn once for each key: the nodes of one depth of a tree share theirs."""
+def _noise(keys: np.ndarray, like: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
+    """Noise float32 for the columns of `like`, `[N, columns]`, drawn once for each key: the nodes of one depth of a tree share theirs."""
     each, places = np.unique(keys, return_inverse=True)
-    noise = gumbel(torch.from_numpy(each).to(device), vocab_size)
-    return noise[torch.from_numpy(places).to(device)]
+    drawn = torch.from_numpy(each).to(like.device)
+    noise = gumbel(drawn, like.shape[1]) if ids is None else gumbel_of(drawn, ids[None])
+    return noise[torch.from_numpy(places).to(like.device)]
 
 
 def _keys(parts: Sequence[Rows], counts: Sequence[int]) -> np.ndarray:
@@ -145,21 +147,61 @@ def _best(scores: torch.Tensor) -> np.ndarray:
     return scores.argmax(-1).cpu().numpy()
 
 
-def rank(logits: torch.Tensor, parts: Sequence[Rows], width: int, noise: bool = True) -> tuple[list[list[int]], list[list[float]]]:
+Ranked = tuple[list[list[int]], list[list[float]]]
+"""Of each row tokens, best first, and their margins."""
+
+
+def rank(
+    logits: torch.Tensor, parts: Sequence[Rows], width: int, noise: bool = True, ids: torch.Tensor | None = None, vocab_size: int = 0
+) -> Ranked:
     """The best `width` tokens of each row and their margins: the lead of each over the next one, infinite if there is none.
 
-    Tokens filtered out are left out. Without `noise` ranks are those of unperturbed scores.
+    Of equal scores the lower id comes first. Tokens filtered out are left out. Without `noise` ranks are those of unperturbed scores.
+    With `ids`, int64 ascending, logits are those of these tokens alone, and all others of the `vocab_size` are never ranked: as if their
+    logits were -inf. Processors, which know the whole vocabulary, need that size.
     """
-    top = scores(logits, parts, noise).topk(min(width + 1, logits.shape[1]), sorted=True)
-    tokens, values = top.indices.tolist(), top.values.tolist()
+    if ids is None:
+        return _ranked(scores(logits, parts, noise), width, None)
+    nothing = list[int]()
+    if any(part.processors is not None for part in parts):
+        logits = _edits(parts).applied(_spread(logits.float(), ids, vocab_size))[:, ids]
+        parts = [replace(part, processors=None) for part in parts]
+        empty = logits.amax(-1) == float("-inf")  # what processors allow are tokens of other ids; no filter takes such a row
+        logits[empty] = 0.0
+        nothing = empty.nonzero()[:, 0].tolist()
+    ranked, margins = _ranked(scores(logits, parts, noise, ids), width, ids)
+    for row in nothing:
+        ranked[row], margins[row] = [], []
+    return ranked, margins
+
+
+def _spread(logits: torch.Tensor, ids: torch.Tensor, vocab_size: int) -> torch.Tensor:
+    """`[N, vocab_size]`, with -inf for all but `ids`."""
+    whole = logits.new_full((len(logits), vocab_size), float("-inf"))
+    whole[:, ids] = logits
+    return whole
+
+
+def _ranked(perturbed: torch.Tensor, width: int, ids: torch.Tensor | None) -> Ranked:
+    top = perturbed.topk(min(width + 1, perturbed.shape[1]), sorted=True)
+    places, values = top.indices.tolist(), top.values.tolist()
     ranked, margins = [], []
-    for ids, row in zip(tokens, values, strict=True):
-        count = sum(value > float("-inf") for value in row)
-        leads = [upper - lower for upper, lower in pairwise(row[:count])] + [float("inf")]
+    for row, (mine, best) in enumerate(zip(places, values, strict=True)):
+        count = sum(value > float("-inf") for value in best)
+        if any(upper == lower for upper, lower in pairwise(best[:count])):
+            mine = _untied(perturbed[row], best[count - 1])
+        leads = [upper - lower for upper, lower in pairwise(best[:count])] + [float("inf")]
         count = min(count, width)
-        ranked.append(ids[:count])
+        ranked.append(mine[:count] if ids is None else ids[mine[:count]].tolist())
         margins.append(leads[:count])
     return ranked, margins
+
+
+def _untied(row: torch.Tensor, least: float) -> list[int]:
+    """Places of all scores from `least` on, best first, of equal ones the lower place."""
+    places = (row >= least).nonzero()[:, 0]
+    order: list[int] = places[row[places].argsort(descending=True, stable=True)].tolist()
+    return order
 
 
 def _edits(parts: Sequence[Rows]) -> Edits:

@@ -83,7 +83,12 @@ class SimVerifier:
         self.slots = SlotCount(config.target.kv_tokens)
         runner = SimpleNamespace(cache=SimpleNamespace(allocator=self.slots), vocab_size=1)
         model = SimpleNamespace(
-            runner=runner, context=config.target.kv_tokens, fingerprint="simulated", vocabulary="", tokenizer=no_tokenizer
+            runner=runner,
+            context=config.target.kv_tokens,
+            fingerprint="simulated",
+            vocabulary="",
+            tokenizer=no_tokenizer,
+            head_ids=None,
         )
         self.engine = VerifierEngine(
             cast(Any, model), ScaledCurve(options.target, options.time_scale), config.verifier, config.tree,

@@ -31,8 +31,9 @@ from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.loaded_weights import check_weights
 from drafthouse.engine.model_limits import read_config
-from drafthouse.engine.vocabulary import vocabulary_digest
-from drafthouse.errors import ModelError
+from drafthouse.engine.vocabulary import tokenizer_text, vocabulary_digest
+from drafthouse.errors import ConfigError, ModelError
+from drafthouse.grammars.compiler import GrammarError
 from drafthouse.policy.vocabularies import agree
 
 AT_ONCE = 4096
@@ -91,6 +92,14 @@ def check_vocabulary(record: DraftFolder, config: ModelConfig) -> None:
             f"embeddings: {target} has another vocabulary than the model that this draft was distilled for ({record.target}); "
             "write `embeddings: FOLDER` in this section, the folder of that model"
         )
+
+
+def targets_tokenizer(record: DraftFolder, config: ModelConfig) -> str:
+    """As `tokenizer_text`."""
+    try:
+        return tokenizer_text(str(target_folder(record, config.embeddings)), config.trust_remote_code)
+    except ConfigError as error:
+        raise GrammarError(str(error)) from error
 
 
 def embeddings_digest(record: DraftFolder, config: ModelConfig) -> str:

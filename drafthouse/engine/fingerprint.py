@@ -27,13 +27,20 @@ NOT_OF_KERNELS = {"num_logical_cores", "num_physical_cores", "num_sockets"}
 
 
 def fingerprint(
-    path: str, config: ModelConfig, device: torch.device, forward_kernels: str, tell: Callable[[str], None] = lambda line: None
+    path: str,
+    config: ModelConfig,
+    device: torch.device,
+    forward_kernels: str,
+    tell: Callable[[str], None] = lambda line: None,
+    embeddings: str = "",
 ) -> str:
     """Of the folder or hub id `path`, loaded with `config` onto `device`; `forward_kernels` as of `drafthouse.engine.forward.Forward`.
+    `embeddings`: digest of those that come from another folder.
 
     `tell` gets a line now and then, if hashing takes long. Raises OSError where a file cannot be read.
     """
     parts = [f"checkpoint {checkpoint_digest(path, tell)}", f"{config.dtype} parallel {config.parallel} noise {NOISE_VERSION}"]
+    parts += [f"embeddings {embeddings}"] if embeddings else []
     if config.dtype != "float64":
         parts += [forward_kernels, kernels(config, device)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from torch import distributed
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.distributed import DistributedConfig
 
-from drafthouse.checkpoints.draft_folder import DraftFolder, head_rows, target_folder
+from drafthouse.checkpoints.draft_folder import DraftFolder, head_rows
 from drafthouse.checkpoints.gguf_record import dequantised
 from drafthouse.checkpoints.model_folder import check_model
 from drafthouse.checkpoints.model_path import model_path
@@ -25,7 +25,7 @@ from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
-from drafthouse.engine.distilled import StateInputs, embeddings_digest, load_distilled
+from drafthouse.engine.distilled import StateInputs, embeddings_digest, load_distilled, targets_tokenizer
 from drafthouse.engine.fingerprint import fingerprint
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.float32_head import widen_head
@@ -47,7 +47,7 @@ from drafthouse.engine.self_check import SelfCheck, Verdict
 from drafthouse.engine.threads import measure
 from drafthouse.engine.vocabulary import tokenizer_text, vocabulary_digest
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
-from drafthouse.grammars.compiler import GrammarError, Tokenizer, no_tokenizer
+from drafthouse.grammars.compiler import Tokenizer, no_tokenizer
 
 
 @dataclass(frozen=True)
@@ -155,24 +155,13 @@ def identified(model: LoadedModel, config: ModelConfig, stages: LoadStages) -> L
     path, device = model_path(config.path), model.runner.cache.data.device
     record = DraftFolder.read(pathlib.Path(path))
     with stages.stage("fingerprint"), _named(config.path):
-        kernels = model.runner.forward.kernels
-        if record is None:
-            found = fingerprint(path, config, device, kernels, stages.tell)
-            vocabulary = vocabulary_digest(path, config.trust_remote_code)
-        else:
-            found = fingerprint(path, config, device, f"{kernels} embeddings {embeddings_digest(record, config)}", stages.tell)
-            vocabulary = record.vocabulary
+        embeddings = embeddings_digest(record, config) if record is not None else ""
+        found = fingerprint(path, config, device, model.runner.forward.kernels, stages.tell, embeddings)
+        vocabulary = record.vocabulary if record is not None else vocabulary_digest(path, config.trust_remote_code)
     give_back_freed()  # of the tokenizer
     stages.tell(f"{config.path}: fingerprint {found} ({config.dtype}, {device})")
-    tokenizer = partial(tokenizer_text, path, config.trust_remote_code) if record is None else partial(_targets_tokenizer, record, config)
+    tokenizer = partial(tokenizer_text, path, config.trust_remote_code) if record is None else partial(targets_tokenizer, record, config)
     return replace(model, fingerprint=found, vocabulary=vocabulary, tokenizer=tokenizer)
-
-
-def _targets_tokenizer(record: DraftFolder, config: ModelConfig) -> str:
-    try:
-        return tokenizer_text(str(target_folder(record, config.embeddings)), config.trust_remote_code)
-    except ConfigError as error:
-        raise GrammarError(str(error)) from error
 
 
 @contextlib.contextmanager

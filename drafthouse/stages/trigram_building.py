@@ -37,7 +37,7 @@ def build(draft: str, output: pathlib.Path, tokens: int, progress: Callable[[int
     """
     folder = model_path(draft)
     if is_draft(pathlib.Path(folder)):
-        raise ConfigError(f"--draft {draft}: a distilled draft, which is no model by itself; build the table from the target's own text")
+        raise ConfigError(f"--draft {draft}: a distilled draft, no model by itself; give --text instead, a folder of `drafthouse distill`")
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
     except (OSError, ValueError, KeyError, ImportError) as error:

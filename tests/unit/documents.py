@@ -32,7 +32,7 @@ FOLDERS = (*PACKAGES, "docs", "k8s")
 SUFFIXES = (".py", ".md", ".proto", ".toml")
 """A bare name with one of these is a file of ours; other files may be the reader's own."""
 
-MODEL_SUFFIXES = (".safetensors", ".safetensors.index.json", ".gguf")
+MODEL_SUFFIXES = (".safetensors", ".safetensors.index.json", ".gguf", "draft.json")
 """Files of models are the reader's own."""
 
 FOREIGN_FILES = {"deployment_state.py"}

@@ -1,6 +1,7 @@
 """Choice of tokens: against transformers' own processors, exact probabilities, and the rows beside it."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -221,3 +222,62 @@ def test_few_candidates_are_chosen_as_from_the_whole_vocabulary(sampling: Sampli
     kept = ours.isfinite()
     torch.testing.assert_close(ours[kept], (logits / sampling.temperature + noise)[kept])
     assert choose(logits, rows) == ours.argmax(-1).tolist()
+
+
+CUT = torch.tensor([1, 3, 4, 7, 8, 20, 21, 30, 31, 45])
+"""Tokens that a draft's head knows."""
+
+
+def cut_and_spread(seed: int, rows: int, tied: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of `CUT` alone, and the same as a whole vocabulary sees them."""
+    whole = random_logits(seed, rows)
+    cut = (whole.round() if tied else whole)[:, CUT]
+    return cut, torch.full_like(whole, -math.inf).index_copy_(1, CUT, cut)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(SAMPLINGS, min_size=1, max_size=3), st.integers(0, 10_000), st.integers(1, 12), st.booleans(), st.booleans())
+def test_ranks_of_some_ids_are_those_of_a_vocabulary_that_knows_no_others(
+    samplings: list[SamplingParams], seed: int, width: int, noise: bool, tied: bool
+) -> None:
+    """With equal noise, ties and all: parts with processors, whose penalties name tokens that the head has not, beside parts without."""
+    cut, whole = cut_and_spread(seed, len(samplings), tied)
+    parts = [make_row(sampling, seed + i) for i, sampling in enumerate(samplings)]
+    tokens, margins = rank(cut, parts, width, noise, CUT, VOCAB)
+    expected, leads = rank(whole, parts, width, noise)
+    assert tokens == expected
+    for mine, right in zip(margins, leads, strict=True):
+        assert mine == pytest.approx(right, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sampling", [SamplingParams(0.0), SamplingParams(1.0), SamplingParams(0.9, top_p=0.9), SamplingParams(0.9, top_k=5)]
+)
+@pytest.mark.parametrize("allowed", [(5, 9, 20, 21, 49), (5, 9)])
+def test_what_processors_leave_a_cut_head(sampling: SamplingParams, allowed: tuple[int, ...]) -> None:
+    """The tokens that both know; where there is none, none, and the row beside it keeps its own."""
+    ruled = replace(sampling, allowed_token_ids=allowed)
+    cut, _ = cut_and_spread(3, 2, False)
+    (mine, beside), (leads, _) = rank(cut, [make_row(ruled), make_row(sampling)], 4, True, CUT, VOCAB)
+    assert set(mine) == set(allowed) & set(CUT.tolist())
+    assert len(leads) == len(mine)
+    assert beside == rank(cut[1:], [make_row(sampling)], 4, True, CUT)[0][0] != []
+
+
+def test_a_row_of_which_nothing_is_left_goes_through_no_filter() -> None:
+    """Of a head large enough for buckets of scores."""
+    ids, sampling = torch.arange(0, 1000, 2), SamplingParams(1.0, top_p=0.9)
+    ruled = replace(sampling, allowed_token_ids=(1, 3))
+    parts = [Rows(each, 0, [5], [()], processors_of(each, (), (), (), 1000)) for each in (ruled, sampling)]
+    tokens, margins = rank(torch.zeros(2, len(ids)), parts, 3, True, ids, 1000)
+    assert (tokens[0], margins[0]) == ([], [])
+    assert len(tokens[1]) == 3
+
+
+def test_equal_scores_are_ranked_by_id() -> None:
+    """Those that just miss the width, too."""
+    logits = torch.zeros(1, VOCAB)
+    logits[0, [9, 30, 41]] = 1.0
+    row = make_row(SamplingParams(0.0))
+    assert rank(logits, [row], 5)[0] == [[9, 30, 41, 0, 1]]
+    assert rank(logits[:, CUT], [row], 3, ids=CUT, vocab_size=VOCAB)[0] == [[30, 1, 3]]
