@@ -91,6 +91,17 @@ def test_shares_of_time(overlaps: bool, python: float, waiting: float) -> None:
     )
 
 
+def test_plain_is_not_held_against_itself_but_its_control_is() -> None:
+    turns = [written(name, s, 0, {PLAIN: 1.2, LOOKUP: 1.0, CONTROL: 1.4}[name]) for name in (PLAIN, LOOKUP, CONTROL) for s in SAMPLINGS]
+    found = kinds_report(turns, (PLAIN, LOOKUP, CONTROL), ("a",), overlaps=False)["below_plain"]
+    assert {each["configuration"] for each in found} == {CONTROL}
+
+
+def test_plain_that_was_disturbed_is_not_named() -> None:
+    turns = [written(name, s, 0, {PLAIN: 1.4, LOOKUP: 1.0, CONTROL: 1.2}[name]) for name in (PLAIN, LOOKUP, CONTROL) for s in SAMPLINGS]
+    assert kinds_report(turns, (PLAIN, LOOKUP, CONTROL), ("a",), overlaps=False)["below_plain"] == []
+
+
 def test_what_is_slower_than_plain_on_a_kind_is_named() -> None:
     slow = [*texts(), *(written(DRAFT, sampling, prompt, 1.02 + prompt) for sampling in SAMPLINGS for prompt in (0, 1))]
     found = kinds_report(slow, (PLAIN, DRAFT, LOOKUP, CONTROL), ("a", "b"), overlaps=False)["below_plain"]
