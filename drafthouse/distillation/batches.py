@@ -110,10 +110,15 @@ class Packing:
         return np.maximum(places, 0), np.where(places >= 0, probabilities, 0.0).astype(np.float32), rest.astype(np.float32)
 
 
+def read_states(text: Text) -> torch.Tensor:
+    """float32 `[n, H]`, of a text that was written with them."""
+    assert text.states is not None
+    return torch.from_numpy(np.array(text.states)).view(torch.bfloat16).float()
+
+
 def _states_before(text: Text) -> torch.Tensor:
     """float32 `[n, H]`: the state that chose each token; of the first, zeros."""
-    assert text.states is not None
-    states = torch.from_numpy(np.array(text.states[:-1])).view(torch.bfloat16).float()
+    states = read_states(text)[:-1]
     return torch.cat([states.new_zeros(1, states.shape[1]), states])
 
 

@@ -25,8 +25,8 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`weights` as `DraftNetwork.learned` names them, `head_ids`, the optimiser's state, seconds spent, and where the order of texts
-    stood."""
+    """`weights` as `DraftNetwork.learned` names them, `head_ids`, the optimiser's state, seconds spent, where the order of texts
+    stood, and a line for each checkpoint before: minutes, rows learned, loss, agreement."""
 
     shape: Shape
     weights: dict[str, torch.Tensor]
@@ -35,6 +35,7 @@ class Checkpoint:
     spent_s: float
     learned_rows: int
     position: tuple[int, int]
+    history: list[tuple[float, int, float, float]]
 
     def write(self, folder: pathlib.Path) -> None:
         """Raises ConfigError where the disk is full."""

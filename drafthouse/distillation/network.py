@@ -17,9 +17,6 @@ from drafthouse.distillation.batches import Batch
 from drafthouse.distillation.head_loss import Targets, head_loss
 from drafthouse.errors import ModelError
 
-EMBEDDING_SHARE, STATE_SHARE = 1.0, 1.0
-"""With which a token's embedding and a state begin."""
-
 
 def chosen_layers(of_target: int, count: int) -> list[int]:
     """The target's layers that a draft of `count` begins with: the last alone, or evenly spread from first to last."""
@@ -66,8 +63,8 @@ class DraftNetwork(nn.Module):
         self.logit_scale = 1.0 / float(getattr(self.config, "logits_scaling", 1.0))
         if hidden:
             size = self.config.hidden_size
-            self.fuse_embedding = nn.Parameter(torch.eye(size) * EMBEDDING_SHARE)
-            self.fuse_state = nn.Parameter(torch.eye(size) * STATE_SHARE)
+            self.fuse_embedding = nn.Parameter(torch.eye(size))
+            self.fuse_state = nn.Parameter(torch.eye(size))
             self.no_state = nn.Parameter(torch.zeros(size))
 
     def learned(self) -> dict[str, torch.Tensor]:

@@ -21,6 +21,9 @@ from drafthouse.distillation.shards import Text
 RATE, RATE_SIZE = 1e-3, 576
 """The full learning rate at this hidden size; wider models take less, in proportion."""
 
+FUSE_RATE = 30.0
+"""Of what fuses embeddings and states, in units of the others' rate: its numbers are that much larger (`fuse_start.py`)."""
+
 WEIGHT_DECAY = 0.01
 ROWS_PER_STEP = 2048
 """Rows that an optimiser step learns from, at least."""
@@ -64,6 +67,7 @@ class Trainer:
         self.order = Order([text.rows.stop - text.rows.start for text in texts], ROWS_PER_STEP, seed)
         self.seed, self.rows, self.loss = seed, 0, float("nan")
         self.agreement: Agreement | None = None
+        self.history: list[tuple[float, int, float, float]] = []
 
     def run(
         self,
@@ -85,6 +89,7 @@ class Trainer:
             progress(Training(budget, self.rows, rows_per_s, self.loss, self.agreement))
             if budget.spent >= next_save and budget.left > 0:
                 self.agreement = self.measure(self.held_out[:WATCHED_TEXTS])
+                self.history.append((budget.spent / 60, self.rows, self.loss, self.agreement.first))
                 save(budget)
                 next_save = budget.spent + every
         save(budget)
@@ -124,7 +129,9 @@ class Trainer:
 
     def checkpoint(self, shape: Shape, spent_s: float) -> Checkpoint:
         weights = {name: value.detach().cpu() for name, value in self.network.learned().items()}
-        return Checkpoint(shape, weights, self.network.head_ids.cpu(), self.optimiser.state_dict(), spent_s, self.rows, self.order.position)
+        return Checkpoint(
+            shape, weights, self.network.head_ids.cpu(), self.optimiser.state_dict(), spent_s, self.rows, self.order.position, self.history
+        )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         with torch.no_grad():
@@ -132,6 +139,7 @@ class Trainer:
                 value.copy_(checkpoint.weights[name])
         self.optimiser.load_state_dict(checkpoint.optimiser)
         self.rows, self.order.position = checkpoint.learned_rows, checkpoint.position
+        self.history = list(checkpoint.history)
 
 
 def state_distance(own: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -141,13 +149,14 @@ def state_distance(own: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _optimiser(network: DraftNetwork) -> torch.optim.Optimizer:
-    """AdamW; norms and the row for unknown states do not decay."""
-    learned = network.learned().values()
+    """AdamW; matrices alone decay, and of those not what fuses."""
+    learned = network.learned()
+    fuse = [value for name, value in learned.items() if name in ("fuse_embedding", "fuse_state", "no_state")]
+    matrices = [value for name, value in learned.items() if value.ndim == 2 and not name.startswith("fuse")]
+    others = [value for name, value in learned.items() if value.ndim != 2 and name != "no_state"]
     full = RATE * min(1.0, RATE_SIZE / network.config.hidden_size)
+    groups = [(matrices, full, WEIGHT_DECAY), (others, full, 0.0), (fuse, full * FUSE_RATE, 0.0)]
     return torch.optim.AdamW(
-        [
-            {"params": [p for p in learned if p.ndim == 2], "full": full, "weight_decay": WEIGHT_DECAY},
-            {"params": [p for p in learned if p.ndim != 2], "full": full, "weight_decay": 0.0},
-        ],
+        [{"params": values, "full": of_group, "weight_decay": decay} for values, of_group, decay in groups if values],
         lr=full, betas=(0.9, 0.95), fused=True,
     )  # fmt: skip

@@ -15,15 +15,19 @@ from drafthouse.distillation.agreement import Agreement
 from drafthouse.distillation.batches import Packing
 from drafthouse.distillation.checkpoint import Checkpoint, Shape, read_checkpoint
 from drafthouse.distillation.draft_files import write_draft
+from drafthouse.distillation.fuse_start import begin_fuse
 from drafthouse.distillation.head_ids import choose_head_ids, token_weights
+from drafthouse.distillation.measured_pace import Latencies, measured_latencies
 from drafthouse.distillation.network import DraftNetwork, target_modules
 from drafthouse.distillation.options import DistillOptions
+from drafthouse.distillation.report import FILE as REPORT
+from drafthouse.distillation.report import Findings, Moment, report
 from drafthouse.distillation.schedule import Budget
 from drafthouse.distillation.shards import Text
 from drafthouse.distillation.text_folder import TextFolder, is_held_out
 from drafthouse.distillation.trainer import Trainer, Training
 from drafthouse.engine.vocabulary import vocabulary_digest
-from drafthouse.errors import ConfigError
+from drafthouse.errors import ConfigError, DrafthouseError
 
 WORK = "training"
 """The folder of checkpoints in a draft's folder."""
@@ -60,12 +64,12 @@ def train(options: DistillOptions, text: TextFolder, progress: Callable[[Trainin
     if options.hidden and texts[0].states is None:
         raise ConfigError(f"{options.output}: its text was written without hidden states; name another folder for --hidden")
     work = options.output / WORK
-    found = read_checkpoint(work)
-    if found is not None:
-        _check_shape(options, found, work)
-    trainer = _trainer(options, texts, held_out, found)
+    before = read_checkpoint(work)
+    if before is not None:
+        _check_shape(options, before, work)
+    trainer = _trainer(options, texts, held_out, before)
     shape = Shape(options.target, len(trainer.network.picked), options.hidden)
-    budget = Budget(options.training_seconds * (1 - END_SHARE), found.spent_s if found is not None else 0.0)
+    budget = Budget(options.training_seconds * (1 - END_SHARE), before.spent_s if before is not None else 0.0)
     vocabulary = vocabulary_digest(model_path(options.target), options.trust_remote_code)
 
     def save(spent: Budget) -> None:
@@ -76,7 +80,22 @@ def train(options: DistillOptions, text: TextFolder, progress: Callable[[Trainin
 
     budget = trainer.run(budget, progress, save)
     agreement = trainer.measure(held_out[:MEASURED_TEXTS])
+    found = Findings(
+        layers=shape.layers, head_tokens=len(trainer.network.head_ids), vocab_size=trainer.network.config.vocab_size,
+        parameters=sum(value.numel() for value in trainer.network.learned().values()), agreement=agreement,
+        history=[Moment(*each) for each in trainer.history], latencies=_latencies(options), texts=len(text), text_tokens=text.tokens,
+        text_seconds=text.seconds, seconds=budget.spent,
+    )  # fmt: skip
+    (options.output / REPORT).write_text(report(options, found), encoding="utf-8")
     return Result(options.output, shape.layers, len(trainer.network.head_ids), agreement, trainer.rows, budget.spent)
+
+
+def _latencies(options: DistillOptions) -> Latencies | str:
+    """Why not, where the draft or its target cannot be loaded here: an hour's draft is there all the same."""
+    try:
+        return measured_latencies(options)
+    except DrafthouseError as error:
+        return str(error)
 
 
 def _check_shape(options: DistillOptions, found: Checkpoint, work: pathlib.Path) -> None:
@@ -99,6 +118,8 @@ def _trainer(options: DistillOptions, texts: Sequence[Text], held_out: Sequence[
         head_ids = found.head_ids
     layers = found.shape.layers if found is not None else options.layers or 1
     network = DraftNetwork(target, layers, head_ids, options.hidden).to(options.device)
+    if options.hidden and found is None:
+        begin_fuse(network, texts)
     trainer = Trainer(network, Packing(head_ids.numpy(), vocab_size, options.hidden), texts, held_out, options.seed)
     if found is not None:
         trainer.restore(found)

@@ -12,15 +12,21 @@ import torch
 from safetensors.torch import load_file
 
 from drafthouse.checkpoints.draft_folder import DraftFolder
+from drafthouse.config.serving import ModelConfig
 from drafthouse.distillation.attention import Span, Unrolling
 from drafthouse.distillation.batches import PROMPT_TAIL, Packing
 from drafthouse.distillation.checkpoint import read_checkpoint
+from drafthouse.distillation.fuse_start import begin_fuse
 from drafthouse.distillation.network import DraftNetwork, chosen_layers, target_modules
 from drafthouse.distillation.options import DistillOptions
+from drafthouse.distillation.schedule import Budget
 from drafthouse.distillation.shards import Text
 from drafthouse.distillation.text_folder import TextFolder
-from drafthouse.distillation.trainer import Training
+from drafthouse.distillation.trainer import Trainer, Training, state_distance
 from drafthouse.distillation.training import WORK, train
+from drafthouse.engine.kv_cache import KvSequence
+from drafthouse.engine.loader import load
+from drafthouse.engine.segment import chunk
 from drafthouse.errors import ConfigError
 from tests.engine.distilled_texts import PROMPT, target_texts, write_texts
 from tests.engine.tiny_models import tiny
@@ -134,6 +140,10 @@ def test_a_run_of_seconds_lowers_the_loss_and_goes_on_from_where_it_was_killed(w
     assert result.seconds == pytest.approx(again[-1].budget.spent)
     assert result.agreement.loss < 0.8 * seen[0].loss
 
+    card = (folder / "REPORT.md").read_text()
+    assert f"| 1 | greedy | {result.agreement.first:.3f} |" in card
+    assert "| greedy | cores of its own |" in card
+
     record = DraftFolder.read(folder)
     assert record is not None
     assert (record.target, record.embeddings, record.hidden) == ("demo:target", "target", False)
@@ -142,6 +152,54 @@ def test_a_run_of_seconds_lowers_the_loss_and_goes_on_from_where_it_was_killed(w
     assert tensors["model.layers.0.mlp.up_proj.weight"].dtype == torch.bfloat16
     assert not any("embed" in name or "layers.1" in name or "fuse" in name for name in tensors)
     assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 1
+
+
+def test_the_draft_that_serves_computes_what_was_learned(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "draft"
+    shutil.copytree(written, folder)
+    result = train(options(folder, 1), TextFolder(folder), lambda training: None)
+    model = load(ModelConfig(path=str(folder), kv_tokens=256))
+    try:
+        assert model.head_ids is not None
+        assert len(model.head_ids) == result.head_tokens
+        hits = count = 0
+        for text in TextFolder(folder).held_out():
+            kv = KvSequence(model.runner.cache)
+            logits = model.runner.run([chunk(kv, text.tokens.tolist(), 0, True, of_all=True)]).logits[text.rows]
+            kv.release()
+            hits += int((model.head_ids[logits.argmax(-1)] == torch.from_numpy(text.top_ids[text.rows, 0].astype(np.int64))).sum())
+            count += len(logits)
+        assert count == result.agreement.levels[0].rows
+        assert hits / count == pytest.approx(result.agreement.first, abs=0.03)  # the folder is in bfloat16
+    finally:
+        model.runner.close()
+
+
+def test_a_draft_that_reads_states_begins_with_a_guess_of_the_next_one_and_learns(tmp_path: pathlib.Path) -> None:
+    target = target_modules("demo:target")
+    written = target_texts(target, 48, 40, states=True)
+    held, learned = written[:8], written[8:]
+    head = np.arange(512, dtype=np.int32)
+    draft = DraftNetwork(target, 1, torch.from_numpy(head), hidden=True)
+    trainer = Trainer(draft, Packing(head, 4096, True), learned, held, seed=0)
+    identity = _state_error(draft, held)
+    begin_fuse(draft, learned)
+    assert _state_error(draft, held) < 0.7 < identity
+    before = trainer.measure(held)
+    trainer.run(Budget(4.0), lambda training: None, lambda budget: None)
+    after = trainer.measure(held)
+    assert len(after.levels) == 3
+    assert after.loss < before.loss
+    assert not torch.equal(draft.no_state, torch.zeros_like(draft.no_state))
+
+
+def _state_error(draft: DraftNetwork, held: list[Text]) -> float:
+    """Of what the fuse makes, once the final norm is over it."""
+    batch = Packing(np.arange(512, dtype=np.int32), 4096, True).batch(held)
+    assert batch.states is not None
+    with torch.no_grad():
+        guessed = draft.base.norm(draft.inputs(batch.tokens, batch.states, batch.known))
+    return float(state_distance(guessed[batch.rows], batch.states[batch.rows + 1]))
 
 
 def test_a_run_of_another_kind_is_refused(written: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,34 @@
+"""How long a step of the target and a pass of its draft take on this machine."""
+
+from dataclasses import dataclass
+
+from drafthouse.config.serving import ModelConfig
+from drafthouse.distillation.options import DistillOptions
+from drafthouse.engine.loader import load
+from drafthouse.engine.profiling import latency_of
+from drafthouse.policy.latency import LatencyModel
+
+LARGEST, KV_TOKENS = 64, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    target: LatencyModel
+    draft: LatencyModel
+
+
+def measured_latencies(options: DistillOptions) -> Latencies:
+    """Of the draft in the folder of `options`, and of its target in the dtype that it wrote with. Raises ConfigError, ModelError."""
+    draft = ModelConfig(
+        path=str(options.output), dtype=options.dtype, device=options.device, threads=options.threads, kv_tokens=KV_TOKENS,
+        trust_remote_code=options.trust_remote_code,
+    )  # fmt: skip
+    return Latencies(*(_latency(config) for config in (options.target_config(KV_TOKENS), draft)))
+
+
+def _latency(config: ModelConfig) -> LatencyModel:
+    model = load(config)
+    try:
+        return latency_of(model, LARGEST)
+    finally:
+        model.runner.close()
