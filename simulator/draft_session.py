@@ -3,14 +3,20 @@
 Promises: all that a session learns and expects is the original's; only nodes are kept otherwise.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Sequence as TypingSequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from drafthouse.wire.session_messages import Grow, Open
+from drafthouse.config.serving import TreeConfig, VerifierConfig
+from drafthouse.engine.loader import LoadedModel
+from drafthouse.policy.draft_seats import Candidate, DraftSeats
+from drafthouse.wire.session_messages import Commit, Grow, Open
+from drafthouse.wire.totals import VerifyTotals
 from simulator.draft_tree import DraftTree
 from simulator.request import SimSequence
-from simulator.wire import Opening
+from simulator.wire import Opening, WeighedCommit
 from verifier.draft_session import DraftSession
 from verifier.draft_sessions import DraftSessions
 from verifier.sequence import Sequence
@@ -52,6 +58,11 @@ class TreeCopy:
         self.known = max(self.known, known)
 
 
+def _candidate(s: Sequence) -> Candidate[str]:
+    drafter = s.draft_session.drafter if s.draft_session is not None else None
+    return Candidate(s.id, s.worth, len(s.tokens), s.max_draft_depth, drafter)
+
+
 class SimDraftSession(DraftSession):
     def take_nodes(self, message: Grow, committed: list[int], vocab_size: int, limit: int) -> None:
         """As the original; nodes appended to a snapshot that is gone come with the next one."""
@@ -63,12 +74,52 @@ class SimDraftSession(DraftSession):
 
 
 class SimDraftSessions(DraftSessions):
+    """`seats` None: sessions go where the base class has them go."""
+
+    seats: DraftSeats[str] | None = None
+
+    def __init__(self, config: VerifierConfig, tree: TreeConfig, target: LoadedModel, totals: VerifyTotals):
+        super().__init__(config, tree, target, totals)
+        self._known: set[str] = set()
+        self._granted: dict[str, str] = {}
+
+    def rearrange(self, sequences: Iterable[Sequence]) -> None:
+        """Once a step: who gives a session up, and who may open one where; the sequences are those that could have one."""
+        if self.seats is None:
+            return
+        by_id = {s.id: s for s in sequences if s.max_draft_depth > 0 and (s.parked_rate is None or s.draft_session is not None)}
+        changes = self.seats.arrange([_candidate(s) for s in by_id.values()], self.drafters)
+        for key in changes.end:
+            self.park(by_id[key])
+        self._known, self._granted = set(by_id), changes.open
+
+    def drafter_for(self, sequence: Sequence, usable: list[str]) -> str | None:
+        """As it was granted; a sequence that has just come takes a seat that is free."""
+        if self.seats is None:
+            return super().drafter_for(sequence, usable)
+        if sequence.id in self._known:
+            granted = self._granted.get(sequence.id)
+            return granted if granted in usable else None
+        held = Counter({d: self.records[d].sessions for d in usable})
+        return self.seats.seat(_candidate(sequence), usable, held)
+
+    def node_price(self, sequence: Sequence) -> float:
+        """By the controller's price of the drafter's time."""
+        if self.seats is None or sequence.draft_session is None:
+            return 0.0
+        return self.seats.node_price(sequence.draft_session.drafter)
+
     def session(self, sequence: Sequence, drafter: str, epoch: int, price: float, probe: bool) -> DraftSession:
         """With a tree of the simulator's."""
         copy = TreeCopy(DraftTree(cast(SimSequence, sequence).sim.text), sequence.output_len - 1, [], 0)
         return SimDraftSession(drafter, epoch, len(sequence.tokens), cast(Any, copy), self.records[drafter], price, probe)
 
+    def commitment(self, sequence: Sequence, session: DraftSession, base_len: int, tokens: list[int], price: float) -> Commit:
+        """With what the sequence's tokens are worth."""
+        message = super().commitment(sequence, session, base_len, tokens, price)
+        return WeighedCommit(message.session_id, message.epoch, base_len, message.tokens, message.min_confidence, sequence.worth)
+
     def opening(self, sequence: Sequence, session: DraftSession, price: float) -> Open:
         """With the tree, for the drafter's end."""
         message = super().opening(sequence, session, price)
-        return cast(Any, Opening(message, cast(TreeCopy, session.tree).tree, sequence.prompt_len))
+        return cast(Any, Opening(message, cast(TreeCopy, session.tree).tree, sequence.prompt_len, sequence.worth))

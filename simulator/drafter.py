@@ -17,6 +17,7 @@ from drafthouse.token_tree import ROOT
 from drafthouse.wire.session_messages import Close, Grow, Hold, Refused, ToVerifierMessage
 from drafthouse.wire.totals import DraftTotals
 from simulator.draft_session import Drafted
+from simulator.mix import DrafterKind
 from simulator.options import Options
 from simulator.verifier import SimVerifier
 from simulator.wire import Opening, ToDrafter, after
@@ -27,13 +28,13 @@ class Session:
 
     __slots__ = (
         "ahead", "alive", "cached", "epoch", "expanded", "expected_children", "frontier", "id", "landings", "max_depth", "max_nodes",
-        "min_confidence", "on_hold", "root", "sent", "tokens", "tree", "verifier", "width",
+        "min_confidence", "on_hold", "root", "sent", "tokens", "tree", "verifier", "width", "worth",
     )  # fmt: skip
 
     def __init__(self, opening: Opening, verifier: SimVerifier, width: int, ahead: bool):
         opened = opening.message
         self.verifier, self.id, self.epoch, self.tree = verifier, opened.session_id, opened.epoch, opening.tree
-        self.tokens, self.min_confidence = len(opened.tokens), opened.min_confidence
+        self.tokens, self.min_confidence, self.worth = len(opened.tokens), opened.min_confidence, opening.worth
         self.root = self.tokens - opening.prompt_tokens - 1  # its output position, -1 for the prompt's last token
         self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or width
         self.cached = self.sent = self.expanded = 0
@@ -97,16 +98,16 @@ class Session:
 
 
 class SimDrafter:
-    def __init__(self, name: str, env: simpy.Environment, options: Options, rng: random.Random):
+    def __init__(self, name: str, env: simpy.Environment, options: Options, rng: random.Random, kind: DrafterKind):
         self.name, self.env, self.options, self._rng = name, env, options, rng
-        self.latency = ScaledCurve(options.draft, options.time_scale)
+        self.latency = ScaledCurve(kind.curve, options.time_scale)
+        self.round_trip_s = options.round_trip_s if kind.round_trip_s is None else kind.round_trip_s
         self.sessions: dict[tuple[SimVerifier, str], Session] = {}
         self.budget = PassBudget(options.config.drafter.prefill_tokens, self.latency)
         self.totals = DraftTotals()
         self.pass_tokens = 0  # of all passes
         self._inbox: list[tuple[SimVerifier, ToDrafter]] = []
         self._wake: simpy.Event | None = None
-        self._half_trip_s = options.round_trip_s / 2
         env.process(self._run())
 
     def receive(self, verifier: SimVerifier, messages: list[ToDrafter]) -> None:
@@ -120,7 +121,7 @@ class SimDrafter:
             while self._inbox:
                 messages, self._inbox = self._inbox, []
                 self._send([answer for peer, message in messages if (answer := self._handle(peer, message)) is not None])
-            works = self.budget.plan(self.sessions.values())
+            works = self.budget.plan(self.sessions.values(), lambda session: session.worth)
             if not works:
                 self._wake = self.env.event()
                 yield self._wake
@@ -139,7 +140,7 @@ class SimDrafter:
         for peer, message in out:
             by_peer.setdefault(peer, []).append(message)
         for peer, messages in by_peer.items():
-            after(self.env, self._half_trip_s, partial(peer.receive, self.name, messages))
+            after(self.env, self.round_trip_s / 2, partial(peer.receive, self.name, messages))
 
     def _handle(self, verifier: SimVerifier, message: ToDrafter) -> tuple[SimVerifier, ToVerifierMessage] | None:
         if isinstance(message, Opening):
@@ -154,6 +155,7 @@ class SimDrafter:
             session.hold()
             return None
         session.commit(len(message.tokens), message.min_confidence)
+        session.worth = message.worth
         return verifier, self._announce(session)
 
     def _open(self, verifier: SimVerifier, opening: Opening) -> ToVerifierMessage:

@@ -15,6 +15,12 @@ from simulator.request import Request
 from simulator.verifier import SimVerifier
 from simulator.wire import after
 
+
+def fingerprint(target: int) -> str:
+    """Of the verifiers of a target."""
+    return f"target-{target}"
+
+
 Arrivals = Sequence[Request]
 """By arrival."""
 
@@ -46,7 +52,7 @@ class Gateways:
         for request, routes in zip(self.arrivals, itertools.cycle(self.routes), strict=False):
             if (gap := request.arrival_s - self.env.now) > 0:
                 yield self.env.timeout(gap)
-            route = routes.pick(None, (), self.env.now)
+            route = routes.pick(fingerprint(request.target), (), self.env.now)
             assert route is not None  # gateways have their first directive before the first arrival
             routes.started(route, self.env.now)
             self._via[id(request)] = routes, route

@@ -7,6 +7,7 @@ from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.latency import Curve
 from drafthouse.speculation import Speculation
+from simulator.mix import DrafterKind, Mix
 
 MAX_ARRIVALS = 2_000_000
 """Of one simulation: more would take hours."""
@@ -50,10 +51,29 @@ class Options:
     workload: str | None = None
     seed: int = 0
     drain: bool = True
+    mix: Mix = Mix()
+
+    def target_of(self, verifier: int) -> int:
+        """Which of the targets this verifier serves."""
+        return verifier % max(1, len(self.mix.targets))
+
+    def target_curve(self, target: int) -> Curve:
+        return self.mix.targets[target] if self.mix.targets else self.target
+
+    def drafter_kind(self, drafter: int) -> DrafterKind:
+        kinds = self.mix.drafters
+        return kinds[drafter % len(kinds)] if kinds else DrafterKind(self.draft)
+
+    @property
+    def shift_s(self) -> float:
+        """When the load moves between targets for the first time; 0: never."""
+        parts = len(self.mix.first_share)
+        return self.seconds / parts if self.seconds is not None and parts > 1 else 0.0
 
     def check(self) -> None:
         """Raises ConfigError."""
-        _whole("--verifiers", self.verifiers, 1)
+        self.mix.check()
+        _whole("--verifiers", self.verifiers, max(1, len(self.mix.targets)))
         _whole("--drafters", self.drafters, 0)
         _whole("--seed", self.seed, 0)
         if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):

@@ -57,6 +57,17 @@ def numbers(option: str, text: str) -> tuple[float, ...]:
     return tuple(values)
 
 
+def shares(option: str, text: str) -> tuple[float, ...]:
+    """Shares between 0 and 1 in a list with commas."""
+    try:
+        values = tuple(float(item) for item in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option}: {text!r} is not a list of numbers") from error
+    if not all(0.0 <= value <= 1.0 for value in values):
+        raise ConfigError(f"{option}: {text!r} is not a list of shares between 0 and 1")
+    return values
+
+
 def counts(option: str, text: str, least: int = 1, most: int = 1000, fewest: int = 2) -> tuple[int, ...]:
     """At least `fewest` counts in a list with commas, between `least` and `most`. Raises ConfigError naming the option."""
     try:

@@ -1,12 +1,15 @@
 """A simulated request: what its client sees, what the verifier keeps of it, and KV slots that are only counted."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
+from drafthouse.policy.token_worth import Progress, worth
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateRequest
 from simulator.acceptance import Text
+from simulator.mix import RequestKind
 from verifier.sequence import Sequence
 
 
@@ -17,8 +20,24 @@ class Request:
     name: str
     text: Text
     arrival_s: float
+    target: int = 0
+    kind: RequestKind = RequestKind()
     first_token_s: float = 0.0
     finished_s: float | None = None
+
+    def due_s(self) -> float:
+        """When its last token had to be there; never without an objective."""
+        objective = self.kind.objective
+        if objective is None:
+            return math.inf
+        return self.arrival_s + objective.first_token_s + objective.per_token_s * (self.text.output_tokens - 1)
+
+    def kept(self) -> bool:
+        """Whether it was served within its objective, if it has one."""
+        if self.finished_s is None or self.kind.objective is None:
+            return self.finished_s is not None
+        first_s, last_s = self.first_token_s - self.arrival_s, self.finished_s - self.arrival_s
+        return self.kind.objective.kept(first_s, last_s, self.text.output_tokens)
 
 
 class SlotCount:
@@ -69,6 +88,12 @@ class SimSequence(Sequence):
             max_tokens=text.output_tokens, stop_tokens=(), speculation=speculation,
         )  # fmt: skip
         super().__init__(asked, cast(Any, CountedKv(slots)), None)
+
+    def worth_at(self, now: float, step_s: float) -> float:
+        """Of its next tokens, when a plain step takes so long."""
+        since_first_s = now - self.sim.first_token_s if self.output_len else 0.0
+        progress = Progress(self.output_len, self.request.max_tokens - self.output_len, since_first_s)
+        return worth(self.sim.kind.priority, self.sim.kind.objective, progress, step_s)
 
     def count(
         self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0, predicted: int = 0, predicted_accepted: int = 0

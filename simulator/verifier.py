@@ -4,7 +4,7 @@ Promises: nothing but the device and the thread is restated. A step takes what t
 how many of the selected nodes the target accepts is what the trace says.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ from drafthouse.policy.latency import ScaledCurve
 from drafthouse.wire.generation_messages import GenerateReply
 from drafthouse.wire.session_messages import ToVerifierMessage
 from simulator.draft_session import SimDraftSessions, TreeCopy
+from simulator.mix import EQUAL, SERVED
 from simulator.options import Options
 from simulator.request import CountedKv, Request, SimSequence, SlotCount
 from simulator.wire import after
@@ -77,9 +78,10 @@ class SimVerifier:
     `sequence_steps` counts the sequences that decoded, over all steps; `price_seconds` is the price of a node times the steps' seconds.
     """
 
-    def __init__(self, name: str, env: simpy.Environment, options: Options, finished: Callable[[Request], None]):
+    def __init__(self, name: str, env: simpy.Environment, options: Options, finished: Callable[[Request], None], target: int = 0):
         self.name, self.env, self.options, self._finished = name, env, options, finished
         config = options.config
+        self.target = target
         self.slots = SlotCount(config.target.kv_tokens)
         runner = SimpleNamespace(cache=SimpleNamespace(allocator=self.slots), vocab_size=1)
         model = SimpleNamespace(
@@ -91,10 +93,10 @@ class SimVerifier:
             head_ids=None,
         )
         self.engine = VerifierEngine(
-            cast(Any, model), ScaledCurve(options.target, options.time_scale), config.verifier, config.tree,
+            cast(Any, model), ScaledCurve(options.target_curve(target), options.time_scale), config.verifier, config.tree,
             clock=lambda: env.now, draft_sessions=SimDraftSessions, verification=TracedVerification,
         )  # fmt: skip
-        self.refused = 0
+        self.refused = self._weighed_at = 0
         self.sequence_steps, self.price_seconds = 0, 0.0
         self.peers: Mapping[str, SimDrafter] = {}
         self._requests: dict[str, Request] = {}
@@ -136,6 +138,7 @@ class SimVerifier:
         overheads = self.options.overheads
         while True:
             self._take_arrivals()
+            self._weigh()
             self._flush()
             step = self.engine.begin_step()
             if not isinstance(step, Step):
@@ -150,6 +153,22 @@ class SimVerifier:
             self.sequence_steps += len(step.plan.decoding)
             self.price_seconds += self.engine.pricing.price * (self.env.now - started)
             self._deliver(replies)
+
+    @property
+    def plain_step_s(self) -> float:
+        """Seconds of a step without drafts and prompts at the load of now."""
+        return max(1, self.engine.draft_sessions.decoding) / self.engine.pricing.plain_goodput
+
+    def _weigh(self) -> None:
+        """What tokens are worth now, and which sequences draft for it; once a step."""
+        if self._weighed_at == self.engine.totals.steps or self.options.mix.policy == SERVED:
+            return
+        self._weighed_at = self.engine.totals.steps
+        sequences = cast(Iterable[SimSequence], self.engine.sequences.values())
+        if self.options.mix.policy != EQUAL:
+            for s in sequences:
+                s.worth = s.worth_at(self.env.now, self.plain_step_s)
+        self.engine.draft_sessions.rearrange(sequences)
 
     def _deliver(self, replies: list[GenerateReply]) -> None:
         for reply in replies:
@@ -169,7 +188,6 @@ class SimVerifier:
                     self.engine.receive(drafter, message, arrived)
 
     def _flush(self) -> None:
-        half_trip_s = self.options.round_trip_s / 2
         for name, messages in self.engine.draft_sessions.take_outbox().items():
             peer = self.peers[name]
-            after(self.env, half_trip_s, partial(peer.receive, self, cast(Any, messages)))
+            after(self.env, peer.round_trip_s / 2, partial(peer.receive, self, cast(Any, messages)))

@@ -84,12 +84,12 @@ class DraftSessions:
         self._totals.draft_messages += 1
 
     def open(self, sequence: Sequence, price: float, now: float, probe: bool = False) -> bool:
-        """Pairs the sequence with the drafter that has fewest of our sessions. Returns False when none may be asked now."""
+        """Pairs the sequence with a drafter, as `drafter_for` says. Returns False when none may be asked now."""
         retry_at = self._retry_at[sequence.id]
         trusted = [d for d in self.drafters if retry_at.get(d, now) <= now and self.records[d].usable(now)]
-        if not trusted:
+        drafter = self.drafter_for(sequence, trusted)
+        if drafter is None:
             return False
-        drafter = min(trusted, key=lambda d: self.records[d].sessions)
         self._epoch += 1
         sequence.draft_session = session = self.session(sequence, drafter, self._epoch, price, probe)
         self.records[drafter].sessions += 1
@@ -97,6 +97,14 @@ class DraftSessions:
         self._totals.trees += 1
         self._send(drafter, self.opening(sequence, session, price))
         return True
+
+    def drafter_for(self, sequence: Sequence, usable: list[str]) -> str | None:
+        """Where a new session goes, if anywhere: to the drafter that has fewest of ours."""
+        return min(usable, key=lambda d: self.records[d].sessions, default=None)
+
+    def node_price(self, sequence: Sequence) -> float:
+        """What its drafter's time for one more node is worth to others, in tokens."""
+        return 0.0
 
     def session(self, sequence: Sequence, drafter: str, epoch: int, price: float, probe: bool) -> DraftSession:
         """A new session, of which nothing has been heard yet."""
@@ -123,7 +131,11 @@ class DraftSessions:
         session.commit(tokens, price, now)
         self._totals.trees += 1
         session.record.responsiveness.sent()
-        self._send(session.drafter, Commit(sequence.id, session.epoch, base_len, tuple(tokens), self._min_confidence(sequence, price)))
+        self._send(session.drafter, self.commitment(sequence, session, base_len, tokens, price))
+
+    def commitment(self, sequence: Sequence, session: DraftSession, base_len: int, tokens: list[int], price: float) -> Commit:
+        """The message that tells the session's drafter."""
+        return Commit(sequence.id, session.epoch, base_len, tuple(tokens), self._min_confidence(sequence, price))
 
     def hold(self, sequences: Iterable[Sequence]) -> None:
         """A step with these sequences begins: tells their drafters, if trees are not to grow during verification."""

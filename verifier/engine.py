@@ -208,6 +208,7 @@ class VerifierEngine:
         self._stepping, self._replies = plan.sequences, []
         self.draft_sessions.decoding = len(plan.decoding)
         self.pricing.quote(len(plan.decoding), plan.prompt_tokens, plan.kv_tokens)
+        self.pricing.weigh([s.worth for s in plan.decoding])
         return plan
 
     def _late(self, plan: StepPlan, now: float) -> list[Sequence]:

@@ -45,6 +45,7 @@ class Sequence:
         self.tree_deadline: float | None = None  # of its wait for a tree of set size; None while it waits for none
         self.parked_rate: float | None = None  # tokens per second that time was worth when its session did not pay
         self.probed_at_step = -1
+        self.worth = 1.0  # of its tokens, beside those of the others in a step
         self.arrived: float | None = None  # on the engine's clock; None once it has been in a step
         self.trace: TraceCount | None = None  # where its steps are to be told
 

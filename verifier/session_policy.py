@@ -64,7 +64,7 @@ class SessionPolicy:
 
     def _price_of(self, s: Sequence) -> float:
         """A probe wants to see nodes below the price too, down to half of the best that was offered."""
-        price = self.pricing.quoted_price
+        price = self.pricing.quoted_for(s.worth, self.draft_sessions.node_price(s))
         return min(price, 0.5 * self.gate.best_edge) if s.draft_session is not None and s.draft_session.probe else price
 
     def _probe(self, decoding: list[Sequence], now: float) -> None:

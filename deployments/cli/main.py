@@ -17,6 +17,7 @@ from deployments.cli import profile as profile_command
 from deployments.cli import replay as replay_command
 from deployments.cli import serve as serve_command
 from deployments.cli import simulate as simulate_command
+from deployments.cli import simulate_pools as simulate_pools_command
 from deployments.cli import status as status_command
 from drafthouse import __version__
 
@@ -49,6 +50,7 @@ def build_cli() -> typer.Typer:
     cli.command()(profile_command.profile)
     cli.command()(simulate_command.simulate)
     cli.command()(distill_command.distill)
+    cli.command("simulate-pools")(simulate_pools_command.simulate_pools)
     cli.command("train-demo")(make_models.train_demo)
     cli.command()(make_models.inflate)
     cli.command("build-trigram")(make_models.build_trigram)

@@ -7,7 +7,7 @@ Prices, confidences and promises are in tokens.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -106,16 +106,21 @@ class Growing(Protocol):
 S = TypeVar("S", bound=Growing)
 
 
+def _same(session: object) -> float:
+    return 1.0
+
+
 class PassBudget(NamedTuple):
     """Of one pass: at most `tokens` of catch-ups, and at most as many tree nodes. It takes the nodes that bring most in its time."""
 
     tokens: int
     latency: LatencyModel
 
-    def plan(self, sessions: Iterable[S]) -> list[tuple[S, list[ScoredNode]]]:
-        """Sessions of the next pass with the nodes to expand, ascending; none for a catch-up of at most `tokens`."""
+    def plan(self, sessions: Iterable[S], worth: Callable[[S], float] = _same) -> list[tuple[S, list[ScoredNode]]]:
+        """Sessions of the next pass with the nodes to expand, ascending; none for a catch-up of at most `tokens`. `worth`: of a
+        session's tokens, beside those of the others; what it is worth most to comes first."""
         left, catch_ups, growing = self.tokens, [], []
-        for session in sessions:
+        for session in sorted(sessions, key=lambda session: -worth(session)):
             if session.missing:
                 if left > 0:
                     catch_ups.append(session)
@@ -125,15 +130,18 @@ class PassBudget(NamedTuple):
         frontiers = [session.frontier.now for session in growing]
         if not catch_ups and not any(frontiers):
             frontiers = [session.frontier.ahead for session in growing]
-        ranked = heapq.merge(*(_keyed(i, each, growing[i].expected_children) for i, each in enumerate(frontiers)))
+        ranked = heapq.merge(*(_keyed(i, each, worth(growing[i]) * growing[i].expected_children) for i, each in enumerate(frontiers)))
         best = list(islice(ranked, self.tokens))
         chosen: dict[int, list[ScoredNode]] = {}
-        for _, index, candidate in best[: self._size(best, growing, catch_ups)]:
+        base_value = sum(worth(session) * session.expected_children for session in catch_ups)
+        for _, index, candidate in best[: self._size(best, growing, catch_ups, base_value)]:
             chosen.setdefault(index, []).append(candidate)
         nodes = [(growing[i], sorted(candidates, key=lambda c: c[1])) for i, candidates in chosen.items()]
         return [(session, []) for session in catch_ups] + nodes
 
-    def _size(self, best: Sequence[tuple[tuple[float, int], int, ScoredNode]], growing: Sequence[S], catch_ups: Sequence[S]) -> int:
+    def _size(
+        self, best: Sequence[tuple[tuple[float, int], int, ScoredNode]], growing: Sequence[S], catch_ups: Sequence[S], base_value: float
+    ) -> int:
         """How many of `best` the pass takes. A node costs its tokens' time, and the first of a session that of reading its KV, too."""
         values, kv_tokens, seen = [], [], set[int]()
         for (negative, _), index, _ in best:
@@ -142,7 +150,7 @@ class PassBudget(NamedTuple):
             seen.add(index)
         base = sum(min(session.missing, self.tokens) for session in catch_ups)
         base_kv = sum(session.kv_tokens for session in catch_ups)
-        return pass_size(values, kv_tokens, self.latency, base, base_kv, sum(session.expected_children for session in catch_ups))
+        return pass_size(values, kv_tokens, self.latency, base, base_kv, base_value)
 
     def announcement(self, session: Growing) -> tuple[float, float]:
         """Seconds until the session's next nodes, and accepted tokens that they promise; zeros when none are planned."""

@@ -4,6 +4,8 @@ Promises: `quote` is taken for the step at hand, so a change of load shows in th
 of a second is never below what plain decoding makes of it, whose steps take time beyond their run on the device too.
 """
 
+from collections.abc import Sequence
+
 from drafthouse.policy.goodput import GoodputMeter
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.policy.selection import price
@@ -14,7 +16,7 @@ OVERHEAD_RATE = 0.05
 
 class NodePricing:
     """`value_of_a_second` and `plain_goodput`, of plain steps at the load of now, in tokens per second; `price` in tokens per node;
-    `price_floor` is the controller's, for what is asked of drafters."""
+    `price_floor` is the controller's, for what is asked of drafters. `mean_worth`: of a token, to the sequences of the step at hand."""
 
     def __init__(self, latency: LatencyModel):
         self.latency = latency
@@ -22,6 +24,7 @@ class NodePricing:
         self.overhead_s = 0.0
         self._runs_s = self._expected_s = 0.0  # decayed, of runs as they were and as the model has them
         self.price_floor = 0.0
+        self.mean_worth = 1.0
         self.quote(1, 0, 0)
 
     def quote(self, sequences: int, prompt_tokens: int, kv_tokens: int) -> None:
@@ -49,6 +52,14 @@ class NodePricing:
     def quoted_price(self) -> float:
         """What a node must promise to be worth drafting; a node that is there already competes at the verifier's own price."""
         return max(self.price, self.price_floor)
+
+    def weigh(self, worths: Sequence[float]) -> None:
+        """What a token is worth to each sequence that decodes in the step. A second is worth tokens of their mean."""
+        self.mean_worth = sum(worths) / len(worths) if worths else 1.0
+
+    def quoted_for(self, worth: float, draft_price: float) -> float:
+        """The same to a sequence whose tokens have this worth; its drafter's time for a node is worth `draft_price` weighted tokens."""
+        return (self.quoted_price * self.mean_worth + draft_price) / worth
 
     @property
     def seconds_per_node(self) -> float:

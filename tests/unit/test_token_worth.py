@@ -1,0 +1,46 @@
+"""What a token is worth: the objective's arithmetic, its bounds, and who gets nothing more."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drafthouse.policy.token_worth import HOPELESS, URGENT, Objective, Progress, needed_per_step, worth
+
+OBJECTIVE = Objective(first_token_s=1.0, per_token_s=0.01)
+
+
+def test_what_is_needed_is_what_is_left_over_the_steps_that_are_left() -> None:
+    # 51 tokens in 0.5 s from the first on; after 0.2 s with 21 of them, 30 are left for 15 steps of 20 ms.
+    assert needed_per_step(OBJECTIVE, Progress(21, 30, 0.2), 0.02) == pytest.approx(2.0)
+    assert needed_per_step(OBJECTIVE, Progress(51, 0, 0.6), 0.02) == 0.0
+    assert math.isinf(needed_per_step(OBJECTIVE, Progress(20, 31, 0.5), 0.02))
+
+
+def test_without_an_objective_it_is_the_priority() -> None:
+    assert worth(3.0, None, Progress(0, 10, 0.0), 0.02) == 3.0
+
+
+def test_who_is_in_time_anyway_or_late_for_good_is_worth_no_more_than_others() -> None:
+    assert worth(1.0, OBJECTIVE, Progress(1, 50, 0.0), 0.005) == 1.0
+    assert worth(1.0, OBJECTIVE, Progress(1, 50, 0.0), 0.0101 * HOPELESS) == 1.0
+    assert worth(1.0, OBJECTIVE, Progress(1, 50, 0.0), 0.02) == URGENT
+
+
+def test_an_objective_is_kept_by_first_token_and_by_the_mean_time_of_the_others() -> None:
+    assert OBJECTIVE.kept(1.0, 1.5, 51)
+    assert not OBJECTIVE.kept(1.1, 1.5, 51)
+    assert not OBJECTIVE.kept(0.5, 1.1, 51)
+
+
+@given(
+    priority=st.floats(0.1, 10.0), done=st.integers(0, 500), left=st.integers(1, 500), since=st.floats(0.0, 20.0), step=st.floats(1e-3, 0.5)
+)
+def test_worth_is_bounded_and_grows_with_the_delay_until_it_is_hopeless(
+    priority: float, done: int, left: int, since: float, step: float
+) -> None:
+    now, later = (worth(priority, OBJECTIVE, Progress(done, left, s), step) for s in (since, since + 0.01))
+    assert priority <= now <= URGENT * priority * (1 + 1e-9)
+    hopeless = needed_per_step(OBJECTIVE, Progress(done, left, since + 0.01), step) > HOPELESS
+    assert later == priority if hopeless else later >= now
