@@ -2,7 +2,8 @@
 
 Promises: pure, and a function of the facts alone, so a restarted controller decides the same once it has heard from all. Sessions are
 placed one after the other where they add most weighted tokens per second, what they take from those already there included; what would
-take more than it adds is not placed. A drafter's second has a price only where a session was not placed: what that one would have got for it.
+take more than it adds is not placed. A drafter's second has a price only where a session was not placed: what that one would have got
+for it.
 """
 
 import heapq

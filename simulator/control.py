@@ -59,7 +59,7 @@ class Control:
             self.env.process(self._beat(make_report, follow))
 
     def _follow(self, verifier: SimVerifier, drafters: dict[str, SimDrafter], directive: Directive) -> None:
-        sessions, mix = verifier.engine.draft_sessions, self.options.mix
+        sessions, mix = verifier.draft_sessions, self.options.mix
         names = [route.replica for route in directive.drafters]
         verifier.peers = drafters
         if mix.policy == SPLIT:

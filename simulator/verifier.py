@@ -155,6 +155,10 @@ class SimVerifier:
             self._deliver(replies)
 
     @property
+    def draft_sessions(self) -> SimDraftSessions:
+        return cast(SimDraftSessions, self.engine.draft_sessions)
+
+    @property
     def plain_step_s(self) -> float:
         """Seconds of a step without drafts and prompts at the load of now."""
         return max(1, self.engine.draft_sessions.decoding) / self.engine.pricing.plain_goodput
@@ -168,7 +172,7 @@ class SimVerifier:
         if self.options.mix.policy != EQUAL:
             for s in sequences:
                 s.worth = s.worth_at(self.env.now, self.plain_step_s)
-        self.engine.draft_sessions.rearrange(sequences)
+        self.draft_sessions.rearrange(sequences)
 
     def _deliver(self, replies: list[GenerateReply]) -> None:
         for reply in replies:

@@ -14,11 +14,14 @@ tokens that were committed that long ago, and loses as many levels.
 
 MOST_ACCEPTANCE = 0.98
 
+DEEPEST = 16
+"""Levels of the deepest tree (`tree.max_depth`): what is farther away than that many steps drafts nothing that still counts."""
+
 
 def gain_per_step(acceptance: float, step_s: float, period_s: float, round_trip_s: float = 0.0) -> float:
     """Tokens that a session's drafts add to a step."""
     a = min(max(acceptance, 0.0), MOST_ACCEPTANCE)
     levels = step_s / period_s - 1.0
-    if levels <= 0.0:
+    if levels <= 0.0 or round_trip_s >= DEEPEST * step_s:
         return 0.0
     return float(a ** (1.0 + round_trip_s / step_s) * a * (1.0 - a**levels) / (1.0 - a))

@@ -8,12 +8,13 @@ others are worth.
 
 from dataclasses import dataclass
 
-URGENT = 4.0
-"""A token that decides whether an objective is kept is worth this many others: with 4, one such session displaces three."""
+URGENT = 2.5
+"""A token that decides whether an objective is kept is worth this many others. With 4, `drafthouse simulate-pools` keeps fewer objectives:
+trees of the urgent take nodes that bring them little."""
 
-EASY, HOPELESS = 0.6, 4.0
-"""Tokens a step that a request must commit to be in time: below EASY plain decoding does it, even if steps become longer by two thirds;
-beyond HOPELESS no drafts do."""
+EASY, HOPELESS = 0.85, 4.0
+"""Tokens a step that a request must commit to be in time: below EASY plain decoding does it, even if steps become somewhat longer; beyond
+HOPELESS no drafts do. From 0.6 on, requests that would be in time anyway displace others."""
 
 
 @dataclass(frozen=True, slots=True)
