@@ -20,7 +20,7 @@ PROMPT_TOKENS = 256
 
 
 class Market:
-    """`seats`: how many were given, by target, with the time of each round."""
+    """The last reports, and the offers of the last round."""
 
     def __init__(self, options: Options):
         self._options = options
