@@ -7,9 +7,12 @@ import pytest
 
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import GrowthThreshold
+from drafthouse.policy.latency import Curve
+from drafthouse.policy.node_pricing import NodePricing
+from drafthouse.speculation import Speculation
 from drafthouse.stages.build import FORCED
 from drafthouse.token_tree import ROOT, TokenTree
-from verifier.node_selection import Candidates, candidates_of
+from verifier.node_selection import Candidates, candidates_of, choose_nodes
 
 ANY = GrowthThreshold(0.0, ahead=False)
 
@@ -77,3 +80,21 @@ def test_what_a_grammar_forces_is_certain_whatever_a_drafter_has_there() -> None
     assert trusted(known) == pytest.approx([0.0, 1.0, 0.0, 1.0])
     below = offered(link(tree, 0.5), local((ROOT, [5], [1.0]), source=FORCED))
     assert trusted(below) == pytest.approx([1.0, 0.0, 0.15]), "what hangs below stays"
+
+
+def test_nodes_compete_by_what_their_tokens_are_worth() -> None:
+    def sequence(edge: float, worth: float) -> Any:
+        request = SimpleNamespace(speculation=Speculation())
+        own = link(TokenTree([5], [ROOT], [edge], [0]))
+        return SimpleNamespace(draft_session=own, local=None, max_draft_depth=9, worth=worth, request=request)
+
+    def verified(*worths: float) -> list[int]:
+        plan: Any = SimpleNamespace(decoding=[sequence(0.6, worths[0]), sequence(0.4, worths[1])], prompt_tokens=0, kv_tokens=0)
+        pricing = NodePricing(Curve("", "", 10.0, 1.0, 0.0))
+        pricing.quote(2, 0, 0)
+        pricing.weigh(worths)
+        return choose_nodes(plan, pricing, lambda _: 0, 1).counts
+
+    assert verified(1.0, 1.0) == [1, 0]
+    assert verified(1.0, 3.0) == [0, 1]
+    assert verified(5.0, 5.0) == [1, 0]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.draft_market import Demand, Supply, clear
+from controller.draft_market import NODES_A_PASS, Demand, Supply, clear
+from drafthouse.policy.draft_gain import gain_per_step
 
 SLOW_TARGET = Demand("slow", 0.02, 0.75, (1.0,) * 4, 0, 64.0, 100.0)
 FAST_TARGET = Demand("fast", 0.007, 0.75, (1.0,) * 4, 0, 64.0, 100.0)
@@ -48,6 +49,18 @@ def test_a_far_drafter_is_used_only_where_nothing_nearer_is_left() -> None:
 def test_passes_that_take_longer_than_they_should_leave_fewer_seats() -> None:
     held = replace(NARROW, held=2, measured_s=0.02)
     assert placed([SLOW_TARGET], [held])["slow"]["narrow"] < placed([SLOW_TARGET], [NARROW])["slow"]["narrow"]
+
+
+def test_sessions_that_would_take_more_than_they_add_are_not_placed() -> None:
+    demand = replace(SLOW_TARGET, prompt_tokens=0.0, worths=(1.0,) * 6)
+
+    def together(sessions: int) -> float:
+        period_s = NARROW.pass_s + NARROW.node_s * (NODES_A_PASS * sessions - 1.0)
+        return sessions * gain_per_step(demand.acceptance, demand.step_s, period_s)
+
+    best = max(range(1, 7), key=together)
+    assert 1 < best < 6
+    assert placed([demand], [NARROW])["slow"]["narrow"] == best
 
 
 def test_the_limit_of_sessions_and_the_pairs_hold() -> None:

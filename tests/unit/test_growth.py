@@ -58,6 +58,14 @@ def test_catch_ups_come_first_within_their_own_budget() -> None:
     assert PassBudget(16, FREE).plan([growing, first, second, third]) == [(first, []), (second, []), (growing, [(0.9, 0)])]
 
 
+def test_a_pass_takes_first_what_is_worth_most() -> None:
+    few, dear = Growing(Frontier([(0.9, 0)], [])), Growing(Frontier([(0.4, 1)], []))
+    assert PassBudget(1, FREE).plan([few, dear]) == [(few, [(0.9, 0)])]
+    assert PassBudget(1, FREE).plan([few, dear], lambda session: 3.0 if session is dear else 1.0) == [(dear, [(0.4, 1)])]
+    first, second = Growing(missing=5), Growing(missing=5)
+    assert PassBudget(4, FREE).plan([first, second], lambda session: 1.0 + (session is second)) == [(second, [])]
+
+
 def test_idle_passes_alone_grow_ahead() -> None:
     ahead, both = Growing(Frontier([], [(0.1, 4)])), Growing(Frontier([(0.5, 1)], [(0.2, 2)]))
     assert PassBudget(16, FREE).plan([ahead, both]) == [(both, [(0.5, 1)])]

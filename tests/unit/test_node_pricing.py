@@ -57,3 +57,16 @@ def test_the_floor_is_asked_and_the_price_stays() -> None:
     pricing.set_price_floor(0.0)
     assert pricing.quoted_price == own
     assert pricing.seconds_per_node == pytest.approx(0.001)
+
+
+def test_what_is_asked_for_a_sequence_falls_with_its_worth_and_rises_with_the_drafters_time() -> None:
+    pricing = NodePricing(LINE)
+    pricing.quote(4, 0, 0)
+    price = pricing.quoted_price
+    assert pricing.quoted_for(1.0, 0.0) == price
+    pricing.weigh([1.0, 3.0])
+    assert pricing.quoted_for(2.0, 0.0) == pytest.approx(price)
+    assert pricing.quoted_for(4.0, 0.0) == pytest.approx(price / 2)
+    assert pricing.quoted_for(2.0, 0.5) == pytest.approx(price + 0.25)
+    pricing.weigh([])
+    assert pricing.mean_worth == 1.0
