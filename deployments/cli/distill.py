@@ -56,6 +56,9 @@ def distill(
     text_share: Annotated[float, typer.Option(help="Part of the time in which the target writes.", min=0.01, max=1.0)] = 0.4,
     sequences: Annotated[int, typer.Option(help="Texts that the target writes side by side.", min=1, max=1024)] = 64,
     layers: Annotated[int | None, typer.Option(help="Of the draft.", min=1, max=16)] = None,
+    export_llama: Annotated[
+        pathlib.Path | None, typer.Option(help="Also write the draft with its whole vocabulary to this folder, for other engines.")
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the target.")] = False,
 ) -> None:
     """Make a draft for a target: the target writes text, a small model learns from it. Stop it at any time: the same command goes on."""
@@ -63,7 +66,7 @@ def distill(
         options = DistillOptions(
             target=target, output=output, minutes=minutes, hidden=hidden, prompts=prompts, dtype=dtype.value, device=device.value,
             threads=threads or len(os.sched_getaffinity(0)), seed=seed, text_share=text_share, sequences=sequences,
-            layers=layers, trust_remote_code=trust_remote_code,
+            layers=layers, export_llama=export_llama, trust_remote_code=trust_remote_code,
         )  # fmt: skip
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         try:

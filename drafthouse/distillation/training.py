@@ -17,6 +17,7 @@ from drafthouse.distillation.checkpoint import Checkpoint, Shape, read_checkpoin
 from drafthouse.distillation.draft_files import write_draft
 from drafthouse.distillation.fuse_start import begin_fuse
 from drafthouse.distillation.head_ids import choose_head_ids, token_weights
+from drafthouse.distillation.llama_export import export_llama
 from drafthouse.distillation.measured_pace import Latencies, measured_latencies
 from drafthouse.distillation.network import DraftNetwork, target_modules
 from drafthouse.distillation.options import DistillOptions
@@ -57,6 +58,8 @@ def train(options: DistillOptions, text: TextFolder, progress: Callable[[Trainin
     _allow_short_products(options.device)
     texts = [each for each in text if not is_held_out(each.number)]
     held_out = [each for each in text if is_held_out(each.number)]
+    if options.export_llama is not None and options.hidden:
+        raise ConfigError("--export-llama: other engines send no hidden states; make a draft without --hidden for them")
     if options.training_seconds <= 0:
         raise ConfigError(f"--text-share {options.text_share:g} leaves no time to learn; give it less")
     if not texts or not held_out:
@@ -87,6 +90,8 @@ def train(options: DistillOptions, text: TextFolder, progress: Callable[[Trainin
         text_seconds=text.seconds, seconds=budget.spent,
     )  # fmt: skip
     (options.output / REPORT).write_text(report(options, found), encoding="utf-8")
+    if options.export_llama is not None:
+        export_llama(options.output, options.export_llama, options.target, options.trust_remote_code)
     return Result(options.output, shape.layers, len(trainer.network.head_ids), agreement, trainer.rows, budget.spent)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drafthouse.checkpoints.draft_folder import DraftFolder
 from drafthouse.config.serving import ModelConfig
@@ -157,7 +158,8 @@ def test_a_run_of_seconds_lowers_the_loss_and_goes_on_from_where_it_was_killed(w
 def test_the_draft_that_serves_computes_what_was_learned(written: pathlib.Path, tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "draft"
     shutil.copytree(written, folder)
-    result = train(options(folder, 1), TextFolder(folder), lambda training: None)
+    exported = tmp_path / "exported"
+    result = train(options(folder, 1, export_llama=exported), TextFolder(folder), lambda training: None)
     model = load(ModelConfig(path=str(folder), kv_tokens=256))
     try:
         assert model.head_ids is not None
@@ -171,6 +173,14 @@ def test_the_draft_that_serves_computes_what_was_learned(written: pathlib.Path, 
             count += len(logits)
         assert count == result.agreement.levels[0].rows
         assert hits / count == pytest.approx(result.agreement.first, abs=0.03)  # the folder is in bfloat16
+        tokens = next(TextFolder(folder).held_out()).tokens.astype(np.int64)
+        kv = KvSequence(model.runner.cache)
+        ours = model.runner.run([chunk(kv, tokens.tolist(), 0, True, of_all=True)]).logits
+        plain = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+        with torch.no_grad():
+            theirs = plain(torch.from_numpy(tokens[None])).logits[0]
+        torch.testing.assert_close(theirs[:, model.head_ids], ours, rtol=1e-3, atol=1e-3)
+        assert len(AutoTokenizer.from_pretrained(exported)) == theirs.shape[1] == 4096
     finally:
         model.runner.close()
 
@@ -208,6 +218,8 @@ def test_a_run_of_another_kind_is_refused(written: pathlib.Path, tmp_path: pathl
     train(options(folder, 0.5), TextFolder(folder), lambda training: None)
     with pytest.raises(ConfigError, match="name another folder for --output"):
         train(options(folder, 0.5).model_copy(update={"layers": 2}), TextFolder(folder), lambda training: None)
+    with pytest.raises(ConfigError, match="other engines send no hidden states"):
+        train(options(folder, 0.5, hidden=True, export_llama=tmp_path), TextFolder(folder), lambda training: None)
     with pytest.raises(ConfigError, match="without hidden states"):
         train(options(folder, 0.5, hidden=True), TextFolder(folder), lambda training: None)
 
