@@ -1,7 +1,8 @@
 """The passes of the draft model over the trees of all sessions.
 
 Promises: a pass takes the best frontier nodes of all sessions, batched; what a commit pruned is never run. With
-an inner stage it takes guesses along, and of them keeps what the draft itself drafts (`drafter.lookahead`).
+an inner stage it takes guesses along, and of them keeps what the draft itself drafts (`drafter.lookahead`). A draft that reads hidden
+states gives its own back for the next level.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,9 +13,11 @@ import torch
 from drafter.lookahead import Lookahead
 from drafter.pass_segments import NO_GUESSES, catch_up, tree_nodes
 from drafter.session import Session
+from drafter.session_states import State
 from drafthouse.choose import Rows, rank
 from drafthouse.config.serving import DrafterConfig
 from drafthouse.engine.loader import LoadedModel
+from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.prefix_cache import LEAST_SHARED, common_length
 from drafthouse.engine.segment import Segment
 from drafthouse.errors import OutOfKvSlots
@@ -57,6 +60,13 @@ class Work:
         return (self.nodes or [ROOT]) + list(range(first, first + len(self.guesses)))
 
     @property
+    def states(self) -> list[State | None]:
+        """What each token is run with, where the draft reads states."""
+        states, parents = self.session.states, self.session.tree.parents
+        assert states is not None
+        return states.of_nodes([parents[node] for node in self.nodes]) if self.nodes else states.of_tokens(self.session.cached, self.chunk)
+
+    @property
     def rows(self) -> Rows:
         """How the children of each parent are ranked."""
         return self.session.rows(self.parents, self.guesses, [self.segment.positions[output] + 1 for output in self.segment.outputs])
@@ -68,6 +78,7 @@ class DraftModel:
     ):
         self.runner, self.latency, self.clock, self.inner = model.runner, latency, clock, inner
         self.head_ids = model.head_ids
+        self.state_inputs = model.state_inputs  # None: it reads no states
         self.budget, self.shared_noise = PassBudget(config.prefill_tokens, latency), config.shared_noise
         self._guess_calibration = Calibration()
         self.running: list[Session] = []  # in the pass that was begun last
@@ -102,8 +113,9 @@ class DraftModel:
         tokens = sum(len(work.segment) for work in works)
         self.expected_s = self.latency.seconds(tokens, sum(work.session.kv_tokens for work in works))
         started = self.clock()
+        self._feed(works)
         result = self.runner.run([work.segment for work in works])
-        grown = self._grow(works, result.logits, totals)
+        grown = self._grow(works, result, totals)
         seconds = self.clock() - started
         totals.passes += 1
         totals.pass_seconds += seconds
@@ -149,8 +161,17 @@ class DraftModel:
         least = max(LEAST_GUESS, cost / seconds(1, session.kv_tokens))
         return session.lookahead.guess(session.growing, nodes or [ROOT], least, session.limits.depth - 1)
 
-    def _grow(self, works: list[Work], logits: torch.Tensor, totals: DraftTotals) -> list[Session]:
+    def _feed(self, works: list[Work]) -> None:
+        """Gives a draft that reads states those of its tokens, and asks for its own where its children will take them."""
+        if self.state_inputs is None:
+            return
+        inputs = self.state_inputs.rows([state for work in works for state in work.states])
+        for work, mine in zip(works, inputs.split([len(work.segment) for work in works]), strict=True):
+            work.segment.inputs, work.segment.states = mine, work.segment.outputs
+
+    def _grow(self, works: list[Work], result: RunResult, totals: DraftTotals) -> list[Session]:
         """Adds the children that the pass drafted; returns the sessions whose tree may have grown."""
+        logits, states = result.logits, result.states
         parts = [work.rows for work in works if work.parents]
         width = max(work.session.width for work in works)
         ranked = list[tuple[list[int], list[float]]]()
@@ -169,6 +190,9 @@ class DraftModel:
             totals.guessed += len(work.guesses)
             totals.came_true += len(came_true)
             session.was_run(work.chunk, came_true)
+            if session.states is not None:
+                session.states.were_run(parents, states[: len(parents)], session.cached)
+                states = states[len(parents) :]
             if parents:
                 session.grow_stages()
                 grown.append(session)

@@ -18,20 +18,21 @@ from drafter.calibration_store import CalibrationStore
 from drafter.draft_model import DraftModel
 from drafter.fault_isolation import FaultIsolation
 from drafter.session import Label, Session, SessionRules
+from drafter.session_states import SessionStates
 from drafter.trace import TraceWriter
 from drafter.without_model import WithoutModel
 from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import check_device
-from drafthouse.errors import WireError
+from drafthouse.errors import ConfigError, WireError
 from drafthouse.grammars.compiler import GrammarCompiler
 from drafthouse.grammars.matcher import GrammarMatcher
 from drafthouse.policy.latency import LatencyModel
 from drafthouse.processors.grammar import GrammarProcessor
 from drafthouse.processors.late_grammar import LateGrammar
 from drafthouse.processors.sequence_processors import SequenceProcessors, processors_of
-from drafthouse.stages.build import MODEL, forced_maker, inner_of, placed
+from drafthouse.stages.build import MODEL, StageMaker, forced_maker, inner_of, placed
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
@@ -47,6 +48,7 @@ from drafthouse.wire.session_messages import (
     ToDrafterMessage,
     ToVerifierMessage,
 )
+from drafthouse.wire.states import StatesWish
 from drafthouse.wire.totals import DraftTotals
 
 Outgoing = tuple[str, ToVerifierMessage]
@@ -81,6 +83,7 @@ class DrafterEngine:
         if isinstance(model, LoadedModel):
             assert latency is not None
             inner = inner_of(config.stages, draft, self.vocab_size, config.shared_noise)
+            _check_states(model, inner)
             self.draft, self.cache = DraftModel(model, latency, config, clock, inner), model.runner.cache
         cache = self.cache if self.draft is not None else None
         self.admission = SessionAdmission(config, tree, cache, model.context, self.vocab_size, model.vocabulary)
@@ -90,6 +93,8 @@ class DrafterEngine:
         self.trace = TraceWriter(config.trace) if config.trace else None
         self.traced = MODEL if self.draft is not None else self.makers[0].source
         self.totals, self.stage_totals = DraftTotals(), StageTotals()
+        reads_states = isinstance(model, LoadedModel) and model.state_inputs is not None
+        self.wish = StatesWish(model.state_size) if reads_states else None  # the states that it asks verifiers for
         self._fault_isolation, self._draining = FaultIsolation(), False
         self.grammars, self._compiling = GrammarCompiler(model.tokenizer), ThreadPoolExecutor(1, "grammars")
 
@@ -155,6 +160,8 @@ class DrafterEngine:
         if self.draft is not None and (lookahead := self.draft.lookahead(facts, width, self.stage_totals)) is not None:
             session.lookahead = lookahead
             lookahead.follow(message.tokens)
+        if self.wish is not None:
+            session.states = SessionStates(self.wish.size, len(message.tokens), message.states_to_come, self.cache.data.device)
         further = () if grammar is None else (grammar,)
         if self.draft is not None:
             session.processors = processors_of(message.sampling, prompt, output, message.stop_tokens, self.vocab_size, further)
@@ -190,6 +197,7 @@ class DrafterEngine:
         if session.processors is not None:  # first: stages ask what it forces behind these tokens
             session.processors.commit(message.tokens)
         try:
+            self._take_states(session, message)
             labels = session.commit(message.base_len, message.tokens, message.min_confidence, self.clock())
         except WireError as error:
             return [self.drop(key, str(error))]
@@ -200,6 +208,16 @@ class DrafterEngine:
         if reason := self.admission.too_long(len(session.tokens)):
             return [self.drop(key, reason, Scope.SEQUENCE)]
         return [self._announce(session)]
+
+    def _take_states(self, session: Session, message: Commit) -> None:
+        """Raises WireError."""
+        if session.states is not None:
+            began = self.clock()
+            session.states.commit(message.states, message.base_len + len(message.tokens), session.cached)
+            self.totals.state_bytes += len(message.states)
+            self.totals.state_seconds += self.clock() - began
+        elif message.states:
+            raise WireError("commit.states: this drafter has asked for none")
 
     def _learn(self, session: Session, labels: list[Label]) -> None:
         temperature = session.sampling.temperature
@@ -287,3 +305,9 @@ class DrafterEngine:
         """A Grow with what is new and what the next pass promises."""
         seconds, expected = self.draft.announcement(session) if self.draft is not None else (0.0, 0.0)
         return session.grow_message(int(seconds * 1e6) + 1 if expected else 0, expected)
+
+
+def _check_states(model: LoadedModel, inner: StageMaker | None) -> None:
+    """Raises ConfigError where guesses below a node would need its state, which only the pass itself gives."""
+    if model.state_inputs is not None and inner is not None:
+        raise ConfigError("drafter.stages: this draft reads hidden states, so no inner stage can guess for it; leave out `inner`")

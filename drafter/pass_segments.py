@@ -17,7 +17,7 @@ def catch_up(session: Session, limit: int, guesses: TokenTree) -> Segment:
     """The next committed tokens without KV, at most `limit`, and the guesses below the root. Logits: of the last committed token if it
     is the root, and of all guesses."""
     first = session.cached
-    tokens = session.tokens[first : first + limit]
+    tokens = session.tokens[first : min(first + limit, session.runnable)]
     count, positions = len(tokens), list(range(first, first + len(tokens)))
     outputs = [count - 1] if first + count == len(session.tokens) else []
     before = len(session.kv)

@@ -144,7 +144,9 @@ class DrafterServer(rpc.DrafterServicer):
         except IncompatibleError as error:
             logger.warning("verifier at %s gets no drafts: %s", context.peer(), error)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
-        await context.send_initial_metadata(((DRAFTER_METADATA, self.name), *OURS.metadata()))
+        wish = self.loop.engine.wish
+        asked = wish.metadata() if wish is not None else ()
+        await context.send_initial_metadata(((DRAFTER_METADATA, self.name), *OURS.metadata(), *asked))
         self._count += 1
         peer, stream = f"{context.peer()}#{self._count}", _Stream()
         self._streams[peer] = stream

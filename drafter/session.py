@@ -3,13 +3,15 @@
 Promises: the draft has seen the first `cached` committed tokens. `kv` holds an entry for each of these, without the `skipped`
 ones that have left the draft's window, then one for each node of `expanded`, in that order. A node is expanded (the
 draft has run on it) only after its parent, so the expanded nodes of any path are a prefix of it. The draft
-runs on nodes only while every committed token is cached: it never drafts from a stale cache.
+runs on nodes only while every committed token is cached: it never drafts from a stale cache. A draft that reads hidden states
+runs again what is committed, since the target's states have come, and then on the nodes that are left (`drafter.session_states`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drafter.lookahead import Lookahead, path_to
+from drafter.session_states import SessionStates
 from drafthouse.choose import Rows
 from drafthouse.config.serving import WindowConfig
 from drafthouse.engine.kv_cache import KvSequence
@@ -50,7 +52,8 @@ class Session:
     def __init__(
         self, peer: str, opened: Open, kv: KvSequence, rules: SessionRules, calibration: Calibration, stages: SessionStages, now: float
     ):
-        """`peer` is the verifier's stream that opened it. The engine sets `lookahead`, `processors`, `vocab_size` and `reserved_slots`."""
+        """`peer` is the verifier's stream that opened it. The engine sets `lookahead`, `states`, `processors`, `vocab_size` and
+        `reserved_slots`."""
         self.key = peer, opened.session_id
         self.id, self.epoch = opened.session_id, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
@@ -61,6 +64,7 @@ class Session:
         self.growing = GrowingTree()
         self.calibration, self.stages = calibration, stages
         self.lookahead: Lookahead | None = None
+        self.states: SessionStates | None = None  # of a draft that reads hidden states
         self.processors: SequenceProcessors | None = None
         self.vocab_size = 0  # ids below it may be drafted
         self.reserved_slots = 0
@@ -89,7 +93,12 @@ class Session:
     @property
     def missing(self) -> int:
         """Committed tokens that the draft has to see first; none while it does not work for this session."""
-        return len(self.tokens) - self.cached if self.drafts else 0
+        return self.runnable - self.cached if self.drafts else 0
+
+    @property
+    def runnable(self) -> int:
+        """Committed tokens that the draft may run on by now."""
+        return len(self.tokens) if self.states is None else self.states.runnable(len(self.tokens))
 
     @property
     def shares_kv(self) -> bool:
@@ -98,8 +107,13 @@ class Session:
 
     def begin(self) -> None:
         """Takes over what is cached of the committed tokens, at most all but the root. Only for a session that shares."""
-        self.kv.adopt(self.tokens)
+        self.kv.adopt(self.tokens[: self._shareable])
         self.cached = len(self.kv)
+
+    @property
+    def _shareable(self) -> int:
+        """Leading tokens whose KV tells of these tokens alone."""
+        return len(self.tokens) if self.states is None else self.states.alone
 
     def forget_kv(self) -> None:
         """As before `begin`."""
@@ -150,6 +164,8 @@ class Session:
             for ranking in by_source.values()
         ]
         self._judge(labels, base_len + len(path), len(tokens), now)
+        if self.states is not None:
+            self.growing.expanded, entry_of = [], {}
         walked = [entry_of[node] for node in path if node in entry_of]
         index = self.growing.reroot(tokens, path)
         self.kept = len(index)
@@ -205,8 +221,9 @@ class Session:
 
     def refresh(self) -> None:
         """The frontier again, after any change of tree or threshold."""
-        grows = self.drafts and not self.missing and not self.on_hold
-        self.frontier = self.growing.frontier(self.expected_children, self.threshold, self.limits) if grows else Frontier([], [])
+        grows = self.drafts and self.cached == len(self.tokens) and not self.on_hold
+        in_turn = self.states is not None
+        self.frontier = self.growing.frontier(self.expected_children, self.threshold, self.limits, in_turn) if grows else Frontier([], [])
 
     def add_children(self, parent: int, tokens: list[int], margins: list[float]) -> int:
         """Those of the draft's children that are worth a place in the tree; returns how many. `refresh` is due after the last call."""
@@ -236,7 +253,7 @@ class Session:
         kept = self.held + len(self.expanded) - len(came_true)
         self.kv.keep(kept, [kept + guess for guess in came_true])
         if chunk and self.shares_kv:
-            self.kv.share(self.tokens[: self.cached])
+            self.kv.share(self.tokens[: min(self.cached, self._shareable)])
         self._slide_window()
 
     def child(self, node: int, token: int) -> int | None:
@@ -252,11 +269,13 @@ class Session:
         self.forget_kv()
         self.sent = self.kept = 0
         self.growing, self._sent_edges = GrowingTree(), []
+        if self.states is not None:
+            self.states.forget_own()
         self.grow_stages()
 
     def close(self, finished: bool) -> None:
         """The session is over; `finished`: so is the request, by itself."""
-        self.kv.retire(self.tokens[: self.cached] if self.shares_kv else ())
+        self.kv.retire(self.tokens[: min(self.cached, self._shareable)] if self.shares_kv else ())
         self.stages.close(finished)
         if self.lookahead is not None:
             self.lookahead.close(finished)

@@ -141,7 +141,7 @@ class VerifierMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., grow: _Optional[_Union[Grow, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session_id", "epoch", "tokens", "sampling", "seed", "noise_version", "target_fingerprint", "max_nodes", "max_depth", "min_confidence", "vocab_size", "width", "cache_key", "vocabulary", "prompt_len", "stop_tokens")
+    __slots__ = ("session_id", "epoch", "tokens", "sampling", "seed", "noise_version", "target_fingerprint", "max_nodes", "max_depth", "min_confidence", "vocab_size", "width", "cache_key", "vocabulary", "prompt_len", "stop_tokens", "states_to_come")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +158,7 @@ class Open(_message.Message):
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LEN_FIELD_NUMBER: _ClassVar[int]
     STOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STATES_TO_COME_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -174,21 +175,24 @@ class Open(_message.Message):
     vocabulary: str
     prompt_len: int
     stop_tokens: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., noise_version: _Optional[int] = ..., target_fingerprint: _Optional[str] = ..., max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., min_confidence: _Optional[float] = ..., vocab_size: _Optional[int] = ..., width: _Optional[int] = ..., cache_key: _Optional[str] = ..., vocabulary: _Optional[str] = ..., prompt_len: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+    states_to_come: int
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., noise_version: _Optional[int] = ..., target_fingerprint: _Optional[str] = ..., max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., min_confidence: _Optional[float] = ..., vocab_size: _Optional[int] = ..., width: _Optional[int] = ..., cache_key: _Optional[str] = ..., vocabulary: _Optional[str] = ..., prompt_len: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., states_to_come: _Optional[int] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("session_id", "epoch", "base_len", "tokens", "min_confidence")
+    __slots__ = ("session_id", "epoch", "base_len", "tokens", "min_confidence", "states")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     base_len: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     min_confidence: float
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., min_confidence: _Optional[float] = ...) -> None: ...
+    states: bytes
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., min_confidence: _Optional[float] = ..., states: _Optional[bytes] = ...) -> None: ...
 
 class Close(_message.Message):
     __slots__ = ("session_id", "epoch", "finished")

@@ -17,7 +17,7 @@ PEER = "verifier"
 class OneProcess(Pair):
     def __init__(self, verifier: VerifierEngine, drafters: list[DrafterEngine]):
         self.drafters = {f"drafter-{i}": drafter for i, drafter in enumerate(drafters)}
-        super().__init__(verifier, self.drafters)
+        super().__init__(verifier, {name: drafter.wish for name, drafter in self.drafters.items()})
 
     def turn(self) -> list[GenerateReply]:
         """One verifier step if it is willing, and one pass of each drafter: none of them starves, as each has a device of its own when

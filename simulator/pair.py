@@ -1,16 +1,19 @@
 """A verifier and what drafts for it in one process, turn by turn: what all such pairs can do."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
+from drafthouse.wire.states import StatesWish
 from verifier.engine import VerifierEngine
 
 
 class Pair(ABC):
-    def __init__(self, verifier: VerifierEngine, drafters: Iterable[str]):
+    def __init__(self, verifier: VerifierEngine, drafters: Mapping[str, StatesWish | None]):
+        """`drafters`: by name, the hidden states that each asks for."""
         self.verifier = verifier
-        verifier.draft_sessions.set_drafters(drafters)
+        for name, wish in drafters.items():
+            verifier.draft_sessions.add_drafter(name, wish)
 
     @abstractmethod
     def turn(self) -> list[GenerateReply]:

@@ -23,6 +23,7 @@ from drafthouse.wire.session_messages import (
     to_drafter_proto,
     to_verifier_proto,
 )
+from drafthouse.wire.states import StatesWish
 from simulator.pair import Pair
 from simulator.virtual_time import Device, VirtualRunner, World
 from verifier.engine import VerifierEngine
@@ -37,6 +38,9 @@ DRAFTER, PEER = "drafter", "verifier"
 
 class Drafting(Protocol):
     """What a `DrafterEngine` does; its passes take time on a `Device`."""
+
+    @property
+    def wish(self) -> StatesWish | None: ...
 
     def handle(self, peer: str, message: ToDrafterMessage) -> list[Outgoing]: ...
 
@@ -86,7 +90,7 @@ class VirtualPair(Pair):
     to it while its device runs; `drafting` on that of its device."""
 
     def __init__(self, verifier: VerifierEngine, drafting: Drafting, device: Device):
-        super().__init__(verifier, [DRAFTER])
+        super().__init__(verifier, {DRAFTER: drafting.wish})
         self.world = device.world
         self._drafter = VirtualDrafter(drafting, device)
 

@@ -12,6 +12,8 @@ from drafthouse.policy.start_rule import Announcement, FirstNodes
 from drafthouse.policy.trust import Standing, TrustRecord
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.session_messages import Grow
+from drafthouse.wire.states import StatesWish
+from verifier.unsent_states import UnsentStates
 
 
 @dataclass(slots=True)
@@ -24,6 +26,7 @@ class DrafterRecord:
     responsiveness: Responsiveness = field(default_factory=Responsiveness)
     sessions: int = 0
     unfit: str = ""  # why it can never draft for this verifier
+    wish: StatesWish | None = None  # the states that it asks for, if the target has them
 
     def usable(self, now: float) -> bool:
         return not self.unfit and not self.standing.banned(now) and not self.responsiveness.hung(now)
@@ -42,6 +45,7 @@ class DraftSession:
         self.announcement: Announcement | None = None
         self._announced = False  # whether that is the drafter's own word, or what usually comes
         self.worth = SessionWorth()
+        self.unsent_states = UnsentStates(record.wish) if record.wish is not None else None
         self.record, self._trust_record, self._announcement_record = record, TrustRecord(), TrustRecord()
         self._first_nodes: FirstNodes = record.first_nodes.copy()
         self._price = price  # of a node, when the drafter was last told; what a node promises beyond it is its worth

@@ -33,6 +33,7 @@ from drafthouse.wire.session_messages import (
     ToDrafterMessage,
     ToVerifierMessage,
 )
+from drafthouse.wire.states import StatesWish
 from drafthouse.wire.totals import SessionEvents, VerifyTotals
 from verifier.draft_session import DrafterRecord, DraftSession
 from verifier.sequence import Sequence
@@ -54,7 +55,7 @@ class DraftSessions:
     def __init__(self, config: VerifierConfig, tree: TreeConfig, target: LoadedModel, totals: VerifyTotals):
         self.batch_table, self.tree = config.batch_table, tree
         self.vocab_size, self.fingerprint, self.vocabulary = target.runner.vocab_size, target.fingerprint, target.vocabulary
-        self._totals = totals
+        self._target, self._totals = target, totals
         self.drafters: list[str] = []
         self.records: defaultdict[str, DrafterRecord] = defaultdict(DrafterRecord)
         self.events = SessionEvents()
@@ -71,9 +72,15 @@ class DraftSessions:
     def set_drafters(self, drafters: Iterable[str]) -> None:
         self.drafters = list(drafters)
 
-    def add_drafter(self, drafter: str) -> None:
+    def add_drafter(self, drafter: str, wish: StatesWish | None = None) -> None:
+        """It has a stream here, on which it asks for these states. Where they are of another size than the target's, it gets none."""
         if drafter not in self.drafters:
             self.drafters.append(drafter)
+        if wish is not None and wish.size != (size := self._target.state_size):
+            said = "drafter %s reads hidden states of %d numbers, the target's have %d: it is sent none, and drafts from tokens"
+            logger.warning(said, drafter, wish.size, size)
+            wish = None
+        self.records[drafter].wish = wish
 
     def take_outbox(self) -> dict[str, list[ToDrafterMessage]]:
         out, self._outbox = dict(self._outbox), defaultdict(list)
@@ -115,11 +122,13 @@ class DraftSessions:
         r = sequence.request
         max_nodes, max_depth, width = self._limits(r.speculation)
         session.max_nodes = max_nodes
+        wish, prefills = self.records[session.drafter].wish, sequence.pending > 1
         return Open(
             session_id=sequence.id, epoch=session.epoch, tokens=tuple(sequence.tokens), sampling=r.sampling, seed=r.seed,
             noise_version=NOISE_VERSION, target_fingerprint=self.fingerprint, max_nodes=max_nodes, max_depth=max_depth,
             min_confidence=self._min_confidence(sequence, price), vocab_size=self.vocab_size, width=width,
             cache_key=r.cache_key, vocabulary=self.vocabulary, prompt_len=sequence.prompt_len, stop_tokens=r.stop_tokens,
+            states_to_come=min(wish.rows, len(sequence.tokens)) - 1 if wish is not None and prefills else 0,
         )  # fmt: skip
 
     def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:
@@ -135,7 +144,9 @@ class DraftSessions:
 
     def commitment(self, sequence: Sequence, session: DraftSession, base_len: int, tokens: list[int], price: float) -> Commit:
         """The message that tells the session's drafter."""
-        return Commit(sequence.id, session.epoch, base_len, tuple(tokens), self._min_confidence(sequence, price))
+        states = session.unsent_states.take(len(sequence.tokens), len(tokens)) if session.unsent_states is not None else b""
+        self._totals.state_bytes += len(states)
+        return Commit(sequence.id, session.epoch, base_len, tuple(tokens), self._min_confidence(sequence, price), states)
 
     def hold(self, sequences: Iterable[Sequence]) -> None:
         """A step with these sequences begins: tells their drafters, if trees are not to grow during verification."""

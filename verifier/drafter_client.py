@@ -15,11 +15,12 @@ from typing import Any
 import grpc
 
 from drafthouse.errors import WireError
-from drafthouse.wire.dialect import OURS, Dialect, IncompatibleError, said_in
+from drafthouse.wire.dialect import OURS, Dialect, Feature, IncompatibleError, said_in
 from drafthouse.wire.fields import shown
-from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage, from_verifier_proto, session_of, to_drafter_proto
+from drafthouse.wire.session_messages import Commit, ToDrafterMessage, ToVerifierMessage, from_verifier_proto, session_of, to_drafter_proto
 from drafthouse.wire.settings import DRAFTER_METADATA
 from drafthouse.wire.silence import BEAT_S, Silence, while_heard
+from drafthouse.wire.states import MAX_STATES_BYTES, StatesWish, wish_in
 from drafthouse.wire.transport import Transport
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
@@ -31,6 +32,16 @@ OPEN_S = 2.0
 """A drafter that has not taken the stream by then is dialled again."""
 
 
+def within(messages: list[ToDrafterMessage]) -> tuple[list[ToDrafterMessage], list[ToDrafterMessage]]:
+    """Those that go out as one message, and the rest: states of many prompts come to more than a message may hold."""
+    size = 0
+    for i, message in enumerate(messages):
+        size += len(message.states) if isinstance(message, Commit) else 0
+        if size > MAX_STATES_BYTES:
+            return messages[:i], messages[i:]
+    return messages, []
+
+
 class DrafterClient:
     def __init__(
         self,
@@ -38,11 +49,12 @@ class DrafterClient:
         address: str,
         verifier: str,
         transport: Transport,
-        connected: Callable[[str], None],
+        connected: Callable[[str, StatesWish | None], None],
         lost: Callable[[str], None],
         received: Callable[[str, list[ToVerifierMessage]], None],
         malformed: Callable[[str, int, str], None],
     ):
+        """`connected` is told which hidden states the drafter asks for."""
         self.drafter, self.address, self.verifier, self._transport = drafter, address, verifier, transport
         self._connected, self._lost, self._received, self._malformed = connected, lost, received, malformed
         self._messages: list[ToDrafterMessage] = []
@@ -51,6 +63,7 @@ class DrafterClient:
         self.round_trip_s: float | None = None
         self.incompatible = ""  # why the two could not talk when the drafter was last dialled
         self._peer = Dialect()
+        self._wish: StatesWish | None = None
         self._told_unknown = False  # of messages of unknown kinds; the log has one line for all of them
         self.task = asyncio.create_task(self._run())
 
@@ -71,7 +84,7 @@ class DrafterClient:
                     async with asyncio.timeout(OPEN_S):
                         stream = await self._open(channel)
                     connected, pause = True, FIRST_PAUSE_S
-                    self._connected(self.drafter)
+                    self._connected(self.drafter, self._wish)
                     silence = Silence()
                     await while_heard(silence, self._listen(stream, silence))
                 except (grpc.RpcError, TimeoutError, ConnectionError) as error:
@@ -97,8 +110,18 @@ class DrafterClient:
             raise ConnectionError(f"{code.name}: {details}")
         self._peer = said_in(said)
         OURS.check(self._peer, "drafter")
+        self._wish = self._wish_in(said)
         self.incompatible = ""
         return stream
+
+    def _wish_in(self, said: Any) -> StatesWish | None:
+        if Feature.STATES not in self._peer.features:
+            return None
+        try:
+            return wish_in(said)
+        except WireError as error:
+            logger.warning("drafter %s is sent no hidden states: %s", self.drafter, error)
+            return None
 
     async def _listen(self, stream: Any, silence: Silence) -> None:
         async for batch in stream:
@@ -116,7 +139,9 @@ class DrafterClient:
             if ready is not self._ready:
                 return
             ready.clear()
-            messages, self._messages = self._messages, []
+            messages, self._messages = within(self._messages)
+            if self._messages:
+                ready.set()
             understood = [to_drafter_proto(self._peer.worded(m)) for m in messages if self._peer.understands(m)]
             batch = pb.ToDrafter(verifier=self.verifier, messages=understood)
             now = time.perf_counter()

@@ -191,6 +191,9 @@ class VerifierEngine:
         choices = self.verification.choose(step, result.logits)
         walks = self.verification.walk(step, choices)
         score(step, walks, result.logits)
+        if step.batch.states.count:
+            with self.meter.keeping_states():
+                step.batch.states.keep(walks.walked, result.states)
         now = self.meter.chose()
         moment = StepMoment(self.meter.started, now, result.seconds, self.pricing.price)
         self._commit(step, walks, now, step_traces(step, walks, choices, moment))

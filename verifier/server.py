@@ -27,6 +27,7 @@ from drafthouse.wire.membership import Route
 from drafthouse.wire.session_messages import ToDrafterMessage, ToVerifierMessage
 from drafthouse.wire.settings import VERIFIER_METADATA
 from drafthouse.wire.silence import BEAT_S, while_heard
+from drafthouse.wire.states import StatesWish
 from drafthouse.wire.transport import PLAINTEXT, Transport
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
@@ -306,8 +307,8 @@ class VerifierServer(rpc.VerifierServicer):
                     self._drafter_connected, self._drafter_lost, self._drafter_said, self._malformed,
                 )  # fmt: skip
 
-    def _drafter_connected(self, drafter: str) -> None:
-        self.loop.post_arrival(lambda engine: engine.draft_sessions.add_drafter(drafter))
+    def _drafter_connected(self, drafter: str, wish: StatesWish | None) -> None:
+        self.loop.post_arrival(lambda engine: engine.draft_sessions.add_drafter(drafter, wish))
 
     def _drafter_lost(self, drafter: str) -> None:
         self.loop.post_arrival(lambda engine: engine.lose_drafter(drafter))

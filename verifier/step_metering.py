@@ -4,7 +4,8 @@ Promises: a step reads the time here and nowhere else; counters only grow. `Acce
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from drafthouse.stages.build import by_name
@@ -79,6 +80,13 @@ class StepMeter:
     def started(self) -> float:
         """When the step in progress was planned."""
         return self._started
+
+    @contextmanager
+    def keeping_states(self) -> Iterator[None]:
+        """Inside, hidden states are made ready for drafters."""
+        began = self._clock()
+        yield
+        self.totals.state_seconds += self._clock() - began
 
     def chose(self) -> float:
         """Tokens are chosen; returns the time."""

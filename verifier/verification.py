@@ -22,6 +22,7 @@ from verifier.node_selection import Selected
 from verifier.scheduler import StepPlan
 from verifier.sequence import Sequence
 from verifier.step import Batch, Step, Walked, Walks
+from verifier.unsent_states import WantedStates
 
 EMPTY = TokenTree()
 
@@ -40,12 +41,14 @@ class Verification:
     def prepare(self, plan: StepPlan, selected: Selected) -> Batch:
         """Allocates the KV entries."""
         trees = selected.rows([s.tokens[-1] for s in plan.decoding])
-        step = tree_steps([s.kv for s in plan.decoding], trees)
-        chunks, batch, rows = list[Segment](), Batch(step, trees, []), len(trees)
+        states = WantedStates(plan.decoding, trees)
+        step = tree_steps([s.kv for s in plan.decoding], trees, states.tree_rows)
+        chunks, batch, rows = list[Segment](), Batch(step, trees, [], states=states), len(trees)
         for s, count in plan.prefilling:
             start = len(s.kv)
             last = start + count == len(s.tokens)
             chunks.append(chunk(s.kv, s.tokens[start : start + count], start, last, s.unscored > 0))
+            chunks[-1].states = states.of_chunk(s, start, count)
             if s.unscored:
                 batch.scored.append((s, rows, start))
             rows += len(chunks[-1].outputs)
@@ -85,7 +88,7 @@ class Verification:
             mine, stopped = s.cut(mine)
             walked.append(Walked(s, mine, stopped=stopped))
             first = end
-            if stopped or s.request.logprobs.top is not None:
+            if stopped or s.request.logprobs.top is not None or place in step.batch.states:
                 rows = trees.first[place] + np.flatnonzero(reached[trees.first[place] : trees.first[place + 1]])
                 walked[-1].rows = rows[: len(mine)]
             if stopped:

@@ -53,10 +53,11 @@ class GrowingTree:
         return len(self.tree)
 
     def add_children(self, parent: int, ranking: Ranking, threshold: GrowthThreshold, limits: TreeLimits) -> int:
-        """Adds those that are worth a place; returns how many are new."""
-        self.rankings.setdefault(parent, {})[ranking.source] = ranking
+        """Adds those that are worth a place; returns how many are new. What its source ranked there before counts no more."""
+        again = ranking.source in self.rankings.setdefault(parent, {})
+        self.rankings[parent][ranking.source] = ranking
         promised, known = self._promised(parent), set[int]()
-        if len(self.rankings[parent]) > 1:
+        if again or len(self.rankings[parent]) > 1:
             known = self._reweigh(parent, promised)
         before = len(self.tree)
         new = [token for token in ranking.tokens if token not in known]
@@ -82,10 +83,12 @@ class GrowingTree:
         return {token: (edge / total, source) for token, (edge, source) in best.items()}
 
     def _reweigh(self, parent: int, promised: dict[int, tuple[float, int]]) -> set[int]:
-        """Gives the children of `parent` the edges and sources promised; returns their tokens."""
+        """Gives the children of `parent` the edges and sources promised; returns their tokens. Those that are promised no more share what
+        the others leave."""
         tree, children = self.tree, self.tree.children(parent)
+        left = max(0.0, 1.0 - sum(edge for edge, _ in promised.values()))
         for i in children:
-            tree.edges[i], tree.sources[i] = promised[tree.tokens[i]]
+            tree.edges[i], tree.sources[i] = promised.get(tree.tokens[i], (left * tree.edges[i], tree.sources[i]))
         if children:
             self.confidences = tree.path_confidences()
         return {tree.tokens[i] for i in children}
@@ -132,13 +135,15 @@ class GrowingTree:
         self.depths.append(1 if parent == ROOT else self.depths[parent] + 1)
         self.confidences.append(self._confidence(parent) * edge)
 
-    def frontier(self, expected_children: float, threshold: GrowthThreshold, limits: TreeLimits) -> Frontier:
-        """Nodes worth running the draft on."""
+    def frontier(self, expected_children: float, threshold: GrowthThreshold, limits: TreeLimits, in_turn: bool = False) -> Frontier:
+        """Nodes worth running the draft on; `in_turn`: only below what it has run on."""
         if len(self.tree) >= limits.nodes:
             return Frontier([], [])
         done, depths, landings = set(self.expanded), self.depths, self._landings(threshold)
         unexpanded = (
-            (c, node, landings[node]) for node, c in enumerate(self.confidences) if node not in done and depths[node] < limits.depth
+            (c, node, landings[node])
+            for node, c in enumerate(self.confidences)
+            if node not in done and depths[node] < limits.depth and (not in_turn or (parent := self.tree.parents[node]) == ROOT or parent in done)
         )
         return worth_a_pass(unexpanded, expected_children, threshold)
 

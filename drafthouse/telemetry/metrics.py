@@ -115,6 +115,8 @@ def _verifier_sessions() -> list[Metric]:
             values=events,
         ),
         count("draft_messages", "messages", "Messages to drafters."),
+        count("state_bytes", "bytes", "Hidden states of the target that were sent to drafters whose draft reads them."),
+        count("state_seconds", "s", "Time that making them ready took; it is a part of choose_seconds."),
         count("stage_nodes", "tokens", "Tokens drafted by stages in the verifier's own process."),
         count("stage_seconds", "s", "Time that these stages took."),
         count("stage_faults", "faults", "Such stages dropped for their session, since they failed."),
@@ -166,6 +168,8 @@ def _drafter() -> list[Metric]:
         count("busy_seconds", "s", "Time not spent waiting for messages; per second, the drafter's utilisation."),
         count("cached_tokens", "tokens", "Tokens that sessions did not have to run the draft on: their KV was in the prefix cache."),
         count("commits", "commits", "Commits received from verifiers."),
+        count("state_bytes", "bytes", "Hidden states of targets that came with them."),
+        count("state_seconds", "s", "Time that reading these took."),
         count(
             "predrafted",
             "commits",

@@ -11,6 +11,7 @@ To add a field or a message:
 - another field of a request that must not be ignored: a line in `Feature` and one in `needed_by`.
 - a message between verifier and drafter: a line in `Feature` and one in `MESSAGES`. It is not sent to a drafter without the feature.
 - a message between gateway and verifier: a line in `Feature`; the sender looks for it in the `features` of the stream's `peer`.
+- what one side asks of the other when the stream opens: metadata of its own and a line in `Feature`, as with `drafthouse.wire.states`.
 - what a peer may as well ignore, such as a hint or a count, needs nothing: protobuf leaves it aside.
 
 Promises: a peer that says nothing is from before this was said, and knows BEFORE. Names that are not known here are kept and mean nothing.
@@ -58,6 +59,7 @@ class Feature(StrEnum):
     PROMPT_LOGPROBS = "prompt_logprobs"
     TOP_P_0 = "top_p_0"
     GRAMMAR = "grammar"
+    STATES = "states"
 
 
 BEFORE = frozenset({Feature.HOLD, Feature.REPETITION_PENALTY})

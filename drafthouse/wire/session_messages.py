@@ -12,6 +12,7 @@ from drafthouse.errors import WireError
 from drafthouse.sampling import SamplingParams
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.fields import cache_key, check_length, identifier, min_confidence_of, sampling_of, sampling_proto, seed_of
+from drafthouse.wire.states import states_field
 from protos import dataplane_pb2 as pb
 
 MAX_WIDTH = 64
@@ -32,7 +33,8 @@ class Open:
     """A new session. `tokens` are the prompt and all committed tokens; the last is the root. `width` 0: the drafter's own.
     `vocab_size` bounds the ids that may be drafted; `vocabulary` tells which token each id is (`drafthouse.engine.vocabulary`), empty
     where that is not known. `cache_key` names whose traffic may be remembered together; empty: nothing is remembered. The first
-    `prompt_len` tokens are the prompt (0: not known, all count as prompt), and `stop_tokens` would end the output."""
+    `prompt_len` tokens are the prompt (0: not known, all count as prompt), and `stop_tokens` would end the output. States of the last
+    `states_to_come` tokens should come with the first commit: a draft that reads them had better wait."""
 
     session_id: str
     epoch: int
@@ -50,18 +52,21 @@ class Open:
     vocabulary: str = ""
     prompt_len: int = 0
     stop_tokens: tuple[int, ...] = ()
+    states_to_come: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
     """`tokens` follow the first `base_len` committed tokens. A node is worth growing if its path confidence, by the drafter's own
-    edges, is at least `min_confidence`."""
+    edges, is at least `min_confidence`. `states` are rows (`drafthouse.wire.states`): the target's states that chose the last tokens
+    that are committed by now, one of each, ending with that of the last one; empty where none are sent."""
 
     session_id: str
     epoch: int
     base_len: int
     tokens: tuple[int, ...]
     min_confidence: float
+    states: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +141,8 @@ def to_drafter_proto(message: ToDrafterMessage) -> pb.DrafterMessage:
             fields = {name: getattr(message, name) for name in Open.__slots__}
             fields["sampling"] = sampling_proto(message.sampling)
             return pb.DrafterMessage(open=pb.Open(**fields))
-        case Commit(session_id, epoch, base_len, tokens, min_confidence):
-            return pb.DrafterMessage(
-                commit=pb.Commit(session_id=session_id, epoch=epoch, base_len=base_len, tokens=tokens, min_confidence=min_confidence)
-            )
+        case Commit():
+            return pb.DrafterMessage(commit=pb.Commit(**{name: getattr(message, name) for name in Commit.__slots__}))
         case Close(session_id, epoch, finished):
             return pb.DrafterMessage(close=pb.Close(session_id=session_id, epoch=epoch, finished=finished))
         case Hold(session_id, epoch):
@@ -155,7 +158,8 @@ def from_drafter_proto(message: pb.DrafterMessage) -> ToDrafterMessage:
             if not m.tokens:
                 raise WireError("commit.tokens is empty")
             check_length("commit.tokens", m.base_len + len(m.tokens))
-            return Commit(identifier(m.session_id), m.epoch, m.base_len, tuple(m.tokens), min_confidence_of(m.min_confidence))
+            states = states_field("commit.states", m.states)
+            return Commit(identifier(m.session_id), m.epoch, m.base_len, tuple(m.tokens), min_confidence_of(m.min_confidence), states)
         case "close":
             return Close(identifier(message.close.session_id), message.close.epoch, message.close.finished)
         case "hold":
@@ -169,6 +173,8 @@ def _open(m: pb.Open) -> Open:
         raise WireError("open.tokens is empty")
     if m.vocab_size and max(m.tokens) >= m.vocab_size:
         raise WireError(f"open.tokens holds {max(m.tokens)}, outside the vocabulary of {m.vocab_size}")
+    if m.states_to_come >= len(m.tokens):
+        raise WireError(f"open.states_to_come is {m.states_to_come}, of {len(m.tokens)} tokens, and no state chose the first")
     if m.width > MAX_WIDTH:
         raise WireError(f"open.width is {m.width}, the limit is {MAX_WIDTH}")
     return Open(
@@ -176,6 +182,7 @@ def _open(m: pb.Open) -> Open:
         noise_version=m.noise_version, target_fingerprint=m.target_fingerprint, max_nodes=m.max_nodes, max_depth=m.max_depth,
         min_confidence=min_confidence_of(m.min_confidence), vocab_size=m.vocab_size, width=m.width, cache_key=cache_key(m.cache_key),
         vocabulary=m.vocabulary, prompt_len=m.prompt_len, stop_tokens=tuple(m.stop_tokens),
+        states_to_come=m.states_to_come,
     )  # fmt: skip
 
 

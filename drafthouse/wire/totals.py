@@ -44,7 +44,8 @@ class VerifyTotals(NamedFields):
 
     `predicted_tokens` and `predicted_seconds` are what selection expected of the steps, to be held against `committed` and
     `run_seconds`; `offered` are the nodes that it had to choose from. Of the `committed` tokens a grammar
-    left no other than the `forced` ones. `trees` were made here: one for each session, commit and Grow.
+    left no other than the `forced` ones. `trees` were made here: one for each session, commit and Grow. Of the target's hidden states
+    `state_bytes` were sent to drafters; making them ready took `state_seconds`, which `choose_seconds` hold.
     A request is `refused` for a full queue or `admitted`, and then it is
     `finished`, `cancelled` (some while they waited or before all of their prompt had run), `superseded` by a later attempt, `returned` to
     its gateway, or `failed` with its step; until then it is running or waiting.
@@ -77,6 +78,8 @@ class VerifyTotals(NamedFields):
     choose_seconds: float = 0.0
     wait_seconds: float = 0.0
     gather_seconds: float = 0.0
+    state_bytes: int = 0
+    state_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -100,7 +103,8 @@ class SessionEvents(NamedFields):
 class DraftTotals(NamedFields):
     """`guessed` nodes of inner stages that passes took along, and how many `came_true`; commits, and those after which a part of the tree
     was left (`predrafted`); committed tokens before which the draft had run (`judged`), and those of them that it had ranked `first`;
-    tokens that sessions found in the prefix cache when they began (`cached_tokens`)."""
+    tokens that sessions found in the prefix cache when they began (`cached_tokens`); `state_bytes` of the target's hidden states that came,
+    and the `state_seconds` that reading them took."""
 
     sessions: int = 0
     passes: int = 0
@@ -115,6 +119,8 @@ class DraftTotals(NamedFields):
     dropped: int = 0
     refused: int = 0
     cached_tokens: int = 0
+    state_bytes: int = 0
+    state_seconds: float = 0.0
 
 
 @dataclass(slots=True)

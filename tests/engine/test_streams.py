@@ -117,7 +117,7 @@ def test_an_unreadable_message_from_a_drafter_ends_its_session_only() -> None:
 def test_a_stream_that_ends_is_reported_and_dialled_anew() -> None:
     async def test() -> None:
         drafter, events = RawDrafter(), []
-        connected, lost = (lambda _: events.append("connected")), (lambda _: events.append("lost"))
+        connected, lost = (lambda *_: events.append("connected")), (lambda _: events.append("lost"))
         client = DrafterClient("raw", (await drafter.start()).address, "verifier", PLAINTEXT, connected, lost, *[lambda *_: None] * 2)
         await until(lambda: events == ["connected"], "a stream")
         await drafter.say.put(None)
@@ -137,7 +137,7 @@ def test_what_was_queued_without_a_stream_is_not_sent_on_the_next() -> None:
         with socket.socket() as probe:
             probe.bind((HOST, 0))
             port = probe.getsockname()[1]
-        client = DrafterClient("raw", f"{HOST}:{port}", "verifier", PLAINTEXT, lambda _: connected.set(), *[lambda *_: None] * 3)
+        client = DrafterClient("raw", f"{HOST}:{port}", "verifier", PLAINTEXT, lambda *_: connected.set(), *[lambda *_: None] * 3)
         client.send([Close("old", 1)])
         await drafter.start(port)
         await connected.wait()
@@ -156,7 +156,7 @@ def test_what_is_said_after_a_stream_ended_goes_out_on_the_next() -> None:
     async def test() -> None:
         drafter, connected = RawDrafter(), 0
 
-        def count(_: str) -> None:
+        def count(*_: object) -> None:
             nonlocal connected
             connected += 1
             client.send([Close(f"on-{connected}", connected)])

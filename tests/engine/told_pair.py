@@ -67,6 +67,8 @@ class _Session:
 class ToldDrafter:
     """Stands where `DrafterEngine` does; a pass takes PASS_S."""
 
+    wish = None
+
     def __init__(self, device: Device, claim: Claim):
         self.device, self.claim = device, claim
         self.sessions: dict[str, _Session] = {}

@@ -58,7 +58,7 @@ async def drafter_events(transport: Transport, address: str, seconds: float) -> 
     events: list[str] = []
     connected = asyncio.Event()
 
-    def heard(name: str) -> None:
+    def heard(name: str, wish: object) -> None:
         events.append(f"connected {name}")
         connected.set()
 

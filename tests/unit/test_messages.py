@@ -18,6 +18,7 @@ from drafthouse.token_tree import TokenTree
 from drafthouse.wire import fields as w
 from drafthouse.wire import generation_messages as g
 from drafthouse.wire import session_messages as s
+from drafthouse.wire.states import MAX_STATES_BYTES
 from protos import dataplane_pb2 as pb
 
 UINT32 = st.integers(0, (1 << 32) - 1)
@@ -45,10 +46,11 @@ SAMPLINGS = st.builds(
 OPENS = st.builds(
     s.Open, session_id=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
     target_fingerprint=TEXT, max_nodes=UINT32, max_depth=UINT32, min_confidence=CONFIDENCES, vocab_size=st.sampled_from([0, (1 << 32) - 1]),
-    width=st.integers(0, s.MAX_WIDTH), vocabulary=TEXT, prompt_len=UINT32, stop_tokens=TOKENS,
-).filter(lambda o: o.vocab_size == 0 or max(o.tokens) < o.vocab_size)  # fmt: skip
+    width=st.integers(0, s.MAX_WIDTH), vocabulary=TEXT, prompt_len=UINT32, stop_tokens=TOKENS, states_to_come=st.integers(0, 5),
+).filter(lambda o: (o.vocab_size == 0 or max(o.tokens) < o.vocab_size) and o.states_to_come < len(o.tokens))  # fmt: skip
 COMMITS = st.builds(
-    s.Commit, session_id=IDS, epoch=UINT32, base_len=st.integers(0, w.MAX_TOKENS - 6), tokens=TOKENS, min_confidence=CONFIDENCES
+    s.Commit, session_id=IDS, epoch=UINT32, base_len=st.integers(0, w.MAX_TOKENS - 6), tokens=TOKENS, min_confidence=CONFIDENCES,
+    states=st.lists(st.binary(min_size=2, max_size=2), max_size=8).map(b"".join),
 )
 NODES = st.lists(st.tuples(UINT32, st.integers(-(1 << 31), (1 << 31) - 1), st.floats(width=32, allow_nan=False), UINT32), max_size=6)
 GROWS = st.builds(
@@ -183,6 +185,9 @@ NAN = float("nan")
         (replace(COMMIT, tokens=()), r"commit\.tokens is empty"),
         (replace(COMMIT, base_len=w.MAX_TOKENS), r"commit\.tokens has"),
         (replace(COMMIT, min_confidence=float("inf")), "min_confidence"),
+        (replace(COMMIT, states=b"abc"), r"commit\.states has 3 bytes; it must be bfloat16 numbers"),
+        (replace(COMMIT, states=bytes(MAX_STATES_BYTES + 2)), r"commit\.states has"),
+        (replace(OPEN, states_to_come=2), r"open\.states_to_come is 2, of 2 tokens"),
     ],
 )
 def test_refuses_to_drafter(message: s.ToDrafterMessage, field: str) -> None:
