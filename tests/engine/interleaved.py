@@ -14,7 +14,9 @@ from itertools import pairwise
 import pytest
 
 from drafter.engine import UNKNOWN, Outgoing
+from drafter.session import Session
 from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.engine.loader import LoadedModel
 from drafthouse.policy.latency import Curve
 from drafthouse.stages.build import MODEL, SOURCE_OF, placed
 from drafthouse.token_tree import TokenTree
@@ -23,6 +25,7 @@ from drafthouse.wire.session_messages import (
     Dropped,
     Grow,
     Open,
+    ToDrafterMessage,
     ToVerifierMessage,
     from_drafter_proto,
     from_verifier_proto,
@@ -70,7 +73,7 @@ class Interleaved:
         target.runner.cache.share_prefixes()
         self.verifier = VerifierEngine(target, curve, limits, tree, lambda: self.now, placed(config.stages, "verifier", None, VOCAB_SIZE))
         self.drafters = {
-            name: WatchedDrafter(ScriptedRunner(self.logits, KV_SLOTS, self.tick).as_loaded(), STEEP, config, tree, lambda: self.now)
+            name: WatchedDrafter(self.draft(), STEEP, config, tree, lambda: self.now)
             for name in DRAFTERS
         }
         for drafter in self.drafters.values():
@@ -82,6 +85,9 @@ class Interleaved:
         self.epochs: Counter[str] = Counter()
         self.reached: Counter[str] = Counter()  # shows that the interesting states were reached at all
         self.peers = self.damaged = 0
+
+    def draft(self) -> LoadedModel:
+        return ScriptedRunner(self.logits, KV_SLOTS, self.tick).as_loaded()
 
     def tick(self) -> None:
         self.now += 0.005
@@ -116,7 +122,7 @@ class Interleaved:
         self.peers += 1
         self.live[name] = Stream(f"peer-{self.peers}", name)
         self.streams.append(self.live[name])
-        self.verifier.draft_sessions.add_drafter(name)
+        self.verifier.draft_sessions.add_drafter(name, self.drafters[name].wish)
 
     def lose(self, name: str, up: int, down: int) -> None:
         """The stream breaks: of what was under way only the first few messages can still arrive."""
@@ -132,7 +138,10 @@ class Interleaved:
 
     def deliver_up(self, stream: Stream, count: int) -> None:
         for _ in range(min(count, len(stream.up))):
-            self.route(self.drafters[stream.drafter].handle(stream.peer, from_drafter_proto(stream.up.popleft())))
+            self.tell(stream, from_drafter_proto(stream.up.popleft()))
+
+    def tell(self, stream: Stream, message: ToDrafterMessage) -> None:
+        self.route(self.drafters[stream.drafter].handle(stream.peer, message))
 
     def deliver_down(self, stream: Stream, count: int) -> None:
         for _ in range(min(count, len(stream.down))):
@@ -222,6 +231,7 @@ class Interleaved:
     def _drafters_are_not_stale(self) -> None:
         for drafter in self.drafters.values():
             for session in drafter.sessions.values():
+                self.check_states(session)
                 root, depths = len(session.tokens) - 1, session.tree.depths()
                 seen = [i for i in range(session.cached) if not session.sinks <= i < session.sinks + session.skipped]
                 tokens = [session.tokens[i] for i in seen] + [session.tree.tokens[i] for i in session.expanded]
@@ -232,6 +242,9 @@ class Interleaved:
             assert drafter.admission.reserved_slots == sum(
                 drafter.admission.needed(len(session.tokens)) for session in drafter.sessions.values()
             )
+
+    def check_states(self, session: Session) -> None:
+        """What tokens were run with, where the draft reads states."""
 
     def finish(self) -> None:
         """Runs every request to its end on what is connected, then everything must be free."""

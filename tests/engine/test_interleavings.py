@@ -14,13 +14,14 @@ from drafthouse.stages.build import FIRST_OWN, MODEL, SOURCE_OF
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.session_messages import Grow, from_verifier_proto
 from tests.engine.interleaved import DRAFTERS, LIMITS, MODEL_ALONE, TREE, Interleaved, Stream
+from tests.engine.interleaved_states import InterleavedStates
 from tests.engine.pairs import GREEDY, request
 from tests.engine.scripted import RECENT, VOCAB_SIZE
 
 PROMPTS = ((1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11, 12), tuple(range(14)) * 2)
 SAMPLINGS = (GREEDY, SamplingParams(1.0), SamplingParams(0.7, top_k=5, repetition_penalty=1.3))
 MAX_TOKENS = 14
-EXAMPLES, STAGED_EXAMPLES = 900, 250
+EXAMPLES, STAGED_EXAMPLES, STATE_EXAMPLES = 900, 250, 250
 DAMAGE = ("index", "token", "parent", "future", "unreadable")
 
 
@@ -41,10 +42,11 @@ class Interleavings(RuleBasedStateMachine):
     """Over all examples."""
 
     setups: tuple[tuple[DrafterConfig, TreeConfig], ...] = ((MODEL_ALONE, TREE),)
+    made: type[Interleaved] = Interleaved
 
     @initialize(per_token_ms=st.sampled_from([0.001, 0.001, 1.0]), long=st.booleans(), which=st.integers(0, 63))
     def start(self, per_token_ms: float, long: bool, which: int) -> None:
-        self.it = Interleaved(per_token_ms, *self.setups[which % len(self.setups)])
+        self.it = self.made(per_token_ms, *self.setups[which % len(self.setups)])
         for name in DRAFTERS:
             self.it.connect(name)
         for name in "abc":
@@ -205,6 +207,24 @@ class StagedInterleavings(Interleavings):
     )
 
 
+class StateInterleavings(Interleavings):
+    reached: Counter[str] = Counter()
+    made = InterleavedStates
+    setups = tuple(
+        (DrafterConfig.model_validate({"stages": stages, "window": window, **LIMITS}), tree)
+        for stages in ([{"kind": "model"}], [{"kind": "lookup"}, {"kind": "model"}])
+        for window in (None, {"sinks": 1, "recent": RECENT})
+        for tree in (TREE, TREE.model_copy(update={"grow_during_verification": False}))
+    )
+
+    @precondition(lambda self: self.it.streams)
+    @rule(which=st.integers(0, 5), spoilt=st.booleans())
+    def tamper(self, which: int, spoilt: bool) -> None:
+        """States that are under way get lost, or one of them is cut."""
+        assert isinstance(self.it, InterleavedStates)
+        (self.it.spoil_states if spoilt else self.it.lose_states)(self.stream(which))
+
+
 EVENTS = (
     "accepted", "preempted", "cached", "stale", "late", "appended", "during a step", "equal", "resumed", "Opened", "Refused", "Dropped",
 )  # fmt: skip
@@ -229,3 +249,9 @@ def test_interleavings_of_staged_and_merged_drafters() -> None:
     sources = [f"source {source}" for source in (MODEL, SOURCE_OF["lookup"], SOURCE_OF["suffix"], FIRST_OWN)]
     events = ("came true", "grown ahead", "survived", "skipped", "of the verifier", *sources)
     explored(StagedInterleavings, STAGED_EXAMPLES, (*EVENTS, *events))
+
+
+def test_interleavings_of_drafts_that_read_states() -> None:
+    """Without an inner stage, which they cannot have."""
+    states = ("states", "lost states", "spoilt states", "told of a prompt", "run alone", "own states", "cached by a drafter")
+    explored(StateInterleavings, STATE_EXAMPLES, (*EVENTS, *states, "skipped"))

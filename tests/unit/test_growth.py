@@ -148,7 +148,7 @@ def test_what_is_grown_ahead_pays_where_the_commit_lands(edges: list[float], pri
         worth = confidences[node] / landing >= threshold.least * (1 - 1e-9) if landing else True
         often = confidences[node] >= min(threshold.least, AHEAD_CONFIDENCE) if landing is None else confidences[node] >= AHEAD_CONFIDENCE
         added = growing.add_children(parent, ranking([node], [edge]), threshold, ROOMY)
-        assert added == (worth and often) or growing.confidences[-1] == pytest.approx(threshold.least * (landing or 1.0))
+        assert added == (worth and often) or confidences[node] == pytest.approx(threshold.least * (landing or 1.0))
         if not added:
             break
 
@@ -172,7 +172,8 @@ def test_depths_and_confidences_keep_up_with_the_tree(additions: list[tuple[int,
         parent = unexpanded[where % len(unexpanded)]
         if parent != ROOT and parent not in growing.expanded:
             growing.expanded.append(parent)
-        growing.add_children(parent, ranking(range(len(edges)), edges, source), ANY, TreeLimits(most, 3))
+        for first in range(1 + where % 3):  # some are ranked again, with other tokens
+            growing.add_children(parent, ranking(range(first, first + len(edges)), edges, source), ANY, TreeLimits(most, 3))
         assert_kept_up(growing)
         assert len(growing) <= most
         assert all(sum(growing.tree.edges[i] for i in growing.tree.children(node)) <= 1 + 1e-9 for node in unexpanded)
@@ -215,6 +216,29 @@ def test_what_two_sources_promise_together_is_at_most_one() -> None:
     growing.add_children(ROOT, ranking([6, 7], [0.6, 0.3], source=0), ANY, ROOMY)
     assert growing.tree.edges == pytest.approx([0.5, 0.5, 1 / 3, 1 / 6]), "scaled alike; what lies below keeps its own edge"
     assert_kept_up(growing)
+
+
+def test_what_a_source_ranks_again_replaces_what_it_ranked_before() -> None:
+    """Children that it promises no more stay, since nodes below them may be worth something, but with what the others leave."""
+    growing = GrowingTree()
+    growing.add_children(ROOT, ranking([5, 6, 7], [0.5, 0.3, 0.1]), ANY, ROOMY)
+    growing.add_children(1, ranking([9], [0.9]), ANY, ROOMY)
+    assert growing.add_children(ROOT, ranking([7, 8, 5], [0.6, 0.2, 0.1]), ANY, ROOMY) == 1
+    assert growing.tree.tokens == [5, 6, 7, 9, 8]
+    assert growing.tree.edges == pytest.approx([0.1, 0.1 * 0.3, 0.6, 0.9, 0.2])
+    assert_kept_up(growing)
+    assert growing.rankings[ROOT][0].hit(6) == -1
+
+
+def test_in_turn_only_what_lies_below_expanded_nodes_is_run() -> None:
+    growing = GrowingTree()
+    growing.add_children(ROOT, ranking([5, 6], [0.5, 0.3]), ANY, ROOMY)
+    growing.add_children(0, ranking([8], [0.9], source=2), ANY, ROOMY)
+    threshold = GrowthThreshold(0.05, ahead=False)
+    assert [node for _, node in growing.frontier(0.5, threshold, ROOMY).now] == [0, 2, 1]
+    assert [node for _, node in growing.frontier(0.5, threshold, ROOMY, in_turn=True).now] == [0, 1]
+    growing.expanded.append(0)
+    assert [node for _, node in growing.frontier(0.5, threshold, ROOMY, in_turn=True).now] == [2, 1]
 
 
 def test_a_source_is_asked_where_it_has_ranked_nothing_yet() -> None:
