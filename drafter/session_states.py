@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from drafthouse.engine.state_bytes import from_bytes
+from drafthouse.engine.hidden_states import from_bytes
 from drafthouse.errors import WireError
 from drafthouse.wire.states import PROMPT_ROWS
 
@@ -67,4 +67,3 @@ class SessionStates:
 
     def forget_own(self) -> None:
         self._own = {}
-

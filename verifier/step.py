@@ -28,7 +28,8 @@ class Batch:
     """What the device runs: a segment for each sequence of the plan, those that decode first, with their `trees`. The target chooses a
     token after each of the trees' rows, and one for each of `prompted`: the sequences whose prompt ends in this step. Of `scored`
     sequences, whose prompt's logprobs are wished for, the device gives the logits of every row of their chunks: (sequence, its first
-    row of logits, the position there). `ends`: the rows of logits after the prompts of `prompted`, where there are such ones. `states`: those that drafters want."""
+    row of logits, the position there). `ends`: the rows of logits after the prompts of `prompted`, where there are such ones.
+    `states`: those that drafters want."""
 
     segments: TypingSequence[Segment]
     trees: TreeRows
@@ -73,7 +74,8 @@ class Walked:
     """Where one sequence's walk ended. `tokens` are the accepted draft tokens and the bonus token; `verified` and
     `accepted` count its nodes, `of_drafter` those accepted that are its drafter's. `more`: it ended above further nodes.
     `predicted` and `predicted_accepted` count those nodes that the client's prediction drafted. `rows`: the
-    rows of logits that the tokens were chosen from, where their logprobs or states are wished for. `stopped`: the last token ends the text."""
+    rows of logits that the tokens were chosen from, where their logprobs or states are wished for. `stopped`: the last token ends the
+    text."""
 
     sequence: Sequence
     tokens: list[int]

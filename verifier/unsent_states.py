@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from drafthouse.engine.state_bytes import to_bytes
+from drafthouse.engine.hidden_states import to_bytes
 from drafthouse.engine.tree_rows import TreeRows
 from drafthouse.wire.states import NUMBER_BYTES, StatesWish
 

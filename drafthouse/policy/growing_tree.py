@@ -143,7 +143,9 @@ class GrowingTree:
         unexpanded = (
             (c, node, landings[node])
             for node, c in enumerate(self.confidences)
-            if node not in done and depths[node] < limits.depth and (not in_turn or (parent := self.tree.parents[node]) == ROOT or parent in done)
+            if node not in done
+            and depths[node] < limits.depth
+            and (not in_turn or (parent := self.tree.parents[node]) == ROOT or parent in done)
         )
         return worth_a_pass(unexpanded, expected_children, threshold)
 

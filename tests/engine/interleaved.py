@@ -72,10 +72,7 @@ class Interleaved:
         target = ScriptedRunner(target_logits, KV_SLOTS, self.tick).as_loaded()
         target.runner.cache.share_prefixes()
         self.verifier = VerifierEngine(target, curve, limits, tree, lambda: self.now, placed(config.stages, "verifier", None, VOCAB_SIZE))
-        self.drafters = {
-            name: WatchedDrafter(self.draft(), STEEP, config, tree, lambda: self.now)
-            for name in DRAFTERS
-        }
+        self.drafters = {name: WatchedDrafter(self.draft(), STEEP, config, tree, lambda: self.now) for name in DRAFTERS}
         for drafter in self.drafters.values():
             drafter.cache.share_prefixes()
         self.streams: list[Stream] = []

@@ -11,6 +11,7 @@ from deployments.gateway.verifier_stream import VerifierStream
 from drafter.engine import DrafterEngine
 from drafter.server import DrafterServer
 from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.engine.loader import LoadedModel
 from drafthouse.errors import RequestError
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.membership import Route
@@ -27,7 +28,11 @@ HOST = "127.0.0.1"
 
 
 async def start_drafter(noise: float, name: str, config: DrafterConfig | None = None) -> tuple[DrafterServer, Route]:
-    engine = DrafterEngine(loaded(noisy_copy("llama", 0, noise)), FAST, config or DrafterConfig(), TreeConfig())
+    return await serve_drafter(loaded(noisy_copy("llama", 0, noise)), name, config)
+
+
+async def serve_drafter(draft: LoadedModel, name: str, config: DrafterConfig | None = None) -> tuple[DrafterServer, Route]:
+    engine = DrafterEngine(draft, FAST, config or DrafterConfig(), TreeConfig())
     server = DrafterServer(engine, name)
     port = await server.start(HOST, 0)
     return server, Route(name, f"{HOST}:{port}", "", 0, 64)

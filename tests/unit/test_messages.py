@@ -49,7 +49,12 @@ OPENS = st.builds(
     width=st.integers(0, s.MAX_WIDTH), vocabulary=TEXT, prompt_len=UINT32, stop_tokens=TOKENS, states_to_come=st.integers(0, 5),
 ).filter(lambda o: (o.vocab_size == 0 or max(o.tokens) < o.vocab_size) and o.states_to_come < len(o.tokens))  # fmt: skip
 COMMITS = st.builds(
-    s.Commit, session_id=IDS, epoch=UINT32, base_len=st.integers(0, w.MAX_TOKENS - 6), tokens=TOKENS, min_confidence=CONFIDENCES,
+    s.Commit,
+    session_id=IDS,
+    epoch=UINT32,
+    base_len=st.integers(0, w.MAX_TOKENS - 6),
+    tokens=TOKENS,
+    min_confidence=CONFIDENCES,
     states=st.lists(st.binary(min_size=2, max_size=2), max_size=8).map(b"".join),
 )
 NODES = st.lists(st.tuples(UINT32, st.integers(-(1 << 31), (1 << 31) - 1), st.floats(width=32, allow_nan=False), UINT32), max_size=6)

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from drafthouse.engine.state_bytes import from_bytes, to_bytes
+from drafthouse.engine.hidden_states import from_bytes, to_bytes
 from drafthouse.errors import WireError
 from drafthouse.wire.dialect import OURS
 from drafthouse.wire.session_messages import Close, Commit, ToDrafterMessage
 from drafthouse.wire.states import MAX_STATES_BYTES, STATES_METADATA, StatesWish, wish_in
+from tests.unit.test_verification import Setting, setting
 from verifier.drafter_client import within
 from verifier.step import Step, Walked
 from verifier.unsent_states import UnsentStates
 from verifier.verification import Verification
-from tests.unit.test_verification import Setting, setting
 
 WISH = StatesWish(2, 4)
 
@@ -41,7 +41,9 @@ def test_states_are_bfloat16_little_endian_on_the_wire() -> None:
     assert to_bytes(torch.empty(0, 3)) == b""
 
 
-@pytest.mark.parametrize(("data", "reason"), [(b"\0" * 4, "4 bytes, not rows of 3"), (b"\xc0\x7f" * 3, "not finite"), (b"\x80\x7f" * 3, "finite")])
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"\0" * 4, "4 bytes, not rows of 3"), (b"\xc0\x7f" * 3, "not finite"), (b"\x80\x7f" * 3, "finite")]
+)
 def test_what_is_no_row_of_finite_numbers_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         from_bytes(data, 3)
