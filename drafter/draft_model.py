@@ -13,7 +13,6 @@ import torch
 from drafter.lookahead import Lookahead
 from drafter.pass_segments import NO_GUESSES, catch_up, tree_nodes
 from drafter.session import Session
-from drafter.session_states import State
 from drafthouse.choose import Rows, rank
 from drafthouse.config.serving import DrafterConfig
 from drafthouse.engine.loader import LoadedModel
@@ -60,7 +59,7 @@ class Work:
         return (self.nodes or [ROOT]) + list(range(first, first + len(self.guesses)))
 
     @property
-    def states(self) -> list[State | None]:
+    def states(self) -> list[torch.Tensor | None]:
         """What each token is run with, where the draft reads states."""
         states, parents = self.session.states, self.session.tree.parents
         assert states is not None

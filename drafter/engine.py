@@ -93,8 +93,9 @@ class DrafterEngine:
         self.trace = TraceWriter(config.trace) if config.trace else None
         self.traced = MODEL if self.draft is not None else self.makers[0].source
         self.totals, self.stage_totals = DraftTotals(), StageTotals()
-        reads_states = isinstance(model, LoadedModel) and model.state_inputs is not None
-        self.wish = StatesWish(model.state_size) if reads_states else None  # the states that it asks verifiers for
+        self.wish: StatesWish | None = None  # the states that it asks verifiers for
+        if isinstance(model, LoadedModel) and model.state_inputs is not None:
+            self.wish = StatesWish(model.state_size)
         self._fault_isolation, self._draining = FaultIsolation(), False
         self.grammars, self._compiling = GrammarCompiler(model.tokenizer), ThreadPoolExecutor(1, "grammars")
 

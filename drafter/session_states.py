@@ -17,9 +17,6 @@ from drafthouse.wire.states import PROMPT_ROWS
 LEAST_ALONE = 16
 """Fewer leading tokens are not worth a pass before the states of the others have come."""
 
-State = torch.Tensor
-"""Float32 `[size]`."""
-
 
 class SessionStates:
     def __init__(self, size: int, tokens: int, to_come: int, device: torch.device):
@@ -27,8 +24,8 @@ class SessionStates:
         self._size, self._device = size, device
         self._waits = to_come > 0
         self.alone = tokens - to_come if tokens - to_come >= LEAST_ALONE or not to_come else 0
-        self._targets: dict[int, State] = {}  # by the position of the token that it chose; only of tokens that are still to be run
-        self._own: dict[int, State] = {}  # of a node that the draft has run on, or of the root
+        self._targets: dict[int, torch.Tensor] = {}  # by the position of the token that it chose, of tokens that are still to be run
+        self._own: dict[int, torch.Tensor] = {}  # of a node that the draft has run on, or of the root; all are `[size]`
 
     def runnable(self, tokens: int) -> int:
         """How many of the committed `tokens` the draft may run on by now."""
@@ -51,11 +48,11 @@ class SessionStates:
             del self._targets[position]
         self._waits, self._own = False, {}
 
-    def of_tokens(self, first: int, count: int) -> list[State | None]:
+    def of_tokens(self, first: int, count: int) -> list[torch.Tensor | None]:
         """What committed tokens are run with."""
         return [self._targets.get(position) for position in range(first, first + count)]
 
-    def of_nodes(self, parents: Sequence[int]) -> list[State | None]:
+    def of_nodes(self, parents: Sequence[int]) -> list[torch.Tensor | None]:
         """What the children of these nodes are run with."""
         return [self._own[parent] for parent in parents]
 
