@@ -209,8 +209,8 @@ def _known_to_targets(logits: torch.Tensor, works: list[Work], head_ids: torch.T
 
 def _is_run_by_another(session: Session, others: Iterable[Session]) -> bool:
     """Whether one of those that catch up runs what this one would, too. It shares each chunk, so the wait ends with the common part."""
-    key, least = session.kv.key, session.cached + LEAST_SHARED
-    return any(common_length(other.tokens, session.tokens) >= least for other in others if other.kv.key == key)
+    key, mine, least = session.kv.key, session.tokens[: session.shareable], session.cached + LEAST_SHARED
+    return any(common_length(other.tokens[: other.shareable], mine) >= least for other in others if other.kv.key == key)
 
 
 def _follow(work: Work, parents: list[int], ranked: list[tuple[list[int], list[float]]]) -> tuple[list[int], int]:

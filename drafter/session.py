@@ -107,11 +107,11 @@ class Session:
 
     def begin(self) -> None:
         """Takes over what is cached of the committed tokens, at most all but the root. Only for a session that shares."""
-        self.kv.adopt(self.tokens[: self._shareable])
+        self.kv.adopt(self.tokens[: self.shareable])
         self.cached = len(self.kv)
 
     @property
-    def _shareable(self) -> int:
+    def shareable(self) -> int:
         """Leading tokens whose KV tells of these tokens alone."""
         return len(self.tokens) if self.states is None else self.states.alone
 
@@ -253,7 +253,7 @@ class Session:
         kept = self.held + len(self.expanded) - len(came_true)
         self.kv.keep(kept, [kept + guess for guess in came_true])
         if chunk and self.shares_kv:
-            self.kv.share(self.tokens[: min(self.cached, self._shareable)])
+            self.kv.share(self.tokens[: min(self.cached, self.shareable)])
         self._slide_window()
 
     def child(self, node: int, token: int) -> int | None:
@@ -275,7 +275,7 @@ class Session:
 
     def close(self, finished: bool) -> None:
         """The session is over; `finished`: so is the request, by itself."""
-        self.kv.retire(self.tokens[: min(self.cached, self._shareable)] if self.shares_kv else ())
+        self.kv.retire(self.tokens[: min(self.cached, self.shareable)] if self.shares_kv else ())
         self.stages.close(finished)
         if self.lookahead is not None:
             self.lookahead.close(finished)

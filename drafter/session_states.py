@@ -42,8 +42,8 @@ class SessionStates:
             raise WireError(f"commit.states: {error}") from None
         if len(rows) >= tokens:
             raise WireError(f"commit.states: {len(rows)} states, and {tokens} tokens are committed, the first of which none chose")
-        rows, first = rows.to(self._device), tokens - len(rows)
-        self._targets.update((position, row) for position, row in enumerate(rows, first) if position >= cached)
+        rows, first, to_run = rows.to(self._device), tokens - len(rows), max(cached, self.alone)
+        self._targets.update((position, row) for position, row in enumerate(rows, first) if position >= to_run)
         for position in list(self._targets)[:-PROMPT_ROWS]:
             del self._targets[position]
         self._waits, self._own = False, {}

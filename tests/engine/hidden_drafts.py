@@ -13,14 +13,14 @@ from drafthouse.engine.model_runner import ModelRunner, RunResult
 from drafthouse.engine.segment import Segment
 from tests.engine.pairs import loaded, noisy_copy
 
-SCALE = 0.05
+SCALE = 0.02
 
 
 class Fuse:
     """Stands where `LoadedModel.state_inputs` does."""
 
     def __init__(self, size: int):
-        self.no_state = torch.full((size,), 7.0)
+        self.no_state = torch.full((size,), 2.0)
 
     def rows(self, states: Sequence[torch.Tensor | None]) -> torch.Tensor:
         return SCALE * torch.stack([self.no_state if state is None else state.float() for state in states])

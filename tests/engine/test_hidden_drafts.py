@@ -22,7 +22,7 @@ from tests.engine.test_drafter_engine import opening
 from tests.engine.tiny_models import tiny
 
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
-NO_STATE = torch.full((64,), 7.0)
+NO_STATE = torch.full((64,), 2.0)
 LONG = prompts(1, shortest=150, longest=150, seed=5)[0]
 
 

@@ -18,10 +18,12 @@ from drafthouse.errors import WireError
 from drafthouse.sampling import SamplingParams
 from drafthouse.wire.dialect import LEAST_TOP_P, OURS, WIRE_METADATA, Dialect, said_in
 from drafthouse.wire.session_messages import from_drafter_proto, from_verifier_proto, to_drafter_proto, to_verifier_proto
+from drafthouse.wire.states import STATES_METADATA
 from drafthouse.wire.transport import PLAINTEXT
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
 from simulator.one_process import PEER, OneProcess
+from tests.engine.hidden_drafts import reader
 from tests.engine.oracle import greedy, sampled
 from tests.engine.pairs import FAST, FLAT, loaded, noisy_copy, prompts, request
 from tests.engine.servers import HOST, RawDrafter, collect, connect, run, start_drafter, start_routed, start_verifier, until
@@ -96,12 +98,15 @@ class Upgrading(OneProcess):
         (["Grow.next_pass_expected_tokens", "Refused.scope", "Dropped.scope"], False),
         (["DrafterMessage.hold"], True),
         (["VerifierMessage.opened"], True),
+        (["Commit.states"], False),
+        (["Open.states_to_come"], False),
     ],
 )
 def test_texts_and_drafts_with_a_peer_that_lacks_fields_or_a_message(lacks: list[str], unread: bool) -> None:
     tree = TreeConfig(grow_during_verification=False)  # so that Hold is sent
     verifier = VerifierEngine(loaded(tiny("llama")), FLAT, VerifierConfig(), tree)
-    drafter = DrafterEngine(loaded(noisy_copy("llama", 0, 0.02)), FAST, DrafterConfig(), tree)
+    states = any("states" in field for field in lacks)
+    drafter = DrafterEngine(reader(0.01) if states else loaded(noisy_copy("llama", 0, 0.02)), FAST, DrafterConfig(), tree)
     both = Upgrading(verifier, drafter, OlderWire(lacks))
     texts = prompts(4)
     modes = ["auto", "fixed", "table", "off"]
@@ -110,6 +115,7 @@ def test_texts_and_drafts_with_a_peer_that_lacks_fields_or_a_message(lacks: list
         assert got[mode] == sampled(tiny("llama"), text, SAMPLED, i, 30), mode
     assert verifier.totals.accepted > 10
     assert (both.unread > 0) == unread
+    assert (drafter.totals.state_bytes > 0) == (states and "Commit.states" not in lacks)
     assert not drafter.sessions
 
 
@@ -148,6 +154,33 @@ def test_a_drafter_is_sent_no_message_that_it_does_not_know(says: tuple[tuple[st
         assert bool(drafter.messages("hold")) == holds
         events = verifier.loop.engine.draft_sessions.events
         assert (events.unknown, events.malformed) == (1, 0)
+        await stream.close()
+        await verifier.stop()
+        await drafter.server.stop(None)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("says", "rows"),
+    [
+        ((*OURS.metadata(), (STATES_METADATA, "64 4")), 4),
+        ((*OURS.metadata(), (STATES_METADATA, "64")), 0),
+        ((*OURS.metadata(), (STATES_METADATA, "32 4")), 0),
+        ((*Dialect(1, 1, frozenset()).metadata(), (STATES_METADATA, "64 4")), 0),
+        (OURS.metadata(), 0),
+    ],
+)
+def test_a_drafter_is_sent_the_states_that_it_asks_for_in_a_form_that_both_know(says: tuple[tuple[str, str], ...], rows: int) -> None:
+    async def test() -> None:
+        drafter = RawDrafter(says=says)
+        verifier, stream = await _beside(drafter)
+        await until(lambda: bool(verifier.loop.engine.draft_sessions.drafters), "connected")
+        assert await collect(stream, request("a", prompts(1)[0], 20)) == greedy(tiny("llama"), prompts(1)[0], 20)
+        await until(lambda: bool(drafter.messages("close")), "closed")
+        [opened], commits = drafter.messages("open"), drafter.messages("commit")
+        assert opened.states_to_come == max(0, rows - 1)
+        assert [len(commit.states) for commit in commits[:3]] == ([rows * 128, 128, 128] if rows else [0, 0, 0])
         await stream.close()
         await verifier.stop()
         await drafter.server.stop(None)

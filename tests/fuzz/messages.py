@@ -66,6 +66,8 @@ def make_extreme(message: Message, rng: random.Random) -> None:
 
 def extreme(field: FieldDescriptor, rng: random.Random) -> object:
     """Of a field that holds no message."""
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return rng.randbytes(rng.choice((0, 1, 2, 64, 20_000)))
     return rng.choice(TEXTS if field.cpp_type == FieldDescriptor.CPPTYPE_STRING else NUMBERS[field.cpp_type])
 
 

@@ -98,6 +98,7 @@ def from_verifiers(vocab_size: int) -> list[data.ToDrafter]:
         for name, sampling in (("a", GREEDY), ("b", SAMPLING), ("c", GREEDY))
     ]  # fmt: skip
     commits = [data.Commit(session_id=name, epoch=1, base_len=len(IDS), tokens=[9, 8], min_confidence=0.02) for name in NAMES]
+    commits.append(data.Commit(session_id="a", epoch=1, base_len=len(IDS) + 2, tokens=[7], states=bytes(64)))
     closes = [data.Close(session_id=name, epoch=1, finished=name == "a") for name in NAMES]
     holds = [data.Hold(session_id=name, epoch=1) for name in NAMES]
     return [
