@@ -21,7 +21,8 @@ from tests.engine.scripted import RECENT, VOCAB_SIZE
 PROMPTS = ((1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11, 12), tuple(range(14)) * 2)
 SAMPLINGS = (GREEDY, SamplingParams(1.0), SamplingParams(0.7, top_k=5, repetition_penalty=1.3))
 MAX_TOKENS = 14
-EXAMPLES, STAGED_EXAMPLES, STATE_EXAMPLES = 900, 250, 250
+EXAMPLES, STAGED_EXAMPLES = 900, 250
+STATE_EXAMPLES = 200
 DAMAGE = ("index", "token", "parent", "future", "unreadable")
 
 
@@ -42,11 +43,10 @@ class Interleavings(RuleBasedStateMachine):
     """Over all examples."""
 
     setups: tuple[tuple[DrafterConfig, TreeConfig], ...] = ((MODEL_ALONE, TREE),)
-    made: type[Interleaved] = Interleaved
 
     @initialize(per_token_ms=st.sampled_from([0.001, 0.001, 1.0]), long=st.booleans(), which=st.integers(0, 63))
     def start(self, per_token_ms: float, long: bool, which: int) -> None:
-        self.it = self.made(per_token_ms, *self.setups[which % len(self.setups)])
+        self.it = Interleaved(per_token_ms, *self.setups[which % len(self.setups)])
         for name in DRAFTERS:
             self.it.connect(name)
         for name in "abc":
@@ -209,13 +209,20 @@ class StagedInterleavings(Interleavings):
 
 class StateInterleavings(Interleavings):
     reached: Counter[str] = Counter()
-    made = InterleavedStates
     setups = tuple(
         (DrafterConfig.model_validate({"stages": stages, "window": window, **LIMITS}), tree)
         for stages in ([{"kind": "model"}], [{"kind": "lookup"}, {"kind": "model"}])
         for window in (None, {"sinks": 1, "recent": RECENT})
         for tree in (TREE, TREE.model_copy(update={"grow_during_verification": False}))
     )
+
+    @initialize(per_token_ms=st.sampled_from([0.001, 0.001, 1.0]), long=st.booleans(), which=st.integers(0, 63))
+    def start(self, per_token_ms: float, long: bool, which: int) -> None:
+        self.it = InterleavedStates(per_token_ms, *self.setups[which % len(self.setups)])
+        for name in DRAFTERS:
+            self.it.connect(name)
+        for name in "abc":
+            self.submit(name, PROMPTS[2 if long else 0], SAMPLINGS[1], seed=0, mode="auto")
 
     @precondition(lambda self: self.it.streams)
     @rule(which=st.integers(0, 5), spoilt=st.booleans())
@@ -253,5 +260,5 @@ def test_interleavings_of_staged_and_merged_drafters() -> None:
 
 def test_interleavings_of_drafts_that_read_states() -> None:
     """Without an inner stage, which they cannot have."""
-    states = ("states", "lost states", "spoilt states", "told of a prompt", "run alone", "own states", "cached by a drafter")
-    explored(StateInterleavings, STATE_EXAMPLES, (*EVENTS, *states, "skipped"))
+    states = ("states", "lost states", "spoilt states", "told of a prompt", "run alone", "own states", "cached by a drafter", "skipped")
+    explored(StateInterleavings, STATE_EXAMPLES, ("accepted", "stale", "late", "during a step", "equal", "resumed", *states))
