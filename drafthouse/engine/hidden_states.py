@@ -1,21 +1,7 @@
-"""Hidden states between the target and a draft that reads them: as bytes, and as what tokens are run with.
-
-As bytes they are rows of bfloat16, little-endian: half of float32, and a draft reads them no worse.
-"""
-
-from collections.abc import Sequence
-from typing import Protocol
+"""Hidden states as bytes, and back: rows of bfloat16, little-endian. Half the bytes of float32, and a draft reads them no worse."""
 
 import numpy as np
 import torch
-
-
-class StateInputs(Protocol):
-    """What a draft makes of states."""
-
-    def rows(self, states: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        """Float32 `[tokens, size]`, for `Segment.inputs`: of the state `[size]` that chose each token, or of none."""
-        ...
 
 
 def to_bytes(states: torch.Tensor) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from drafthouse.engine.distilled import StateInputs
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import ModelRunner, RunResult
 from drafthouse.engine.segment import Segment
@@ -16,14 +17,8 @@ from tests.engine.pairs import loaded, noisy_copy
 SCALE = 0.02
 
 
-class Fuse:
-    """Stands where `LoadedModel.state_inputs` does."""
-
-    def __init__(self, size: int):
-        self.no_state = torch.full((size,), 2.0)
-
-    def rows(self, states: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        return SCALE * torch.stack([self.no_state if state is None else state.float() for state in states])
+def fuse(size: int, scale: float = SCALE) -> StateInputs:
+    return StateInputs(scale * torch.eye(size), torch.full((size,), 2.0 * scale))
 
 
 @dataclass
@@ -56,7 +51,7 @@ class WatchedRunner(ModelRunner):
 def reader(noise: float = 0.02, dtype: torch.dtype = torch.float64, kv_tokens: int = 4096, prefix_cache: str = "off") -> LoadedModel:
     """A noisy copy of the tiny target that has the states in its embeddings, too; its runner is a `WatchedRunner`."""
     model = loaded(noisy_copy("llama", 0, noise).to(dtype), kv_tokens, prefix_cache)
-    return replace(model, runner=WatchedRunner(model.runner), state_inputs=Fuse(model.runner.forward.hidden_size))
+    return replace(model, runner=WatchedRunner(model.runner), state_inputs=fuse(model.state_size))
 
 
 def runs_of(draft: LoadedModel) -> list[Run]:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import torch
 
 from drafthouse.choose import Rows, choose, rank
+from drafthouse.engine.distilled import StateInputs
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import RunResult
@@ -63,8 +64,11 @@ def state_of(path: Path, salt: int) -> Path:
     return tuple((key >> 8 * i) & 255 for i in range(STATE_SIZE))
 
 
-class Fed:
-    """Stands where `LoadedModel.state_inputs` does: the states themselves."""
+class Fed(StateInputs):
+    """The states themselves."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.empty(0), torch.empty(0))
 
     def rows(self, states: Sequence[torch.Tensor | None]) -> torch.Tensor:
         return torch.stack([torch.tensor(NO_STATE, dtype=torch.float32) if state is None else state for state in states])

@@ -14,7 +14,7 @@ from drafthouse.engine.loader import LoadedModel
 from drafthouse.errors import ConfigError
 from drafthouse.sampling import SamplingParams
 from drafthouse.wire.session_messages import Commit, Dropped, Grow, Scope
-from tests.engine.hidden_drafts import Fuse, reader, runs_of
+from tests.engine.hidden_drafts import SCALE, fuse, reader, runs_of
 from tests.engine.oracle import greedy, sampled
 from tests.engine.pairs import FAST, GREEDY, STEEP, loaded, noisy_copy, pair, prompts, request
 from tests.engine.servers import collect, run, serve_drafter, start_verifier, until
@@ -24,6 +24,10 @@ from tests.engine.tiny_models import tiny
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
 NO_STATE = torch.full((64,), 2.0)
 LONG = prompts(1, shortest=150, longest=150, seed=5)[0]
+
+
+WEAK = 1e-6
+"""So little of a state that the draft computes what it would without."""
 
 
 def states_of_target(tokens: list[int]) -> torch.Tensor:
@@ -73,7 +77,7 @@ def test_the_state_of_the_place_before_would_be_found() -> None:
 def test_deeper_levels_are_run_with_the_drafts_own_states() -> None:
     """A draft that is the target gives the states that the target will."""
     draft = reader(noise=0.0)
-    draft = replace(draft, state_inputs=_Weak(64))
+    draft = replace(draft, state_inputs=fuse(64, SCALE * WEAK))
     engine = DrafterEngine(draft, FAST, DrafterConfig(), TreeConfig())
     text = prompts(1)[0]
     engine.handle("v", opening("s", text, vocab=256))
@@ -82,7 +86,7 @@ def test_deeper_levels_are_run_with_the_drafts_own_states() -> None:
     tree, runs = engine.sessions["v", "s"].tree, [each for each in runs_of(draft) if each.nodes]
     found = 0
     for each in runs:
-        for token, position, state in zip(each.tokens, each.positions, each.states / _Weak.SHARE, strict=True):
+        for token, position, state in zip(each.tokens, each.positions, each.states / WEAK, strict=True):
             parents = [
                 [*text, *tree.path(node)[:-1]]
                 for node in range(len(tree))
@@ -91,15 +95,6 @@ def test_deeper_levels_are_run_with_the_drafts_own_states() -> None:
             assert any(torch.allclose(state, states_of_target(path)[-1], rtol=0.02, atol=0.02) for path in parents), (token, position)
             found += 1
     assert found > 5
-
-
-class _Weak(Fuse):
-    """So little that the draft computes what it would without."""
-
-    SHARE = 1e-6
-
-    def rows(self, states: list[torch.Tensor | None]) -> torch.Tensor:  # type: ignore[override]
-        return self.SHARE * super().rows(states)
 
 
 @pytest.mark.parametrize("prefix_cache", ["off", "on"])
