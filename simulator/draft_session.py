@@ -117,7 +117,7 @@ class SimDraftSessions(DraftSessions):
     def commitment(self, sequence: Sequence, session: DraftSession, base_len: int, tokens: list[int], price: float) -> Commit:
         """With what the sequence's tokens are worth."""
         message = super().commitment(sequence, session, base_len, tokens, price)
-        return WeighedCommit(message.session_id, message.epoch, base_len, message.tokens, message.min_confidence, sequence.worth)
+        return WeighedCommit(message.session_id, message.epoch, base_len, message.tokens, message.min_confidence, worth=sequence.worth)
 
     def opening(self, sequence: Sequence, session: DraftSession, price: float) -> Open:
         """With the tree, for the drafter's end."""

@@ -25,7 +25,7 @@ class Opening:
 class WeighedCommit(Commit):
     """A commit with what the next tokens are worth."""
 
-    worth: float
+    worth: float = 1.0
 
 
 ToDrafter = Opening | WeighedCommit | Close | Hold
