@@ -1,5 +1,6 @@
 """What the verifier's engine tells of its steps: all tokens of the text, what was on offer, and the counts that it has itself."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,17 +8,20 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from drafthouse.sampling import SamplingParams
+from drafthouse.sampling import Grammar, SamplingParams
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, from_reply_proto, to_reply_proto
 from drafthouse.wire.session_messages import Grow
 from drafthouse.wire.step_trace import MAX_NODES, TARGET, StepTrace
 from simulator.one_process import OneProcess
 from tests.engine.driven_verifier import Setting
+from tests.engine.grammars import END
 from tests.engine.pairs import GREEDY, loaded, noisy_copy, pair, prompts, request
 from tests.engine.scripted import truth
 from tests.engine.servers import run as serve
 from tests.engine.servers import start_drafter, start_routed, until
+from tests.engine.test_grammars import SCHEMAS
+from tests.engine.test_grammars import models as grammar_models
 from tests.engine.tiny_models import tiny
 from tests.unit.openai_gateway import gateway
 from verifier.step import Step
@@ -206,3 +210,20 @@ def test_through_drafter_verifier_and_gateway_the_steps_are_those_of_the_answer(
         await drafter.stop()
 
     serve(test)
+
+
+def test_what_a_grammar_forces_has_a_source_of_its_own() -> None:
+    """Alone, where each forced node is accepted, and beside a drafter, whose nodes may be the same."""
+    target, draft = grammar_models()
+    sampling = SamplingParams(1.0, grammar=Grammar("json_schema", json.dumps(SCHEMAS[1])))
+    r = traced(request("a", prompts(1)[0], 60, sampling, 4, stop_tokens=(END,)))
+    texts = []
+    for drafts in ([], [draft]):
+        both = pair(target, drafts)
+        traces = steps_of(run(both, r)["a"])
+        texts.append([token for t in traces for token in t.tokens])
+        found, totals = Counter(source for t in traces for source in t.sources()), both.verifier.meter.acceptance.totals()
+        assert found["forced"] == totals["accepted_source.forced"] > 5
+        assert found.total() - found[TARGET] == both.verifier.totals.accepted
+        assert found["model"] == totals.get("accepted_source.model", 0)
+    assert texts[0] == texts[1]

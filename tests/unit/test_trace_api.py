@@ -83,6 +83,18 @@ def test_a_whole_answer_has_them_beside_its_text(path: str, body: dict[str, Any]
     assert (choice.get("text") or choice["message"]["content"]) == TEXT
 
 
+def test_nothing_is_told_to_those_who_do_not_ask_whatever_a_verifier_sends() -> None:
+    class Talking(Tracing):
+        def reply(self, r, index, output):
+            return super().reply(replace(r, trace=True), index, output)
+
+    for path, body in PATHS:
+        plain, talked = (
+            events(request(path, body | {"stream": True}, verifier=kind("a", tokens=lambda r: IDS, step=3))) for kind in (Tracing, Talking)
+        )
+        assert [event["choices"] for event in talked] == [event["choices"] for event in plain]
+
+
 def test_each_choice_has_its_own() -> None:
     answer = request("/v1/completions", COMPLETION | ASK | {"n": 2, "prompt": ["hello", "hallo"]}, verifier=tracing()).json()
     assert [tokens_of(choice["trace"]) for choice in answer["choices"]] == [IDS] * 4
