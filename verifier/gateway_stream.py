@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from drafthouse.wire.dialect import Dialect
 from drafthouse.wire.generation_messages import GenerateReply, Refusal, to_refusal_proto, to_reply_proto
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 OUTBOX_REPLIES = 1 << 18
 """About 100 MB; 1,000 streams at steps of 10 ms make this many in 2.6 s, after which a silent gateway is taken for dead anyway."""
+
+OUTBOX_TRACES = 1 << 12
+"""Beyond so many replies that wait, traces have their accepted nodes alone."""
 
 Key = tuple[str, int]
 """Request and attempt."""
@@ -41,6 +45,8 @@ class GatewayStream:
     def say(self, reply: GenerateReply) -> None:
         if self.over_full:
             return
+        if reply.trace is not None and len(self._replies) >= OUTBOX_TRACES:
+            reply = replace(reply, trace=reply.trace.slim())
         self._replies.append(reply)
         self._ready.set()
         if len(self._replies) > OUTBOX_REPLIES:

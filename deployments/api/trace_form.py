@@ -80,6 +80,24 @@ class RequestTrace(_Part):
     steps_left_out: int
 
 
+MAX_ANSWER_NODES = 1 << 15
+"""Of all steps in an answer that is sent whole: a quarter of a second of the event loop."""
+
+
+class NodeBudget:
+    """Nodes that the traces of one answer may still have. Beyond them a step has its accepted nodes alone."""
+
+    def __init__(self, nodes: int = MAX_ANSWER_NODES) -> None:
+        self._left = nodes
+
+    def fit(self, steps: Iterable[StepTrace]) -> list[StepTrace]:
+        fitting = list[StepTrace]()
+        for step in steps:
+            fitting.append(step if len(step.nodes) <= self._left else step.slim())
+            self._left = max(0, self._left - len(fitting[-1].nodes))
+        return fitting
+
+
 class TraceForm:
     """Of one output's steps, in order."""
 
@@ -121,9 +139,10 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def request_trace(kept: KeptTrace) -> RequestTrace:
+def request_trace(kept: KeptTrace, request_id: str) -> RequestTrace:
+    """`request_id` as the client has it. Takes seconds where much is kept."""
     choices = []
     for index in range(kept.choices):
-        steps = TraceForm(kept.token_bytes).steps([step for choice, step in kept.steps if choice == index])
-        choices.append(TraceOfChoice(index=index, finish_reason=kept.ended.get(index), steps=steps))
-    return RequestTrace(id=kept.id, object="trace", choices=choices, steps_left_out=kept.left_out)
+        mine = TraceForm(kept.token_bytes).steps([step for choice, step in kept.steps if choice == index])
+        choices.append(TraceOfChoice(index=index, finish_reason=kept.ended.get(index), steps=mine))
+    return RequestTrace(id=request_id, object="trace", choices=choices, steps_left_out=kept.left_out)

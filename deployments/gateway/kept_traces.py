@@ -5,7 +5,7 @@ to the client that made the request and to no other.
 """
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deployments.gateway.detokenizer import TokenBytes
 from deployments.gateway.text_stream import TextDelta
@@ -30,6 +30,10 @@ class KeptTrace:
     left_out: int = 0
     nodes: int = 0
     ended: dict[int, str] = field(default_factory=dict)
+
+    def snapshot(self) -> "KeptTrace":
+        """As it is now, for another thread."""
+        return replace(self, steps=self.steps.copy(), ended=dict(self.ended))
 
     def drop_first(self) -> None:
         self.nodes -= len(self.steps.popleft()[1].nodes)

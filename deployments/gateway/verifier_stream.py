@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -62,6 +62,10 @@ class Pace:
         self.last_at = now
 
 
+UNREAD_TRACES = 32
+"""Whole traces of one call that wait for a slow client: of further steps the accepted nodes alone."""
+
+
 class Call:
     """One attempt at one request: what has come for it and was not read yet, then why nothing more comes."""
 
@@ -90,6 +94,8 @@ class Call:
         return bool(self._replies)
 
     def put(self, reply: GenerateReply, now: float) -> None:
+        if reply.trace is not None and len(self._replies) >= UNREAD_TRACES:
+            reply = replace(reply, trace=reply.trace.slim())
         self._replies.append(reply)
         if reply.tokens:
             self.pace.came(len(reply.tokens), now)

@@ -85,6 +85,12 @@ class StepTrace:
             return self
         return replace(self, tokens=self.tokens[:count], accepted=self.accepted[:count])
 
+    def slim(self) -> "StepTrace":
+        """With the accepted nodes alone, which tell the sources of its tokens."""
+        path = tuple(replace(self.nodes[node], parent=i - 1) for i, node in enumerate(self.accepted))
+        left_out = self.left_out + len(self.nodes) - len(path)
+        return replace(self, nodes=path, accepted=tuple(range(len(path))), left_out=left_out)
+
 
 def source_name(number: int) -> str:
     if number < len(SOURCE_KINDS):

@@ -1,20 +1,24 @@
 """What a trace is on the wire, in a client's JSON and among those that a gateway keeps, and what bounds each."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from deployments.api.trace_form import TraceForm, request_trace
+from deployments.api.trace_form import NodeBudget, TraceForm, request_trace
 from deployments.gateway.kept_traces import KeptTraces
 from deployments.gateway.text_stream import TextDelta
+from deployments.gateway.verifier_stream import UNREAD_TRACES, Call
 from drafthouse.config.serving import SOURCE_KINDS
+from drafthouse.wire.dialect import OURS
 from drafthouse.wire.generation_messages import GenerateReply, from_reply_proto, from_request_proto, to_reply_proto, to_request_proto
 from drafthouse.wire.step_trace import FIRST_OWN, MAX_NODES, StepTrace, source_name
 from protos import dataplane_pb2 as pb
 from tests.unit.byte_tokenizer import codec
 from tests.unit.linked import REQUEST
 from tests.unit.tracing_double import WRONG, trace_of
+from verifier import gateway_stream
 
 TOKENS = (5, 6, 7)
 TOKEN_BYTES = codec().token_bytes
@@ -117,6 +121,42 @@ def test_a_step_as_clients_get_it() -> None:
     }  # fmt: skip
 
 
+def test_a_slim_trace_has_the_accepted_nodes_and_the_same_sources() -> None:
+    whole = trace_of((5, 6, 7, 8))
+    slim = whole.slim()
+    assert [(node.token, node.parent, node.chosen) for node in slim.nodes] == [(5, -1, 6), (6, 0, 7), (7, 1, 8)]
+    assert (slim.tokens, slim.accepted, slim.sources()) == (whole.tokens, (0, 1, 2), whole.sources())
+    assert slim.left_out == whole.left_out + len(whole.nodes) - 3
+    assert from_reply_proto(sent(slim, slim.tokens)).trace == replace(slim, first_token_index=2)
+
+
+def test_a_whole_answer_has_only_so_many_nodes() -> None:
+    budget, step = NodeBudget(9), trace_of(TOKENS)
+    assert budget.fit([step, step]) == [step, step]
+    assert budget.fit([step]) == [step.slim()]
+    assert budget.fit([step]) == [step.slim()]
+
+
+def test_steps_that_wait_for_a_slow_client_have_their_accepted_nodes_alone() -> None:
+    async def run() -> list[GenerateReply]:
+        call = Call(("r", 1))
+        for i in range(UNREAD_TRACES + 2):
+            call.put(from_reply_proto(sent(trace_of(TOKENS, 3 * i))), 0.0)
+        return await call.read()
+
+    traces = [reply.trace for reply in asyncio.run(run())]
+    assert [len(trace.nodes) for trace in traces] == [4] * UNREAD_TRACES + [2] * 2
+    assert {trace.sources() for trace in traces} == {trace_of(TOKENS).sources()}
+
+
+def test_what_a_gateway_does_not_read_is_slim_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_stream, "OUTBOX_TRACES", 2)
+    stream = gateway_stream.GatewayStream("g", OURS, False, lambda: None)
+    for _ in range(4):
+        stream.say(GenerateReply("r", 1, 0, TOKENS, trace=trace_of(TOKENS)))
+    assert [len(reply.trace.tokens) for reply in stream.take().replies] == [4, 4, 2, 2]
+
+
 def delta(index: int, reason: str = "") -> TextDelta:
     """With one step of three tokens, that is, four nodes."""
     return TextDelta("", TOKENS, index, 1, reason, trace=(trace_of(TOKENS, index),))
@@ -143,7 +183,9 @@ def test_of_a_long_request_it_keeps_the_last_steps() -> None:
         kept.add(it, 0, delta(3 * i, "length" if i == 4 else ""))
     assert firsts(kept, "cmpl-a") == [6, 9, 12]
     assert it.nodes == 12
-    told = request_trace(it)
+    told = request_trace(it.snapshot(), "a")
+    kept.add(it, 0, delta(15))
+    assert [step.first_token_index for step in told.choices[0].steps] == [6, 9, 12]
     assert (told.steps_left_out, told.choices[0].finish_reason) == (2, "length")
 
 

@@ -179,6 +179,7 @@ def test_a_stream_can_be_asked_for_while_it_runs_and_a_response_by_its_own_id() 
             body = {"model": "demo", "input": "hello", "max_output_tokens": len(IDS)} | ASK
             response = (await client.post("/v1/responses", content=json.dumps(body))).json()
             told = (await client.get(f"/v1/requests/{response['id']}/trace")).json()
+            assert told["id"] == response["id"]
             assert tokens_of(told["choices"][0]["steps"]) == IDS
 
     asyncio.run(run())

@@ -28,6 +28,7 @@ from deployments.api.openai.client_limit import address
 from deployments.api.openai.responses import Output
 from deployments.api.openai.status import model_card
 from deployments.api.openai.text_routes import text_of, tokens_of
+from deployments.api.trace_form import NodeBudget
 from deployments.gateway.arrival import Arrival
 from deployments.gateway.inference_service import InferenceService
 from deployments.gateway.key_refusals import KeyRefusals
@@ -92,7 +93,7 @@ class InferenceApi:
     async def _whole(self, data: bytes, context: RayServegRPCContext) -> pb.GenerateResponse:
         async with self._arrival(context) as arrival:
             plan, deltas = await arrival.begin(partial(make_plan, self.service.planner, data), len(data))
-            replies, output = Replies(plan), Output()
+            replies, output = Replies(plan), Output(NodeBudget())
             async with aclosing(deltas):
                 async for _, delta in deltas:
                     output.add(delta)

@@ -5,6 +5,7 @@ from typing import Any
 from deployments.api.openai.errors import describe_error
 from deployments.api.openai.responses import DONE, Answerer, Output, count_of, sse
 from deployments.api.openai.schema import GenerationBody
+from deployments.api.trace_form import NodeBudget
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
 
@@ -14,7 +15,8 @@ class ChoicesForm:
 
     def __init__(self, answerer: Answerer, plan: RequestPlan, body: GenerationBody) -> None:
         self._answerer, self._count = answerer, count_of(plan)
-        self._outputs = [Output() for _ in plan.requests]
+        budget = NodeBudget()
+        self._outputs = [Output(budget) for _ in plan.requests]
         self._include_usage, self._continuous_usage = body.include_usage, body.continuous_usage
 
     def opening(self) -> str:

@@ -26,7 +26,7 @@ from deployments.api.openai.answers import (
 )
 from deployments.api.openai.logprobs import CompletionLogprobs, CompletionTokens, chat_logprobs, prompt_logprobs
 from deployments.api.openai.logprobs import joined as joined_logprobs
-from deployments.api.trace_form import TraceForm
+from deployments.api.trace_form import NodeBudget, TraceForm
 from deployments.gateway.detokenizer import TokenBytes
 from deployments.gateway.request_planner import RequestPlan
 from deployments.gateway.text_stream import TextDelta
@@ -43,8 +43,9 @@ TEXT = "\0text\0"
 
 @dataclass(slots=True)
 class Output:
-    """One choice as it has come so far."""
+    """One choice as it has come so far. `budget` is that of the whole answer."""
 
+    budget: NodeBudget
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[CallDelta] = field(default_factory=list)
@@ -61,7 +62,7 @@ class Output:
         self.tokens += delta.tokens
         self.logprobs += delta.logprobs
         self.prompt_logprobs += delta.prompt_logprobs
-        self.trace += delta.trace
+        self.trace += self.budget.fit(delta.trace)
         self.finish_reason = delta.finish_reason
 
 

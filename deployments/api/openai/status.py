@@ -26,6 +26,9 @@ SNAPSHOT_TIMEOUT_S = 2.0
 
 MAX_SHOWN_CHARS = 200
 
+NODE_BYTES = 150
+"""Of a trace's node in JSON."""
+
 TEXT_FORMAT = "text/plain; version=0.0.4"
 METRICS_PAGE = {"description": "Prometheus' text format", "content": {TEXT_FORMAT: {"schema": {"type": "string"}}}}
 
@@ -167,7 +170,9 @@ def _add_traces(app: FastAPI, service: InferenceService) -> None:
             name = repr(request_id[:MAX_SHOWN_CHARS])
             message = f"this gateway has no trace of a request {name}: ask for it with speculation.trace, and soon, at the same gateway"
             raise RequestError(message, "request_id", "trace_not_found", 404)
-        return JSONResponse(request_trace(kept).model_dump())
+        now = kept.snapshot()
+        data = await service.in_thread(lambda: request_trace(now, request_id).model_dump_json(), NODE_BYTES * now.nodes)
+        return Response(data, media_type="application/json")
 
 
 def without_places(state: dict[str, Any]) -> dict[str, Any]:
