@@ -10,8 +10,9 @@ WARM_UP_SHARE = 0.02
 DECAY_SHARE = 1 / 3
 LEAST_RATE = 0.02
 
-UNROLLED_FROM = (0.1, 0.6)
-"""Shares of the time from which a draft that reads states also learns from its own: one step of them, then two."""
+UNROLLED_FROM = (0.6, 0.85)
+"""Shares of the time from which a draft that reads states also learns from its own: one step of them, then two. Each costs as much as
+the one on the target's, and the first level, where most tokens come from, learns little by them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,15 @@ from drafthouse.distillation.network import DraftNetwork
 from drafthouse.distillation.schedule import Budget, rate, unrolled_steps
 from drafthouse.distillation.shards import Text
 
-RATE, RATE_SIZE = 1e-3, 576
+RATE, RATE_SIZE = 5e-4, 576
 """The full learning rate at this hidden size; wider models take less, in proportion."""
 
 FUSE_RATE = 30.0
 """Of what fuses embeddings and states, in units of the others' rate: its numbers are that much larger (`fuse_start.py`)."""
 
 WEIGHT_DECAY = 0.01
-ROWS_PER_STEP = 2048
-"""Rows that an optimiser step learns from, at least."""
+ROWS_PER_STEP = 512
+"""Rows that an optimiser step learns from, at least. In equal time more and smaller steps agree more, down to about this many."""
 
 STEP_WEIGHTS = (1.0, 0.8, 0.6)
 """Of the losses of step 0 and of those on own states."""

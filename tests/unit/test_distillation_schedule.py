@@ -20,7 +20,7 @@ def test_the_rate_warms_up_stays_and_decays_by_the_share_of_time() -> None:
 
 
 def test_steps_on_own_states_come_later() -> None:
-    assert [unrolled_steps(share) for share in (0.0, 0.1, 0.5, 0.6, 1.0)] == [0, 1, 1, 2, 2]
+    assert [unrolled_steps(share) for share in (0.0, 0.5, 0.6, 0.85, 1.0)] == [0, 0, 1, 2, 2]
 
 
 def test_more_minutes_take_a_budget_back_to_an_earlier_share() -> None:
