@@ -70,22 +70,18 @@ def distill(
         )  # fmt: skip
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         try:
-            text = _write_text(options, console)
-            console.print(f"{output}: {len(text):,} texts, {text.tokens:,} tokens, written in {text.seconds / 60:.1f} minutes")
-            if options.training_seconds > 0:
-                _train(options, text, console)
+            _make(options, console)
         except KeyboardInterrupt:
             console.print("stopped; the same command goes on from there")
             raise typer.Exit(130) from None
 
 
-def _write_text(options: DistillOptions, console: Console) -> "TextFolder":
-    """The target's text, at least for its share of the time. Raises ConfigError, ModelError."""
+def _make(options: DistillOptions, console: Console) -> None:
+    """Text, then the draft; no other run works in the folder meanwhile. Raises ConfigError, ModelError."""
     from drafthouse.checkpoints.model_folder import check_model
     from drafthouse.checkpoints.model_path import model_path
     from drafthouse.distillation.prompt_file import read_prompts
-    from drafthouse.distillation.text_folder import TextFolder
-    from drafthouse.distillation.text_stage import FolderRecord, needs_states, taken
+    from drafthouse.distillation.text_stage import FolderRecord, taken
 
     lines = read_prompts(options.prompts) if options.prompts is not None else []
     if options.output.exists() and not options.output.is_dir():
@@ -97,11 +93,22 @@ def _write_text(options: DistillOptions, console: Console) -> "TextFolder":
     folder = model_path(options.target)
     vocabulary = vocabulary_digest(folder, options.trust_remote_code)
     with taken(options.output, FolderRecord(target=options.target, checkpoint=checkpoint_digest(folder), vocabulary=vocabulary)):
-        text = TextFolder(options.output)
-        hidden = needs_states(text, options.hidden)
-        if text.seconds < options.text_seconds:
-            _go_on_writing(options, lines, hidden, text.next_number, console)
-            text.refresh()
+        text = _write_text(options, lines, console)
+        console.print(f"{options.output}: {len(text):,} texts, {text.tokens:,} tokens, written in {text.seconds / 60:.1f} minutes")
+        if options.training_seconds > 0:
+            _train(options, text, console)
+
+
+def _write_text(options: DistillOptions, lines: "Sequence[tuple[int, PromptLine]]", console: Console) -> "TextFolder":
+    """The target's text, at least for its share of the time."""
+    from drafthouse.distillation.text_folder import TextFolder
+    from drafthouse.distillation.text_stage import needs_states
+
+    text = TextFolder(options.output)
+    hidden = needs_states(text, options.hidden)
+    if text.seconds < options.text_seconds:
+        _go_on_writing(options, lines, hidden, text.next_number, console)
+        text.refresh()
     if not len(text):
         spent = f"the target wrote no whole text in {options.text_seconds:.0f} s"
         raise ConfigError(f"--minutes {options.minutes:g}: {spent}; give it more")

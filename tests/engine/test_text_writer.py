@@ -13,7 +13,7 @@ from drafthouse.config.serving import ModelConfig
 from drafthouse.distillation.choices import choices, uniforms
 from drafthouse.distillation.options import MAX_TEXT_TOKENS
 from drafthouse.distillation.prompt_encoder import PromptEncoder
-from drafthouse.distillation.prompts import OWN, Prompts
+from drafthouse.distillation.prompts import BEGINNING, OWN, Prompts
 from drafthouse.distillation.seeds import KINDS, shipped_seeds
 from drafthouse.distillation.shards import Text
 from drafthouse.distillation.text_folder import TextFolder
@@ -151,3 +151,20 @@ def test_what_has_ended_is_kept_at_ctrl_c(tmp_path: pathlib.Path, target: Loaded
     assert len(found.shards) == 2
     assert found.next_number > found[len(found) - 1].number >= SHARD_TEXTS
     assert target.runner.cache.allocator.free_count == target.runner.cache.allocator.count
+
+
+def test_a_target_without_a_template_goes_on_with_texts(target: LoadedModel) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_path(TARGET))
+    encoder, prompts = PromptEncoder(tokenizer, None, [0]), Prompts(shipped_seeds(), [], seed=3, chat=False)
+    writer = TextWriter(target, encoder, prompts, SEQUENCES, 0, hidden=False)
+    ended: dict[int, Text | None] = {}
+    while len(ended) < SEQUENCES:
+        ended |= dict(writer.step())
+    writer.close()
+    texts = [text for text in ended.values() if text is not None]
+    assert {text.kind for text in texts} == {OWN, BEGINNING}
+    assert all(text.states is None for text in texts)
+    for text in texts:
+        asked = prompts.task(text.number).beginning
+        assert asked is not None
+        assert text.tokens[: text.prompt_len].tolist() == encoder.beginning(asked)

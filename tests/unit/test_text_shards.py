@@ -104,6 +104,18 @@ def test_a_full_disk_leaves_no_half_of_a_shard(tmp_path: pathlib.Path) -> None:
     assert list((tmp_path / "text").iterdir()) == []
 
 
+def test_a_shard_that_cannot_be_written_leaves_the_one_in_its_place(tmp_path: pathlib.Path) -> None:
+    path = _write(tmp_path, 0, [_text(0)])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(ConfigError, match="cannot be written"):
+            _write(tmp_path, 0, [_text(1, 1000)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert _same(Shard(path).text(0), _text(0))
+
+
 def test_a_folder_holds_the_text_of_one_target(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "new" / "draft"
     for _ in range(2):
