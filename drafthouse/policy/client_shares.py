@@ -1,7 +1,7 @@
 """How a client's limits are shared among gateways: by what it asks of each. No clock, and no state but the last answers.
 
 Promises: the shares of all gateways together never exceed the limit, once each has had an answer. A gateway's share falls when it is
-answered, and only then may another's rise. Before the first answer each holds an even part.
+answered, never below what it has used, and only then may another's rise. Before the first answer each holds an even part.
 """
 
 import math
@@ -78,7 +78,8 @@ class ClientShares:
         if not self._answered or gateway in self._answered or any(gateway not in shared.granted for shared in self._shared.values()):
             self._begin_round()
         self._answered.add(gateway)
-        return {client: shared.answer(gateway) for client, shared in self._shared.items()}
+        uses, nothing = self._uses[gateway], ClientUse(Amounts(), Amounts(), Amounts())
+        return {client: shared.answer(gateway, uses.get(client, nothing).used) for client, shared in self._shared.items()}
 
     def _begin_round(self) -> None:
         self._answered.clear()
@@ -116,9 +117,11 @@ class _Shared:
     def is_even(self) -> bool:
         return all(held == self._even for held in self.granted.values())
 
-    def answer(self, gateway: str) -> ClientShare:
+    def answer(self, gateway: str, used_by_now: Amounts) -> ClientShare:
+        """`used_by_now` may be more than what the round's targets knew of."""
         own, target = self.granted[gateway], self._targets[gateway]
-        share = Amounts(*(_at_most(*(getattr(amounts, name) for amounts in (target, self.limits, self._held, own))) for name in FIELDS))
+        amounts = (target, self.limits, self._held, own, used_by_now)
+        share = Amounts(*(_at_most(*(getattr(each, name) for each in amounts)) for name in FIELDS))
         self.granted[gateway] = share
         self._held = Amounts(*(getattr(self._held, name) + getattr(share, name) - getattr(own, name) for name in FIELDS))
         used = self._used[gateway]
@@ -128,9 +131,10 @@ class _Shared:
 FIELDS = ("requests", "tokens", "streams")
 
 
-def _at_most(target: float, limit: float, held: float, own: float) -> float:
-    """`target`, but not what others hold: `held` by all, `own` included. Nothing is subtracted from infinity."""
-    return target if math.isinf(limit) else max(0.0, min(target, limit - held + own))
+def _at_most(target: float, limit: float, held: float, own: float, used: float) -> float:
+    """`target`, but not what others hold: `held` by all, `own` included. What is `used` of `own` is no one else's, whatever the target.
+    Nothing is subtracted from infinity."""
+    return target if math.isinf(limit) else max(0.0, min(target, limit - held + own), min(used, own))
 
 
 def _sum(amounts: Iterable[Amounts]) -> Amounts:
