@@ -13,6 +13,7 @@ from torch import multiprocessing
 from transformers import PreTrainedModel
 
 from drafthouse.engine.kv_cache import KvSequence
+from drafthouse.engine.native.decoder import step_arrays
 from drafthouse.engine.native.description import NotDense, describe
 from drafthouse.engine.native.share import Share
 from drafthouse.engine.parallel.process_group import join, leave, open_store, reach_store
@@ -63,6 +64,16 @@ def one_by_one(decoder: Decoder) -> torch.Tensor:
     return torch.stack(rows[2:])
 
 
+def last_states(decoder: Decoder) -> torch.Tensor:
+    """Of a prompt's first, middle and last token."""
+    kv = KvSequence(decoder.cache)
+    asking = chunk(kv, TOKENS, 0, False)
+    asking.states = [0, 20, len(TOKENS) - 1]
+    states = decoder.native.run(step_arrays([asking]))[1]
+    kv.release()
+    return states
+
+
 def rank(index: int, ranks: int, port: int, folder: pathlib.Path) -> None:
     """The process of one rank: logits of each model in each way, by (name, dtype, way)."""
     torch.set_num_threads(1)
@@ -70,7 +81,7 @@ def rank(index: int, ranks: int, port: int, folder: pathlib.Path) -> None:
     found: dict[tuple[str, torch.dtype, str], torch.Tensor] = {}
     for name, dtype in CASES:
         decoder = Decoder(model_of(name, dtype), 1, Share(index, ranks))
-        found |= {(name, dtype, way): run(decoder) for way, run in (WAYS | {"one by one": one_by_one}).items()}
+        found |= {(name, dtype, way): run(decoder) for way, run in (WAYS | {"one by one": one_by_one, "states": last_states}).items()}
         decoder.native.close()
     decoder = Decoder(model_of("llama", torch.float32), 2, Share(index, ranks))
     found["llama", torch.float32, "on two threads"] = packed(decoder, (17,))
@@ -94,6 +105,20 @@ def test_ranks_together_are_the_model_of_one_process(name: str, dtype: torch.dty
         assert ours < 1e-9
     else:
         alone = packed(Decoder(model_of(name, dtype)), (17,)).double()
+        assert ours < 2.0 * float((alone - right).abs().max() / right.std())
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES, ids=str)
+def test_every_rank_has_the_states_of_the_model(name: str, dtype: torch.dtype, found: list[dict[Any, torch.Tensor]]) -> None:
+    """The same bits on each."""
+    states = [each[name, dtype, "states"] for each in found]
+    assert all(torch.equal(each, states[0]) for each in states)
+    right = last_states(Decoder(model_of(name, torch.float64)))
+    ours = float((states[0].double() - right).abs().max() / right.std())
+    if dtype == torch.float64:
+        assert ours < 1e-9
+    else:
+        alone = last_states(Decoder(model_of(name, dtype))).double()
         assert ours < 2.0 * float((alone - right).abs().max() / right.std())
 
 
