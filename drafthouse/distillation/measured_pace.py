@@ -1,5 +1,6 @@
 """How long a step of the target and a pass of its draft take on this machine."""
 
+import pathlib
 from dataclasses import dataclass
 
 from drafthouse.config.serving import ModelConfig
@@ -17,13 +18,19 @@ class Latencies:
     draft: LatencyModel
 
 
-def measured_latencies(options: DistillOptions) -> Latencies:
-    """Of the draft in the folder of `options`, and of its target in the dtype that it wrote with. Raises ConfigError, ModelError."""
-    draft = ModelConfig(
-        path=str(options.output), dtype=options.dtype, device=options.device, threads=options.threads, kv_tokens=KV_TOKENS,
-        trust_remote_code=options.trust_remote_code,
+def target_latency(options: DistillOptions) -> LatencyModel:
+    """In the dtype that it wrote with. Raises ConfigError, ModelError."""
+    return _latency(options.target_config(KV_TOKENS))
+
+
+def draft_latency(options: DistillOptions, folder: pathlib.Path) -> LatencyModel:
+    """Raises ConfigError, ModelError."""
+    return _latency(
+        ModelConfig(
+            path=str(folder), dtype=options.dtype, device=options.device, threads=options.threads, kv_tokens=KV_TOKENS,
+            trust_remote_code=options.trust_remote_code,
+        )
     )  # fmt: skip
-    return Latencies(*(_latency(config) for config in (options.target_config(KV_TOKENS), draft)))
 
 
 def _latency(config: ModelConfig) -> LatencyModel:

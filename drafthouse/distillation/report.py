@@ -11,6 +11,7 @@ from drafthouse.distillation.agreement import Agreement, LevelAgreement
 from drafthouse.distillation.measured_pace import Latencies
 from drafthouse.distillation.options import DistillOptions
 from drafthouse.distillation.predicted_gain import CONTEXT, Pace, predicted_gain
+from drafthouse.distillation.sizes import SHARE, Size
 
 FILE = "REPORT.md"
 
@@ -27,7 +28,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """`latencies` or why there are none; texts and tokens that the target wrote, and the seconds that took."""
+    """`latencies` or why there are none; sizes that were `tried`; texts and tokens that the target wrote, and the seconds that took."""
 
     layers: int
     head_tokens: int
@@ -36,6 +37,7 @@ class Findings:
     agreement: Agreement
     history: Sequence[Moment]
     latencies: Latencies | str
+    tried: Sequence[Size]
     texts: int
     text_tokens: int
     text_seconds: float
@@ -43,7 +45,13 @@ class Findings:
 
 
 def report(options: DistillOptions, found: Findings) -> str:
-    parts = [_head(options, found), _agreement(found.agreement, options.hidden), _gain(options, found), _training(found)]
+    parts = [
+        _head(options, found),
+        _agreement(found.agreement, options.hidden),
+        _gain(options, found),
+        *_sizes(found.tried),
+        _training(found),
+    ]
     return "\n".join(parts)
 
 
@@ -112,6 +120,24 @@ def _greedy(level: LevelAgreement) -> tuple[float, ...]:
 
 def _sampled(level: LevelAgreement) -> tuple[float, ...]:
     return level.sampled
+
+
+def _sizes(tried: Sequence[Size]) -> list[str]:
+    if not tried:
+        return []
+    rows = [
+        f"| {size.layers} | {size.first:.3f} | {size.pass_s * 1e3:.2f} | {size.shared_cores:.2f} | {size.own_cores:.2f} |" for size in tried
+    ]
+    return [
+        f"""## Sizes tried
+
+Each learned for {SHARE:.0%} of the time to learn; the one that promises most was made.
+
+| layers | agreement | ms a pass | speed-up on the same cores | on cores of its own |
+|---|---|---|---|---|
+"""
+        + "\n".join([*rows, ""])
+    ]
 
 
 def _training(found: Findings) -> str:
