@@ -54,6 +54,10 @@ def steps_of(replies: Sequence[GenerateReply]) -> list[StepTrace]:
         for i, node in enumerate(t.accepted):
             assert t.nodes[node].chosen == (t.tokens[i + 1] if i + 1 < len(t.tokens) else t.nodes[node].chosen)
         assert all(node.parent < i and 0.0 <= node.edge <= 1.0 and node.confidence <= 1.0 for i, node in enumerate(t.nodes))
+        paths = list[float]()
+        for node in t.nodes:
+            paths.append(node.edge * (1.0 if node.parent < 0 else paths[node.parent]))
+            assert node.confidence <= paths[-1] * 1.001, "the confidence is another node's"
         assert min(t.times.wait_s, t.times.device_s, t.price) >= 0.0
         assert t.times.step_s >= t.times.device_s > 0.0
     return traces

@@ -183,8 +183,9 @@ def test_of_a_long_request_it_keeps_the_last_steps() -> None:
         kept.add(it, 0, delta(3 * i, "length" if i == 4 else ""))
     assert firsts(kept, "cmpl-a") == [6, 9, 12]
     assert it.nodes == 12
-    told = request_trace(it.snapshot(), "a")
+    before = it.snapshot()
     kept.add(it, 0, delta(15))
+    told = request_trace(before, "a")
     assert [step.first_token_index for step in told.choices[0].steps] == [6, 9, 12]
     assert (told.steps_left_out, told.choices[0].finish_reason) == (2, "length")
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deployments.api.grpc.inference import InferenceApi
-from deployments.gateway.text_stream import StopRule, generate_text
+from deployments.gateway.text_stream import StopRule, TextDelta, generate_text
 from drafthouse.config.security import ApiKeysConfig
 from drafthouse.security.api_keys import ApiKeys, generate_key, hash_of
 from drafthouse.wire.dialect import OURS
@@ -88,11 +88,14 @@ def test_nothing_is_told_to_those_who_do_not_ask_whatever_a_verifier_sends() -> 
         def reply(self, r, index, output):
             return super().reply(replace(r, trace=True), index, output)
 
-    for path, body in PATHS:
-        plain, talked = (
-            events(request(path, body | {"stream": True}, verifier=kind("a", tokens=lambda r: IDS, step=3))) for kind in (Tracing, Talking)
-        )
-        assert [event["choices"] for event in talked] == [event["choices"] for event in plain]
+    async def run() -> list[TextDelta]:
+        async with linked(Talking("a", tokens=lambda r: IDS, step=3)) as link:
+            r = replace(REQUEST, max_tokens=len(IDS))
+            return [delta async for delta in generate_text(link, codec().token_bytes, r, StopRule())]
+
+    deltas = asyncio.run(run())
+    assert tuple(token for delta in deltas for token in delta.tokens) == IDS
+    assert not any(delta.trace for delta in deltas)
 
 
 def test_each_choice_has_its_own() -> None:
