@@ -78,7 +78,7 @@ class ClientShares:
         if not self._answered or gateway in self._answered or any(gateway not in shared.granted for shared in self._shared.values()):
             self._begin_round()
         self._answered.add(gateway)
-        uses, nothing = self._uses[gateway], ClientUse(Amounts(), Amounts(), Amounts())
+        uses, nothing = self._uses.get(gateway, {}), ClientUse(Amounts(), Amounts(), Amounts())
         return {client: shared.answer(gateway, uses.get(client, nothing).used) for client, shared in self._shared.items()}
 
     def _begin_round(self) -> None:
