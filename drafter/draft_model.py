@@ -175,7 +175,7 @@ class DraftModel:
         width = max(work.session.width for work in works)
         ranked = list[tuple[list[int], list[float]]]()
         if parts:
-            known = _known_to_targets(logits, works, self.head_ids)
+            known = _known_to_targets(logits, works, self.head_ids, self.runner.vocab_size)
             ranked = list(zip(*rank(known, parts, width, self.shared_noise, self.head_ids, self.runner.vocab_size), strict=True))
         grown = []
         for work in works:
@@ -198,19 +198,23 @@ class DraftModel:
         return grown
 
 
-def _known_to_targets(logits: torch.Tensor, works: list[Work], head_ids: torch.Tensor | None) -> torch.Tensor:
+def _known_to_targets(logits: torch.Tensor, works: list[Work], head_ids: torch.Tensor | None, vocab_size: int) -> torch.Tensor:
     """Without the ids that a session's target has not: its output layer may have fewer rows than the draft's."""
     sizes = [work.session.vocab_size for work in works for _ in work.segment.outputs]
-    ids = torch.arange(logits.shape[1], device=logits.device) if head_ids is None else head_ids
-    if min(sizes) > int(ids[-1]):
+    if min(sizes) >= (vocab_size if head_ids is not None else logits.shape[1]):
         return logits
+    ids = torch.arange(logits.shape[1], device=logits.device) if head_ids is None else head_ids
     return logits.masked_fill(ids[None, :] >= torch.tensor(sizes, device=logits.device)[:, None], float("-inf"))
 
 
 def _is_run_by_another(session: Session, others: Iterable[Session]) -> bool:
     """Whether one of those that catch up runs what this one would, too. It shares each chunk, so the wait ends with the common part."""
-    key, mine, least = session.kv.key, session.tokens[: session.shareable], session.cached + LEAST_SHARED
-    return any(common_length(other.tokens[: other.shareable], mine) >= least for other in others if other.kv.key == key)
+    key, least = session.kv.key, session.cached + LEAST_SHARED
+    return any(
+        min(common_length(other.tokens, session.tokens), other.shareable, session.shareable) >= least
+        for other in others
+        if other.kv.key == key
+    )
 
 
 def _follow(work: Work, parents: list[int], ranked: list[tuple[list[int], list[float]]]) -> tuple[list[int], int]:

@@ -184,24 +184,25 @@ def _spread(logits: torch.Tensor, ids: torch.Tensor, vocab_size: int) -> torch.T
 
 def _ranked(perturbed: torch.Tensor, width: int, ids: torch.Tensor | None) -> Ranked:
     top = perturbed.topk(min(width + 1, perturbed.shape[1]), sorted=True)
-    places, values = top.indices.tolist(), top.values.tolist()
+    tokens, values = (top.indices if ids is None else ids[top.indices]).tolist(), top.values.tolist()
     ranked, margins = [], []
-    for row, (mine, best) in enumerate(zip(places, values, strict=True)):
+    for row, (mine, best) in enumerate(zip(tokens, values, strict=True)):
         count = sum(value > float("-inf") for value in best)
-        if any(upper == lower for upper, lower in pairwise(best[:count])):
-            mine = _untied(perturbed[row], best[count - 1])
         leads = [upper - lower for upper, lower in pairwise(best[:count])] + [float("inf")]
+        if 0.0 in leads:
+            mine = _untied(perturbed[row], best[count - 1], ids)
         count = min(count, width)
-        ranked.append(mine[:count] if ids is None else ids[mine[:count]].tolist())
+        ranked.append(mine[:count])
         margins.append(leads[:count])
     return ranked, margins
 
 
-def _untied(row: torch.Tensor, least: float) -> list[int]:
-    """Places of all scores from `least` on, best first, of equal ones the lower place."""
+def _untied(row: torch.Tensor, least: float, ids: torch.Tensor | None) -> list[int]:
+    """Tokens of all scores from `least` on, best first, of equal ones the lower id."""
     places = (row >= least).nonzero()[:, 0]
-    order: list[int] = places[row[places].argsort(descending=True, stable=True)].tolist()
-    return order
+    order = places[row[places].argsort(descending=True, stable=True)]
+    tokens: list[int] = (order if ids is None else ids[order]).tolist()
+    return tokens
 
 
 def _edits(parts: Sequence[Rows]) -> Edits:

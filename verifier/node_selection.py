@@ -85,7 +85,6 @@ class Offers:
     def __init__(self, plan: StepPlan):
         pools = [(place, candidates) for place, s in enumerate(plan.decoding) if (candidates := candidates_of(s)) is not None]
         self.places, self.pools = [place for place, _ in pools], [candidates for _, candidates in pools]
-        self._worths = [plan.decoding[place].worth for place in self.places]
         sizes = [len(each.depths) for each in self.pools]
         self.ends = np.cumsum(sizes).tolist()
         self.owner = np.repeat(np.array(self.places, dtype=np.int64), sizes)
@@ -100,10 +99,6 @@ class Offers:
         self.trusted = np.where(self.within, trusted, 0.0)  # what lies too deep is worth nothing, and its parents come before it
         drafters = np.repeat([c.of_drafter for c in self.pools], sizes)
         self.of_drafter = np.arange(len(self.owner)) - np.repeat(np.array(self.ends) - sizes, sizes) < drafters
-
-    def relative_worths(self, mean: float) -> np.ndarray:
-        """Of each node's sequence, beside the mean of the step. One factor for a whole tree, so what is best stays closed under parents."""
-        return np.repeat([worth / mean for worth in self._worths], [len(each.depths) for each in self.pools])
 
     def best_of_size(self, pool: int, count: int) -> np.ndarray:
         """The `count` best nodes of one tree, without those that lie too deep."""
@@ -142,7 +137,8 @@ def choose_nodes(plan: StepPlan, pricing: NodePricing, wanted: Callable[[Specula
         of_drafters = confidences[offers.of_drafter[competing]]
         best_edge = float(of_drafters.max()) if len(of_drafters) else None
         value, base = pricing.value_of_a_second, sequences + len(taken)
-        gains = confidences * offers.relative_worths(pricing.mean_worth)[competing]
+        # One factor for a whole tree, so what is best stays closed under parents.
+        gains = confidences * (np.array([s.worth for s in plan.decoding]) / pricing.mean_worth)[offers.owner[competing]]
         best = select(gains, base, plan.prompt_tokens, plan.kv_tokens, value, pricing.latency, limit - len(taken))
         taken = np.concatenate([taken, competing[best]])
     return offers.selected(taken, best_edge, sequences)

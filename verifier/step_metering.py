@@ -47,14 +47,14 @@ class StepMeter:
         self.totals, self.acceptance = VerifyTotals(), Acceptance()
         self.queue_seconds: deque[float] = deque(maxlen=KEPT)
         self._clock = clock
-        self._started = self._ready = self._chosen = 0.0  # of the step in progress
+        self.started = self._ready = self._chosen = 0.0  # of the step in progress
         self._last_end: float | None = None  # of a step, unless there was nothing to do since
         self._gathering_since: float | None = None
 
     def start(self) -> float:
         """A step is planned; returns the time."""
-        self._started = self._clock()
-        return self._started
+        self.started = self._clock()
+        return self.started
 
     def idle(self) -> None:
         """There is nothing to do."""
@@ -63,23 +63,18 @@ class StepMeter:
     def wait(self) -> None:
         """The step waits for drafts."""
         if self._gathering_since is None:
-            self._gathering_since = self._started
+            self._gathering_since = self.started
 
     def ready(self, step: Step) -> None:
         """The device may begin."""
         self._ready = self._clock()
         if self._gathering_since is not None:
-            self.totals.gather_seconds += self._started - self._gathering_since
+            self.totals.gather_seconds += self.started - self._gathering_since
             self._gathering_since = None
         for s in step.plan.sequences:
             if s.arrived is not None:
-                self.queue_seconds.append(self._started - s.arrived)
+                self.queue_seconds.append(self.started - s.arrived)
                 s.arrived = None
-
-    @property
-    def started(self) -> float:
-        """When the step in progress was planned."""
-        return self._started
 
     @contextmanager
     def keeping_states(self) -> Iterator[None]:
@@ -96,7 +91,7 @@ class StepMeter:
     def finish(self, step: Step, walks: Walks, committed: int, run_s: float) -> StepFacts:
         """All that is chosen is committed."""
         plan, selected, now = step.plan, step.selected, self._chosen
-        step_s, busy_s = now - self._started, now - (self._last_end if self._last_end is not None else self._started)
+        step_s, busy_s = now - self.started, now - (self._last_end if self._last_end is not None else self.started)
         self._last_end = now
         t = self.totals
         t.steps += 1
@@ -108,7 +103,7 @@ class StepMeter:
         t.predicted_tokens += len(walks.walked) + selected.expected_tokens
         t.predicted_seconds += step.expected_s
         t.step_seconds += step_s
-        t.select_seconds += self._ready - self._started
+        t.select_seconds += self._ready - self.started
         t.run_seconds += run_s
         t.choose_seconds += now - self._ready - run_s
         t.wait_seconds += max(0.0, busy_s - step_s)

@@ -60,18 +60,15 @@ class WantedStates:
     """Of a step: the rows of trees whose states the device gives, and then those of chunks."""
 
     def __init__(self, decoding: TypingSequence["Sequence"] = (), trees: TreeRows | None = None):
-        self._first: dict[int, int] = {}  # of a place among those that decode: its first row of states
+        self.first: dict[int, int] = {}  # of a place among those that decode: its first row of states, less its first row in the step
         self.tree_rows, self.chunks, self.count = NO_ROWS, list[ChunkStates](), 0
         places = [place for place, s in enumerate(decoding) if unsent_of(s) is not None]
         if places and trees is not None:
             bounds = [(int(trees.first[place]), int(trees.first[place + 1])) for place in places]
             for place, (first, end) in zip(places, bounds, strict=True):
-                self._first[place] = self.count - first
+                self.first[place] = self.count - first
                 self.count += end - first
             self.tree_rows = np.concatenate([np.arange(first, end) for first, end in bounds])
-
-    def __contains__(self, place: int) -> bool:
-        return place in self._first
 
     def of_chunk(self, s: "Sequence", start: int, count: int) -> range:
         """Of a chunk of `count` tokens from position `start` on: the indices whose states are wanted."""
@@ -84,9 +81,9 @@ class WantedStates:
     def keep(self, walked: TypingSequence["Walked"], states: torch.Tensor) -> None:
         """Of the states `[count, size]` that the device gave, those that chose tokens, for the commits. Called before these are made."""
         found: list[tuple[Sequence, int, np.ndarray]] = [
-            (w.sequence, len(w.sequence.tokens) - 1, w.rows + self._first[place])
+            (w.sequence, len(w.sequence.tokens) - 1, w.rows + self.first[place])
             for place, w in enumerate(walked)
-            if place in self._first and w.rows is not None
+            if place in self.first and w.rows is not None
         ]
         found += [(chunk.sequence, chunk.position, np.arange(chunk.first, chunk.first + chunk.count)) for chunk in self.chunks]
         rows = np.concatenate([NO_ROWS, *(rows for _, _, rows in found)])

@@ -79,7 +79,7 @@ class Verification:
         after_rows, prompted = choices[: len(trees)], choices[len(trees) :].tolist()
         reached = trees.walk(after_rows)
         tokens, ends = after_rows[reached].tolist(), np.cumsum(trees.totals(reached)).tolist()
-        walked, first = [], 0
+        walked, first, states_wanted = [], 0, step.batch.states.first
         for place, (s, end) in enumerate(zip(decoding, ends, strict=True)):
             mine = tokens[first:end]
             if mine[-1] == NONE:
@@ -88,7 +88,7 @@ class Verification:
             mine, stopped = s.cut(mine)
             walked.append(Walked(s, mine, stopped=stopped))
             first = end
-            if stopped or s.request.logprobs.top is not None or place in step.batch.states:
+            if stopped or s.request.logprobs.top is not None or place in states_wanted:
                 rows = trees.first[place] + np.flatnonzero(reached[trees.first[place] : trees.first[place + 1]])
                 walked[-1].rows = rows[: len(mine)]
             if stopped:

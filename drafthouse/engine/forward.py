@@ -5,6 +5,7 @@ Promises: a forward writes the KV of all new tokens and returns the logits and s
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,13 +65,13 @@ class StockForward:
         device = cache.data.device
         step = self.attention.begin(cache, layout_of(segments))
         buffer = packed(segments)
-        with self._added(buffer), self._last_states() as last:
+        with self._added(buffer), self._last_states(buffer) as last:
             logits: torch.Tensor = self.model(
                 input_ids=_on(buffer.tokens, device)[None], position_ids=_on(buffer.positions, device)[None], use_cache=False,
                 past_key_values=None, logits_to_keep=_on(buffer.outputs, device), drafthouse_step=step,
             ).logits[0]  # fmt: skip
         self.attention_calls = step.calls
-        states = whole(last[0])[0, _on(buffer.states, device)]
+        states = whole(last[0])[0, _on(buffer.states, device)] if last else logits.new_empty(0, self.hidden_size)
         assert states.shape[1] == self.hidden_size or not len(states), "the model's base is not what its head reads"
         return logits, states.to(torch.promote_types(states.dtype, torch.float32))
 
@@ -87,21 +88,25 @@ class StockForward:
             x[0, rows] += inputs.to(x)
             return (x, *args[1:])
 
-        first = next(iter(layers_of(self.model)))
-        with contextlib.ExitStack() as stack:
-            stack.callback(first.register_forward_pre_hook(add).remove)
+        with self._first_layer.register_forward_pre_hook(add):
             yield
 
+    @cached_property
+    def _first_layer(self) -> torch.nn.Module:
+        return next(iter(layers_of(self.model)))
+
     @contextlib.contextmanager
-    def _last_states(self) -> Iterator[list[torch.Tensor]]:
-        """Gets `[1, tokens, hidden]`, what the model gives its head to read."""
+    def _last_states(self, step: PackedStep) -> Iterator[list[torch.Tensor]]:
+        """Gets `[1, tokens, hidden]`, what the model gives its head to read, where the step asks for any."""
         found: list[torch.Tensor] = []
+        if not len(step.states):
+            yield found
+            return
 
         def keep(module: Any, args: Any, out: Any) -> None:
             found.append(out[0])
 
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.model.base_model.register_forward_hook(keep).remove)
+        with self.model.base_model.register_forward_hook(keep):
             yield found
 
     def close(self) -> None:

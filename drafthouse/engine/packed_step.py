@@ -66,7 +66,7 @@ class PackedStep(Sequence[Segment]):
             yield Segment(
                 kv, self.tokens[a:b], self.positions[a:b], (self.outputs[output_first[i] : output_first[i + 1]] - a).tolist(),
                 self.prefix[a:b], Lines(self.lengths[a:b], entries) if len(entries) else None, int(self.sinks[i]), int(self.skipped[i]),
-                (self.states[state_first[i] : state_first[i + 1]] - a).tolist(),
+                (self.states[state_first[i] : state_first[i + 1]] - a).tolist() if len(self.states) else (),
                 self.inputs[added] if self.inputs is not None and added.start < added.stop else None,
             )  # fmt: skip
 
@@ -85,7 +85,7 @@ def packed(segments: Sequence[Segment]) -> PackedStep:
         joined([s.kv.slots[len(s.kv) - len(s) :] for s in segments]),
         _rows([s.outputs for s in segments], first),
         np.array([s.sinks for s in segments]), np.array([s.skipped for s in segments]),
-        _rows([s.states for s in segments], first),
+        _rows([s.states for s in segments], first) if any(len(s.states) for s in segments) else NONE,
         torch.cat([inputs for s in segments if (inputs := s.inputs) is not None]) if fed else None,
         joined([NONE, *(np.arange(first[i], first[i + 1]) for i in fed)]),
     )  # fmt: skip

@@ -38,8 +38,8 @@ class ParallelRunner(ModelRunner):
     def run(self, segments: Sequence[Segment]) -> RunResult:
         """Raises RankError when a rank is lost; the runner is of no more use then. No segment has `inputs`: drafts that read states run
         in one process."""
-        assert all(s.inputs is None for s in segments)
         step = Step(tuple(replace(s, kv=SlotTable(s.kv.slots)) for s in segments))
+        assert all(s.inputs is None for s in step.segments)
         try:
             self.followers.send(step)
             return super().run(segments)
