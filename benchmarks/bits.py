@@ -23,14 +23,14 @@ from benchmarks.harness.prompts import encode, load_texts, load_tokenizer
 from benchmarks.harness.report import Report
 from deployments.cli.options import machine
 from drafthouse.checkpoints.model_path import model_path
-from drafthouse.config.serving import ModelConfig, TreeConfig, VerifierConfig
+from drafthouse.config.serving import FIRST_OWN, ModelConfig, TreeConfig, VerifierConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.loader import LoadedModel, load
 from drafthouse.noise import mix64
 from drafthouse.policy.latency import Curve
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
-from drafthouse.stages.build import FIRST_OWN, StageMaker
+from drafthouse.stages.build import StageMaker
 from drafthouse.stages.stage import NOTHING, Children, SessionFacts, Stage
 from drafthouse.token_tree import ROOT
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest

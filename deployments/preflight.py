@@ -86,10 +86,15 @@ def _check_tokenizer_files(config: ServingConfig) -> None:
 
 def check_vocabularies(config: ServingConfig) -> None:
     """Target and draft read every token id alike. Their output layers may be padded differently. Raises ConfigError or ModelError."""
-    if config.draft is not None and (record := DraftFolder.read(pathlib.Path(model_path(config.draft.path)))) is not None:
+    if (record := _distilled(config)) is not None:
         _check_distilled(config, record)
     elif config.draft is not None and not _one_folder(config):
         _refuse_difference(config, _vocabulary("target", config.target), _vocabulary("draft", config.draft))
+
+
+def _distilled(config: ServingConfig) -> DraftFolder | None:
+    """None where the draft is of another kind, or there is none."""
+    return DraftFolder.read(pathlib.Path(model_path(config.draft.path))) if config.draft is not None else None
 
 
 def _check_distilled(config: ServingConfig, draft: DraftFolder) -> None:
@@ -104,7 +109,7 @@ def _check_distilled(config: ServingConfig, draft: DraftFolder) -> None:
 
 def _check_states(config: ServingConfig, limits: Mapping[str, ModelLimits]) -> None:
     """A draft that reads hidden states reads this target's. Raises ModelError."""
-    record = DraftFolder.read(pathlib.Path(model_path(config.draft.path))) if config.draft is not None else None
+    record = _distilled(config)
     sizes = {role: each.hidden_size for role, each in limits.items()}
     if record is not None and record.hidden and sizes["draft"] != sizes["target"]:
         raise ModelError(

@@ -13,7 +13,7 @@ from simulator.options import Options
 from simulator.verifier import SimVerifier
 
 FIRST_ACCEPTANCE = 0.7
-"""Of a verifier whose drafts nobody has seen yet."""
+"""Assumed of a verifier that has had no drafts yet."""
 
 PROMPT_TOKENS = 256
 """Tokens of the chunk that tells what a prompt token takes."""

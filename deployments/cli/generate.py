@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from deployments.cli.http_client import DEFAULT_URL, TOKEN_TIMEOUT_S, Url, events, only_model, server
-from deployments.cli.options import check_writable, errors
+from deployments.cli.options import check_writable
 from deployments.cli.trace_file import TraceFile
 
 
@@ -51,11 +51,10 @@ def generate(
     }
     body |= {} if seed is None else {"seed": seed}
     body |= {"stop": stop} if stop else {}
-    with errors():
+    with server(url, TOKEN_TIMEOUT_S) as client:
         check_writable(trace, "--trace")
-        with server(url, TOKEN_TIMEOUT_S) as client:
-            body["model"] = model or only_model(client)
-            usage = _stream(client, body, TraceFile(trace))
+        body["model"] = model or only_model(client)
+        usage = _stream(client, body, TraceFile(trace))
     if usage:
         _print_usage(usage)
 

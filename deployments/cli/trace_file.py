@@ -53,8 +53,8 @@ def read_steps(file: pathlib.Path) -> "Iterator[TraceOfStep]":
     from deployments.api.trace_form import TraceOfStep
 
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = file.read_bytes().split(b"\n")  # text may hold other ends of lines
+    except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from error
     if not any(line.strip() for line in lines):
         raise ConfigError(f"{file}: it has no steps; make one with `drafthouse generate --trace {file}`")

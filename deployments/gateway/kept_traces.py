@@ -73,6 +73,8 @@ class KeptTraces:
     def _fit(self, growing: KeptTrace) -> None:
         """Whole traces of older requests go before the first steps of the one that grows."""
         over = sum(kept.nodes for kept in self._kept.values()) - self._max_nodes
+        if over <= 0:
+            return
         for name, kept in list(self._kept.items()):
             if over > 0 and kept is not growing and kept.nodes:
                 over -= kept.nodes

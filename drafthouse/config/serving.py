@@ -104,6 +104,9 @@ class VerifierConfig(PoolConfig):
 SOURCE_KINDS = ("model", "trigram", "lookup", "suffix", "prediction", "forced")
 """What drafts nodes. A kind's place in this list is its number on the wire and in stored calibrations, so new ones go to the end."""
 
+OWN, FIRST_OWN = "own", 16
+"""The name that all stages of the user's own share, and the first of their numbers."""
+
 STAGE_KINDS = tuple(kind for kind in SOURCE_KINDS if kind not in ("prediction", "forced"))
 """The built-in stages that a configuration may name. Predictions and grammars come with a request."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drafthouse.checkpoints.model_path import model_path
-from drafthouse.config.serving import SOURCE_KINDS, ModelConfig, StageConfig
+from drafthouse.config.serving import FIRST_OWN, OWN, SOURCE_KINDS, ModelConfig, StageConfig
 from drafthouse.errors import ConfigError
 from drafthouse.policy.stage_breaker import StageBreaker
 from drafthouse.stages import trigram_table
@@ -24,7 +24,7 @@ from drafthouse.stages.trigram import TrigramStage
 SOURCE_OF = {kind: number for number, kind in enumerate(SOURCE_KINDS)}
 """The number of each built-in source of nodes: nodes are calibrated by it."""
 
-MODEL, PREDICTION, FORCED, FIRST_OWN = SOURCE_OF["model"], SOURCE_OF["prediction"], SOURCE_OF["forced"], 16
+MODEL, PREDICTION, FORCED = SOURCE_OF["model"], SOURCE_OF["prediction"], SOURCE_OF["forced"]
 
 PREDICTION_NODES = 32
 """That a predicted output adds at once: it is long where it is right at all."""
@@ -41,7 +41,7 @@ def by_name(counts: Mapping[int, int]) -> dict[str, float]:
     names = {number: name for name, number in SOURCE_OF.items()}
     named: dict[str, float] = {}
     for source, count in list(counts.items()):
-        name = names.get(source, "own")
+        name = names.get(source, OWN)
         named[name] = named.get(name, 0.0) + count
     return named
 

@@ -10,7 +10,7 @@ Promises: knows no Ray. Names say what is counted and in what unit; shares lie b
 
 from typing import Any
 
-from drafthouse.config.serving import SOURCE_KINDS
+from drafthouse.config.serving import OWN, SOURCE_KINDS
 from drafthouse.telemetry.gateway_metrics import gateway_metrics
 from drafthouse.telemetry.metric import LATENCY_S, Metric, answers, maker
 from drafthouse.wire.membership import Role
@@ -18,7 +18,7 @@ from drafthouse.wire.membership import Role
 DEPTHS = (*(str(depth) for depth in range(1, 16)), "16+")
 """By depth in the tree; what lies deeper than 15 counts together."""
 
-SOURCES = (*SOURCE_KINDS, "own")
+SOURCES = (*SOURCE_KINDS, OWN)
 """What drafted a node; stages of the user's own count together."""
 
 DRAINING: tuple[Role, ...] = ("verifier", "drafter")

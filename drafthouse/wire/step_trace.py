@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from drafthouse.config.serving import SOURCE_KINDS
+from drafthouse.config.serving import FIRST_OWN, OWN, SOURCE_KINDS
 from drafthouse.token_tree import ROOT
 from protos import dataplane_pb2 as pb
 
@@ -17,12 +17,6 @@ MAX_NODES = 1024
 
 TARGET = "target"
 """The source of a token that the target chose and no draft foresaw."""
-
-OWN = "own"
-"""Of a stage that a configuration brings along."""
-
-FIRST_OWN = 16
-"""The sources of such stages have numbers from here on."""
 
 UNKNOWN = "unknown"
 """A source of a later version."""

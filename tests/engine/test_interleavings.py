@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from drafthouse.config.serving import DrafterConfig, TreeConfig
+from drafthouse.config.serving import FIRST_OWN, DrafterConfig, TreeConfig
 from drafthouse.sampling import SamplingParams
-from drafthouse.stages.build import FIRST_OWN, MODEL, SOURCE_OF
+from drafthouse.stages.build import MODEL, SOURCE_OF
 from drafthouse.token_tree import TokenTree
 from drafthouse.wire.session_messages import Grow, from_verifier_proto
 from tests.engine.interleaved import DRAFTERS, LIMITS, MODEL_ALONE, TREE, Interleaved, Stream

@@ -10,10 +10,10 @@ from deployments.api.trace_form import NodeBudget, TraceForm, request_trace
 from deployments.gateway.kept_traces import KeptTraces
 from deployments.gateway.text_stream import TextDelta
 from deployments.gateway.verifier_stream import UNREAD_TRACES, Call
-from drafthouse.config.serving import SOURCE_KINDS
+from drafthouse.config.serving import FIRST_OWN, SOURCE_KINDS
 from drafthouse.wire.dialect import OURS
 from drafthouse.wire.generation_messages import GenerateReply, from_reply_proto, from_request_proto, to_reply_proto, to_request_proto
-from drafthouse.wire.step_trace import FIRST_OWN, MAX_NODES, StepTrace, source_name
+from drafthouse.wire.step_trace import MAX_NODES, StepTrace, source_name
 from protos import dataplane_pb2 as pb
 from tests.unit.byte_tokenizer import codec
 from tests.unit.linked import REQUEST

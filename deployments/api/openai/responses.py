@@ -153,7 +153,7 @@ class Answerer:
         self._plan, self._model, self._chat, self._token_bytes = plan, model, chat, token_bytes
         self._wish = plan.requests[0].logprobs
         self._tokens = [CompletionTokens(token_bytes) for _ in plan.requests]
-        self._traces = [TraceForm(plan.format.token_bytes) for _ in plan.requests]
+        self._traces = [TraceForm(plan.format.token_bytes) for _ in plan.requests] if plan.traced else []
         self._prompts: dict[int, list[TokenLogprob]] = {}  # of choices that stream and whose echo has not been sent
         if plan.echoes:
             self._prompts = {index: [] for index in range(len(plan.requests))}

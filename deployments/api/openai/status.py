@@ -21,10 +21,9 @@ from deployments.gateway.request_planner import RequestPlanner
 from drafthouse import __version__
 from drafthouse.errors import RequestError
 from drafthouse.security.api_keys import ApiKeys
+from drafthouse.wire.fields import MAX_SHOWN_CHARS
 
 SNAPSHOT_TIMEOUT_S = 2.0
-
-MAX_SHOWN_CHARS = 200
 
 NODE_BYTES = 150
 """Of a trace's node in JSON."""
