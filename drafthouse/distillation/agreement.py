@@ -23,7 +23,6 @@ CHUNK, TEXTS = 256, 8
 """Rows whose logits and noise, and texts whose states, are in memory together."""
 
 SEED = 20
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +94,14 @@ def _hits(logits: torch.Tensor, head_ids: torch.Tensor, tokens: torch.Tensor) ->
 
 
 @torch.no_grad()
-def measure_agreement(network: DraftNetwork, packing: Packing, texts: Sequence[Text], levels: int, device: torch.device = CPU) -> Agreement:
+def measure_agreement(network: DraftNetwork, packing: Packing, texts: Sequence[Text], levels: int) -> Agreement:
     """Over all rows of some texts, at levels 1 to `levels`."""
     counts = [_Counts() for _ in range(levels)]
     loss = 0.0
     for first in range(0, len(texts), TEXTS):
         part = texts[first : first + TEXTS]
         batch, rows = packing.batch(part), _Rows.of(part)
-        on_device = batch.to(device)
+        on_device = batch.to(network.head.device)
         for level, (states, wanted) in enumerate(network(on_device, levels - 1)):
             if level == 0:
                 loss += float(network.loss(states, on_device.targets)) * len(states)

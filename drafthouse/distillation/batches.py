@@ -34,7 +34,6 @@ class Batch:
     spans: Sequence[Span]
     rows: torch.Tensor
     targets: Targets
-    temperatures: torch.Tensor
     states: torch.Tensor | None = None
     known: torch.Tensor | None = None
 
@@ -42,10 +41,7 @@ class Batch:
         targets = Targets(*(each.to(device) for each in (self.targets.ids, self.targets.probabilities, self.targets.rest)))
         states = None if self.states is None else self.states.to(device)
         known = None if self.known is None else self.known.to(device)
-        return Batch(
-            self.tokens.to(device), self.positions.to(device), self.spans, self.rows.to(device), targets, self.temperatures,
-            states, known,
-        )  # fmt: skip
+        return Batch(self.tokens.to(device), self.positions.to(device), self.spans, self.rows.to(device), targets, states, known)
 
 
 class Order:
@@ -97,7 +93,6 @@ class Packing:
             spans=[Span(len(text), text.rows.start) for text in texts],
             rows=torch.from_numpy(np.concatenate(rows)),
             targets=Targets(*parts),
-            temperatures=torch.tensor([text.temperature for text in texts]),
             states=torch.cat([_states_before(text) for text in texts]) if self.hidden else None,
             known=torch.from_numpy(np.concatenate([_known(text, random) for text in texts])) if self.hidden else None,
         )

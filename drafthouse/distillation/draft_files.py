@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from drafthouse.checkpoints.draft_folder import FUSE_EMBEDDING, FUSE_STATE, HEAD, HEAD_IDS, NO_STATE, DraftFolder
+from drafthouse.checkpoints.draft_folder import FUSE_EMBEDDING, FUSE_STATE, HEAD, HEAD_IDS, NO_STATE, WEIGHTS, DraftFolder
 from drafthouse.distillation.network import DraftNetwork
 from drafthouse.errors import ConfigError
-
-WEIGHTS = "model.safetensors"
 
 
 def draft_tensors(network: DraftNetwork) -> dict[str, torch.Tensor]:

@@ -31,9 +31,6 @@ class Targets:
     probabilities: torch.Tensor
     rest: torch.Tensor
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def at(self, rows: torch.Tensor) -> "Targets":
         return Targets(self.ids[rows], self.probabilities[rows], self.rest[rows])
 

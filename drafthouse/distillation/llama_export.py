@@ -10,9 +10,8 @@ import pathlib
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from drafthouse.checkpoints.draft_folder import HEAD, HEAD_IDS
+from drafthouse.checkpoints.draft_folder import HEAD, HEAD_IDS, WEIGHTS
 from drafthouse.checkpoints.model_path import model_path
-from drafthouse.distillation.draft_files import WEIGHTS
 from drafthouse.distillation.network import target_modules
 from drafthouse.errors import ConfigError
 

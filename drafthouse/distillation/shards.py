@@ -124,7 +124,7 @@ def write_shard(path: pathlib.Path, texts: Sequence[Text], record: ShardRecord) 
         tensors["states"] = torch.from_numpy(np.concatenate(states)).view(torch.bfloat16)
     metadata = {
         "format": FORMAT, "seed": str(record.seed), "next_number": str(record.next_number), "seconds": f"{record.seconds:.3f}",
-        "kinds": json.dumps([text.kind for text in texts]), "hidden": str(int("states" in tensors)),
+        "kinds": json.dumps([text.kind for text in texts]),
     }  # fmt: skip
     write_whole(path, save(tensors, metadata), "as do the shards after it; ")
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from drafthouse.distillation.agreement import Agreement
 from drafthouse.distillation.predicted_gain import Pace, predicted_gain
+from drafthouse.distillation.shards import write_whole
 from drafthouse.policy.latency import LatencyModel
 
 SIZES = (1, 2, 4)
@@ -65,5 +66,5 @@ def try_sizes(sizes: Sequence[int], folder: pathlib.Path, judge: Callable[[int],
     for layers in sizes:
         if all(size.layers != layers for size in tried):
             tried.append(judge(layers))
-            path.write_text(json.dumps([asdict(size) for size in tried], indent=1) + "\n", encoding="utf-8")
+            write_whole(path, json.dumps([asdict(size) for size in tried], indent=1).encode() + b"\n")
     return tried

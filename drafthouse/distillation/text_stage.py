@@ -109,7 +109,7 @@ class TextStage:
         return self._before_s + time.monotonic() - self._began
 
     def run(self, until_s: float, progress: Callable[[Written], None]) -> None:
-        """Until so many seconds went into the folder's text, those of earlier runs included, or until a KeyboardInterrupt, which keeps
+        """Until `until_s` seconds went into the folder's text, those of earlier runs included, or until a KeyboardInterrupt, which keeps
         what is there and is raised again. Raises ConfigError for a shard that cannot be written."""
         try:
             while self.seconds < until_s:

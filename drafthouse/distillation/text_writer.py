@@ -56,7 +56,7 @@ class _Place:
         self.task, self.attempt = task, attempt
 
     def segment(self, most: int, hidden: bool) -> Segment:
-        """The tokens that were not run, at most so many of them; with logits if these are all, `hidden` with the states of each."""
+        """The tokens that were not run, at most `most` of them; with logits if these are all, `hidden` with the states of each."""
         start, end = len(self.kv), min(len(self.tokens), len(self.kv) + most)
         segment = chunk(self.kv, self.tokens[start:end], start, end == len(self.tokens))
         segment.states = range(end - start) if hidden else ()

@@ -41,7 +41,7 @@ WATCHED_TEXTS = 24
 """Held-out texts on which agreement is watched while training runs."""
 
 SAVE_S, SAVES = 90.0, 8
-"""A checkpoint each so many seconds, and at least so many in all."""
+"""Seconds from one checkpoint to the next; a short training has at least SAVES of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Trainer:
     def measure(self, texts: Sequence[Text]) -> Agreement:
         """On texts that are not learned from."""
         levels = len(STEP_WEIGHTS) if self.network.hidden else 1
-        return measure_agreement(self.network, self.packing, texts, levels, self.device)
+        return measure_agreement(self.network, self.packing, texts, levels)
 
     def _batches(self) -> Iterator[Batch]:
         for places in self.order:
@@ -140,6 +140,8 @@ class Trainer:
         self.optimiser.load_state_dict(checkpoint.optimiser)
         self.rows, self.order.position = checkpoint.learned_rows, checkpoint.position
         self.history = list(checkpoint.history)
+        if self.history:
+            self.loss = self.history[-1][2]
 
 
 def state_distance(own: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ one that is given more minutes goes on from where the last ended.
 import pathlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from transformers import PreTrainedModel
@@ -25,10 +26,11 @@ from drafthouse.distillation.options import DistillOptions
 from drafthouse.distillation.report import FILE as REPORT
 from drafthouse.distillation.report import Findings, Moment, report
 from drafthouse.distillation.schedule import Budget
-from drafthouse.distillation.shards import Text
+from drafthouse.distillation.shards import Text, write_whole
 from drafthouse.distillation.sizes import SHARE as SIZE_SHARE
 from drafthouse.distillation.sizes import Size, best_size, sizes_to_try, try_sizes
-from drafthouse.distillation.text_folder import TextFolder, is_held_out
+from drafthouse.distillation.text_folder import TextFolder
+from drafthouse.distillation.text_stage import needs_states
 from drafthouse.distillation.trainer import WATCHED_TEXTS, Trainer, Training
 from drafthouse.engine.model_limits import limits_of, read_config
 from drafthouse.engine.vocabulary import vocabulary_digest
@@ -105,7 +107,8 @@ def train(options: DistillOptions, text: TextFolder, progress: Callable[[Trainin
     found = read_checkpoint(work)
     if found is not None:
         _check_shape(options, found, work)
-    tried = _tried(material, work, progress) if options.layers is None else []
+    target = cache(lambda: target_latency(options))
+    tried = _tried(material, work, target, found is None, progress) if options.layers is None else []
     layers = found.shape.layers if found is not None else options.layers or (best_size(tried).layers if tried else 1)
     trainer, shape = material.trainer(layers, found), Shape(options.target, layers, options.hidden)
     seconds = options.training_seconds * (1 - END_SHARE - SIZE_SHARE * len(tried))
@@ -120,7 +123,7 @@ def train(options: DistillOptions, text: TextFolder, progress: Callable[[Trainin
     findings = Findings(
         layers=layers, head_tokens=len(network.head_ids), vocab_size=network.config.vocab_size,
         parameters=sum(value.numel() for value in network.learned().values()), agreement=agreement,
-        history=[Moment(*each) for each in trainer.history], latencies=_latencies(options), tried=tried, texts=len(text),
+        history=[Moment(*each) for each in trainer.history], latencies=_latencies(options, target), tried=tried, texts=len(text),
         text_tokens=text.tokens, text_seconds=text.seconds, seconds=budget.spent,
     )  # fmt: skip
     _write_report(options, findings)
@@ -135,47 +138,41 @@ def _material(options: DistillOptions, text: TextFolder) -> Material:
         raise ConfigError("--export-llama: other engines send no hidden states; make a draft without --hidden for them")
     if options.training_seconds <= 0:
         raise ConfigError(f"--text-share {options.text_share:g} leaves no time to learn; give it less")
-    texts = [each for each in text if not is_held_out(each.number)]
-    held_out = [each for each in text if is_held_out(each.number)]
+    texts, held_out = list(text.training()), list(text.held_out())
     if not texts or not held_out:
         raise ConfigError(f"{options.output}: {len(text)} texts are too few to learn from; give --minutes or --text-share more")
-    if options.hidden and texts[0].states is None:
-        raise ConfigError(f"{options.output}: its text was written without hidden states; name another folder for --hidden")
+    needs_states(text, options.hidden)
     return Material(options, texts, held_out, vocabulary_digest(model_path(options.target), options.trust_remote_code))
 
 
-def _tried(material: Material, work: pathlib.Path, progress: Callable[[Training], None]) -> list[Size]:
-    """Sizes that learned for a share of the time each; none where that is too short."""
+def _tried(
+    material: Material, work: pathlib.Path, target: Callable[[], LatencyModel], more: bool, progress: Callable[[Training], None]
+) -> list[Size]:
+    """Sizes that learned for a share of the time each; none where that is too short. Without `more` those of earlier runs alone."""
     options = material.options
     sizes = sizes_to_try(limits_of(read_config(options.target, options.trust_remote_code)).layers, options.training_seconds)
     if not sizes:
         return []
-    target: list[LatencyModel] = []
 
     def judge(layers: int) -> Size:
         trainer, folder = material.trainer(layers, None), work / f"layers-{layers}"
         budget = trainer.run(Budget(options.training_seconds * SIZE_SHARE), progress, lambda budget: None)
         material.write(trainer, folder, budget.spent)
-        target.extend([] if target else [target_latency(options)])
         agreement, draft = trainer.measure(material.held_out[:WATCHED_TEXTS]), draft_latency(options, folder)
-        return Size.judged(layers, agreement, target[0], draft, options.hidden)
+        return Size.judged(layers, agreement, target(), draft, options.hidden)
 
     work.mkdir(parents=True, exist_ok=True)
-    return try_sizes(sizes, work, judge)
+    return try_sizes(sizes if more else [], work, judge)
 
 
 def _write_report(options: DistillOptions, findings: Findings) -> None:
-    path = options.output / REPORT
-    try:
-        path.write_text(report(options, findings), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}; make room and run the same command again") from error
+    write_whole(options.output / REPORT, report(options, findings).encode())
 
 
-def _latencies(options: DistillOptions) -> Latencies | str:
+def _latencies(options: DistillOptions, target: Callable[[], LatencyModel]) -> Latencies | str:
     """Why not, where the draft or its target cannot be loaded here: an hour's draft is there all the same."""
     try:
-        return Latencies(target_latency(options), draft_latency(options, options.output))
+        return Latencies(target(), draft_latency(options, options.output))
     except DrafthouseError as error:
         return str(error)
 

@@ -11,7 +11,7 @@ LEAST_LETTERS = 0.5
 """Of the characters that are no space."""
 
 
-def is_repetitive(tokens: Sequence[int]) -> bool:
+def _is_repetitive(tokens: Sequence[int]) -> bool:
     grams = [tuple(tokens[i : i + GRAM]) for i in range(len(tokens) - GRAM + 1)]
     return len(grams) > 0 and len(set(grams)) < LEAST_DISTINCT * len(grams)
 
@@ -23,5 +23,5 @@ def is_usable(text: str, tokens: Sequence[int]) -> bool:
         LEAST_CHARACTERS <= len(text) <= MOST_CHARACTERS
         and letters >= LEAST_LETTERS * written
         and "\ufffd" not in text
-        and not is_repetitive(tokens)
+        and not _is_repetitive(tokens)
     )
