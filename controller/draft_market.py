@@ -23,7 +23,7 @@ MOST_CATCHING_UP = 0.8
 """Share of a drafter's time that prompts may be expected to take."""
 
 PARTS = 6
-"""A verifier's sessions are placed in so many parts: one by one a round of hundreds of replicas would take too long."""
+"""Parts in which a verifier's sessions are placed: one by one a round of hundreds of replicas would take too long."""
 
 SPARE_WORTH = 0.25
 """Of sessions that may come before the next round: they get seats where they take next to nothing from those that are there."""
@@ -81,7 +81,7 @@ class _Desk:
         return max(self._slowness * self._over(self.sessions + more), self._over(self.sessions + more) / (1.0 - busy))
 
     def _over(self, sessions: int) -> float:
-        """Seconds of a pass over the nodes of so many sessions."""
+        """Seconds of a pass over the nodes of this many sessions."""
         return self.supply.pass_s + self.supply.node_s * max(0.0, NODES_A_PASS * sessions - 1.0)
 
     def gain(self, demand: Demand, period_s: float) -> float:

@@ -21,7 +21,7 @@ OUTBOX_REPLIES = 1 << 18
 """About 100 MB; 1,000 streams at steps of 10 ms make this many in 2.6 s, after which a silent gateway is taken for dead anyway."""
 
 OUTBOX_TRACES = 1 << 12
-"""Beyond so many replies that wait, traces have their accepted nodes alone."""
+"""Where more replies than this wait, further traces have their accepted nodes alone."""
 
 Key = tuple[str, int]
 """Request and attempt."""

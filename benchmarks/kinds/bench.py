@@ -32,7 +32,7 @@ SAMPLING = {"greedy": SamplingParams(temperature=0.0), "sampled": SamplingParams
 
 @dataclass(frozen=True)
 class KindsOptions:
-    """`prompts`: so many of the first, of all where None. `budget_s`: when all should have ended, from the start on."""
+    """`prompts`: how many are run, from the first on; None: all. `budget_s`: seconds from the start in which the run should end."""
 
     contest: Contest
     tokens: int

@@ -25,7 +25,7 @@ class Objective:
     per_token_s: float
 
     def kept(self, first_token_s: float, last_token_s: float, tokens: int) -> bool:
-        """By a request whose first and last token came so long after its arrival."""
+        """Whether it was kept, where the first and the last token came this long after the request."""
         return first_token_s <= self.first_token_s and last_token_s - first_token_s <= self.per_token_s * (tokens - 1)
 
 
