@@ -18,10 +18,11 @@ from drafthouse.distillation.head_loss import Targets, head_loss
 from drafthouse.errors import ModelError
 
 
-def chosen_layers(of_target: int, count: int) -> list[int]:
-    """The target's layers that a draft of `count` begins with: the last alone, or evenly spread from first to last."""
+def chosen_layers(of_target: int, count: int, hidden: bool) -> list[int]:
+    """The target's layers that a draft of `count` begins with: evenly spread from first to last. A single one is the first, which is used
+    to embeddings, and the last for a draft that reads what the last one made."""
     if count == 1:
-        return [of_target - 1]
+        return [of_target - 1 if hidden else 0]
     return [round(i * (of_target - 1) / (count - 1)) for i in range(count)]
 
 
@@ -45,7 +46,7 @@ class DraftNetwork(nn.Module):
         super().__init__()
         register()
         self.config = target.config
-        self.picked = chosen_layers(self.config.num_hidden_layers, layers)
+        self.picked = chosen_layers(self.config.num_hidden_layers, layers, hidden)
         self.hidden = hidden
         self.register_buffer("head_ids", head_ids.long(), persistent=False)
         self.head = nn.Parameter(target.lm_head.weight.detach()[self.head_ids].clone())

@@ -19,6 +19,7 @@ from drafthouse.distillation.checkpoint import Checkpoint, Shape, read_checkpoin
 from drafthouse.distillation.draft_files import write_draft
 from drafthouse.distillation.fuse_start import begin_fuse
 from drafthouse.distillation.head_ids import choose_head_ids, token_weights
+from drafthouse.distillation.head_start import begin_head
 from drafthouse.distillation.llama_export import export_llama
 from drafthouse.distillation.measured_pace import Latencies, draft_latency, target_latency
 from drafthouse.distillation.network import DraftNetwork, target_modules
@@ -76,9 +77,13 @@ class Material:
         vocab_size = target.lm_head.weight.shape[0]
         head_ids = self._head_ids(target) if found is None else found.head_ids
         network = DraftNetwork(target, layers, head_ids, options.hidden).to(options.device)
-        if options.hidden and found is None:
-            begin_fuse(network, self.texts)
-        trainer = Trainer(network, Packing(head_ids.numpy(), vocab_size, options.hidden), self.texts, self.held_out, options.seed)
+        packing = Packing(head_ids.numpy(), vocab_size, options.hidden)
+        if found is None and self.texts[0].states is not None:
+            if options.hidden:
+                begin_fuse(network, self.texts)
+            else:
+                begin_head(network, packing, self.texts)
+        trainer = Trainer(network, packing, self.texts, self.held_out, options.seed)
         if found is not None:
             trainer.restore(found)
         return trainer

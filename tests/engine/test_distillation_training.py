@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drafthouse.checkpoints.draft_folder import DraftFolder
 from drafthouse.config.serving import ModelConfig
+from drafthouse.distillation.agreement import measure_agreement
 from drafthouse.distillation.attention import Span, Unrolling
 from drafthouse.distillation.batches import PROMPT_TAIL, Packing
 from drafthouse.distillation.checkpoint import read_checkpoint
 from drafthouse.distillation.fuse_start import begin_fuse
+from drafthouse.distillation.head_start import begin_head
 from drafthouse.distillation.network import DraftNetwork, chosen_layers, target_modules
 from drafthouse.distillation.options import DistillOptions
 from drafthouse.distillation.schedule import Budget
@@ -203,6 +205,16 @@ def test_a_draft_that_reads_states_begins_with_a_guess_of_the_next_one_and_learn
     assert not torch.equal(draft.no_state, torch.zeros_like(draft.no_state))
 
 
+def test_a_draft_of_tokens_begins_better_with_a_head_for_its_own_states() -> None:
+    target = target_modules("demo:target")
+    written = target_texts(target, 48, 40, states=True)
+    head = np.arange(512, dtype=np.int32)
+    draft, packing = DraftNetwork(target, 1, torch.from_numpy(head), hidden=False), Packing(head, 4096, False)
+    before = measure_agreement(draft, packing, written[:8], 1)
+    begin_head(draft, packing, written[8:])
+    assert measure_agreement(draft, packing, written[:8], 1).loss < 0.7 * before.loss
+
+
 def _state_error(draft: DraftNetwork, held: list[Text]) -> float:
     """Of what the fuse makes, once the final norm is over it."""
     batch = Packing(np.arange(512, dtype=np.int32), 4096, True).batch(held)
@@ -224,5 +236,6 @@ def test_a_run_of_another_kind_is_refused(written: pathlib.Path, tmp_path: pathl
         train(options(folder, 0.5, hidden=True), TextFolder(folder), lambda training: None)
 
 
-def test_layers_are_the_targets_last_or_spread_over_all() -> None:
-    assert [chosen_layers(30, count) for count in (1, 2, 4)] == [[29], [0, 29], [0, 10, 19, 29]]
+def test_layers_are_spread_over_the_targets_and_a_single_one_fits_what_it_reads() -> None:
+    assert [chosen_layers(30, count, hidden=False) for count in (1, 2, 4)] == [[0], [0, 29], [0, 10, 19, 29]]
+    assert chosen_layers(30, 1, hidden=True) == [29]
