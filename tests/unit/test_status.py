@@ -1,26 +1,18 @@
 """`drafthouse status`: what it prints of a registry's own snapshot."""
 
-import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from typer.testing import CliRunner
 
-from controller.pool_sizes import PoolSizes
 from controller.registry import Registry
 from deployments.cli.main import build_cli
-from drafthouse.config.autoscaling import AutoscalingConfig, PoolBounds
 from drafthouse.config.serving import ControllerConfig
+from tests.unit.registry_api import RegistryApi
 from tests.unit.reports import drafter_report, drafter_totals, gateway_report, verifier_report, verifier_totals
-
-SIZES = PoolSizes(AutoscalingConfig(drafter=PoolBounds(min=0, max=4)), {"gateway": 1, "verifier": 2, "drafter": 1})
-
-SETTINGS = {"settings": {"digest": "abc", "keys": ["tree.width"], "fault": "tree.widht: no such key"}}
 
 
 @pytest.fixture
@@ -30,21 +22,9 @@ def registry() -> Registry:
 
 @pytest.fixture
 def url(registry: Registry) -> Iterator[str]:
-    class Api(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            sizes = SIZES.as_json(registry.sizes())
-            self.wfile.write(json.dumps({"model": "smol", **registry.snapshot(1.0), "sizes": sizes, **SETTINGS}).encode())
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Says nothing: test output is for tests."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    api = RegistryApi(registry)
+    yield api.url
+    api.stop()
 
 
 def status(url: str) -> str:
