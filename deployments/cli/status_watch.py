@@ -6,7 +6,7 @@ an answer the first look has no rates. The terminal is as before when the view e
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -85,14 +85,15 @@ class StatusWatch:
         if self._last is None:
             return {}
         cluster, r = self._last.cluster, self.rates
+        rates: dict[str, float | None] = asdict(r) if r is not None else {}
         gates = [v.gauges.gate_open for v in cluster.pools.get("verifier", ()) if v.gauges.gate_open is not None]
         return {
-            "tokens_per_s": number(r and r.tokens_per_s, ".1f"),
-            "prompt_tokens_per_s": number(r and r.prompt_tokens_per_s, ".1f"),
-            "requests_per_s": number(r and r.requests_per_s, ".2f"),
-            "steps_per_s": number(r and r.steps_per_s, ".1f"),
-            "drafted_per_s": number(r and r.drafted_per_s, ".1f"),
-            "acceptance": number(r and r.acceptance, ".3f"),
+            "tokens_per_s": number(rates.get("tokens_per_s"), ".1f"),
+            "prompt_tokens_per_s": number(rates.get("prompt_tokens_per_s"), ".1f"),
+            "requests_per_s": number(rates.get("requests_per_s"), ".2f"),
+            "steps_per_s": number(rates.get("steps_per_s"), ".1f"),
+            "drafted_per_s": number(rates.get("drafted_per_s"), ".1f"),
+            "acceptance": number(rates.get("acceptance"), ".3f"),
             "goodput": number(cluster.goodput.committed_per_s, ".1f"),
             "price": number(cluster.goodput.price_median, ".3f"),
             "gates_open": f"{sum(map(int, gates))}/{len(gates)}" if gates else "-",
