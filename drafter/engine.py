@@ -18,6 +18,7 @@ from drafter.calibration_store import CalibrationStore
 from drafter.draft_model import DraftModel
 from drafter.fault_isolation import FaultIsolation
 from drafter.session import Label, Session, SessionRules
+from drafter.session_span import begun
 from drafter.session_states import SessionStates
 from drafter.trace import TraceWriter
 from drafter.without_model import WithoutModel
@@ -36,6 +37,7 @@ from drafthouse.stages.build import MODEL, StageMaker, forced_maker, inner_of, p
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.stages.stage import SessionFacts
 from drafthouse.stages.stage_totals import StageTotals
+from drafthouse.telemetry.spans import Spans
 from drafthouse.wire.session_messages import (
     Close,
     Commit,
@@ -70,12 +72,14 @@ class DrafterEngine:
         clock: Callable[[], float] = time.perf_counter,
         calibrations: CalibrationStore | None = None,
         draft: ModelConfig | None = None,
+        spans: Spans | None = None,
     ):
-        """`latency` is the draft model's; `draft` says where its files lie. Without `calibrations` what is learned is not kept.
+        """`latency` is the draft model's; `draft` says where its files lie. Without `calibrations` what is learned is not kept. With `spans`,
+        sessions whose verifiers have spans have some here.
 
         Raises ConfigError when a stage cannot be built or the trace's folder cannot be written.
         """
-        self.config, self.tree, self.clock = config, tree, clock
+        self.config, self.tree, self.clock, self.spans = config, tree, clock, spans
         self.vocab_size = model.runner.vocab_size if isinstance(model, LoadedModel) else model.vocab_size
         self.makers = placed(config.stages, "drafter", draft, self.vocab_size, config.shared_noise)
         self.draft: DraftModel | None = None
@@ -141,6 +145,8 @@ class DrafterEngine:
             self.totals.refused += 1
             return [refused]
         self.sessions[key] = session = self._session(key[0], message)
+        if self.spans is not None:
+            session.span = begun(self.spans, message, self.clock())
         self.admission.reserve(session)
         self.totals.sessions += 1
         session.grow_stages()
@@ -241,7 +247,7 @@ class DrafterEngine:
 
     def drop(self, key: tuple[str, str], reason: str, scope: Scope = Scope.MOMENT) -> Dropped:
         session = self.sessions[key]
-        self._forget(key)
+        self._forget(key, dropped=reason)
         self.totals.dropped += 1
         return Dropped(session.id, session.epoch, reason, scope)
 
@@ -255,9 +261,12 @@ class DrafterEngine:
         for key in [key for key in self.sessions if key[0] == peer]:
             self._forget(key)
 
-    def _forget(self, key: tuple[str, str], finished: bool = False) -> None:
+    def _forget(self, key: tuple[str, str], finished: bool = False, dropped: str = "") -> None:
+        """`dropped`: why it is given up here; empty: its verifier has ended it, or is gone."""
         session = self.sessions.pop(key, None)
         if session is not None:
+            if session.span is not None:
+                session.span.end(self.clock(), len(session.tokens), dropped)
             self.admission.release(session)
             self._fault_isolation.remove(session)
             session.close(finished)
@@ -271,10 +280,15 @@ class DrafterEngine:
         """One draft pass, if any session wants it; returns what the verifiers should hear of it."""
         if self.draft is None:
             return []
-        suspect = self._fault_isolation.first()
+        suspect, began = self._fault_isolation.first(), self.clock() if self.spans is not None else 0.0
         grown, failed = self.draft.run_pass(self.sessions.values() if suspect is None else [suspect], self.totals)
         if suspect is not None:
             self._fault_isolation.passed(suspect)
+        if self.spans is not None:
+            now = self.clock()
+            for session in self.draft.running:
+                if session.span is not None:
+                    session.span.passed(began, now, session.missing, len(session.tree))
         out = [(session.key[0], self.drop(session.key, reason)) for session, reason in failed]
         return [*out, *((session.key[0], self._announce(session)) for session in grown)]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 
 import ray
 from ray import serve
@@ -24,6 +25,7 @@ from drafthouse.policy.latency import LatencyModel
 from drafthouse.stages.build import MODEL, by_name
 from drafthouse.telemetry.log_lines import set_up_logs
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.telemetry.spans import spans_from_environment
 from drafthouse.wire.heartbeat import Heartbeat
 from drafthouse.wire.membership import Directive
 from drafthouse.wire.reports import DrafterReport, Replica
@@ -53,7 +55,10 @@ class DrafterReplica:
         # Margins with the target's noise and without it are not the same thing, so neither is what is learned of them.
         draft = model.fingerprint if config.drafter.shared_noise else f"{model.fingerprint} own noise"
         calibrations = CalibrationStore(draft, cache_folder("calibration"))
-        self.engine = DrafterEngine(model, latency, config.drafter, config.tree, calibrations=calibrations, draft=config.draft)
+        self.spans = spans_from_environment("drafter", name, time.perf_counter)
+        self.engine = DrafterEngine(
+            model, latency, config.drafter, config.tree, time.perf_counter, calibrations, config.draft, self.spans
+        )  # fmt: skip
         self.engine.grammars.prepare()
         self.server = DrafterServer(self.engine, name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.drafter.port)
@@ -94,3 +99,5 @@ class DrafterReplica:
         await self.heartbeat.stop()
         await self.server.stop()
         self.engine.close()
+        if self.spans is not None:
+            self.spans.close()

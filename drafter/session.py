@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drafter.lookahead import Lookahead, path_to
+from drafter.session_span import SessionSpan
 from drafter.session_states import SessionStates
 from drafthouse.choose import Rows
 from drafthouse.config.serving import WindowConfig
@@ -52,8 +53,8 @@ class Session:
     def __init__(
         self, peer: str, opened: Open, kv: KvSequence, rules: SessionRules, calibration: Calibration, stages: SessionStages, now: float
     ):
-        """`peer` is the verifier's stream that opened it. The engine sets `lookahead`, `states`, `processors`, `vocab_size` and
-        `reserved_slots`."""
+        """`peer` is the verifier's stream that opened it. The engine sets `lookahead`, `states`, `processors`, `vocab_size`,
+        `reserved_slots` and `span`."""
         self.key = peer, opened.session_id
         self.id, self.epoch = opened.session_id, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
@@ -68,6 +69,7 @@ class Session:
         self.processors: SequenceProcessors | None = None
         self.vocab_size = 0  # ids below it may be drafted
         self.reserved_slots = 0
+        self.span: SessionSpan | None = None  # where its verifier has one
         self.on_hold = False
         self.frontier = Frontier([], [])
         self.sent = 0  # nodes of the tree that the verifier has

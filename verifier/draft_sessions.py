@@ -129,6 +129,7 @@ class DraftSessions:
             min_confidence=self._min_confidence(sequence, price), vocab_size=self.vocab_size, width=width,
             cache_key=r.cache_key, vocabulary=self.vocabulary, prompt_len=sequence.prompt_len, stop_tokens=r.stop_tokens,
             states_to_come=min(wish.rows, len(sequence.tokens)) - 1 if wish is not None and prefills else 0,
+            traceparent=sequence.span.traceparent if sequence.span is not None else "",
         )  # fmt: skip
 
     def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:

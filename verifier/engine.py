@@ -21,6 +21,7 @@ from drafthouse.policy.node_pricing import NodePricing
 from drafthouse.policy.start_rule import GAIN_SHARE, WHOLE_GAIN, wait_until, worth_a_look
 from drafthouse.processors.grammar import GrammarProcessor
 from drafthouse.stages.build import StageMaker
+from drafthouse.telemetry.spans import Spans
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest
 from drafthouse.wire.session_messages import ToVerifierMessage
 from drafthouse.wire.step_trace import StepTrace
@@ -31,10 +32,11 @@ from verifier.node_selection import choose_nodes
 from verifier.scheduler import Scheduler, StepPlan
 from verifier.scoring import score
 from verifier.sequence import Sequence, TraceCount, processors_for
+from verifier.sequence_span import begun
 from verifier.session_policy import SessionPolicy
 from verifier.step import Step, Wait, Walks
 from verifier.step_metering import StepFacts, StepMeter
-from verifier.step_tracing import StepMoment, drafted_trees, step_traces
+from verifier.step_tracing import StepMoment, drafted_trees, note_step, step_traces
 from verifier.tree_waits import TreeWaits
 from verifier.verification import Verification
 
@@ -50,12 +52,13 @@ class VerifierEngine:
         stages: TypingSequence[StageMaker] = (),
         draft_sessions: type[DraftSessions] = DraftSessions,
         verification: type[Verification] = Verification,
+        spans: Spans | None = None,
     ):
-        """`stages` are those that run in this process; `draft_sessions` and `verification` make what holds drafts and accepts them. Raises
-        ConfigError for a model that knows only some tokens."""
+        """`stages` are those that run in this process; `draft_sessions` and `verification` make what holds drafts and accepts them. With
+        `spans`, requests whose gateways have spans have some here. Raises ConfigError for a model that knows only some tokens."""
         if model.head_ids is not None:
             raise ConfigError("target.path: a distilled draft, not a target: its head knows only some tokens; give the model it drafts for")
-        self.runner, self.context, self.latency, self.clock = model.runner, model.context, latency, clock
+        self.runner, self.context, self.latency, self.clock, self.spans = model.runner, model.context, latency, clock, spans
         self.grammars = GrammarCompiler(model.tokenizer)
         self.meter = StepMeter(clock)
         self.totals = self.meter.totals
@@ -87,7 +90,7 @@ class VerifierEngine:
             raise RequestError(f"request {request.request_id} is running already, attempt {older.request.attempt}", "request")
         if older is not None:
             self.totals.superseded += 1
-            self._release(older)
+            self._release(older, "superseded")
         check_fits(request, self.context, self.runner.cache.allocator.count, self.runner.vocab_size)
         self.admission.take_place(resumed=request.resumed or bool(request.delivered), now=self.clock())
         kv, synthetic = KvSequence(self.runner.cache, request.cache_key), self.verification.synthetic_rate is not None
@@ -95,6 +98,8 @@ class VerifierEngine:
         sequence = Sequence(request, kv, processors_for(request, self.runner.vocab_size, grammar), synthetic)
         sequence.arrived, sequence.local = self.clock(), self.local.open(request, grammar)
         sequence.trace = TraceCount(sequence.arrived) if request.trace else None
+        if self.spans is not None:
+            sequence.span = begun(self.spans, request, sequence.arrived)
         self.enter(sequence)
 
     def _grammar(self, request: GenerateRequest, matcher: GrammarMatcher | None) -> GrammarProcessor | None:
@@ -114,18 +119,22 @@ class VerifierEngine:
         sequence = self.sequences.get(request_id)
         if sequence is not None and sequence.request.attempt == attempt:
             self.admission.cancelled(sequence, heard_at_step)
-            self._release(sequence)
+            self._release(sequence, "cancelled")
 
     def give_back(self, count: int, wanted: Callable[[Sequence], bool]) -> list[GenerateReply]:
         """Ends the first `count` of those that wait and are wanted, in fair order; their last replies."""
         returned = self.scheduler.give_back(count, wanted)
         for s in returned:
             self.totals.returned += 1
-            self._release(s)
+            self._release(s, "returned")
         return [GenerateReply(s.id, s.request.attempt, s.output_len, (), "returned", "", s.usage) for s in returned]
 
-    def _release(self, sequence: Sequence, finished: bool = False) -> None:
-        """Its KV slots, its draft session and its place in the queue; `finished` if it has come to its own end."""
+    def _release(self, sequence: Sequence, how: str, error: str = "") -> None:
+        """Its KV slots, its draft session and its place in the queue. `how` it has ended, for its span; "stop" and "length" are ends of its
+        own."""
+        finished = how in ("stop", "length")
+        if sequence.span is not None:
+            sequence.span.end(self.clock(), how, sequence.usage, sequence.output_len, error)
         del self.sequences[sequence.id]
         self.draft_sessions.close(sequence, finished)
         if sequence.local is not None:
@@ -163,7 +172,7 @@ class VerifierEngine:
             return replies
         self.totals.failed += 1
         s.kv.release()  # what it holds may be spoilt: not for others
-        self._release(s)
+        self._release(s, "error", reason)
         self.scheduler.allocator.forget_prefixes()  # of earlier chunks
         check_device(self.runner)
         return [*replies, GenerateReply(s.id, s.request.attempt, s.output_len, (), "error", reason, s.usage)]
@@ -196,6 +205,8 @@ class VerifierEngine:
                 step.batch.states.keep(walks.walked, result.states)
         now = self.meter.chose()
         moment = StepMoment(self.meter.started, now, result.seconds, self.pricing.price)
+        if self.spans is not None:
+            note_step(step, walks, moment)
         self._commit(step, walks, now, step_traces(step, walks, choices, moment))
         committed = sum(len(reply.tokens) for reply in self._replies)
         self._learn(self.meter.finish(step, walks, committed, result.seconds))
@@ -286,7 +297,7 @@ class VerifierEngine:
                 failed = reply.finish_reason in ("error", "refused")
                 self.totals.failed += failed
                 self.totals.finished += not failed
-                self._release(s, finished=not failed)
+                self._release(s, reply.finish_reason, reply.error)
             else:
                 self.session_policy.follow(s, list(reply.tokens), now)
                 if s.local is not None:

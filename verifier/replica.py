@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 
 import ray
 from ray import serve
@@ -16,6 +17,7 @@ from drafthouse.engine.profiling import latency_of
 from drafthouse.stages.build import placed
 from drafthouse.telemetry.log_lines import set_up_logs
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.telemetry.spans import spans_from_environment
 from drafthouse.wire.heartbeat import Heartbeat
 from drafthouse.wire.membership import Directive
 from drafthouse.wire.reports import Replica, VerifierReport
@@ -39,7 +41,8 @@ class VerifierReplica:
         with loading.stage("latency profile"):
             latency = latency_of(model, config.verifier.step_tokens)
         loading.end()
-        self.engine = VerifierEngine(model, latency, config.verifier, config.tree, stages=stages)
+        self.spans = spans_from_environment("verifier", name, time.perf_counter)
+        self.engine = VerifierEngine(model, latency, config.verifier, config.tree, time.perf_counter, stages, spans=self.spans)
         self.engine.grammars.prepare()
         self.server = VerifierServer(self.engine, name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.verifier.port)
@@ -88,3 +91,5 @@ class VerifierReplica:
         await asyncio.gather(self.server.drain(self.drain_s), self.heartbeat.beat())
         await self.heartbeat.stop()
         await self.server.stop()
+        if self.spans is not None:
+            self.spans.close()

@@ -13,6 +13,7 @@ from drafthouse.token_logprobs import TokenLogprob
 from drafthouse.wire.generation_messages import GenerateReply, GenerateRequest, SpeculationUsage
 from verifier.draft_session import DraftSession
 from verifier.local_draft import LocalDraft
+from verifier.sequence_span import SequenceSpan
 
 
 class TraceCount:
@@ -48,6 +49,7 @@ class Sequence:
         self.worth = 1.0  # of its tokens, beside those of the others in a step
         self.arrived: float | None = None  # on the engine's clock; None once it has been in a step
         self.trace: TraceCount | None = None  # where its steps are to be told
+        self.span: SequenceSpan | None = None  # where its gateway has one
 
     @property
     def pending(self) -> int:

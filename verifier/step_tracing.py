@@ -1,4 +1,4 @@
-"""What steps did for requests that wish to be told (docs/trace.md).
+"""What steps did for requests that wish to be told (docs/trace.md), or that have a span (docs/tracing.md).
 
 Promises: a step without such a request costs one look at each of its sequences. A trace has the tree as it was when the step was
 selected, whatever drafts arrived during the run.
@@ -53,6 +53,17 @@ def step_traces(step: Step, walks: Walks, choices: np.ndarray, moment: StepMomen
             after = choices[first[place] + 1 : first[place + 1]].tolist() if place < decoding else []
             found[w.sequence.id] = _trace(w, step.drafted.get(w.sequence.id, NOTHING_DRAFTED), after, moment)
     return found
+
+
+def note_step(step: Step, walks: Walks, moment: StepMoment) -> None:
+    """Into the spans of those of its sequences that have one. Called before the tokens are committed."""
+    for s in step.plan.sequences:
+        if s.span is not None:
+            s.span.joined(moment.started)
+    for w in walks.walked:
+        if w.sequence.span is not None and w.tokens:
+            count = len(w.tokens)
+            w.sequence.span.stepped(moment.started, moment.chose, moment.device_s, moment.price, count, w.verified, w.accepted)
 
 
 def _trace(w: Walked, drafted: DraftedTree, after: TypingSequence[int], moment: StepMoment) -> StepTrace:

@@ -25,6 +25,7 @@ from drafthouse.config.limits import RateLimits
 from drafthouse.config.serving import MAX_BODY_BYTES
 from drafthouse.errors import TOO_LARGE, LimitError, OverloadError, RequestError
 from drafthouse.policy.retry_line import RetryLine
+from drafthouse.telemetry.spans import Spans
 from drafthouse.wire.generation_messages import GenerateRequest
 from drafthouse.wire.totals import GatewayTotals, Outcome
 
@@ -127,9 +128,11 @@ class InferenceService:
         max_bytes: int = MAX_BODY_BYTES,
         limits: ClientLimits | None = None,
         request_id: Callable[[], str] = str,
+        spans: Spans | None = None,
     ) -> None:
-        """Without `limits` clients have none. `request_id` says what the client of the request being served got in `x-request-id`."""
-        self.planner, self.link, self.max_bytes = planner, link, max_bytes
+        """Without `limits` clients have none. `request_id` says what the client of the request being served got in `x-request-id`.
+        `spans`: requests have spans; their clock is `time.monotonic`."""
+        self.planner, self.link, self.max_bytes, self.spans = planner, link, max_bytes, spans
         self.limits = limits or ClientLimits(lambda client: RateLimits())
         self.places = Capacity(places)
         self.latencies, self.traces = Latencies(), KeptTraces()

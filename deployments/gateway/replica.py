@@ -9,6 +9,7 @@ refusal has its hint in the details alone, and Serve logs it as a failure.
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -44,6 +45,7 @@ from drafthouse.security.api_keys import load_api_keys
 from drafthouse.telemetry.log_lines import set_up_logs
 from drafthouse.telemetry.loop_lag import LoopLag
 from drafthouse.telemetry.metrics_exporter import MetricsExporter, Numbers
+from drafthouse.telemetry.spans import spans_from_environment
 from drafthouse.wire.heartbeat import Heartbeat
 from drafthouse.wire.membership import Directive
 from drafthouse.wire.reports import GatewayReport, Replica
@@ -99,10 +101,11 @@ class Gateway:
         self._link = VerifierLink(config.gateway.patience_s, load_transport(config.security.data_plane))
         self._limits, self._lag = ClientLimits(self._limits_of), LoopLag()
         places, max_bytes = config.gateway.max_ongoing_requests, config.gateway.max_body_bytes
-        self._service = InferenceService(planner, self._link, places, max_bytes, self._limits, _request_id)
+        name, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
+        self._spans = spans_from_environment("gateway", name, time.monotonic)
+        self._service = InferenceService(planner, self._link, places, max_bytes, self._limits, _request_id, self._spans)
         self._refusals, self._set_aside = KeyRefusals(_request_id), SetAsideEvents()
         self._grpc = self._grpc_api()
-        name, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
         self._replica = Replica(name, ray.util.get_node_ip_address(), os.getpid(), node, "")
         self._cluster_metrics = ClusterMetrics(_exporters, planner.model)
         self._app = CurrentApp(self._http_app())
@@ -175,6 +178,8 @@ class Gateway:
             await self._lag.stop()
             await self._link.close()
             self._service.planner.close()
+            if self._spans is not None:
+                self._spans.close()
 
     async def _snapshot(self) -> dict[str, object]:
         snapshot: dict[str, object] = await self._controller.snapshot.remote()

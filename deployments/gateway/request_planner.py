@@ -88,6 +88,7 @@ class RequestPlan:
     echoes: tuple[str, ...] = ()
     prompt_top: int | None = None
     arrived: float | None = None  # seconds, monotonic
+    chat: bool = False
     named: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
@@ -198,7 +199,7 @@ class RequestPlanner:
         output = output or OutputFormat(self.codec.token_bytes)
         return RequestPlan(
             plan_id, tuple(requests), settings.stops, seed, settings.choices, output, tuple(notes), settings.include_stop, tuple(echoes),
-            settings.prompt_top,
+            settings.prompt_top, chat=field == "messages",
         )  # fmt: skip
 
     def _check_scores(self, requests: Sequence[GenerateRequest]) -> None:

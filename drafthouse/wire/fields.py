@@ -1,5 +1,6 @@
 """Single fields of the data plane, with their limits. Promises: a function returns the field's value or raises WireError naming it."""
 
+import re
 from dataclasses import asdict
 
 from drafthouse.errors import RequestError, WireError
@@ -17,6 +18,14 @@ def identifier(value: str) -> str:
     if not value or len(value) > 256:
         raise WireError("a session or request id has 1 to 256 characters")
     return value
+
+
+TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def traceparent_of(value: str) -> str:
+    """Which span work belongs to, as W3C writes it. What is none counts as nothing: no request fails for it."""
+    return value if TRACEPARENT.fullmatch(value) else ""
 
 
 def shown(text: str) -> str:

@@ -11,7 +11,7 @@ from drafthouse.errors import RequestError, WireError
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.token_logprobs import NO_LOGPROBS, LogprobsWish, TokenLogprob
-from drafthouse.wire.fields import cache_key, check_length, identifier, sampling_of, sampling_proto, seed_of
+from drafthouse.wire.fields import cache_key, check_length, identifier, sampling_of, sampling_proto, seed_of, traceparent_of
 from drafthouse.wire.step_trace import StepTrace, to_trace_proto, trace_of
 from protos import dataplane_pb2 as pb
 
@@ -41,7 +41,8 @@ class GenerateRequest:
     remembered together; empty: no one's. KV of common prefixes is shared within one key, the empty one included. `had_turn`: its turn
     came at another verifier, where it ran or was given back, so that it waits behind no one who has not had theirs. Of the prompt's
     `logprobs`, if any are wished for, earlier attempts delivered those of the first `scored` tokens; the first one has none.
-    `prediction`: tokens that the client expects. `trace`: replies are to tell of their steps; a verifier may leave that aside."""
+    `prediction`: tokens that the client expects. `trace`: replies are to tell of their steps; a verifier may leave that aside.
+    `traceparent`: the gateway's span of it, for the verifier's own spans; empty: there is none."""
 
     request_id: str
     attempt: int
@@ -59,6 +60,7 @@ class GenerateRequest:
     logprobs: LogprobsWish = NO_LOGPROBS
     scored: int = 0
     trace: bool = False
+    traceparent: str = ""
 
     @property
     def unscored(self) -> int:
@@ -134,7 +136,7 @@ def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
         cache_key=request.cache_key, resumed=request.resumed, prediction=request.prediction, had_turn=request.had_turn,
         top_logprobs=request.logprobs.top, prompt_top_logprobs=request.logprobs.prompt_top, logprobs_mode=request.logprobs.mode,
-        scored=request.scored, trace=request.trace,
+        scored=request.scored, trace=request.trace, traceparent=request.traceparent,
     )  # fmt: skip
 
 
@@ -161,7 +163,7 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
         request_id=identifier(m.request_id), attempt=m.attempt, prompt=tuple(m.prompt), delivered=tuple(m.delivered),
         sampling=sampling_of(m.sampling), seed=seed_of(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
         speculation=speculation, cache_key=cache_key(m.cache_key), resumed=m.resumed, prediction=tuple(m.prediction), had_turn=m.had_turn,
-        logprobs=logprobs, scored=m.scored, trace=m.trace,
+        logprobs=logprobs, scored=m.scored, trace=m.trace, traceparent=traceparent_of(m.traceparent),
     )  # fmt: skip
 
 

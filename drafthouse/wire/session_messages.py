@@ -11,7 +11,16 @@ from enum import IntEnum
 from drafthouse.errors import WireError
 from drafthouse.sampling import SamplingParams
 from drafthouse.token_tree import TokenTree
-from drafthouse.wire.fields import cache_key, check_length, identifier, min_confidence_of, sampling_of, sampling_proto, seed_of
+from drafthouse.wire.fields import (
+    cache_key,
+    check_length,
+    identifier,
+    min_confidence_of,
+    sampling_of,
+    sampling_proto,
+    seed_of,
+    traceparent_of,
+)
 from drafthouse.wire.states import states_field
 from protos import dataplane_pb2 as pb
 
@@ -34,7 +43,8 @@ class Open:
     `vocab_size` bounds the ids that may be drafted; `vocabulary` tells which token each id is (`drafthouse.engine.vocabulary`), empty
     where that is not known. `cache_key` names whose traffic may be remembered together; empty: nothing is remembered. The first
     `prompt_len` tokens are the prompt (0: not known, all count as prompt), and `stop_tokens` would end the output. States of the last
-    `states_to_come` tokens should come with the first commit: a draft that reads them had better wait."""
+    `states_to_come` tokens should come with the first commit: a draft that reads them had better wait.
+    `traceparent`: the verifier's span of the request, for the drafter's own spans; empty: there is none."""
 
     session_id: str
     epoch: int
@@ -53,6 +63,7 @@ class Open:
     prompt_len: int = 0
     stop_tokens: tuple[int, ...] = ()
     states_to_come: int = 0
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +193,7 @@ def _open(m: pb.Open) -> Open:
         noise_version=m.noise_version, target_fingerprint=m.target_fingerprint, max_nodes=m.max_nodes, max_depth=m.max_depth,
         min_confidence=min_confidence_of(m.min_confidence), vocab_size=m.vocab_size, width=m.width, cache_key=cache_key(m.cache_key),
         vocabulary=m.vocabulary, prompt_len=m.prompt_len, stop_tokens=tuple(m.stop_tokens),
-        states_to_come=m.states_to_come,
+        states_to_come=m.states_to_come, traceparent=traceparent_of(m.traceparent),
     )  # fmt: skip
 
 

@@ -126,8 +126,8 @@ class InferenceApi:
         return status(status=status.SERVING if len(self.service.link.routes) else status.NOT_SERVING)
 
     def _arrival(self, context: RayServegRPCContext) -> Arrival:
-        place = self._place(context)
-        return Arrival(self.service, self._authenticate(place, context.invocation_metadata()), place)
+        place, metadata = self._place(context), context.invocation_metadata()
+        return Arrival(self.service, self._authenticate(place, metadata), place, partial(_said_in, metadata))
 
     def _place(self, context: RayServegRPCContext) -> str:
         return address_of(context.peer(), context.invocation_metadata(), self.proxy_hops)
@@ -137,10 +137,14 @@ class InferenceApi:
         if self.keys is None:
             return ""
         try:
-            return self.keys.check(next((str(value) for name, value in metadata if name == "authorization"), None))
+            return self.keys.check(_said_in(metadata, "authorization"))
         except RequestError as error:
             self.refusals.refused(place, error)
             raise
+
+
+def _said_in(metadata: Metadata, wanted: str) -> str | None:
+    return next((str(value) for name, value in metadata if name == wanted), None)
 
 
 def _tokenized(planner: RequestPlanner, data: bytes) -> pb.TokenizeResponse:

@@ -44,7 +44,8 @@ class ClientLimit:
             await self._app(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})
-        arrival = state[ARRIVAL] = Arrival(self._service, state.get(CACHE_KEY, ""), address_of(scope, self._proxy_hops))
+        place, header = address_of(scope, self._proxy_hops), Headers(scope=scope).get
+        arrival = state[ARRIVAL] = Arrival(self._service, state.get(CACHE_KEY, ""), place, header)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
