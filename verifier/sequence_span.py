@@ -18,8 +18,8 @@ class SequenceSpan:
         self._step = 0
         span.set(
             {
-                "gen_ai.operation.name": "verify", "drafthouse.id": request.request_id, "drafthouse.attempt": request.attempt,
-                "gen_ai.usage.input_tokens": len(request.prompt), "drafthouse.delivered_tokens": len(request.delivered),
+                "drafthouse.id": request.request_id, "drafthouse.attempt": request.attempt,
+                "drafthouse.prompt_tokens": len(request.prompt), "drafthouse.delivered_tokens": len(request.delivered),
                 "drafthouse.speculation.mode": request.speculation.mode,
             }
         )  # fmt: skip
@@ -52,8 +52,8 @@ class SequenceSpan:
             self._span.failed(how, error)
         self._span.set(
             {
-                "drafthouse.ended": how, "gen_ai.usage.output_tokens": output_tokens,
-                "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens, "drafthouse.steps": usage.steps,
+                "drafthouse.ended": how, "drafthouse.output_tokens": output_tokens,
+                "drafthouse.cached_tokens": usage.cached_tokens, "drafthouse.steps": usage.steps,
                 "drafthouse.drafted_tokens": usage.drafted, "drafthouse.verified_tokens": usage.verified,
                 "drafthouse.accepted_tokens": usage.accepted,
             }

@@ -36,7 +36,7 @@ class RequestSpan:
         self._span.set({"gen_ai.operation.name": operation, "gen_ai.response.id": plan.id} | _asked(plan))
         if request_id:
             self._span.set({"drafthouse.request_id": request_id})
-        self._span.child("plan", self._arrived, time.monotonic(), {"gen_ai.usage.input_tokens": plan.prompt_tokens})
+        self._span.child("plan", self._arrived, time.monotonic(), {"drafthouse.prompt_tokens": plan.prompt_tokens})
         return replace(plan, requests=tuple(replace(request, traceparent=self._span.traceparent) for request in plan.requests))
 
     async def watched(self, deltas: AsyncGenerator[tuple[int, TextDelta], None]) -> AsyncGenerator[tuple[int, TextDelta], None]:
