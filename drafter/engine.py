@@ -74,8 +74,8 @@ class DrafterEngine:
         draft: ModelConfig | None = None,
         spans: Spans | None = None,
     ):
-        """`latency` is the draft model's; `draft` says where its files lie. Without `calibrations` what is learned is not kept. With `spans`,
-        sessions whose verifiers have spans have some here.
+        """`latency` is the draft model's; `draft` says where its files lie. Without `calibrations` what is learned is not kept.
+        With `spans`, sessions whose verifiers have spans have some here.
 
         Raises ConfigError when a stage cannot be built or the trace's folder cannot be written.
         """
