@@ -1,11 +1,15 @@
-"""A cluster under load, scraped as Prometheus would: every promised metric is there, and says what the clients saw."""
+"""A cluster under load, scraped by Prometheus and as it would: every promised metric is there and says what the clients saw, every panel
+has something to show, every alert can fire. One request is followed by spans through all processes."""
 
 import concurrent.futures
+import contextlib
 import itertools
 import math
 import os
+import shutil
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +18,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from drafthouse.telemetry.metrics import METRICS
+from tests.cluster.monitoring_asked import MATTERS_OF_LOAD, RIGHTLY_EMPTY, Evaluated, alerts, panels, says_something
+from tests.cluster.prometheus import Prometheus
 from tests.cluster.scrape import Scrape, scrape
 from tests.cluster.serving import Serving
+from tests.engine.otlp_collector import HTTP, Collector, collecting
 
 pytestmark = pytest.mark.cluster_long
 
@@ -68,9 +75,28 @@ def _wrong_and_cancelled(serving: Serving) -> None:
 
 
 @pytest.fixture(scope="module")
-def scraped(serving: Serving) -> tuple[Scrape, Scrape, Seen]:
-    """One scrape under load, one of all that was served in the end, and what the clients saw."""
-    seen, stop = Seen(), threading.Event()
+def collector() -> Iterator[tuple[Collector, str]]:
+    with collecting(HTTP) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory, collector: tuple[Collector, str]) -> Iterator[Serving]:
+    """The demo pair with the default config. Of its requests those have spans whose clients say so."""
+    spans = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector[1], "OTEL_BSP_SCHEDULE_DELAY": "200"}
+    unsampled = {"OTEL_TRACES_SAMPLER": "parentbased_always_off"}
+    server = Serving(tmp_path_factory.mktemp("serving"), {**os.environ, "RAY_AUTH_MODE": "disabled", **spans, **unsampled})
+    try:
+        yield server.wait_ready()
+    finally:
+        if server.process.poll() is None:
+            server.stop()
+
+
+@pytest.fixture(scope="module")
+def observed(serving: Serving, tmp_path_factory: pytest.TempPathFactory) -> tuple[Scrape, Scrape, Seen, Evaluated | None]:
+    """One scrape under load, one of all that was served in the end, what the clients saw, and what Prometheus, where there is one, said."""
+    seen, stop, evaluated = Seen(), threading.Event(), None
     with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
         clients = [pool.submit(_client, serving, number, stop, seen) for number in range(CLIENTS)]
         loaded = Scrape({})
@@ -82,9 +108,13 @@ def scraped(serving: Serving) -> tuple[Scrape, Scrape, Seen]:
             return not _missing(loaded)
 
         try:
-            serving.until(all_there, "all metrics", EXPORT_S)
-        except AssertionError as error:
-            raise AssertionError(f"missing: {_missing(loaded)}") from error
+            with contextlib.ExitStack() as stack:
+                program, folder = shutil.which("prometheus"), tmp_path_factory.mktemp("prometheus")
+                server = stack.enter_context(Prometheus(program, folder, serving)) if program else None
+                _until_all_there(serving, all_there, lambda: _missing(loaded))
+                if server is not None:
+                    evaluated = Evaluated()
+                    evaluated.ask(server, EXPORT_S)
         finally:
             stop.set()
     _wrong_and_cancelled(serving)
@@ -96,7 +126,26 @@ def scraped(serving: Serving) -> tuple[Scrape, Scrape, Seen]:
     # Verifiers and gateways export one after the other.
     done = lambda: scrape(serving).value("ray_drafthouse_verifier_committed_tokens_total") >= seen.completion_tokens  # noqa: E731
     serving.until(done, "all tokens counted", EXPORT_S)
-    return loaded, scrape(serving), seen
+    return loaded, scrape(serving), seen, evaluated
+
+
+@pytest.fixture(scope="module")
+def scraped(observed: tuple[Scrape, Scrape, Seen, Evaluated | None]) -> tuple[Scrape, Scrape, Seen]:
+    return observed[:3]
+
+
+@pytest.fixture(scope="module")
+def evaluated(observed: tuple[Scrape, Scrape, Seen, Evaluated | None]) -> Evaluated:
+    if observed[3] is None:
+        pytest.skip("no prometheus on this machine: apt-get install prometheus")
+    return observed[3]
+
+
+def _until_all_there(serving: Serving, all_there: Callable[[], bool], missing: Callable[[], list[str]]) -> None:
+    try:
+        serving.until(all_there, "all metrics", EXPORT_S)
+    except AssertionError as error:
+        raise AssertionError(f"missing: {missing()}") from error
 
 
 def _missing(found: Scrape) -> list[str]:
@@ -201,6 +250,50 @@ def test_the_gateway_has_all_replicas_on_one_page(scraped: tuple[Scrape, Scrape,
     assert seen.completion_tokens <= tokens.value <= seen.completion_tokens + CANCELLED_TOKENS
     (silent,) = (sample for sample in families["drafthouse_metrics_nodes"].samples if sample.labels["state"] == "silent")
     assert silent.value == 0
+
+
+def test_every_panel_has_something_to_show(evaluated: Evaluated) -> None:
+    """What filters may leave nothing of a server without faults, but must have something to filter."""
+    asked_of_all = panels(evaluated.sessions[0])
+    assert len(evaluated.sessions) == 1
+    empty = {(asked.where, asked.name) for asked in asked_of_all if not says_something(evaluated.found[asked])}
+    assert empty == set(RIGHTLY_EMPTY)
+    assert not [asked for asked in asked_of_all if not evaluated.unfiltered[asked]]
+
+
+def test_what_panels_show_has_its_labels_and_lies_on_the_axis(evaluated: Evaluated) -> None:
+    for asked in panels(evaluated.sessions[0]):
+        for series in evaluated.found[asked]:
+            assert asked.named_labels <= set(series.labels), asked
+            assert math.isnan(series.value) or 0.0 <= series.value <= asked.most * 1.1, (asked, series)
+
+
+def test_every_alert_can_fire_and_those_of_faults_do_not(evaluated: Evaluated) -> None:
+    """What an alert compares is there, with labels that match."""
+    assert not [asked for asked in alerts() if not evaluated.unfiltered[asked]]
+    assert sorted(rule["name"] for rule in evaluated.rules) == sorted(asked.where for asked in alerts())
+    assert not [rule for rule in evaluated.rules if rule["health"] != "ok"]
+    assert {rule["name"] for rule in evaluated.rules if rule["state"] != "inactive"} <= MATTERS_OF_LOAD
+
+
+def test_a_request_has_one_trace_over_all_processes(serving: Serving, collector: tuple[Collector, str]) -> None:
+    trace, client = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    body = {
+        "model": "demo",
+        "prompt": "def add(",
+        "max_tokens": 40,
+        "temperature": 0,
+        "speculation": {"mode": "fixed", "nodes": 8, "depth": 4},
+    }
+    answer = httpx.post(f"{serving.url}/v1/completions", json=body, headers={"traceparent": f"00-{trace}-{client}-01"}, timeout=60)
+    assert answer.status_code == 200
+    found = collector[0]
+    found.wait_for("text_completion demo", "verify", "draft")
+    assert {span.trace for span in found.spans} == {trace}, "others are not sampled"
+    [asked], [verify], [draft] = (found.named(name) for name in ("text_completion demo", "verify", "draft"))
+    assert (asked.parent, verify.parent, draft.parent) == (client, asked.id, verify.id)
+    assert {span.service for span in found.spans} == {f"drafthouse-{role}" for role in ("gateway", "verifier", "drafter")}
+    assert asked.attributes["drafthouse.request_id"] == answer.headers["x-request-id"]
 
 
 def test_a_replica_that_died_leaves_no_gauges(scraped: tuple[Scrape, Scrape, Seen], serving: Serving) -> None:

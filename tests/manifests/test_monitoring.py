@@ -1,11 +1,16 @@
 """Dashboard and alerts: made of their sources, over metrics that exist, and explained."""
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from deployments.app import STOP_S
 from drafter.server import DRAIN_S
@@ -109,6 +114,44 @@ def test_panels_say_what_to_do_in_which_unit_and_do_not_overlap() -> None:
         assert all(isinstance(legend, str) for legend in legends), "YAML takes some words for truth values"
     titles = [panel["title"] for panel in _drawn()]
     assert len(set(titles)) == len(titles)
+
+
+def _through_grafanas_schema(shown: dict[str, Any]) -> Any:
+    """As Grafana's own models write what they have read: without what they do not know."""
+    register_default_plugins()
+    return json.loads(JSONEncoder().encode(Dashboard.from_json(shown)))
+
+
+def _lost(before: Any, after: Any, where: str = "") -> list[str]:
+    """What of `before` is not in `after`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        here = [f"{where}.{name}" for name in before if name not in after]
+        return here + [lost for name in before if name in after for lost in _lost(before[name], after[name], f"{where}.{name}")]
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return [lost for i, pair in enumerate(zip(before, after, strict=True)) for lost in _lost(*pair, f"{where}[{i}]")]
+    return [] if before == after else [where]
+
+
+def test_grafanas_schema_knows_all_of_the_dashboard() -> None:
+    assert _lost(_shown(), _through_grafanas_schema(_shown())) == []
+
+
+@pytest.mark.parametrize("place", ["panel", "options", "target", "custom", "variable"])
+def test_a_field_that_grafana_does_not_know_is_found(place: str) -> None:
+    shown = _shown()
+    panel = next(panel for panel in shown["panels"] if panel["type"] == "timeseries")
+    places = {
+        "panel": panel, "options": panel["options"], "target": panel["targets"][0],
+        "custom": panel["fieldConfig"]["defaults"]["custom"], "variable": shown["templating"]["list"][0],
+    }  # fmt: skip
+    places[place]["lineWidht"] = 1
+    [lost] = _lost(shown, _through_grafanas_schema(shown))
+    assert lost.endswith(".lineWidht")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="apt-get install prometheus")
+def test_prometheus_takes_the_rules() -> None:
+    subprocess.run(["promtool", "check", "rules", FOLDER / "alerts.yaml"], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_variables_are_used_by_every_panel_and_there() -> None:
