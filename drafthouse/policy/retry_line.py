@@ -44,4 +44,4 @@ class RetryLine:
         """Seconds after which the request refused now may come again: it is the last of the line from here on."""
         turn = max(self._last_turn, now) + 1.0 / self.places_per_s(in_service)
         self._last_turn = min(turn, now + MOST_S)
-        return max(LEAST_S, self._last_turn - now)
+        return min(MOST_S, max(LEAST_S, self._last_turn - now))  # a difference of large times may round up
