@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from drafthouse.telemetry.log_lines import log_event
+from drafthouse.wire.fields import trace_id_of
 from drafthouse.wire.generation_messages import GenerateRequest, SpeculationUsage
 from drafthouse.wire.totals import Outcome
 
@@ -88,7 +89,7 @@ class RequestLog:
             finish_reason=record.finish_reason or None, prompt_tokens=prompt_tokens, completion_tokens=record.completion_tokens,
             first_token_seconds=first_token_s, seconds=round(now - record.arrived, 4), verifiers=record.verifiers,
             attempts=record.attempt, steps=usage.steps, drafted=usage.drafted, verified=usage.verified, accepted=usage.accepted,
-            cached_tokens=usage.cached_tokens,
+            cached_tokens=usage.cached_tokens, trace_id=trace_id_of(request.traceparent) or None,
         )  # fmt: skip
 
     def turned_away(self, outcome: Outcome, key_hash: str, error: Exception) -> None:

@@ -28,6 +28,11 @@ def traceparent_of(value: str) -> str:
     return value if TRACEPARENT.fullmatch(value) else ""
 
 
+def trace_id_of(traceparent: str) -> str:
+    """Of a checked one; empty where there is none."""
+    return traceparent[3:35]
+
+
 def shown(text: str) -> str:
     """A peer's words as they may stand in a log: one line, of a bounded length."""
     return ascii(text[:MAX_SHOWN_CHARS])[1:-1] + ("..." if len(text) > MAX_SHOWN_CHARS else "")

@@ -207,7 +207,10 @@ def test_errors_mark_the_gateways_span(http_collector: Collector) -> None:
     run(test)
 
 
-def test_a_request_that_another_verifier_takes_over_stays_in_its_trace(http_collector: Collector) -> None:
+def test_a_request_that_another_verifier_takes_over_stays_in_its_trace(http_collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
+    """Which its line of the log names."""
+    caplog.set_level("INFO")
+
     async def cut(index: int, served: Any) -> None:
         if index and served.request.attempt == 1:
             await served.cut()
@@ -223,6 +226,8 @@ def test_a_request_that_another_verifier_takes_over_stays_in_its_trace(http_coll
         assert [r.traceparent for r in verifier.seen] == [verifier.seen[0].traceparent] * 2
         assert verifier.seen[0].traceparent.startswith(f"00-{asked.trace}-{asked.id}-")
         assert asked.attributes["drafthouse.attempts"] == 2
+        [line] = [record for record in caplog.records if getattr(record, "fields", {}).get("event") == "request"]
+        assert line.__dict__["fields"]["trace_id"] == asked.trace
         assert not asked.failed
 
     run(test)
