@@ -202,6 +202,7 @@ class GatewayConfig(_Section):
     keep_alive_s: float = Field(15, gt=0, le=3600, description="a stream that is silent this long sends a comment")
     write_timeout_s: float = Field(60, gt=0, le=3600, description="a client that takes nothing this long loses its request")
     cors_origins: list[str] = Field([], description="pages of these may call the HTTP API from browsers, such as https://chat.example.com")
+    console: bool = Field(True, description="the page /console, whose files need no API key (docs/console.md)")
     limits: LimitsConfig = Field(LimitsConfig(), description="of one API key or address, for all gateways together (docs/limits.md)")
 
 

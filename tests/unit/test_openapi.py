@@ -12,7 +12,7 @@ from starlette.routing import Route
 from deployments.api.anthropic.schema import MessagesRequest
 from deployments.api.openai.body import parse_body
 from deployments.api.openai.chat_schema import ChatRequest
-from deployments.api.openai.openapi import OPEN_PATHS
+from deployments.api.openai.openapi import OPEN_ROUTES
 from deployments.api.openai.schema import CompletionRequest
 from deployments.api.responses.schema import ResponsesRequest
 from drafthouse.config.security import ApiKeysConfig
@@ -183,7 +183,7 @@ def test_with_keys_the_document_asks_for_them_and_needs_one_itself() -> None:
     whole = request("/openapi.json", keys=keys, headers={"Authorization": f"Bearer {KEY}"}).json()
     assert whole["components"]["securitySchemes"] == {"api_key": {"type": "http", "scheme": "bearer"}}
     for (path, _), operation in operations(whole).items():
-        secured = path not in OPEN_PATHS
+        secured = path not in OPEN_ROUTES
         assert (operation.get("security"), "401" in operation["responses"]) == ([{"api_key": []}] if secured else None, secured)
     validator(whole, "ErrorBody").validate(refused.json())
     assert "security" not in str(document())

@@ -35,6 +35,8 @@ READ = ["GET", "HEAD"]
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 """Served without an API key."""
 
+OPEN_ROUTES = OPEN_PATHS | {"/console", "/console/{name}"}
+
 BODIES = (
     CompletionRequest, ChatRequest, ResponsesRequest, TokenizeRequest, DetokenizeRequest, MessagesRequest, CountTokensRequest,
 )  # fmt: skip
@@ -119,7 +121,7 @@ def document(app: FastAPI, model: str, keys: bool) -> dict[str, Any]:
     for path, operations in whole["paths"].items():
         for method, operation in operations.items():
             faults = MessagesErrorBody if path in MESSAGES_PATHS else ErrorBody
-            _finish(operation, method, keys and path not in OPEN_PATHS, faults)
+            _finish(operation, method, keys and path not in OPEN_ROUTES, faults)
     return whole
 
 

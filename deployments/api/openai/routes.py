@@ -2,7 +2,7 @@
 
 Promises: an error before the first token has its own status; after it, the error is the stream's
 last event but one. The first token leaves as soon as it is there. A client that goes away cancels
-its generation. With API keys on, all but OPEN_PATHS asks for one before the body is read. FastAPI reads
+its generation. With API keys on, all but OPEN_PATHS and the console's files asks for one before the body is read. FastAPI reads
 the annotations of these routes, so they must not be postponed here.
 """
 
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.api.answering import answer
 from deployments.api.anthropic.errors import PATHS as MESSAGES_PATHS
 from deployments.api.anthropic.routes import add_messages
+from deployments.api.console.routes import add_console
 from deployments.api.openai.body import Body, most_values, parse_body, parse_json, read_body
 from deployments.api.openai.body_limit import BodyLimit
 from deployments.api.openai.chat_schema import ChatRequest
@@ -46,16 +47,17 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class ApiKeyGate:
-    """Lets nothing through without a key, neither routes nor bodies nor unknown paths; only OPEN_PATHS, for load balancers, are open.
+    """Lets nothing through without a key, neither routes nor bodies nor unknown paths; only OPEN_PATHS, for load balancers, and the
+    console's files are open.
 
     What comes through carries its key's hash, under which its traffic may be remembered (`cache_key_of`).
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, refusals: KeyRefusals, proxy_hops: int) -> None:
-        self._app, self._keys, self._refusals, self._proxy_hops = app, keys, refusals, proxy_hops
+    def __init__(self, app: ASGIApp, keys: ApiKeys, refusals: KeyRefusals, proxy_hops: int, open_paths: frozenset[str]) -> None:
+        self._app, self._keys, self._refusals, self._proxy_hops, self._open_paths = app, keys, refusals, proxy_hops, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and scope["path"] not in self._open_paths:
             try:
                 scope.setdefault("state", {})[CACHE_KEY] = self._keys.check(_key_said(scope))
             except RequestError as error:
@@ -87,11 +89,12 @@ def build_http_app(
         generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
     install_error_handlers(app)
+    open_paths = OPEN_PATHS | (add_console(app) if config.console else frozenset())
     app.add_middleware(Sending, keep_alive_s=config.keep_alive_s, write_timeout_s=config.write_timeout_s)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes, timeout_s=config.body_timeout_s)
     app.add_middleware(ClientLimit, service=service, proxy_hops=config.limits.proxy_hops)
     if keys is not None:  # what is added last comes first
-        app.add_middleware(ApiKeyGate, keys=keys, refusals=refusals, proxy_hops=config.limits.proxy_hops)
+        app.add_middleware(ApiKeyGate, keys=keys, refusals=refusals, proxy_hops=config.limits.proxy_hops, open_paths=open_paths)
     if config.cors_origins:  # a browser's question carries no key
         app.add_middleware(
             CORSMiddleware, allow_origins=config.cors_origins, allow_methods=ALLOWED, allow_headers=["*"], expose_headers=SHOWN
