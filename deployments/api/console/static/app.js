@@ -15,6 +15,7 @@ class Console {
     this.playground = new Playground(() => this.model, {
       open: (run, step) => { this.tree.show(run, step); location.hash = "tree"; },
       onRun: (run) => this.tree.show(run),
+      onStep: (run, step) => this.tree.show(run, step),
       onError: (error) => { if (error.status === 401) this.#askKey(error.message); },
     });
     for (const name of VIEWS) document.getElementById(`view-${name}`).append(this[name].element);

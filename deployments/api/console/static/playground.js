@@ -9,12 +9,15 @@ import { Run } from "./run.js";
 import { Legend, TokenText } from "./tokens.js";
 
 export class Playground {
-  // `open(run, step)` shows a step as a tree; `onRun(run)` hears of each new run; `onError` of each error.
-  constructor(model, { open, onRun, onError }) {
+  // `open(run, step)` shows a step as a tree; `onRun` hears of each new run, `onStep` of each step that is chosen, `onError` of each error.
+  constructor(model, { open, onRun, onStep, onError }) {
     Object.assign(this, { model, onRun, onError, runs: [], cards: [] });
     this.form = new RequestForm({ run: () => this.run(), compare: () => this.compare(), stop: () => this.runs.forEach((run) => run.stop()) });
     this.inspector = new Inspector(open);
-    this.lane = new StepLane((run, step) => this.cards.forEach((card) => card.run === run && card.text.markStep(step)));
+    this.lane = new StepLane((run, step) => {
+      this.cards.forEach((card) => card.run === run && card.text.markStep(step));
+      onStep(run, step);
+    });
     this.legend = new Legend();
     this.verdict = h("div", { class: "verdict", role: "status", hidden: true });
     this.columns = h("div", { class: "outputs" }, h("div", { class: "empty muted" }, "The answer appears here, each token marked with what drafted it."));
@@ -122,6 +125,7 @@ class OutputCard {
     this.text = new TokenText(run, onToken);
     this.figures = h("p", { class: "muted figures" });
     this.copy = h("button", { type: "button", class: "quiet small", on: { click: () => navigator.clipboard?.writeText(run.text) } }, "Copy");
+    this.copy.hidden = !navigator.clipboard; // a page that came without TLS has none
     this.element = h("section", { class: "panel output", "aria-label": run.label || "Answer" },
       h("div", { class: "output-head" }, h("h2", {}, run.label || "Answer"), this.figures, this.copy), this.text.element);
   }
