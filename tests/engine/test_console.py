@@ -74,6 +74,7 @@ def answer(page: Page) -> None:
 def test_a_prompt_becomes_marked_tokens_that_tell_of_themselves(served: tuple[str, ConsoleCluster], watched: Watched) -> None:
     page = watched.page
     ask(page, served[0], temperature="0.7", seed="7")
+    page.check("#field-ignore_eos")
     answer(page)
     tokens = page.locator(".token")
     expect(tokens).to_have_count(48)

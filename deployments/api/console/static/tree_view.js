@@ -27,7 +27,7 @@ export class TreeView {
     this.empty = h("p", { class: "empty muted" }, "No run yet. Generate something in the playground, or open a request's trace by its id.");
     this.shown = h("div", { class: "stack large", hidden: true }, this.#head(), this.#canvas());
     this.element = h("div", { class: "tree-view" }, this.#finder(), this.empty, this.shown);
-    this.element.addEventListener("keydown", (event) => this.#key(event));
+    document.addEventListener("keydown", (event) => this.#key(event));
   }
 
   show(run, step = 0) {
@@ -125,7 +125,7 @@ export class TreeView {
   }
 
   #key(event) {
-    if (event.target.matches("input, textarea") || !this.run) return;
+    if (!this.run || this.element.parentElement.hidden || event.target.matches("input, textarea, dialog *")) return;
     const way = { "[": -1, "]": 1, ",": -1, ".": 1 }[event.key];
     if (way) this.#go(this.step + way);
   }
