@@ -7,6 +7,7 @@ states gives its own back for the next level.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 
@@ -101,7 +102,7 @@ class DraftModel:
         works: list[Work] = []
         self.running = []
         failed: list[tuple[Session, str]] = []
-        for session, candidates in self.budget.plan(sessions):
+        for session, candidates in self.budget.plan(sessions, attrgetter("worth")):
             self.running.append(session)
             try:
                 works.append(self._work(session, [node for _, node in candidates]))

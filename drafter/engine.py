@@ -208,6 +208,7 @@ class DrafterEngine:
             labels = session.commit(message.base_len, message.tokens, message.min_confidence, self.clock())
         except WireError as error:
             return [self.drop(key, str(error))]
+        session.worth = message.worth
         self.admission.reserve(session)
         self.totals.commits += 1
         self.totals.predrafted += session.kept > 0

@@ -59,7 +59,7 @@ class Session:
         self.id, self.epoch = opened.session_id, opened.epoch
         self.sampling, self.seed = opened.sampling, opened.seed
         self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or rules.width
-        self.rules, self.min_confidence = rules, opened.min_confidence
+        self.rules, self.min_confidence, self.worth = rules, opened.min_confidence, opened.worth
         self.tokens = list(opened.tokens)
         self.kv, self.cached, self.skipped = kv, 0, 0
         self.growing = GrowingTree()

@@ -141,7 +141,7 @@ class VerifierMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., grow: _Optional[_Union[Grow, _Mapping]] = ..., dropped: _Optional[_Union[Dropped, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("session_id", "epoch", "tokens", "sampling", "seed", "noise_version", "target_fingerprint", "max_nodes", "max_depth", "min_confidence", "vocab_size", "width", "cache_key", "vocabulary", "prompt_len", "stop_tokens", "traceparent", "states_to_come")
+    __slots__ = ("session_id", "epoch", "tokens", "sampling", "seed", "noise_version", "target_fingerprint", "max_nodes", "max_depth", "min_confidence", "vocab_size", "width", "cache_key", "vocabulary", "prompt_len", "stop_tokens", "traceparent", "states_to_come", "worth")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +160,7 @@ class Open(_message.Message):
     STOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     STATES_TO_COME_FIELD_NUMBER: _ClassVar[int]
+    WORTH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
@@ -178,23 +179,26 @@ class Open(_message.Message):
     stop_tokens: _containers.RepeatedScalarFieldContainer[int]
     traceparent: str
     states_to_come: int
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., noise_version: _Optional[int] = ..., target_fingerprint: _Optional[str] = ..., max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., min_confidence: _Optional[float] = ..., vocab_size: _Optional[int] = ..., width: _Optional[int] = ..., cache_key: _Optional[str] = ..., vocabulary: _Optional[str] = ..., prompt_len: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ..., states_to_come: _Optional[int] = ...) -> None: ...
+    worth: float
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., noise_version: _Optional[int] = ..., target_fingerprint: _Optional[str] = ..., max_nodes: _Optional[int] = ..., max_depth: _Optional[int] = ..., min_confidence: _Optional[float] = ..., vocab_size: _Optional[int] = ..., width: _Optional[int] = ..., cache_key: _Optional[str] = ..., vocabulary: _Optional[str] = ..., prompt_len: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., traceparent: _Optional[str] = ..., states_to_come: _Optional[int] = ..., worth: _Optional[float] = ...) -> None: ...
 
 class Commit(_message.Message):
-    __slots__ = ("session_id", "epoch", "base_len", "tokens", "min_confidence", "states")
+    __slots__ = ("session_id", "epoch", "base_len", "tokens", "min_confidence", "states", "worth")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASE_LEN_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
+    WORTH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     epoch: int
     base_len: int
     tokens: _containers.RepeatedScalarFieldContainer[int]
     min_confidence: float
     states: bytes
-    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., min_confidence: _Optional[float] = ..., states: _Optional[bytes] = ...) -> None: ...
+    worth: float
+    def __init__(self, session_id: _Optional[str] = ..., epoch: _Optional[int] = ..., base_len: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., min_confidence: _Optional[float] = ..., states: _Optional[bytes] = ..., worth: _Optional[float] = ...) -> None: ...
 
 class Close(_message.Message):
     __slots__ = ("session_id", "epoch", "finished")
@@ -323,7 +327,7 @@ class Refusal(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., kind: _Optional[int] = ..., reason: _Optional[str] = ..., retry_after_s: _Optional[float] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "attempt", "prompt", "delivered", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "resumed", "top_logprobs", "prompt_top_logprobs", "logprobs_mode", "scored", "prediction", "trace", "traceparent", "had_turn")
+    __slots__ = ("request_id", "attempt", "prompt", "delivered", "sampling", "seed", "max_tokens", "stop_tokens", "speculation", "cache_key", "resumed", "top_logprobs", "prompt_top_logprobs", "logprobs_mode", "scored", "prediction", "trace", "traceparent", "priority", "objective", "had_turn")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -342,6 +346,8 @@ class GenerateRequest(_message.Message):
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     HAD_TURN_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     attempt: int
@@ -361,8 +367,22 @@ class GenerateRequest(_message.Message):
     prediction: _containers.RepeatedScalarFieldContainer[int]
     trace: bool
     traceparent: str
+    priority: int
+    objective: Objective
     had_turn: bool
-    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., delivered: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., resumed: _Optional[bool] = ..., top_logprobs: _Optional[int] = ..., prompt_top_logprobs: _Optional[int] = ..., logprobs_mode: _Optional[str] = ..., scored: _Optional[int] = ..., prediction: _Optional[_Iterable[int]] = ..., trace: _Optional[bool] = ..., traceparent: _Optional[str] = ..., had_turn: _Optional[bool] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., prompt: _Optional[_Iterable[int]] = ..., delivered: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., seed: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop_tokens: _Optional[_Iterable[int]] = ..., speculation: _Optional[_Union[Speculation, _Mapping]] = ..., cache_key: _Optional[str] = ..., resumed: _Optional[bool] = ..., top_logprobs: _Optional[int] = ..., prompt_top_logprobs: _Optional[int] = ..., logprobs_mode: _Optional[str] = ..., scored: _Optional[int] = ..., prediction: _Optional[_Iterable[int]] = ..., trace: _Optional[bool] = ..., traceparent: _Optional[str] = ..., priority: _Optional[int] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., had_turn: _Optional[bool] = ...) -> None: ...
+
+class Objective(_message.Message):
+    __slots__ = ("first_token_ms", "per_token_ms", "waited_s", "since_first_s")
+    FIRST_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
+    PER_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
+    WAITED_S_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIRST_S_FIELD_NUMBER: _ClassVar[int]
+    first_token_ms: float
+    per_token_ms: float
+    waited_s: float
+    since_first_s: float
+    def __init__(self, first_token_ms: _Optional[float] = ..., per_token_ms: _Optional[float] = ..., waited_s: _Optional[float] = ..., since_first_s: _Optional[float] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
     __slots__ = ("request_id", "attempt", "first_token_index", "tokens", "finish_reason", "error", "usage", "logprobs", "first_prompt_index", "prompt_logprobs", "trace")

@@ -10,6 +10,7 @@ import numpy as np
 import simpy
 
 from drafthouse.errors import ConfigError
+from drafthouse.policy.token_worth import weight
 from drafthouse.wire.totals import DraftTotals, VerifyTotals
 from simulator.acceptance import Acceptance
 from simulator.control import Control
@@ -122,7 +123,7 @@ class Cluster:
             price=sum(v.price_seconds for v in self.verifiers) / totals.step_seconds,
             price_floor=sum(e.pricing.price_floor for e in engines) / verifiers,
             heartbeats_per_s=self.control.heartbeats / span,
-            weighted_goodput_per_s=sum(r.kind.priority * r.text.output_tokens for r in served if r.kept()) / span,
+            weighted_goodput_per_s=sum(weight(r.kind.priority) * r.text.output_tokens for r in served if r.kept()) / span,
             kept_share=kept_share(self.arrivals, span), follow_s=follow_seconds(self.shares, self.options.shift_s),
             nodes_per_pass=sum(x.pass_tokens for x in self.drafters) / max(1, passes.passes),
         )  # fmt: skip

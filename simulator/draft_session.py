@@ -12,11 +12,11 @@ from typing import Any, cast
 from drafthouse.config.serving import TreeConfig, VerifierConfig
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.policy.draft_seats import Candidate, DraftSeats
-from drafthouse.wire.session_messages import Commit, Grow, Open
+from drafthouse.wire.session_messages import Grow, Open
 from drafthouse.wire.totals import VerifyTotals
 from simulator.draft_tree import DraftTree
 from simulator.request import SimSequence
-from simulator.wire import Opening, WeighedCommit
+from simulator.wire import Opening
 from verifier.draft_session import DraftSession
 from verifier.draft_sessions import DraftSessions
 from verifier.sequence import Sequence
@@ -114,12 +114,7 @@ class SimDraftSessions(DraftSessions):
         copy = TreeCopy(DraftTree(cast(SimSequence, sequence).sim.text), sequence.output_len - 1, [], 0)
         return SimDraftSession(drafter, epoch, len(sequence.tokens), cast(Any, copy), self.records[drafter], price, probe)
 
-    def commitment(self, sequence: Sequence, session: DraftSession, base_len: int, tokens: list[int], price: float) -> Commit:
-        """With what the sequence's tokens are worth."""
-        message = super().commitment(sequence, session, base_len, tokens, price)
-        return WeighedCommit(message.session_id, message.epoch, base_len, message.tokens, message.min_confidence, worth=sequence.worth)
-
     def opening(self, sequence: Sequence, session: DraftSession, price: float) -> Open:
         """With the tree, for the drafter's end."""
         message = super().opening(sequence, session, price)
-        return cast(Any, Opening(message, cast(TreeCopy, session.tree).tree, sequence.prompt_len, sequence.worth))
+        return cast(Any, Opening(message, cast(TreeCopy, session.tree).tree, sequence.prompt_len))

@@ -34,7 +34,7 @@ class Session:
     def __init__(self, opening: Opening, verifier: SimVerifier, width: int, ahead: bool):
         opened = opening.message
         self.verifier, self.id, self.epoch, self.tree = verifier, opened.session_id, opened.epoch, opening.tree
-        self.tokens, self.min_confidence, self.worth = len(opened.tokens), opened.min_confidence, opening.worth
+        self.tokens, self.min_confidence, self.worth = len(opened.tokens), opened.min_confidence, opened.worth
         self.root = self.tokens - opening.prompt_tokens - 1  # its output position, -1 for the prompt's last token
         self.max_nodes, self.max_depth, self.width = opened.max_nodes, opened.max_depth, opened.width or width
         self.cached = self.sent = self.expanded = 0

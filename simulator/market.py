@@ -37,7 +37,7 @@ class Market:
         wanting = [s for s in engine.sequences.values() if s.auto and (s.parked_rate is None or s.draft_session is not None)]
         known = [mine[v.name] for mine in self._acceptance.values() if v.name in mine]
         self._demands[v.name] = Demand(
-            v.name, v.plain_step_s, fmean(known) if known else FIRST_ACCEPTANCE,
+            v.name, engine.pricing.plain_step_s, fmean(known) if known else FIRST_ACCEPTANCE,
             tuple(s.worth for s in wanting) if engine.session_policy.gate.open else (),
             max(0, config.max_sequences - len(wanting)),
             fmean([s.prompt_len for s in wanting]) if wanting else 0.0,

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from drafthouse.errors import ConfigError
+from drafthouse.objective import Objective
 from drafthouse.policy.latency import Curve
-from drafthouse.policy.token_worth import Objective
 
 SERVED = "served"
 """What serves today: the registry's pairs and its price floor."""
@@ -37,7 +37,7 @@ class RequestKind:
 
     share: float = 1.0
     objective: Objective | None = None
-    priority: float = 1.0
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

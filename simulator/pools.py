@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from drafthouse.engine.curve_files import load_curve
+from drafthouse.objective import Objective
 from drafthouse.policy.latency import Curve
-from drafthouse.policy.token_worth import Objective
 from simulator.cluster import Outcome, simulate
 from simulator.mix import DIRECTIVES, EQUAL, DrafterKind, Mix, RequestKind
 from simulator.options import Options
@@ -57,12 +57,11 @@ class Compared:
 
 
 def pool_mix(
-    targets: str, urgent_share: float, per_token_ms: float, priority: float, first_share: Sequence[float], output_tokens: tuple[int, int]
+    targets: str, urgent_share: float, per_token_ms: float, priority: int, first_share: Sequence[float], output_tokens: tuple[int, int]
 ) -> Mix:
     """Raises ConfigError naming the option."""
     positive("--urgent-share", urgent_share, 1.0)
     positive("--per-token-ms", per_token_ms, 1e5)
-    positive("--urgent-priority", priority, 100.0)
     return Mix(
         targets=tuple(load_curve(name.strip()) for name in targets.split(",")),
         drafters=tuple(map(DrafterKind, DRAFTERS)),

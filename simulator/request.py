@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
-from drafthouse.policy.token_worth import Progress, worth
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateRequest
@@ -80,20 +79,16 @@ class CountedKv:
 class SimSequence(Sequence):
     """The verifier's own sequence, of token ids that say nothing."""
 
-    def __init__(self, request: Request, speculation: Speculation, slots: SlotCount):
-        text = request.text
+    def __init__(self, request: Request, speculation: Speculation, slots: SlotCount, weighed: bool):
+        """`weighed`: the verifier knows its priority and its objective."""
+        text, kind = request.text, request.kind
         self.sim = request
         asked = GenerateRequest(
             request_id=request.name, attempt=1, prompt=(0,) * text.prompt_tokens, delivered=(), sampling=SamplingParams(), seed=0,
             max_tokens=text.output_tokens, stop_tokens=(), speculation=speculation,
+            priority=kind.priority if weighed else 0, objective=kind.objective if weighed else None,
         )  # fmt: skip
         super().__init__(asked, cast(Any, CountedKv(slots)), None)
-
-    def worth_at(self, now: float, step_s: float) -> float:
-        """Of its next tokens, when a plain step takes so long."""
-        since_first_s = now - self.sim.first_token_s if self.output_len else 0.0
-        progress = Progress(self.output_len, self.request.max_tokens - self.output_len, since_first_s)
-        return worth(self.sim.kind.priority, self.sim.kind.objective, progress, step_s)
 
     def count(
         self, drafted: int = 0, verified: int = 0, accepted: int = 0, steps: int = 0, predicted: int = 0, predicted_accepted: int = 0

@@ -4,7 +4,7 @@ Promises: nothing but the device and the thread is restated. A step takes what t
 how many of the selected nodes the target accepts is what the trace says.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -96,7 +96,7 @@ class SimVerifier:
             cast(Any, model), ScaledCurve(options.target_curve(target), options.time_scale), config.verifier, config.tree,
             clock=lambda: env.now, draft_sessions=SimDraftSessions, verification=TracedVerification,
         )  # fmt: skip
-        self.refused = self._weighed_at = 0
+        self.refused = self._arranged_at = 0
         self.sequence_steps, self.price_seconds = 0, 0.0
         self.peers: Mapping[str, SimDrafter] = {}
         self._requests: dict[str, Request] = {}
@@ -111,7 +111,8 @@ class SimVerifier:
     def submit(self, request: Request) -> None:
         try:
             self.engine.admission.take_place(resumed=False, now=self.env.now)
-            self.engine.enter(SimSequence(request, self.options.speculation, self.slots))
+            weighed = self.options.mix.policy not in (SERVED, EQUAL)
+            self.engine.enter(SimSequence(request, self.options.speculation, self.slots, weighed))
             self._requests[request.name] = request
         except OverloadError:
             self.refused += 1
@@ -138,7 +139,7 @@ class SimVerifier:
         overheads = self.options.overheads
         while True:
             self._take_arrivals()
-            self._weigh()
+            self._rearrange()
             self._flush()
             step = self.engine.begin_step()
             if not isinstance(step, Step):
@@ -158,21 +159,13 @@ class SimVerifier:
     def draft_sessions(self) -> SimDraftSessions:
         return cast(SimDraftSessions, self.engine.draft_sessions)
 
-    @property
-    def plain_step_s(self) -> float:
-        """Seconds of a step without drafts and prompts at the load of now."""
-        return max(1, self.engine.draft_sessions.decoding) / self.engine.pricing.plain_goodput
-
-    def _weigh(self) -> None:
-        """What tokens are worth now, and which sequences draft for it; once a step."""
-        if self._weighed_at == self.engine.totals.steps or self.options.mix.policy == SERVED:
+    def _rearrange(self) -> None:
+        """Which sequences draft, by what tokens are worth now; once a step."""
+        if self._arranged_at == self.engine.totals.steps or self.options.mix.policy == SERVED:
             return
-        self._weighed_at = self.engine.totals.steps
-        sequences = cast(Iterable[SimSequence], self.engine.sequences.values())
-        if self.options.mix.policy != EQUAL:
-            for s in sequences:
-                s.worth = s.worth_at(self.env.now, self.plain_step_s)
-        self.draft_sessions.rearrange(sequences)
+        self._arranged_at = self.engine.totals.steps
+        self.engine.worths.begin_step(self.env.now, self.engine.scheduler.config.step_tokens)
+        self.draft_sessions.rearrange(self.engine.sequences.values())
 
     def _deliver(self, replies: list[GenerateReply]) -> None:
         for reply in replies:

@@ -12,23 +12,14 @@ from simulator.draft_tree import DraftTree
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A new session, the tree that both its ends will look at, and what its tokens are worth; `prompt_tokens` of the message's tokens are
-    no output."""
+    """A new session and the tree that both its ends will look at; `prompt_tokens` of the message's tokens are no output."""
 
     message: Open
     tree: DraftTree
     prompt_tokens: int
-    worth: float
 
 
-@dataclass(frozen=True, slots=True)
-class WeighedCommit(Commit):
-    """A commit with what the next tokens are worth."""
-
-    worth: float = 1.0
-
-
-ToDrafter = Opening | WeighedCommit | Close | Hold
+ToDrafter = Opening | Commit | Close | Hold
 
 
 def after(env: simpy.Environment, seconds: float, action: Callable[[], None]) -> None:

@@ -129,7 +129,7 @@ class DraftSessions:
             min_confidence=self._min_confidence(sequence, price), vocab_size=self.vocab_size, width=width,
             cache_key=r.cache_key, vocabulary=self.vocabulary, prompt_len=sequence.prompt_len, stop_tokens=r.stop_tokens,
             states_to_come=min(wish.rows, len(sequence.tokens)) - 1 if wish is not None and prefills else 0,
-            traceparent=sequence.span.traceparent if sequence.span is not None else "",
+            traceparent=sequence.span.traceparent if sequence.span is not None else "", worth=sequence.worth,
         )  # fmt: skip
 
     def commit(self, sequence: Sequence, tokens: list[int], price: float, now: float) -> None:
@@ -147,7 +147,8 @@ class DraftSessions:
         """The message that tells the session's drafter."""
         states = session.unsent_states.take(len(sequence.tokens), len(tokens)) if session.unsent_states is not None else b""
         self._totals.state_bytes += len(states)
-        return Commit(sequence.id, session.epoch, base_len, tuple(tokens), self._min_confidence(sequence, price), states)
+        least = self._min_confidence(sequence, price)
+        return Commit(sequence.id, session.epoch, base_len, tuple(tokens), least, states, sequence.worth)
 
     def hold(self, sequences: Iterable[Sequence]) -> None:
         """A step with these sequences begins: tells their drafters, if trees are not to grow during verification."""

@@ -37,6 +37,7 @@ from verifier.session_policy import SessionPolicy
 from verifier.step import Step, Wait, Walks
 from verifier.step_metering import StepFacts, StepMeter
 from verifier.step_tracing import StepMoment, drafted_trees, note_step, step_traces
+from verifier.token_worths import TokenWorths
 from verifier.tree_waits import TreeWaits
 from verifier.verification import Verification
 
@@ -66,6 +67,7 @@ class VerifierEngine:
         self.draft_sessions = draft_sessions(config, tree, model, self.totals)
         self.local = LocalDrafts(stages, tree, self.runner.vocab_size, clock)
         self.pricing = NodePricing(latency)
+        self.worths = TokenWorths(self.pricing, self.totals)
         self.session_policy = SessionPolicy(self.draft_sessions, self.pricing)
         self.tree_waits = TreeWaits(self.draft_sessions)
         self.verification = verification(config.synthetic_acceptance.rate if config.synthetic_acceptance is not None else None)
@@ -110,9 +112,11 @@ class VerifierEngine:
 
     def enter(self, sequence: Sequence) -> None:
         """Queues a sequence that has been admitted."""
+        now = self.clock()
+        self.worths.add(sequence, now, self.scheduler.config.step_tokens)
         self.scheduler.add(sequence)
         self.sequences[sequence.id] = sequence
-        self.session_policy.arrived(sequence, self.clock())
+        self.session_policy.arrived(sequence, now)
 
     def cancel(self, request_id: str, attempt: int, heard_at_step: int | None = None) -> None:
         """Frees what this attempt holds; a later one that has superseded it is left alone. `heard_at_step`: see `Admission`."""
@@ -139,6 +143,7 @@ class VerifierEngine:
         self.draft_sessions.close(sequence, finished)
         if sequence.local is not None:
             sequence.local.close(finished)
+        self.worths.remove(sequence)
         self.scheduler.remove(sequence)
 
     def receive(self, drafter: str, message: ToVerifierMessage, arrived: float | None = None) -> None:
@@ -214,15 +219,18 @@ class VerifierEngine:
 
     def _plan(self, now: float) -> StepPlan:
         """Who could take part, and what a second and a node are worth to them."""
+        if not self.worths.even:
+            self.worths.begin_step(now, self.scheduler.config.step_tokens)
         plan = self.scheduler.plan()
         self.admission.begin_step(now)
         if not plan.sequences:
             self.pricing.quote(1, 0, 0)  # as if one sequence decoded: the next request opens its session at this price
+            self.pricing.weigh(())
             return plan
         self._stepping, self._replies = plan.sequences, []
         self.draft_sessions.decoding = len(plan.decoding)
         self.pricing.quote(len(plan.decoding), plan.prompt_tokens, plan.kv_tokens)
-        self.pricing.weigh([s.worth for s in plan.decoding])
+        self.pricing.weigh(self.worths.of(plan.decoding))
         return plan
 
     def _late(self, plan: StepPlan, now: float) -> list[Sequence]:
@@ -238,6 +246,7 @@ class VerifierEngine:
         if others.sequences:
             self._stepping = others.sequences
             self.pricing.quote(len(others.decoding), others.prompt_tokens, others.kv_tokens)
+            self.pricing.weigh(self.worths.of(others.decoding))
         return others
 
     def _wait(self, plan: StepPlan, late: list[Sequence], now: float) -> float | None:
@@ -247,10 +256,21 @@ class VerifierEngine:
         if plan.begins:
             return None
         sessions = [(s.draft_session, s.max_draft_depth) for s in plan.decoding if s.auto and s.draft_session is not None]
+        if not self.pricing.even:
+            return self._wait_for_uneven(plan, now)
         said = [session.announcement for session, _ in sessions if session.announcement is not None]
         if not worth_a_look(now, said, self.pricing.value_of_a_second, self._gain_share):  # even if all of it comes true
             return None
         announcements = [expected for session, depth in sessions if (expected := session.expected(depth)) is not None]
+        return wait_until(now, announcements, self.pricing.value_of_a_second, self._gain_share)
+
+    def _wait_for_uneven(self, plan: StepPlan, now: float) -> float | None:
+        """As `_wait`, where what is announced is worth more to some than to others."""
+        announcements = [
+            expected.times(self.pricing.relative(s.worth))
+            for s in plan.decoding
+            if s.auto and s.draft_session is not None and (expected := s.draft_session.expected(s.max_draft_depth)) is not None
+        ]
         return wait_until(now, announcements, self.pricing.value_of_a_second, self._gain_share)
 
     def _select(self, plan: StepPlan, now: float) -> Step:
@@ -270,7 +290,7 @@ class VerifierEngine:
         until = self.local.totals.stage_seconds + STEP_S
         for s in plan.decoding:
             if s.local is not None and self.local.totals.stage_seconds < until:
-                s.count(drafted=s.local.grow(self.pricing.price, s.max_draft_depth))
+                s.count(drafted=s.local.grow(self.pricing.price_for(s.worth), s.max_draft_depth))
 
     def _commit(self, step: Step, walks: Walks, now: float, traces: Mapping[str, StepTrace]) -> None:
         """Tokens to the gateways' replies, with their `traces` by sequence, and to what drafts: drafters, the session policy, and stages
@@ -278,18 +298,19 @@ class VerifierEngine:
         for s, _ in step.plan.prefilling:
             s.kv.share(s.tokens)
         self._replies += [s.score(logprobs) for s, logprobs in walks.scored]
-        price = self.pricing.price
         for place, w in enumerate(walks.walked):
             s = w.sequence
             if s.draft_session is not None:
                 promised, nodes = step.selected.drafters(place)
-                s.draft_session.verified(promised, w.of_drafter, nodes, price)
+                s.draft_session.verified(promised, w.of_drafter, nodes, self.pricing.price_for(s.worth))
             s.count(verified=w.verified, accepted=w.accepted, steps=1, predicted=w.predicted, predicted_accepted=w.predicted_accepted)
             before = s.forced
             reply = s.accept(w.tokens, w.stopped, w.logprobs)
             self.totals.forced += s.forced - before
             s.tree_deadline = None
             self.scheduler.clear(s)
+            if not self.worths.even:
+                self.worths.committed(s, reply, now)
             if s.id in traces and reply.tokens:
                 reply = replace(reply, trace=traces[s.id].cut(len(reply.tokens)))
             self._replies.append(reply)

@@ -132,13 +132,13 @@ def choose_nodes(plan: StepPlan, pricing: NodePricing, wanted: Callable[[Specula
     competing = np.arange(len(offers.owner))
     if of_set_size:
         competing = competing[~np.isin(offers.owner, of_set_size)]
-    confidences, best_edge = offers.trusted[competing], None
+    gains, best_edge = offers.trusted[competing], None
     if len(competing):
-        of_drafters = confidences[offers.of_drafter[competing]]
+        if not pricing.even:  # one factor for a whole tree, so what is best stays closed under parents
+            gains = gains * np.array([pricing.relative(s.worth) for s in plan.decoding])[offers.owner[competing]]
+        of_drafters = gains[offers.of_drafter[competing]]
         best_edge = float(of_drafters.max()) if len(of_drafters) else None
         value, base = pricing.value_of_a_second, sequences + len(taken)
-        # One factor for a whole tree, so what is best stays closed under parents.
-        gains = confidences * (np.array([s.worth for s in plan.decoding]) / pricing.mean_worth)[offers.owner[competing]]
         best = select(gains, base, plan.prompt_tokens, plan.kv_tokens, value, pricing.latency, limit - len(taken))
         taken = np.concatenate([taken, competing[best]])
     return offers.selected(taken, best_edge, sequences)

@@ -1,13 +1,14 @@
 """Who takes part in the next step, and with how much. No torch, no clock.
 
 Promises: sequences that decode come first and always get their pending token; what is left of the token budget, and never less than a share
-of it, goes to prompt chunks, oldest request first. Tree nodes may take what both leave, and never less than a share either: beside a full
-chunk their price limits them, not the budget. When KV slots run out the youngest sequence is preempted: its tokens are kept, and its KV is
-computed again later, but for what the prefix cache still has of it. Requests that wait take turns between clients by their tokens, each
-client's own in order; those whose turn has come, here or elsewhere, go first. After a step that failed its sequences step one by
-one, until each has got a token alone or is known as the cause. A request that would prefill what a running one prefills waits for that, and
-those behind it with it. A plan takes time linear in the running sequences and in the tokens of those it admits and preempts; adding and
-removing one takes no more.
+of it, goes to prompt chunks, oldest request first; where some are worth more than others, half of it to the oldest and half to those.
+Tree nodes may take what both leave, and never less than a share either: beside a full chunk their price limits them, not the budget. When
+KV slots run out the youngest sequence is preempted: its tokens are kept, and its KV is computed again later, but for what the prefix cache
+still has of it. Requests that wait take turns between clients by their tokens, each client's own in order; those whose turn has come, here
+or elsewhere, go first, and one that is worth more than the next may go before it, never two in a row. After a step that failed its
+sequences step one by one, until each has got a token alone or is known as the cause. A request that would prefill what a running one
+prefills waits for that, and those behind it with it. A plan takes time linear in the running sequences and in the tokens of those it admits
+and preempts; adding and removing one takes no more, but where some are worth more: then each that is admitted looks at all that wait.
 """
 
 from collections import OrderedDict
@@ -72,7 +73,7 @@ class Scheduler:
         self.preemptions = 0
         self.ended = 0
         self.cached_tokens = 0
-        self._turns = FairQueue[Sequence]()  # those that wait, in fair order between clients
+        self._turns = FairQueue[Sequence](lambda sequence: sequence.worth)  # those that wait, in fair order between clients
         self._lacks_room = False  # for the first of those that wait, by the last plan
         self._refused: tuple[Sequence, int] | None = None  # the head that did not fit, and the slots that were left for it
 
@@ -103,7 +104,7 @@ class Scheduler:
             self._turns.put_behind_those_put_back(sequence)
             return
         left = len(request.prompt) + request.max_tokens - len(request.delivered)
-        self._turns.add(sequence, request.cache_key, left)
+        self._turns.add(sequence, request.cache_key, left, request.uneven)
 
     def remove(self, sequence: Sequence) -> None:
         for those in (self.running, self.suspects):
@@ -162,19 +163,10 @@ class Scheduler:
                 free = self.allocator.free_count
             if sequence in self.running:
                 plan.decoding.append(sequence)
-        budget = max(self.config.step_tokens - len(plan.decoding), self.config.step_tokens // PROMPT_SHARE)
-        free, scored = self.allocator.free_count - len(plan.decoding), SCORED_ROWS
-        for sequence in self.running if len(plan.decoding) < len(self.running) else ():
-            if budget <= 0 or free <= 0:
-                break
-            if sequence.pending > 1:
-                count = min(sequence.pending, budget, free, scored if sequence.unscored else sequence.pending)
-                if not count:
-                    continue
-                plan.prefilling.append((sequence, count))
-                budget -= count
-                free -= count
-                scored -= count if sequence.unscored else 0
+        if len(plan.decoding) < len(self.running):
+            budget = max(self.config.step_tokens - len(plan.decoding), self.config.step_tokens // PROMPT_SHARE)
+            room = min(budget, self.allocator.free_count - len(plan.decoding))
+            plan.prefilling = _chunks([s for s in self.running if s.pending > 1], room)
         if self.running and not plan.decoding and not plan.prefilling:
             self._preempt(next(reversed(self.running)))
             return self._plan()
@@ -242,6 +234,26 @@ class Scheduler:
         self.waiting.move_to_end(sequence, last=False)
         self._turns.put_back(sequence)
         self.preemptions += 1
+
+
+def _chunks(prefilling: list[Sequence], tokens: int) -> list[tuple[Sequence, int]]:
+    """Of the prompts, oldest first, at most so many tokens in all."""
+    chunks, left, scored = dict[Sequence, int](), tokens, SCORED_ROWS
+    for sequence, most in _by_worth(prefilling, tokens):
+        pending = sequence.pending - chunks.get(sequence, 0)
+        count = min(pending, left, most, scored if sequence.unscored else pending)
+        if count > 0:
+            chunks[sequence] = chunks.get(sequence, 0) + count
+            left -= count
+            scored -= count if sequence.unscored else 0
+    return list(chunks.items())
+
+
+def _by_worth(prefilling: list[Sequence], tokens: int) -> list[tuple[Sequence, int]]:
+    """In which order they get how many of the `tokens`, at most: by age, and half of them by worth where one is worth more than another."""
+    if not any(sequence.request.uneven for sequence in prefilling):
+        return [(sequence, tokens) for sequence in prefilling]
+    return [(prefilling[0], tokens - tokens // 2), *((s, tokens) for s in sorted(prefilling, key=lambda s: -s.worth))]
 
 
 def _first(sequences: OrderedDict[Sequence, None]) -> Sequence:

@@ -26,7 +26,7 @@ class SessionPolicy:
     def arrived(self, sequence: Sequence, now: float) -> None:
         """A new request: its session opens at once, so that both sides prefill together."""
         if sequence.speculates and (self.gate.open or not sequence.auto):
-            self.draft_sessions.open(sequence, self.pricing.quoted_price, now)
+            self.draft_sessions.open(sequence, self._price_of(sequence), now)
 
     def begin_step(self, sequences: Iterable[Sequence], decoding: list[Sequence], now: float) -> None:
         """After the quote for this step, once a step."""
@@ -48,7 +48,7 @@ class SessionPolicy:
         """After a step: tells the session what was committed, ends it if it does not pay, or opens one."""
         link = s.draft_session
         if link is None:
-            if s.speculates and (not s.auto or self._may_reopen(s)) and self.draft_sessions.open(s, self.pricing.quoted_price, now):
+            if s.speculates and (not s.auto or self._may_reopen(s)) and self.draft_sessions.open(s, self._price_of(s), now):
                 self._left -= s.auto
         elif s.auto and not link.probe and not link.worth.pays(self.pricing.value_of_a_second):
             s.parked_rate = self.pricing.value_of_a_second
@@ -88,7 +88,7 @@ class SessionPolicy:
             self._probing = None
         elif len(s.draft_session.tree) or self.budget.spent:
             self._probing = None
-            best = s.draft_session.trust * max(s.draft_session.confidences, default=0.0)
+            best = self.pricing.relative(s.worth) * s.draft_session.trust * max(s.draft_session.confidences, default=0.0)
             self.gate.observe_edge(best)
             self.gate.observe(self.pricing.quoted_price, now)
             if self.gate.open and best > self.pricing.quoted_price:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from deployments.cli.draft_colours import DraftColours, draft_colours, legend
 from deployments.cli.http_client import DEFAULT_URL, TOKEN_TIMEOUT_S, Url, events, only_model, server
+from deployments.cli.urgency_options import FirstTokenMs, PerTokenMs, Priority, urgency_fields
 
 COMMANDS = "/reset starts again; /exit or Ctrl-D leaves; Ctrl-C stops an answer"
 
@@ -28,10 +29,14 @@ def chat(
     max_tokens: Annotated[int, typer.Option(help="Tokens of one answer at most.", min=1)] = 1024,
     temperature: Annotated[float, typer.Option(help="0 is greedy.", min=0.0)] = 0.0,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
+    priority: Priority = None,
+    first_token_ms: FirstTokenMs = None,
+    per_token_ms: PerTokenMs = None,
     show_drafts: Annotated[bool, typer.Option("--show-drafts", help="Colour each token by what drafted it.")] = False,
 ) -> None:
     """Talk to the model. Where standard input is a pipe, its lines are the prompts, and nothing but the answers is printed."""
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature} | ({} if seed is None else {"seed": seed})
+    options |= urgency_fields(priority, first_token_ms, per_token_ms, {})
     with server(url, TOKEN_TIMEOUT_S) as client:
         options["model"] = model or only_model(client)
         conversation = Conversation(client, options, system, draft_colours() if show_drafts else None)

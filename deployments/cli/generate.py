@@ -15,6 +15,7 @@ from rich.console import Console
 from deployments.cli.http_client import DEFAULT_URL, TOKEN_TIMEOUT_S, Url, events, only_model, server
 from deployments.cli.options import check_writable
 from deployments.cli.trace_file import TraceFile
+from deployments.cli.urgency_options import FirstTokenMs, PerTokenMs, Priority, urgency_fields
 
 
 def generate(
@@ -33,6 +34,9 @@ def generate(
     nodes: Annotated[int | None, typer.Option(help="Tree nodes to wait for, with --speculation fixed.")] = None,
     depth: Annotated[int | None, typer.Option(help="Depth of the tree, with --speculation fixed.")] = None,
     width: Annotated[int | None, typer.Option(help="Children per node, with --speculation fixed; 1 is a chain.")] = None,
+    priority: Priority = None,
+    first_token_ms: FirstTokenMs = None,
+    per_token_ms: PerTokenMs = None,
     trace: Annotated[pathlib.Path | None, typer.Option(help="File for the verification steps, for `drafthouse replay`.")] = None,
 ) -> None:
     """Continue PROMPT and stream the text."""
@@ -47,8 +51,9 @@ def generate(
         "repetition_penalty": repetition_penalty,
         "stream": True,
         "stream_options": {"include_usage": True} | ({} if trace is None else {"include_trace": True}),
-        "speculation": {key: value for key, value in speculate.items() if value is not None},
     }
+    wish = {key: value for key, value in speculate.items() if value is not None}
+    body |= urgency_fields(priority, first_token_ms, per_token_ms, wish)
     body |= {} if seed is None else {"seed": seed}
     body |= {"stop": stop} if stop else {}
     with server(url, TOKEN_TIMEOUT_S) as client:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from deployments.cli.options import Json, check_writable, errors, require_bench, write_json
+from drafthouse.objective import FIRST_PRIORITY, LAST_PRIORITY
 
 
 def simulate_pools(
@@ -24,7 +25,9 @@ def simulate_pools(
     first_share: Annotated[str, typer.Option(help="Share of the requests for the first target, in each part of the time.")] = "0.6,0.3",
     urgent_share: Annotated[float, typer.Option(help="Share of the requests that have an objective.")] = 0.5,
     per_token_ms: Annotated[float, typer.Option(help="Their objective.")] = 16.0,
-    urgent_priority: Annotated[float, typer.Option(help="What their tokens are worth beside the others'.")] = 2.0,
+    urgent_priority: Annotated[
+        int, typer.Option(help="Their priority; each step down doubles what their tokens are worth.", min=FIRST_PRIORITY, max=LAST_PRIORITY)
+    ] = -1,
     output_tokens: Annotated[str, typer.Option(help="Output lengths, evenly drawn.")] = "48-96",
     max_sequences: Annotated[int, typer.Option(help="Sequences in one step.", min=1, max=4096)] = 16,
     trace: Annotated[pathlib.Path | None, typer.Option(help="Acceptance trace. Default: the demo pair's, of the package.")] = None,

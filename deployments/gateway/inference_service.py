@@ -24,6 +24,7 @@ from deployments.gateway.verifier_link import NoVerifierError, VerifierLink
 from drafthouse.config.limits import RateLimits
 from drafthouse.config.serving import MAX_BODY_BYTES
 from drafthouse.errors import TOO_LARGE, LimitError, OverloadError, RequestError
+from drafthouse.objective import UrgencyWish
 from drafthouse.policy.retry_line import RetryLine
 from drafthouse.telemetry.spans import Spans
 from drafthouse.wire.generation_messages import GenerateRequest
@@ -129,11 +130,13 @@ class InferenceService:
         limits: ClientLimits | None = None,
         request_id: Callable[[], str] = str,
         spans: Spans | None = None,
+        urgency: Callable[[str, UrgencyWish], UrgencyWish] = lambda client, asked: asked,
     ) -> None:
         """Without `limits` clients have none. `request_id` says what the client of the request being served got in `x-request-id`.
-        `spans`: requests have spans; their clock is `time.monotonic`."""
+        `spans`: requests have spans; their clock is `time.monotonic`. `urgency` settles what a client asks for, or raises RequestError."""
         self.planner, self.link, self.max_bytes, self.spans = planner, link, max_bytes, spans
         self.limits = limits or ClientLimits(lambda client: RateLimits())
+        self._urgency = urgency
         self.places = Capacity(places)
         self.latencies, self.traces = Latencies(), KeptTraces()
         self.log = RequestLog(planner.model, request_id)
@@ -157,10 +160,15 @@ class InferenceService:
         try:
             with plan.named():
                 self._check_choices(len(plan.requests))
+                urgency = self._urgency(cache_key, plan.urgency)
         except RequestError as error:
             self.turned_away(error, cache_key)
             raise
-        requests = tuple(replace(request, cache_key=cache_key) for request in plan.requests)
+        priority, objective = urgency.priority or 0, urgency.objective
+        waited_s = 0.0 if objective is None else time.monotonic() - arrived
+        requests = tuple(
+            replace(request, cache_key=cache_key, priority=priority, objective=objective, waited_s=waited_s) for request in plan.requests
+        )
         return replace(plan, requests=requests, arrived=arrived)
 
     async def made(self, make: Callable[[], Result], size: int, cache_key: str) -> Result:

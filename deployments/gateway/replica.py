@@ -41,6 +41,7 @@ from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.limits import RateLimits
 from drafthouse.config.live import LiveSettings, names
 from drafthouse.config.serving import ServingConfig
+from drafthouse.objective import NO_WISH, UrgencyWish
 from drafthouse.security.api_keys import load_api_keys
 from drafthouse.telemetry.log_lines import set_up_logs
 from drafthouse.telemetry.loop_lag import LoopLag
@@ -103,7 +104,9 @@ class Gateway:
         places, max_bytes = config.gateway.max_ongoing_requests, config.gateway.max_body_bytes
         name, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
         self._spans = spans_from_environment("gateway", name, time.monotonic)
-        self._service = InferenceService(planner, self._link, places, max_bytes, self._limits, _request_id, self._spans)
+        self._service = InferenceService(
+            planner, self._link, places, max_bytes, self._limits, _request_id, self._spans, self._urgency_of
+        )
         self._refusals, self._set_aside = KeyRefusals(_request_id), SetAsideEvents()
         self._grpc = self._grpc_api()
         self._replica = Replica(name, ray.util.get_node_ip_address(), os.getpid(), node, "")
@@ -201,6 +204,11 @@ class Gateway:
     def _limits_of(self, client: str) -> RateLimits:
         own = self._keys.limits_of(client) if self._keys is not None else {}
         return self._config.limits.model_copy(update=own) if own else self._config.limits
+
+    def _urgency_of(self, client: str, asked: UrgencyWish) -> UrgencyWish:
+        """Raises RequestError."""
+        own = self._keys.urgency_of(client) if self._keys is not None else NO_WISH
+        return self._config.urgency.settle(asked, own)
 
     def directive(self) -> Directive:
         """The last one, for a gateway that starts while the controller is away."""

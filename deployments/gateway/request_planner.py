@@ -25,6 +25,7 @@ from drafthouse.config.api import ApiConfig
 from drafthouse.errors import CONTEXT_EXCEEDED, RequestError
 from drafthouse.grammars.checker import GrammarChecker
 from drafthouse.noise import derive_seed
+from drafthouse.objective import NO_WISH, UrgencyWish
 from drafthouse.sampling import MAX_SEED, SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.token_logprobs import NO_LOGPROBS, LogprobsWish
@@ -49,7 +50,8 @@ class Settings:
     tokens do not end the text, `stop_token_ids` do. `cut`: more of them than the context has left become those that it has left.
     `include_stop`: what ends the text stands in it. `echo`: the prompt comes first. `prompt_top`: what the client itself asks of the
     prompt's logprobs; an echo with logprobs may need more.
-    `prediction`: tokens that the client expects. `grammar`: what the output must be. `trace`: the client is told of each step."""
+    `prediction`: tokens that the client expects. `grammar`: what the output must be. `trace`: the client is told of each step. `urgency`:
+    what it says itself of its priority and objective."""
 
     model: str
     sampling: SamplingParams
@@ -69,6 +71,7 @@ class Settings:
     echo: bool = False
     grammar: GrammarWish | None = None
     trace: bool = False
+    urgency: UrgencyWish = NO_WISH
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class RequestPlan:
     prompt_top: int | None = None
     arrived: float | None = None  # seconds, monotonic
     chat: bool = False
+    urgency: UrgencyWish = NO_WISH
     named: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
@@ -199,7 +203,7 @@ class RequestPlanner:
         output = output or OutputFormat(self.codec.token_bytes)
         return RequestPlan(
             plan_id, tuple(requests), settings.stops, seed, settings.choices, output, tuple(notes), settings.include_stop, tuple(echoes),
-            settings.prompt_top, chat=field == "messages",
+            settings.prompt_top, chat=field == "messages", urgency=settings.urgency,
         )  # fmt: skip
 
     def _check_scores(self, requests: Sequence[GenerateRequest]) -> None:
@@ -219,7 +223,7 @@ class RequestPlanner:
             bad_words=body.words(),
             stop_token_ids=tuple(body.stop_token_ids or ()), include_stop=bool(body.include_stop_str_in_output),
             logprobs=body.logprobs_wish(), prompt_top=body.prompt_logprobs, echo=isinstance(body, CompletionRequest) and bool(body.echo),
-            grammar=body.grammar_wish(), trace=body.wants_trace,
+            grammar=body.grammar_wish(), trace=body.wants_trace, urgency=body.urgency_wish(),
         )  # fmt: skip
 
     def _sampling(self, settings: Settings) -> SamplingParams:

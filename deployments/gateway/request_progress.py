@@ -74,6 +74,7 @@ class RequestProgress:
     """`request.attempt` is the current one; `deadline` is set while a verifier is looked for."""
 
     request: GenerateRequest
+    began: float  # seconds, of the clock of `now`
     delivered: list[int] = field(default_factory=list)
     fingerprint: str | None = None  # None until the first token: until then any target's text would do
     avoid: set[str] = field(default_factory=set)  # replicas that failed or refused since the last new token
@@ -88,6 +89,7 @@ class RequestProgress:
     broken: Broken | None = None  # why nothing more of the current attempt is taken
     last_failure: str = "none was tried"
     usage: SpeculationUsage = field(default_factory=SpeculationUsage)
+    first_at: float | None = None  # when the first token came
     scored: int = 0  # prompt tokens whose logprobs have come, the first one included, which has none
     _earlier: SpeculationUsage = field(default_factory=SpeculationUsage)  # of the attempts before
 
@@ -95,17 +97,22 @@ class RequestProgress:
         """Of the text as it is now, for routing."""
         return blocks_of(self.request.cache_key, self.request.prompt, self.delivered)
 
-    def next_request(self) -> GenerateRequest:
-        return replace(
+    def next_request(self, now: float) -> GenerateRequest:
+        """Of the attempt that begins `now`, with what has passed of its objective."""
+        request = replace(
             self.request, delivered=tuple(self.delivered), resumed=self.resumed, scored=self.scored,
             had_turn=self.had_turn or bool(self.delivered),
         )  # fmt: skip
+        if request.objective is None:
+            return request
+        since_first_s = 0.0 if self.first_at is None else now - self.first_at
+        return replace(request, waited_s=request.waited_s + now - self.began, since_first_s=since_first_s)
 
     def next_attempt(self) -> None:
         self._earlier, self.broken = self.usage, None
         self.request = replace(self.request, attempt=self.request.attempt + 1)
 
-    def take(self, replies: Sequence[GenerateReply], fingerprint: str) -> tuple[GenerateReply, ...]:
+    def take(self, replies: Sequence[GenerateReply], fingerprint: str, now: float) -> tuple[GenerateReply, ...]:
         """What is new in replies of this attempt, for the caller. Sets `broken` where tokens are missing, and where this verifier
         gives the request up or hands it over."""
         news = []
@@ -116,6 +123,8 @@ class RequestProgress:
             except Broken as error:
                 self.broken = error
                 break
+        if self.first_at is None and self.delivered:
+            self.first_at = now
         if news:
             self.fingerprint, self.fruitless, self.deadline = fingerprint, 0, None
             self.avoid.clear()

@@ -107,7 +107,7 @@ class VerifierLink:
     async def generate(self, request: GenerateRequest, asked: list[str] | None = None) -> AsyncGenerator[tuple[GenerateReply, ...], None]:
         """What has come since the last time, never nothing. `asked` gets the name of each verifier that is. Raises RequestError,
         OverloadError, NoVerifierError or GenerationError."""
-        progress = RequestProgress(request, list(request.delivered))
+        progress = RequestProgress(request, time.monotonic(), list(request.delivered))
         try:
             while True:
                 route = await self._route(progress)
@@ -118,7 +118,7 @@ class VerifierLink:
                     began, served = time.monotonic(), False
                     with self._attempt(stream, progress, route) as call:
                         while progress.broken is None:
-                            if replies := progress.take(await call.read(), route.fingerprint):
+                            if replies := progress.take(await call.read(), route.fingerprint, time.monotonic()):
                                 if not served:
                                     served = True
                                     self.routes.served(route.replica, request.request_id, began, time.monotonic())
@@ -198,7 +198,7 @@ class VerifierLink:
     @contextlib.contextmanager
     def _attempt(self, stream: VerifierStream, progress: RequestProgress, route: Route) -> Iterator[Call]:
         """One call to one verifier, and what routing has to know of it."""
-        call = stream.start(progress.next_request())
+        call = stream.start(progress.next_request(time.monotonic()))
         self._running[call] = Attempt(stream, route, progress, time.monotonic())
         blocks, taken = progress.blocks(), True
         known = self.routes.started(route, time.monotonic(), blocks)

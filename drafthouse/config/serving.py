@@ -16,6 +16,7 @@ from drafthouse.config.autoscaling import AutoscalingConfig
 from drafthouse.config.faults import refuse
 from drafthouse.config.limits import LimitsConfig
 from drafthouse.config.security import SecurityConfig
+from drafthouse.config.urgency import UrgencyConfig
 
 
 class _Section(BaseModel):
@@ -204,6 +205,7 @@ class GatewayConfig(_Section):
     cors_origins: list[str] = Field([], description="pages of these may call the HTTP API from browsers, such as https://chat.example.com")
     console: bool = Field(True, description="the page /console, whose files need no API key (docs/console.md)")
     limits: LimitsConfig = Field(LimitsConfig(), description="of one API key or address, for all gateways together (docs/limits.md)")
+    urgency: UrgencyConfig = Field(UrgencyConfig(), description="priority and latency objective of requests (docs/pools.md)")
 
 
 class ControllerConfig(_Section):

@@ -16,7 +16,8 @@ OVERHEAD_RATE = 0.05
 
 class NodePricing:
     """`value_of_a_second` and `plain_goodput`, of plain steps at the load of now, in tokens per second; `price` in tokens per node;
-    `price_floor` is the controller's, for what is asked of drafters. `mean_worth`: of a token, to the sequences of the step at hand."""
+    `price_floor` is the controller's, for what is asked of drafters. `mean_worth`: of a token, to the sequences of the step at hand;
+    `even`: it is the same to all of them."""
 
     def __init__(self, latency: LatencyModel):
         self.latency = latency
@@ -24,11 +25,12 @@ class NodePricing:
         self.overhead_s = 0.0
         self._runs_s = self._expected_s = 0.0  # decayed, of runs as they were and as the model has them
         self.price_floor = 0.0
-        self.mean_worth = 1.0
+        self.mean_worth, self.even = 1.0, True
         self.quote(1, 0, 0)
 
     def quote(self, sequences: int, prompt_tokens: int, kv_tokens: int) -> None:
         """For a step in which so many sequences decode beside so many prompt tokens."""
+        self._sequences = sequences
         self.plain_s = self.latency.seconds(sequences + prompt_tokens, kv_tokens)
         self.plain_goodput = self.plain_rate(sequences, kv_tokens)
         self.value_of_a_second = self.meter.value_of_a_second(self.plain_goodput)
@@ -38,6 +40,11 @@ class NodePricing:
         """Tokens per second of steps without drafts and prompts."""
         alone = max(1, sequences)
         return alone / (self.lateness * self.latency.seconds(alone, kv_tokens) + self.overhead_s)
+
+    @property
+    def plain_step_s(self) -> float:
+        """Seconds of a step without drafts and prompts at the load of the last quote."""
+        return max(1, self._sequences) / self.plain_goodput
 
     @property
     def lateness(self) -> float:
@@ -54,12 +61,22 @@ class NodePricing:
         return max(self.price, self.price_floor)
 
     def weigh(self, worths: Sequence[float]) -> None:
-        """What a token is worth to each sequence that decodes in the step. A second is worth tokens of their mean."""
+        """What a token is worth to each sequence that decodes in the step; empty: 1 to all. A second is worth tokens of their mean."""
+        self.even = not worths
         self.mean_worth = sum(worths) / len(worths) if worths else 1.0
+
+    def relative(self, worth: float) -> float:
+        """What a token of this worth is worth, in tokens of the step's mean."""
+        return worth / self.mean_worth
+
+    def price_for(self, worth: float) -> float:
+        """The price in tokens of this worth."""
+        return self.price if self.even else self.price * self.mean_worth / worth
 
     def quoted_for(self, worth: float, draft_price: float) -> float:
         """The same to a sequence whose tokens have this worth; its drafter's time for a node is worth `draft_price` weighted tokens."""
-        return (self.quoted_price * self.mean_worth + draft_price) / worth
+        own = self.quoted_price if self.even else self.quoted_price * self.mean_worth / worth
+        return own + draft_price / worth
 
     @property
     def seconds_per_node(self) -> float:

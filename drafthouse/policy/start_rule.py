@@ -34,6 +34,10 @@ class Announcement(NamedTuple):
     next_pass_at: float
     tokens: float
 
+    def times(self, factor: float) -> "Announcement":
+        """Of tokens that are worth so many others."""
+        return self._replace(tokens=self.tokens * factor)
+
     @property
     def void_at(self) -> float:
         return self.next_pass_at + SLACK_SHARE * (self.next_pass_at - self.made) + SLACK_S

@@ -14,16 +14,30 @@ import pathlib
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from drafthouse.config.limits import RateLimits
 from drafthouse.config.security import HASH_PATTERN, ApiKeysConfig
 from drafthouse.errors import ConfigError, RequestError
+from drafthouse.objective import FIELDS, NO_WISH, UrgencyWish
 from drafthouse.security.watched_files import WatchedFiles, read_text
 
 LEAST_CHARACTERS = 20
 """Of a secret that somebody brings along: shorter ones may be guessed from their hash."""
 
 OWN_LIMIT = re.compile(rf"({'|'.join(RateLimits.model_fields)})=([1-9]\d{{0,11}}|none)")
+OWN_URGENCY = re.compile(rf"(priority)=(-?\d)|({'|'.join(FIELDS)})=(\d{{1,7}}(?:\.\d{{1,3}})?)")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSettings:
+    """What one key has of its own, by the names of the configuration. A limit of None: none."""
+
+    limits: Mapping[str, int | None] = field(default_factory=dict)
+    urgency: UrgencyWish = NO_WISH
+
+
+NOTHING_OWN = OwnSettings()
 
 
 def generate_key() -> str:
@@ -54,28 +68,48 @@ def check_secret(secret: str) -> None:
         raise ConfigError(f"a key or token has {LEAST_CHARACTERS} characters or more, all of them printable ASCII without spaces")
 
 
-def read_keys(path: pathlib.Path) -> dict[str, dict[str, int | None]]:
-    """Limits of their own by hash: one hash a line, `NAME=NUMBER` or `NAME=none` after it; `#` begins a comment. Raises ConfigError
-    naming file and line."""
-    keys: dict[str, dict[str, int | None]] = {}
+def read_keys(path: pathlib.Path) -> dict[str, OwnSettings]:
+    """Settings of their own by hash: one hash a line, `NAME=NUMBER` after it, or for a limit `NAME=none`; `#` begins a comment. Raises
+    ConfigError naming file and line."""
+    keys: dict[str, OwnSettings] = {}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.partition("#")[0].split()
         if not words:
             continue
-        limits = [OWN_LIMIT.fullmatch(word) for word in words[1:]]
-        if not re.match(HASH_PATTERN, words[0]) or None in limits:
+        own = _own_settings(words[1:])
+        if not re.match(HASH_PATTERN, words[0]) or own is None:
             raise ConfigError(
-                f"{path}: line {number} is not a hash, as `drafthouse hash-key` prints it, with limits such as streams=4 or streams=none"
+                f"{path}: line {number} is not a hash, as `drafthouse hash-key` prints it, with settings such as streams=4, streams=none, "
+                "priority=-1 or per_token_ms=40"
             )
-        keys[words[0]] = {found[1]: None if found[2] == "none" else int(found[2]) for found in limits if found is not None}
+        try:
+            own.urgency.check()
+        except RequestError as error:
+            raise ConfigError(f"{path}: line {number}: {error}") from error
+        keys[words[0]] = own
     return keys
+
+
+def _own_settings(words: Iterable[str]) -> OwnSettings | None:
+    """None where one of them is no setting."""
+    limits: dict[str, int | None] = {}
+    urgency = NO_WISH
+    for word in words:
+        if found := OWN_LIMIT.fullmatch(word):
+            limits[found[1]] = None if found[2] == "none" else int(found[2])
+        elif found := OWN_URGENCY.fullmatch(word):
+            said = {"priority": int(found[2])} if found[1] else {found[3]: float(found[4])}
+            urgency = UrgencyWish(**said).over(urgency)
+        else:
+            return None
+    return OwnSettings(limits, urgency)
 
 
 class ApiKeys:
     """Raises ConfigError when the file cannot be used or holds no hash. Emptied later, it lets nobody in."""
 
     def __init__(self, config: ApiKeysConfig) -> None:
-        self._hashes: Mapping[str, Mapping[str, int | None]] = {known: {} for known in config.hashes}
+        self._hashes: Mapping[str, OwnSettings] = dict.fromkeys(config.hashes, NOTHING_OWN)
         self._watched = None
         self._operators = frozenset(config.operators)
         if (file := config.file) is not None:
@@ -98,9 +132,13 @@ class ApiKeys:
 
     def limits_of(self, key_hash: str) -> Mapping[str, int | None]:
         """The limits that this key has of its own, by their names in the configuration."""
-        return self._current().get(key_hash, {})
+        return self._current().get(key_hash, NOTHING_OWN).limits
 
-    def _current(self) -> Mapping[str, Mapping[str, int | None]]:
+    def urgency_of(self, key_hash: str) -> UrgencyWish:
+        """What this key says of its requests' priority and objective."""
+        return self._current().get(key_hash, NOTHING_OWN).urgency
+
+    def _current(self) -> Mapping[str, OwnSettings]:
         return self._hashes if self._watched is None else self._watched.current()
 
 

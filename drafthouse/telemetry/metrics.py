@@ -94,6 +94,10 @@ def _verifier_requests() -> list[Metric]:
         count("finished", "requests", "Requests that came to their end here.", name="finished_requests"),
         count("cancelled", "requests", "Requests whose client went away or whose deadline passed.", name="cancelled_requests"),
         count("refused", "requests", "Requests turned away for a full queue, to another verifier or for good.", name="refused_requests"),
+        count("first_token_objectives", "requests", "Requests that wished for their first token by a time, and got one here."),
+        count("first_token_kept", "requests", "Those that got it in time.", name="first_token_objectives_kept"),
+        count("per_token_objectives", "requests", "Requests that wished for a pace of their later tokens, and came to their end here."),
+        count("per_token_kept", "requests", "Those whose last token was in time.", name="per_token_objectives_kept"),
         count("preemptions", "requests", "Sequences that gave their KV up for others, and compute it again."),
         count("step_faults", "faults", "Steps that raised: their sequences are tried one by one, and what fails alone ends with an error."),
     ]

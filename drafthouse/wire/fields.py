@@ -13,6 +13,9 @@ MAX_TOKENS = 1 << 22
 
 MAX_SHOWN_CHARS = 200
 
+MAX_WORTH = 1000.0
+"""A token is worth at most so many others."""
+
 
 def identifier(value: str) -> str:
     if not value or len(value) > 256:
@@ -98,6 +101,14 @@ def min_confidence_of(value: float) -> float:
     if not 0.0 <= value < 1e9:
         raise WireError(f"min_confidence is {value}, not a number of tokens")
     return value
+
+
+def worth_of(name: str, m: pb.Open | pb.Commit) -> float:
+    if not m.HasField("worth"):
+        return 1.0
+    if not 0.0 < m.worth <= MAX_WORTH:
+        raise WireError(f"{name} is {m.worth}, not above 0 and at most {MAX_WORTH}")
+    return m.worth
 
 
 def check_length(name: str, length: int) -> None:

@@ -4,10 +4,13 @@ Promises: `from_..._proto` raises WireError on anything that breaks the form (si
 the field. (request, attempt) in both directions shows the receiver what is stale.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 
 from drafthouse.errors import RequestError, WireError
+from drafthouse.objective import FIELDS as OBJECTIVE_FIELDS
+from drafthouse.objective import Objective, check_priority, objective_of
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.token_logprobs import NO_LOGPROBS, LogprobsWish, TokenLogprob
@@ -42,7 +45,9 @@ class GenerateRequest:
     came at another verifier, where it ran or was given back, so that it waits behind no one who has not had theirs. Of the prompt's
     `logprobs`, if any are wished for, earlier attempts delivered those of the first `scored` tokens; the first one has none.
     `prediction`: tokens that the client expects. `trace`: replies are to tell of their steps; a verifier may leave that aside.
-    `traceparent`: the gateway's span of it, for the verifier's own spans; empty: there is none."""
+    `traceparent`: the gateway's span of it, for the verifier's own spans; empty: there is none.
+    `priority` and `objective` say what its tokens are worth and never what they are. When this attempt was sent, the client had asked
+    `waited_s` ago, and had the first of the delivered tokens for `since_first_s`; both are told where there is an objective."""
 
     request_id: str
     attempt: int
@@ -61,6 +66,15 @@ class GenerateRequest:
     scored: int = 0
     trace: bool = False
     traceparent: str = ""
+    priority: int = 0
+    objective: Objective | None = None
+    waited_s: float = 0.0
+    since_first_s: float = 0.0
+
+    @property
+    def uneven(self) -> bool:
+        """Whether its tokens may be worth more or less than those of others."""
+        return self.priority != 0 or self.objective is not None
 
     @property
     def unscored(self) -> int:
@@ -136,7 +150,8 @@ def to_request_proto(request: GenerateRequest) -> pb.GenerateRequest:
         stop_tokens=request.stop_tokens, speculation=pb.Speculation(**asdict(request.speculation)),
         cache_key=request.cache_key, resumed=request.resumed, prediction=request.prediction, had_turn=request.had_turn,
         top_logprobs=request.logprobs.top, prompt_top_logprobs=request.logprobs.prompt_top, logprobs_mode=request.logprobs.mode,
-        scored=request.scored, trace=request.trace, traceparent=request.traceparent,
+        scored=request.scored, trace=request.trace, traceparent=request.traceparent, priority=request.priority,
+        objective=_objective_proto(request),
     )  # fmt: skip
 
 
@@ -157,6 +172,7 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
     try:
         speculation.check()
         logprobs.check()
+        check_priority(m.priority)
     except RequestError as error:
         raise WireError(str(error)) from error
     return GenerateRequest(
@@ -164,7 +180,33 @@ def from_request_proto(m: pb.GenerateRequest) -> GenerateRequest:
         sampling=sampling_of(m.sampling), seed=seed_of(m.seed), max_tokens=m.max_tokens, stop_tokens=tuple(m.stop_tokens),
         speculation=speculation, cache_key=cache_key(m.cache_key), resumed=m.resumed, prediction=tuple(m.prediction), had_turn=m.had_turn,
         logprobs=logprobs, scored=m.scored, trace=m.trace, traceparent=traceparent_of(m.traceparent),
+        priority=m.priority, objective=_objective_of(m),
+        waited_s=_seconds("waited_s", m.objective.waited_s), since_first_s=_seconds("since_first_s", m.objective.since_first_s),
     )  # fmt: skip
+
+
+def _objective_proto(request: GenerateRequest) -> pb.Objective | None:
+    if request.objective is None:
+        return None
+    return pb.Objective(
+        **dict(zip(OBJECTIVE_FIELDS, request.objective.in_ms, strict=True)), waited_s=request.waited_s, since_first_s=request.since_first_s
+    )
+
+
+def _objective_of(m: pb.GenerateRequest) -> Objective | None:
+    if not m.HasField("objective"):
+        return None
+    for name in OBJECTIVE_FIELDS:
+        value = getattr(m.objective, name)
+        if not 0.0 <= value < math.inf:
+            raise WireError(f"objective.{name} is {value}, not a number of milliseconds")
+    return objective_of(m.objective.first_token_ms, m.objective.per_token_ms)
+
+
+def _seconds(name: str, value: float) -> float:
+    if not 0.0 <= value < math.inf:
+        raise WireError(f"objective.{name} is {value}, not a number of seconds")
+    return value
 
 
 def to_reply_proto(reply: GenerateReply) -> pb.GenerateReply:

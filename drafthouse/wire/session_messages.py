@@ -20,6 +20,7 @@ from drafthouse.wire.fields import (
     sampling_proto,
     seed_of,
     traceparent_of,
+    worth_of,
 )
 from drafthouse.wire.states import states_field
 from protos import dataplane_pb2 as pb
@@ -43,7 +44,7 @@ class Open:
     `vocab_size` bounds the ids that may be drafted; `vocabulary` tells which token each id is (`drafthouse.engine.vocabulary`), empty
     where that is not known. `cache_key` names whose traffic may be remembered together; empty: nothing is remembered. The first
     `prompt_len` tokens are the prompt (0: not known, all count as prompt), and `stop_tokens` would end the output. States of the last
-    `states_to_come` tokens should come with the first commit: a draft that reads them had better wait.
+    `states_to_come` tokens should come with the first commit: a draft that reads them had better wait. `worth`: as in Commit.
     `traceparent`: the verifier's span of the request, for the drafter's own spans; empty: there is none."""
 
     session_id: str
@@ -64,13 +65,15 @@ class Open:
     stop_tokens: tuple[int, ...] = ()
     states_to_come: int = 0
     traceparent: str = ""
+    worth: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
     """`tokens` follow the first `base_len` committed tokens. A node is worth growing if its path confidence, by the drafter's own
     edges, is at least `min_confidence`. `states` are rows (`drafthouse.wire.states`): the target's states that chose the last tokens
-    that are committed by now, one of each, ending with that of the last one; empty where none are sent."""
+    that are committed by now, one of each, ending with that of the last one; empty where none are sent. `worth`: of the next tokens,
+    beside those of other sessions."""
 
     session_id: str
     epoch: int
@@ -78,6 +81,7 @@ class Commit:
     tokens: tuple[int, ...]
     min_confidence: float
     states: bytes = b""
+    worth: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +154,11 @@ def to_drafter_proto(message: ToDrafterMessage) -> pb.DrafterMessage:
     match message:
         case Open():
             fields = {name: getattr(message, name) for name in Open.__slots__}
-            fields["sampling"] = sampling_proto(message.sampling)
+            fields |= {"sampling": sampling_proto(message.sampling), "worth": _unequal(message.worth)}
             return pb.DrafterMessage(open=pb.Open(**fields))
         case Commit():
-            return pb.DrafterMessage(commit=pb.Commit(**{name: getattr(message, name) for name in Commit.__slots__}))
+            fields = {name: getattr(message, name) for name in Commit.__slots__}
+            return pb.DrafterMessage(commit=pb.Commit(**fields | {"worth": _unequal(message.worth)}))
         case Close(session_id, epoch, finished):
             return pb.DrafterMessage(close=pb.Close(session_id=session_id, epoch=epoch, finished=finished))
         case Hold(session_id, epoch):
@@ -170,7 +175,8 @@ def from_drafter_proto(message: pb.DrafterMessage) -> ToDrafterMessage:
                 raise WireError("commit.tokens is empty")
             check_length("commit.tokens", m.base_len + len(m.tokens))
             states = states_field("commit.states", m.states)
-            return Commit(identifier(m.session_id), m.epoch, m.base_len, tuple(m.tokens), min_confidence_of(m.min_confidence), states)
+            least, worth = min_confidence_of(m.min_confidence), worth_of("commit.worth", m)
+            return Commit(identifier(m.session_id), m.epoch, m.base_len, tuple(m.tokens), least, states, worth)
         case "close":
             return Close(identifier(message.close.session_id), message.close.epoch, message.close.finished)
         case "hold":
@@ -193,7 +199,7 @@ def _open(m: pb.Open) -> Open:
         noise_version=m.noise_version, target_fingerprint=m.target_fingerprint, max_nodes=m.max_nodes, max_depth=m.max_depth,
         min_confidence=min_confidence_of(m.min_confidence), vocab_size=m.vocab_size, width=m.width, cache_key=cache_key(m.cache_key),
         vocabulary=m.vocabulary, prompt_len=m.prompt_len, stop_tokens=tuple(m.stop_tokens),
-        states_to_come=m.states_to_come, traceparent=traceparent_of(m.traceparent),
+        states_to_come=m.states_to_come, traceparent=traceparent_of(m.traceparent), worth=worth_of("open.worth", m),
     )  # fmt: skip
 
 
@@ -236,6 +242,11 @@ def from_verifier_proto(message: pb.VerifierMessage) -> ToVerifierMessage:
             m = message.dropped
             return Dropped(identifier(m.session_id), m.epoch, m.reason, _scope(m.scope))
     raise WireError("message to a verifier without a kind")
+
+
+def _unequal(worth: float) -> float | None:
+    """Of a message: nothing where tokens are worth as much as others."""
+    return None if worth == 1.0 else worth
 
 
 def _scope(number: int) -> Scope:

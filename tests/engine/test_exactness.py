@@ -1,13 +1,17 @@
 """docs/design.md 1 in float64, zero tolerance: the text is a function of target, prompt, sampling and seed."""
 
+from dataclasses import replace
+
 import pytest
 
 from drafthouse.config.serving import DrafterConfig, TreeConfig, VerifierConfig
+from drafthouse.objective import Objective
 from drafthouse.sampling import SamplingParams
 from tests.engine.oracle import greedy, sampled
 from tests.engine.pairs import GREEDY, STEEP, loaded, noisy_copy, pair, prompts, request
 from tests.engine.tiny_models import ATTENTION_MODELS, tiny
 
+OBJECTIVES = (None, Objective(per_token_s=0.004), Objective(first_token_s=0.2, per_token_s=1e-4))
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, repetition_penalty=1.1)
 
 
@@ -38,12 +42,14 @@ def test_speculation_on_equals_off_and_the_oracle(sampling: SamplingParams, nois
 
 
 def test_any_mix_of_requests_gives_each_its_own_text() -> None:
-    """Greedy, sampled, off, fixed and auto together, one long prompt in chunks, KV for only some of them, two drafters."""
+    """Greedy, sampled, off, fixed and auto together, tokens of every worth, one long prompt in chunks, KV for only some of them, two
+    drafters."""
     target = loaded(tiny("llama"), kv_tokens=300)
     drafts = [loaded(noisy_copy("llama", 0, noise)) for noise in (0.01, 0.05)]
     texts = [*prompts(9), *prompts(1, shortest=150, longest=150, seed=5)]
     kinds = [(GREEDY, "auto"), (SAMPLED, "fixed"), (SAMPLED, "off"), (SamplingParams(1.3, top_k=9), "auto")]
     requests = [request(str(i), p, 40, kinds[i % 4][0], i, kinds[i % 4][1]) for i, p in enumerate(texts)]
+    requests = [replace(r, priority=i % 5 - 2, objective=OBJECTIVES[i % 3]) for i, r in enumerate(requests)]
     verifier = VerifierConfig(step_tokens=48, max_sequences=8)
     both = pair(target, drafts, verifier, DrafterConfig(prefill_tokens=16), TreeConfig(max_nodes=20), STEEP)
     got = both.generate(requests)

@@ -47,6 +47,7 @@ class TimedRunner:
 class _Session:
     def __init__(self, opened: Open):
         self.opened, self.min_confidence, self.base_len = opened, opened.min_confidence, len(opened.tokens)
+        self.worth = opened.worth
         self.tree, self.expanded, self.sent = TokenTree(), set[int](), 0
 
     def commit(self, message: Commit) -> None:
@@ -55,6 +56,7 @@ class _Session:
         self.expanded = {index[node] for node in self.expanded if node in index}
         self.tree, self.sent = self.tree.reroot(message.tokens), 0
         self.base_len, self.min_confidence = self.base_len + len(message.tokens), message.min_confidence
+        self.worth = message.worth
 
     def frontier(self, claim: float) -> list[tuple[float, int]]:
         if len(self.tree) >= self.opened.max_nodes:
@@ -92,7 +94,8 @@ class ToldDrafter:
         return any(session.frontier(self._claim(session)) for session in self.sessions.values())
 
     def run_pass(self) -> list[Outgoing]:
-        works = sorted(((c, n, s) for s in self.sessions.values() for c, n in s.frontier(self._claim(s))), key=lambda w: -w[0])[:PASS_NODES]
+        frontiers = ((c, n, s) for s in self.sessions.values() for c, n in s.frontier(self._claim(s)))
+        works = sorted(frontiers, key=lambda work: -work[0] * work[2].worth)[:PASS_NODES]
         self.device.spend(PASS_S)
         for _, node, session in works:
             self._expand(node, session)

@@ -14,6 +14,7 @@ from deployments.gateway.request_planner import RequestPlanner
 from deployments.gateway.verifier_link import VerifierLink
 from drafthouse.config.api import ApiConfig
 from drafthouse.config.serving import GatewayConfig
+from drafthouse.objective import NO_WISH, UrgencyWish
 from tests.unit.byte_tokenizer import CHAT_TEMPLATE, codec, metadata
 from tests.unit.verifier_double import VerifierDouble, serving
 
@@ -55,7 +56,12 @@ async def gateway(
         link = VerifierLink(patience_s)
         link.update(routes)
         limits = ClientLimits(lambda client: settings.limits)
-        service = InferenceService(RequestPlanner("demo", codec(template), metadata(context_tokens), api), link, capacity, limits=limits)
+        planner = RequestPlanner("demo", codec(template), metadata(context_tokens), api)
+
+        def urgency(client: str, asked: UrgencyWish) -> UrgencyWish:
+            return settings.urgency.settle(asked, keys.urgency_of(client) if keys is not None else NO_WISH)
+
+        service = InferenceService(planner, link, capacity, limits=limits, urgency=urgency)
         try:
             yield build_http_app(service, cluster, no_lifespan, keys, settings, metrics_page, KeyRefusals()), service
         finally:

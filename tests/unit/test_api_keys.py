@@ -335,5 +335,5 @@ def test_a_key_may_have_limits_of_its_own(tmp_path):
 def test_a_limit_that_cannot_be_read_is_named_by_its_line(tmp_path, limit):
     path = tmp_path / "keys"
     path.write_text(f"{hash_of(OTHER)}\n{hash_of(KEY)} {limit}\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="line 2 is not a hash.* with limits such as streams=4"):
+    with pytest.raises(ConfigError, match="line 2 is not a hash.* with settings such as streams=4"):
         ApiKeys(ApiKeysConfig(file=path))

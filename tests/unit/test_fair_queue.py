@@ -117,3 +117,72 @@ def test_the_schedulers_queue_serves_keys_in_turn() -> None:
         it.scheduler.remove(running)
     assert [name for name in begun if name.startswith("many")] == [f"many {i}" for i in range(12)]
     assert [name for name in begun[:5] if name.startswith("few")] == ["few 0", "few 1"]
+
+
+WORTHS = st.sampled_from([0.25, 1.0, 1.0, 2.5, 4.0])
+
+
+@given(st.lists(WORTHS, min_size=1, max_size=40))
+def test_nothing_waits_for_more_than_twice_as_many_as_in_turn_whatever_others_are_worth(worths: list[float]) -> None:
+    queue = FairQueue[int](worths.__getitem__)
+    for i, worth in enumerate(worths):
+        queue.add(i, "", 100, uneven=worth != 1.0)
+    order = [queue.take() for _ in worths]
+    for behind, item in enumerate(order):
+        assert behind <= 2 * item + 1, "of those before it in turn each lets one other pass, and so does it"
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), WORTHS), min_size=1, max_size=60))
+def test_what_is_next_in_turn_lets_one_other_pass_at_most_even_while_more_of_great_worth_come(coming: list[tuple[str, float]]) -> None:
+    worths = dict[int, float]()
+    queue = FairQueue[int](worths.__getitem__)
+    worths[-1] = 0.25
+    queue.add(-1, "patient", 2000, uneven=True)
+    passed = 0
+    for i, (client, worth) in enumerate(coming):
+        worths[i] = worth
+        queue.add(i, client, 100, uneven=True)
+        before = queue.first()
+        assert queue.take() == before
+        if before == -1:
+            break
+        passed += 1
+    assert passed <= 1 + 3 * 2 * 2000 // 100, "three clients of items of 100 tokens have twenty turns each, and as many out of turn"
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.lists(st.tuples(COSTS, WORTHS), min_size=1, max_size=30), min_size=1))
+def test_who_is_worth_more_gets_ahead_of_others_by_one_item_more(queues: dict[str, list[tuple[int, float]]]) -> None:
+    queue = FairQueue[tuple[str, int, int, float]](lambda item: item[3])
+    for client, items in queues.items():
+        for i, (cost, worth) in enumerate(items):
+            queue.add((client, i, cost, worth), client, cost, uneven=True)
+    got, left = dict.fromkeys(queues, 0), {client: len(items) for client, items in queues.items()}
+    largest = max(cost for items in queues.values() for cost, _ in items)
+    while len(queue):
+        client, _, cost, _ = queue.take()
+        got[client] += cost
+        left[client] -= 1
+        waiting = [got[other] for other in queues if left[other]]
+        if left[client]:
+            assert max(waiting) - min(waiting) <= 2 * (largest + QUANTUM) + largest
+    assert not any(left.values())
+
+
+def test_the_one_that_is_worth_most_goes_first_and_the_next_in_turn_after_it() -> None:
+    worths = {"old": 1.0, "later": 1.0, "more": 2.0, "most": 4.0}
+    queue = FairQueue[str](worths.__getitem__)
+    for item, worth in worths.items():
+        queue.add(item, "", 10, uneven=worth != 1.0)
+    assert [queue.take() for _ in range(4)] == ["most", "old", "more", "later"]
+
+
+def test_what_becomes_urgent_while_it_waits_goes_before_one_that_has_no_room() -> None:
+    worths = {"large": 1.0, "small": 1.0}
+    queue = FairQueue[str](worths.__getitem__)
+    for item in worths:
+        queue.add(item, "", 10, uneven=item == "small")
+    assert queue.first() == "large"
+    worths["small"] = 2.5
+    assert queue.first() == "small"
+    worths["small"] = 1.0
+    assert queue.first() == "small", "the next one stays"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drafthouse.errors import WireError
+from drafthouse.objective import FIRST_PRIORITY, LAST_PRIORITY, Objective, objective_of
 from drafthouse.sampling import MAX_SEED, SamplingParams, ThinkingBudget
 from drafthouse.speculation import SPECULATION_MODES, Speculation
 from drafthouse.token_logprobs import MAX_TOP_LOGPROBS, MODES, LogprobsWish, TokenLogprob
@@ -27,6 +28,8 @@ TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 TOKENS = st.lists(UINT32, min_size=1, max_size=6).map(tuple)
 FLOATS = st.floats(max_value=0, width=32, allow_nan=False)
 TOP = st.one_of(st.none(), st.integers(0, MAX_TOP_LOGPROBS))
+WORTHS = st.just(1.0) | st.floats(0.0, w.MAX_WORTH, width=32, exclude_min=True)
+OBJECTIVES = st.builds(objective_of, st.sampled_from([0.0, 0.5, 250.0]), st.sampled_from([0.0, 12.5, 40.0]))
 CONFIDENCES = st.floats(0, 1e8, width=32)  # float32 on the wire, like edges
 SAMPLINGS = st.builds(
     SamplingParams,
@@ -47,6 +50,7 @@ OPENS = st.builds(
     s.Open, session_id=IDS, epoch=UINT32, tokens=TOKENS, sampling=SAMPLINGS, seed=st.integers(0, MAX_SEED), noise_version=UINT32,
     target_fingerprint=TEXT, max_nodes=UINT32, max_depth=UINT32, min_confidence=CONFIDENCES, vocab_size=st.sampled_from([0, (1 << 32) - 1]),
     width=st.integers(0, s.MAX_WIDTH), vocabulary=TEXT, prompt_len=UINT32, stop_tokens=TOKENS, states_to_come=st.integers(0, 5),
+    worth=WORTHS,
 ).filter(lambda o: (o.vocab_size == 0 or max(o.tokens) < o.vocab_size) and o.states_to_come < len(o.tokens))  # fmt: skip
 COMMITS = st.builds(
     s.Commit,
@@ -56,6 +60,7 @@ COMMITS = st.builds(
     tokens=TOKENS,
     min_confidence=CONFIDENCES,
     states=st.lists(st.binary(min_size=2, max_size=2), max_size=8).map(b"".join),
+    worth=WORTHS,
 )
 NODES = st.lists(st.tuples(UINT32, st.integers(-(1 << 31), (1 << 31) - 1), st.floats(width=32, allow_nan=False), UINT32), max_size=6)
 GROWS = st.builds(
@@ -77,6 +82,7 @@ REQUESTS = st.builds(
     seed=st.integers(0, MAX_SEED), max_tokens=st.integers(5, (1 << 32) - 1), stop_tokens=TOKENS, speculation=SPECULATIONS,
     resumed=st.booleans(), had_turn=st.booleans(),
     logprobs=st.builds(LogprobsWish, TOP, TOP, st.sampled_from(MODES)),
+    priority=st.integers(FIRST_PRIORITY, LAST_PRIORITY), objective=OBJECTIVES, waited_s=st.floats(0, 1e6), since_first_s=st.floats(0, 1e6),
 ).map(lambda r: replace(r, scored=len(r.prompt) - r.attempt % 2 if not r.delivered else len(r.prompt)))  # fmt: skip
 USAGES = st.builds(g.SpeculationUsage, UINT32, UINT32, UINT32, UINT32, st.booleans(), UINT32)
 LOGPROBS = st.integers(0, 3).flatmap(
@@ -193,6 +199,9 @@ NAN = float("nan")
         (replace(COMMIT, states=b"abc"), r"commit\.states has 3 bytes; it must be bfloat16 numbers"),
         (replace(COMMIT, states=bytes(MAX_STATES_BYTES + 2)), r"commit\.states has"),
         (replace(OPEN, states_to_come=2), r"open\.states_to_come is 2, of 2 tokens"),
+        (replace(OPEN, worth=0.0), r"open\.worth is 0\.0"),
+        (replace(COMMIT, worth=NAN), r"commit\.worth"),
+        (replace(COMMIT, worth=2000.0), r"commit\.worth is 2000\.0"),
     ],
 )
 def test_refuses_to_drafter(message: s.ToDrafterMessage, field: str) -> None:
@@ -232,6 +241,10 @@ def test_refuses_to_verifier(message: s.ToVerifierMessage, field: str) -> None:
         (replace(REQUEST, speculation=Speculation(nodes=0)), r"speculation\.nodes"),
         (replace(REQUEST, speculation=Speculation(depth=257)), r"speculation\.depth"),
         (replace(REQUEST, speculation=Speculation(width=65)), r"speculation\.width"),
+        (replace(REQUEST, priority=-3), "priority must be between -2 and 2"),
+        (replace(REQUEST, objective=Objective(-1.0)), r"objective\.first_token_ms is -1000"),
+        (replace(REQUEST, objective=Objective(per_token_s=NAN)), r"objective\.per_token_ms"),
+        (replace(REQUEST, objective=Objective(1.0), waited_s=-1.0), r"objective\.waited_s"),
     ],
 )
 def test_refuses_requests(message: g.GenerateRequest, field: str) -> None:
@@ -279,3 +292,9 @@ def test_damaged_messages_raise_wire_errors_only(data: bytes, flips: list[tuple[
         if damaged:
             damaged[position % len(damaged)] = value
     parse_all(bytes(damaged))
+
+
+def test_what_is_worth_as_much_as_others_takes_no_bytes() -> None:
+    assert not s.to_drafter_proto(COMMIT).commit.HasField("worth")
+    assert not g.to_request_proto(REQUEST).HasField("objective")
+    assert g.to_request_proto(replace(REQUEST, priority=1)).ByteSize() > g.to_request_proto(REQUEST).ByteSize()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from drafthouse.config.serving import VerifierConfig
 from drafthouse.engine.kv_cache import KvCache, KvSequence
+from drafthouse.policy.token_worth import weight
 from drafthouse.sampling import SamplingParams
 from drafthouse.speculation import Speculation
 from drafthouse.wire.generation_messages import GenerateRequest
@@ -21,11 +22,15 @@ class Setting:
         config = VerifierConfig(max_sequences=max_sequences, max_queue=max_queue, step_tokens=step_tokens)
         self.scheduler = Scheduler(config, self.cache.allocator)
 
-    def add(self, name: str, prompt_tokens: int, max_tokens: int = 100, cache_key: str = "", had_turn: bool = False) -> Sequence:
+    def add(
+        self, name: str, prompt_tokens: int, max_tokens: int = 100, cache_key: str = "", had_turn: bool = False, priority: int = 0
+    ) -> Sequence:
         request = GenerateRequest(
-            name, 1, (0,) * prompt_tokens, (), SamplingParams(), 0, max_tokens, (), Speculation(), cache_key, had_turn=had_turn
-        )
+            name, 1, (0,) * prompt_tokens, (), SamplingParams(), 0, max_tokens, (), Speculation(), cache_key, had_turn=had_turn,
+            priority=priority,
+        )  # fmt: skip
         sequence = Sequence(request, KvSequence(self.cache), None)
+        sequence.worth = weight(priority)
         self.scheduler.add(sequence)
         return sequence
 
@@ -247,3 +252,29 @@ def test_every_plan_fits_and_every_request_ends(shapes: list[tuple[int, int]], s
     assert not it.scheduler.waiting
     assert order == sorted(order, key=int), "requests start in the order in which they came"
     assert it.cache.allocator.free_count == slots
+
+
+def test_half_of_the_prompt_tokens_go_to_those_that_are_worth_most_and_half_to_the_oldest() -> None:
+    it = Setting(slots=400)
+    it.add("old", 60)
+    it.add("plain", 40)
+    assert names(it.step())[1] == [("old", 16)], "by age where all are alike"
+    it.add("urgent", 11, priority=-1)
+    assert names(it.step())[1] == [("old", 8), ("urgent", 8)]
+    assert names(it.step())[1] == [("old", 13), ("urgent", 3)], "what the urgent one leaves goes by age"
+    it.add("late", 100, priority=-2)
+    assert names(it.step()) == (["urgent"], [("old", 8), ("late", 7)])
+
+
+def test_one_that_others_are_worth_more_than_is_served_all_the_same() -> None:
+    """More urgent requests come all the time than there are places: the least urgent one begins after one of them, and gets through its
+    prompt at no less than half of the budget."""
+    it = Setting(slots=4000, max_sequences=2, max_queue=400, step_tokens=64)
+    it.add("patient", 320, max_tokens=5, priority=2)
+    steps = 0
+    while any(s.id == "patient" for s in (*it.scheduler.running, *it.scheduler.waiting)):
+        for i in range(4):
+            it.add(f"urgent {steps} {i}", 64, max_tokens=2, priority=-2)
+        it.step()
+        steps += 1
+    assert steps <= 3 + 320 // 30 + 5 + 2

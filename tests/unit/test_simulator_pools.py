@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from deployments.cli.main import build_cli
 from drafthouse.config.serving import ServingConfig
 from drafthouse.errors import ConfigError
+from drafthouse.objective import Objective
 from drafthouse.policy.latency import Curve
-from drafthouse.policy.token_worth import Objective
 from simulator.acceptance import Acceptance
 from simulator.cluster import Cluster, Outcome, arrivals, follow_seconds, simulate
 from simulator.mix import DIRECTIVES, EQUAL, LOCAL, SERVED, SPLIT, DrafterKind, Mix, RequestKind
@@ -25,7 +25,7 @@ from tests.unit.synthetic_traces import trace
 
 QUICK, SLOW = Curve("quick", "", 8.0, 0.02, 0.0), Curve("slow", "", 20.0, 0.06, 0.0)
 FAST_DRAFT, SLOW_DRAFT = Curve("fast", "", 2.5, 0.05, 0.0), Curve("poor", "", 6.0, 0.6, 0.0)
-URGENT = RequestKind(0.5, Objective(2.0, 0.016), 2.0)
+URGENT = RequestKind(0.5, Objective(2.0, 0.016), -1)
 MIX = Mix(
     targets=(QUICK, SLOW), drafters=(DrafterKind(FAST_DRAFT), DrafterKind(SLOW_DRAFT)), requests=(RequestKind(0.5), URGENT),
     first_share=(0.3,),
@@ -80,9 +80,10 @@ def test_a_fixed_split_gives_each_target_its_own_drafters() -> None:
     assert mine == [{"drafter-000", "drafter-001"}, {"drafter-002", "drafter-003"}]
 
 
-def test_directives_keep_more_objectives_than_equal_worths_and_local_choice() -> None:
+def test_directives_keep_more_objectives_than_equal_worths_and_bring_more_than_local_choice() -> None:
     kept = {policy: simulate(_options(policy, verifiers=4, rate=48.0, seconds=5.0), TRACE) for policy in (DIRECTIVES, EQUAL, LOCAL)}
-    assert kept[DIRECTIVES].kept_share > kept[LOCAL].kept_share
+    assert kept[DIRECTIVES].kept_share > kept[EQUAL].kept_share
+    assert kept[DIRECTIVES].kept_share >= kept[LOCAL].kept_share
     assert kept[DIRECTIVES].weighted_goodput_per_s > max(kept[EQUAL].weighted_goodput_per_s, kept[LOCAL].weighted_goodput_per_s)
 
 

@@ -84,7 +84,7 @@ def test_more_than_half_that_hang_share_what_hangs() -> None:
 
 
 def test_only_a_request_that_was_there_may_be_the_cause() -> None:
-    progress = RequestProgress(REQUEST)
+    progress = RequestProgress(REQUEST, 0.0)
     progress.failed("a", Stalled("it hangs", blamed=False))
     assert progress.fruitless == 0
     progress.failed("b", Stalled("it hangs", blamed=True))

@@ -155,5 +155,6 @@ def _output(body: PromptBody) -> dict[str, Any]:
 def _sampling(body: PromptBody) -> dict[str, Any]:
     if not isinstance(body, MessagesRequest):
         return {}
-    said = {name: getattr(body, name) for name in ("max_tokens", "temperature", "top_p", "top_k")}
-    return said | {"stop": body.stop_sequences or None}
+    said = {name: getattr(body, name) for name in ("max_tokens", "temperature", "top_p", "top_k", "priority")}
+    speculation = body.speculation.model_dump(exclude_none=True) if body.speculation is not None else None
+    return said | {"stop": body.stop_sequences or None, "speculation": speculation}

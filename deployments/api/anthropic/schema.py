@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from deployments.api.openai.sampling_schema import Body, only, shaped
-from deployments.api.openai.schema import MAX_STOPS, is_stop, whole
+from deployments.api.openai.schema import MAX_STOPS, Priority, SpeculationOptions, is_stop, whole
 from deployments.api.openai.tools_schema import CacheControl, FunctionName
 from drafthouse.errors import RequestError
 
@@ -186,3 +186,5 @@ class MessagesRequest(PromptBody):
     stream: bool | None = None
     metadata: UserMetadata | None = None
     service_tier: str | None = None
+    speculation: SpeculationOptions | None = None  # as in chats
+    priority: Priority | None = None

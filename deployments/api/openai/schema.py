@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from deployments.api.openai.grammar_schema import GrammarWish, ResponseFormat, StructuredOutputs
 from deployments.api.openai.sampling_schema import Body, SamplingBody, only, shaped
 from drafthouse.errors import RequestError
+from drafthouse.objective import FIRST_PRIORITY, LAST_PRIORITY, UrgencyWish
 from drafthouse.speculation import Speculation
 from drafthouse.token_logprobs import RAW, LogprobsWish
 
@@ -79,12 +80,18 @@ Prompt = Annotated[
 Stop = Annotated[str | list[str] | None, shaped(f"a string or a list of at most {MAX_STOPS} strings", is_stop)]
 
 
+class ObjectiveOptions(Body):
+    first_token_ms: float | None = None  # from the request to its first token
+    per_token_ms: float | None = None  # of later tokens, on average
+
+
 class SpeculationOptions(Body):
     mode: Literal["auto", "off", "fixed", "table"] = "auto"
     nodes: int = 16
     depth: int = 8
     width: int = 0
     trace: bool = False  # the answer tells of each verification step
+    objective: ObjectiveOptions | None = None  # tokens are worth more where it is at risk
 
 
 class StreamOptions(Body):
@@ -92,6 +99,10 @@ class StreamOptions(Body):
     continuous_usage_stats: bool | None = None  # with include_usage: in every event, as far as it has come
     include_trace: bool | None = None  # the same as speculation.trace
     include_obfuscation: bool | None = None  # padding against traffic analysis; none is sent either way
+
+
+Priority = Annotated[int, Field(ge=FIRST_PRIORITY, le=LAST_PRIORITY)]
+"""vLLM's: the lower one goes first."""
 
 
 class GenerationBody(SamplingBody):
@@ -104,6 +115,7 @@ class GenerationBody(SamplingBody):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     speculation: SpeculationOptions | None = None
+    priority: Priority | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None  # vLLM's name
     user: str | None = None
@@ -147,6 +159,13 @@ class GenerationBody(SamplingBody):
         """Raises RequestError naming the field out of range."""
         options = self.speculation or SpeculationOptions()
         wish = Speculation(options.mode, options.nodes, options.depth, options.width)
+        wish.check()
+        return wish
+
+    def urgency_wish(self) -> UrgencyWish:
+        """Raises RequestError naming the field out of range."""
+        objective = (self.speculation and self.speculation.objective) or ObjectiveOptions()
+        wish = UrgencyWish(self.priority, objective.first_token_ms, objective.per_token_ms)
         wish.check()
         return wish
 

@@ -12,8 +12,8 @@ from deployments.api.responses.schema import LOGPROBS, FunctionChoice, FunctionT
 from deployments.api.responses.truncation import stays
 
 SAME = (
-    *SamplingBody.model_fields, "model", "stop", "speculation", "structured_outputs", "thinking_token_budget", "chat_template_kwargs",
-    "parallel_tool_calls",
+    *SamplingBody.model_fields, "model", "stop", "speculation", "priority", "structured_outputs", "thinking_token_budget",
+    "chat_template_kwargs", "parallel_tool_calls",
 )  # fmt: skip
 """Fields that mean the same in both, under one name."""
 

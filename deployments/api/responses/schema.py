@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from deployments.api.openai.grammar_schema import StructuredOutputs
 from deployments.api.openai.sampling_schema import Body, SamplingBody, only, shaped
-from deployments.api.openai.schema import SpeculationOptions, Stop, TokenLimit
+from deployments.api.openai.schema import Priority, SpeculationOptions, Stop, TokenLimit
 from deployments.api.openai.tools_schema import FunctionName
 from deployments.api.responses.input_items import NO_STATE, Item, is_text, served
 from drafthouse.errors import RequestError
@@ -70,6 +70,7 @@ class ResponsesRequest(SamplingBody):
     stop: Stop = None
     structured_outputs: StructuredOutputs | None = None
     speculation: SpeculationOptions | None = None
+    priority: Priority | None = None
     thinking_token_budget: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
