@@ -104,9 +104,7 @@ class Gateway:
         places, max_bytes = config.gateway.max_ongoing_requests, config.gateway.max_body_bytes
         name, node = serve.get_replica_context().replica_id.unique_id, ray.get_runtime_context().get_node_id()
         self._spans = spans_from_environment("gateway", name, time.monotonic)
-        self._service = InferenceService(
-            planner, self._link, places, max_bytes, self._limits, _request_id, self._spans, self._urgency_of
-        )
+        self._service = InferenceService(planner, self._link, places, max_bytes, self._limits, _request_id, self._spans, self._urgency_of)
         self._refusals, self._set_aside = KeyRefusals(_request_id), SetAsideEvents()
         self._grpc = self._grpc_api()
         self._replica = Replica(name, ray.util.get_node_ip_address(), os.getpid(), node, "")

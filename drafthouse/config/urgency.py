@@ -30,7 +30,5 @@ class UrgencyConfig(BaseModel):
         most = self.highest_priority if key.priority is None else key.priority
         if asked.priority is not None and asked.priority < most:
             whose = "requests here" if key.priority is None else "this API key"
-            raise RequestError(
-                f"priority {asked.priority} is more urgent than {whose} may ask for, which is {most}", "priority"
-            )
+            raise RequestError(f"priority {asked.priority} is more urgent than {whose} may ask for, which is {most}", "priority")
         return asked.over(key).over(UrgencyWish(self.priority, self.first_token_ms, self.per_token_ms))
