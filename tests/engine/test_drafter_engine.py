@@ -107,6 +107,29 @@ def test_sessions_side_by_side_grow_the_same_trees_as_alone() -> None:
         assert words(tree_of(together, message.session_id)) == pytest.approx(alone)
 
 
+def test_a_pass_takes_first_what_the_verifier_says_is_worth_most() -> None:
+    """Equal sessions of which a pass has room for 16 nodes: the one that is worth more grows first, and a commit may change which."""
+    engine, names = scripted(2000, config=DrafterConfig(prefill_tokens=16)), "abcdef"
+    tokens = prompts(1, vocab_size=VOCAB_SIZE, shortest=4, longest=4)[0]
+
+    def ahead() -> str:
+        """The session that is far ahead of all others after three passes."""
+        for _ in range(3):
+            engine.run_pass()
+        expanded = {name: len(engine.sessions["v", name].expanded) for name in names}
+        first = max(expanded, key=expanded.__getitem__)
+        assert expanded[first] > 1.5 * max(count for name, count in expanded.items() if name != first), expanded
+        return first
+
+    for name in names:
+        engine.handle("v", replace(opening(name, tokens), worth=4.0 if name == "f" else 1.0))
+    assert ahead() == "f"
+    for name in names:
+        engine.handle("v", Commit(name, 1, len(tokens), (1,), 0.0, worth=4.0 if name == "e" else 1.0))
+    assert ahead() == "e"
+    close_all(engine)
+
+
 def test_growth_stops_at_the_sessions_limits() -> None:
     for nodes, depth in [(1, 3), (7, 3), (200, 1), (200, 2)]:
         engine = scripted()

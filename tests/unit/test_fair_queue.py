@@ -186,3 +186,25 @@ def test_what_becomes_urgent_while_it_waits_goes_before_one_that_has_no_room() -
     assert queue.first() == "small"
     worths["small"] = 1.0
     assert queue.first() == "small", "the next one stays"
+
+
+def test_of_many_clients_no_two_go_out_of_turn_in_a_row() -> None:
+    worths = {"head": 1.0, "a": 4.0, "b": 4.0}
+    queue = FairQueue[str](worths.__getitem__)
+    queue.add("head", "patient", 10)
+    assert queue.first() == "head"
+    for item in ("a", "b"):
+        queue.add(item, f"client {item}", 10, uneven=True)
+    assert [queue.take() for _ in range(3)] == ["a", "head", "b"]
+
+
+def test_a_clients_own_urgent_items_do_not_hold_its_others_back_for_ever() -> None:
+    """While another client has its turns, one that has had an urgent item out of turn waits for its own turn."""
+    queue = FairQueue[str](lambda item: 4.0 if item.startswith("urgent") else 1.0)
+    queue.add("plain", "mixed", 1000, uneven=True)
+    for i in range(4):
+        queue.add(f"urgent {i}", "mixed", 1000, uneven=True)
+    for i in range(40):
+        queue.add(f"other {i}", "other", 250)
+    order = [queue.take() for _ in range(len(queue))]
+    assert order.index("urgent 0") < order.index("plain") < order.index("urgent 1")
