@@ -7,7 +7,6 @@ what is left to add for each token comes from `StateInputs` alone.
 import copy
 import hashlib
 import pathlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +30,7 @@ from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.loaded_weights import check_weights
 from drafthouse.engine.model_limits import read_config
+from drafthouse.engine.state_inputs import StateInputs
 from drafthouse.engine.vocabulary import tokenizer_text, vocabulary_digest
 from drafthouse.errors import ConfigError, ModelError
 from drafthouse.grammars.compiler import GrammarError
@@ -38,22 +38,6 @@ from drafthouse.policy.vocabularies import agree
 
 AT_ONCE = 4096
 """Rows of the embeddings that are multiplied at a time: a float32 copy of all would be as large as the model."""
-
-
-class StateInputs:
-    """From hidden states to what is added to embeddings: `fuse.state s`, and `fuse.no_state` where there is no `s`."""
-
-    def __init__(self, state: torch.Tensor, no_state: torch.Tensor):
-        """`[hidden, hidden]` and `[hidden]`."""
-        self.state, self.no_state = state, no_state
-
-    def rows(self, states: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        """`Segment.inputs` of tokens that were chosen from these states, each `[hidden]`, on the model's device: `[tokens, hidden]`."""
-        inputs = self.no_state.repeat(len(states), 1)
-        known = [i for i, state in enumerate(states) if state is not None]
-        if known:
-            inputs[known] = torch.stack([state for state in states if state is not None]).to(self.state) @ self.state.T
-        return inputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from drafthouse.config.serving import ModelConfig
 from drafthouse.engine.attention import stock_models as attention
 from drafthouse.engine.cpu_linear import pack_linears
 from drafthouse.engine.curve_files import load_curve
-from drafthouse.engine.distilled import StateInputs, embeddings_digest, load_distilled, targets_tokenizer
+from drafthouse.engine.distilled import embeddings_digest, load_distilled, targets_tokenizer
 from drafthouse.engine.fingerprint import fingerprint
 from drafthouse.engine.fit import check_heads, check_memory, kv_shape
 from drafthouse.engine.float32_head import widen_head
@@ -44,6 +44,7 @@ from drafthouse.engine.native.share import Share
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.row_check import check_rows
 from drafthouse.engine.self_check import SelfCheck, Verdict
+from drafthouse.engine.state_inputs import StateInputs
 from drafthouse.engine.threads import measure
 from drafthouse.engine.vocabulary import tokenizer_text, vocabulary_digest
 from drafthouse.errors import ConfigError, DrafthouseError, ModelError
@@ -132,7 +133,10 @@ def _draft(folder: pathlib.Path, record: DraftFolder, device: torch.device, conf
     reads = ", and reads the target's hidden states" if record.hidden else ""
     stages.tell(f"{config.path}: a draft distilled for {record.target}; it knows {len(draft.head_ids)} tokens{reads}")
     model = prepare(draft.model, config, "", stages)
-    return replace(model, head_ids=draft.head_ids, state_inputs=draft.state_inputs)
+    state_inputs = draft.state_inputs
+    if state_inputs is not None and model.forward == NativeForward.name:
+        state_inputs = state_inputs.on_native()
+    return replace(model, head_ids=draft.head_ids, state_inputs=state_inputs)
 
 
 def _weights(path: str, device: torch.device, config: ModelConfig, stages: LoadStages) -> PreTrainedModel:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from drafthouse.engine.distilled import StateInputs
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import ModelRunner, RunResult
 from drafthouse.engine.segment import Segment
+from drafthouse.engine.state_inputs import StateInputs
 from tests.engine.pairs import loaded, noisy_copy
 
 SCALE = 0.02

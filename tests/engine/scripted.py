@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import torch
 
 from drafthouse.choose import Rows, choose, rank
-from drafthouse.engine.distilled import StateInputs
 from drafthouse.engine.kv_cache import KvCache, KvSequence
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import RunResult
 from drafthouse.engine.segment import Segment
+from drafthouse.engine.state_inputs import StateInputs
 from drafthouse.noise import mix64
 from drafthouse.processors.sequence_processors import processors_of
 from drafthouse.sampling import SamplingParams

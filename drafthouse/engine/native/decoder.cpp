@@ -310,4 +310,11 @@ void drafthouse_decoder_run(void* decoder, const drafthouse::Step* step) {
   }
 }
 
+// rows [count, inner] times panels of float32 or, `wide`, of float64: out [count, outer].
+void drafthouse_multiply(const void* panels, int32_t inner, int32_t outer, int32_t wide, const void* rows, int32_t count, void* out) {
+  using drafthouse::multiply_alone;
+  if (wide) multiply_alone(static_cast<const double*>(panels), inner, outer, static_cast<const double*>(rows), count, static_cast<double*>(out));
+  else multiply_alone(static_cast<const float*>(panels), inner, outer, static_cast<const float*>(rows), count, static_cast<float*>(out));
+}
+
 }

@@ -78,6 +78,8 @@ def opened(file: pathlib.Path) -> ctypes.CDLL:
     library.drafthouse_decoder_new.argtypes = [ctypes.c_void_p, ctypes.c_int32]
     library.drafthouse_decoder_free.argtypes = [ctypes.c_void_p]
     library.drafthouse_decoder_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    pointer, number = ctypes.c_void_p, ctypes.c_int32
+    library.drafthouse_multiply.argtypes = [pointer, number, number, number, pointer, number, pointer]
     return library
 
 

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -86,6 +87,19 @@ template <class F> inline void by_rows(int rows, F f) {
 // acc[rows][PANEL] = rows of x times one panel.
 template <class T, class W> inline void multiply_rows(int rows, const T* x, int64_t stride, int inner, const W* w, T* acc) {
   by_rows(rows, [&](auto count) { multiply_panel<decltype(count)::value>(x, stride, inner, w, acc); });
+}
+
+// out[count][outer] = rows of x times all panels, on the caller's thread alone: a product of few rows takes less than waking another.
+template <class T> void multiply_alone(const T* panels, int inner, int outer, const T* x, int count, T* out) {
+  T acc[ROWS * PANEL];
+  for (int first = 0; first < outer; first += PANEL, panels += int64_t(inner) * PANEL) {
+    int valid = outer - first < PANEL ? outer - first : PANEL;
+    for (int row = 0; row < count; row += ROWS) {
+      int some = count - row < ROWS ? count - row : ROWS;
+      multiply_rows(some, x + int64_t(row) * inner, inner, inner, panels, acc);
+      for (int r = 0; r < some; r++) std::memcpy(out + int64_t(row + r) * outer + first, acc + r * PANEL, valid * sizeof(T));
+    }
+  }
 }
 
 // The panel in the compute type: for many rows, that each number is widened once.
