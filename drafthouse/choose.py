@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from drafthouse.contenders import Contenders, are_found_sooner, contenders, ranked
 from drafthouse.filters import kept
 from drafthouse.noise import gumbel, gumbel_of, position_keys
 from drafthouse.processors.edits import Edits
@@ -45,14 +46,10 @@ def scores(logits: torch.Tensor, parts: Sequence[Rows], noise: bool = True, ids:
 
     The token of a row is the argmax of its perturbed scores, ties to the lowest id.
     """
-    result = logits.float()
-    if any(part.processors is not None for part in parts):
-        result = _edits(parts).applied(result)
+    result = _scaled(logits, parts)
     if all(part.sampling.greedy for part in parts):
         return result
     counts = [len(part) for part in parts]
-    temperature = _by_row([1.0 if part.sampling.greedy else part.sampling.temperature for part in parts], counts).astype(np.float32)
-    result = result / torch.from_numpy(temperature).to(result.device)[:, None]
     filtered = np.flatnonzero(_by_row([part.sampling.filters for part in parts], counts))
     plain = np.flatnonzero(_by_row([not part.sampling.greedy and not part.sampling.filters for part in parts], counts))
     keys = _keys(parts, counts) if noise else None
@@ -68,6 +65,25 @@ def scores(logits: torch.Tensor, parts: Sequence[Rows], noise: bool = True, ids:
         return result.add_(_noise(keys, result, ids))
     result[torch.from_numpy(plain).to(result.device)] += _noise(keys[plain], result, ids)
     return result
+
+
+def _scaled(logits: torch.Tensor, parts: Sequence[Rows]) -> torch.Tensor:
+    """Float32, after processors and temperature."""
+    result = logits.float()
+    if any(part.processors is not None for part in parts):
+        result = _edits(parts).applied(result)
+    if all(part.sampling.greedy for part in parts):
+        return result
+    temperature = _by_row([1.0 if part.sampling.greedy else part.sampling.temperature for part in parts], [len(part) for part in parts])
+    return result / torch.from_numpy(temperature.astype(np.float32)).to(result.device)[:, None]
+
+
+def _contenders(logits: torch.Tensor, parts: Sequence[Rows], count: int, ids: torch.Tensor | None) -> Contenders | None:
+    """None where all rows are to be looked at in whole: a part is greedy or has filters, or nothing bounds a row."""
+    if any(part.sampling.greedy or part.sampling.filters for part in parts) or not are_found_sooner(logits):
+        return None
+    scaled, keys = _scaled(logits, parts).numpy(), _keys(parts, [len(part) for part in parts])
+    return contenders(scaled, keys, count, None if ids is None else ids.numpy())
 
 
 def _by_row(values: Sequence[float], counts: Sequence[int]) -> np.ndarray:
@@ -117,7 +133,7 @@ def chosen(logits: torch.Tensor, parts: Sequence[Rows]) -> np.ndarray:
     that are left: they need the mask first.
     """
     parts, at_first = list(parts), [_without_grammar(part) for part in parts]
-    found = _best(scores(logits, at_first))
+    found = _best(logits, at_first)
     masked, again, first = list[Rows](), list[int](), 0
     for part, quick in zip(parts, at_first, strict=True):
         if quick is not part:
@@ -129,7 +145,7 @@ def chosen(logits: torch.Tensor, parts: Sequence[Rows]) -> np.ndarray:
                 again += [first + row for row in rows]
         first += len(part)
     if again:
-        found[again] = _best(scores(logits[again], masked))
+        found[again] = _best(logits[again], masked)
     return found
 
 
@@ -141,10 +157,13 @@ def _without_grammar(part: Rows) -> Rows:
     return replace(part, processors=processors.without_grammar())
 
 
-def _best(scores: torch.Tensor) -> np.ndarray:
-    if scores.device.type == "cpu":  # numpy's argmax takes a thirteenth of the time of torch's
-        return scores.numpy().argmax(-1)
-    return scores.argmax(-1).cpu().numpy()
+def _best(logits: torch.Tensor, parts: Sequence[Rows]) -> np.ndarray:
+    if (found := _contenders(logits, parts, 1, None)) is not None:
+        return np.array([columns[values.argmax()] for columns, values in found])
+    perturbed = scores(logits, parts)
+    if perturbed.device.type == "cpu":  # numpy's argmax takes a thirteenth of the time of torch's
+        return perturbed.numpy().argmax(-1)
+    return perturbed.argmax(-1).cpu().numpy()
 
 
 Ranked = tuple[list[list[int]], list[list[float]]]
@@ -161,7 +180,7 @@ def rank(
     logits were -inf. Processors, which know the whole vocabulary, need that size.
     """
     if ids is None:
-        return _ranked(scores(logits, parts, noise), width, None)
+        return _ranks(logits, parts, width, noise, None)
     nothing = list[int]()
     if any(part.processors is not None for part in parts):
         logits = _edits(parts).applied(_spread(logits.float(), ids, vocab_size))[:, ids]
@@ -169,10 +188,10 @@ def rank(
         empty = logits.amax(-1) == float("-inf")  # what processors allow are tokens of other ids; no filter takes such a row
         logits[empty] = 0.0
         nothing = empty.nonzero()[:, 0].tolist()
-    ranked, margins = _ranked(scores(logits, parts, noise, ids), width, ids)
+    tokens, margins = _ranks(logits, parts, width, noise, ids)
     for row in nothing:
-        ranked[row], margins[row] = [], []
-    return ranked, margins
+        tokens[row], margins[row] = [], []
+    return tokens, margins
 
 
 def _spread(logits: torch.Tensor, ids: torch.Tensor, vocab_size: int) -> torch.Tensor:
@@ -182,19 +201,32 @@ def _spread(logits: torch.Tensor, ids: torch.Tensor, vocab_size: int) -> torch.T
     return whole
 
 
+def _ranks(logits: torch.Tensor, parts: Sequence[Rows], width: int, noise: bool, ids: torch.Tensor | None) -> Ranked:
+    count = min(width + 1, logits.shape[1])
+    found = _contenders(logits, parts, count, ids) if noise else None
+    if found is None:
+        return _ranked(scores(logits, parts, noise, ids), width, ids)
+    tokens, margins = [], []
+    for row in found:
+        mine, best = ranked(row, count, None if ids is None else ids.numpy())
+        tokens.append(mine[:width])
+        margins.append(([upper - lower for upper, lower in pairwise(best)] + [float("inf")])[:width])
+    return tokens, margins
+
+
 def _ranked(perturbed: torch.Tensor, width: int, ids: torch.Tensor | None) -> Ranked:
     top = perturbed.topk(min(width + 1, perturbed.shape[1]), sorted=True)
     tokens, values = (top.indices if ids is None else ids[top.indices]).tolist(), top.values.tolist()
-    ranked, margins = [], []
+    found, margins = [], []
     for row, (mine, best) in enumerate(zip(tokens, values, strict=True)):
         count = sum(value > float("-inf") for value in best)
         leads = [upper - lower for upper, lower in pairwise(best[:count])] + [float("inf")]
         if 0.0 in leads:
             mine = _untied(perturbed[row], best[count - 1], ids)
         count = min(count, width)
-        ranked.append(mine[:count])
+        found.append(mine[:count])
         margins.append(leads[:count])
-    return ranked, margins
+    return found, margins
 
 
 def _untied(row: torch.Tensor, least: float, ids: torch.Tensor | None) -> list[int]:

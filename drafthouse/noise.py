@@ -41,10 +41,25 @@ def position_keys(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def _mix64_all(x: np.ndarray) -> np.ndarray:
-    """`mix64` of each of uint64 `[N]`."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
-    return x ^ (x >> np.uint64(31))
+    """`mix64` of each of uint64 `[N]`, in place."""
+    shifted = x >> np.uint64(30)
+    x ^= shifted
+    x *= np.uint64(_MIX_1)
+    x ^= np.right_shift(x, np.uint64(27), out=shifted)
+    x *= np.uint64(_MIX_2)
+    x ^= np.right_shift(x, np.uint64(31), out=shifted)
+    return x
+
+
+def token_terms(tokens: np.ndarray) -> np.ndarray:
+    """What each token id adds to a key: int64 `[K]` to uint64 `[K]`."""
+    return (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
+
+
+def hashes(key: int, terms: np.ndarray) -> np.ndarray:
+    """The 64-bit words that the noise of a key is drawn from, by token, uint64 `[K]`: the smaller the word, the larger the noise. A CPU's
+    way, where not all of them are drawn."""
+    return _mix64_all(terms + np.uint64(key & _MASK))
 
 
 def derive_seed(seed: int, index: int) -> int:
@@ -85,4 +100,16 @@ def _drawn(x: torch.Tensor) -> torch.Tensor:
     _xor_shift(x, 31)
     # 52 bits and a half are exact in float64; one bit more would round up to 1.
     v = (x >> 12).bitwise_and_((1 << 52) - 1).double().add_(0.5).mul_(-(2.0**-52))
+    return _of_fractions(v)
+
+
+def _of_fractions(v: torch.Tensor) -> torch.Tensor:
+    """float64, of `-v`, which is overwritten. The logarithms are torch's everywhere: others differ in a last bit."""
     return v.log1p_().neg_().log_().neg_()
+
+
+def gumbel_of_words(words: np.ndarray) -> np.ndarray:
+    """The noise of `hashes`, float32: equal to what `gumbel` has there."""
+    fractions = ((words >> np.uint64(12)).astype(np.float64) + 0.5) * -(2.0**-52)
+    drawn: np.ndarray = _of_fractions(torch.from_numpy(fractions)).float().numpy()
+    return drawn
