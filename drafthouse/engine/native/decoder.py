@@ -6,7 +6,7 @@ held once, packed; a tied head is the embedding, too.
 
 import ctypes
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,18 +77,13 @@ class _Step(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class StepArrays:
-    """A step as `decoder.cpp` reads it: int32 arrays, and the address of each row's slot table, which `step` keeps alive."""
+    """A step as `decoder.cpp` reads it: `numbers` int32 hold one array after another, each from `address[name]` on, and `table` int64 the
+    address of each row's slot table, which `step` keeps alive."""
 
-    arrays: dict[str, np.ndarray]
     step: PackedStep
-
-    @property
-    def tokens(self) -> int:
-        return len(self.arrays["token"])
-
-    @property
-    def outputs(self) -> int:
-        return len(self.arrays["output"])
+    numbers: np.ndarray
+    table: np.ndarray
+    address: Mapping[str, int]
 
 
 def step_arrays(segments: Sequence[Segment]) -> StepArrays:
@@ -98,14 +93,20 @@ def step_arrays(segments: Sequence[Segment]) -> StepArrays:
     line_start = np.zeros(len(step.tokens) + 1, dtype=np.int32)
     np.cumsum(step.lengths, out=line_start[1:])
     input_of = np.full(len(step.tokens), -1, dtype=np.int32)
-    input_of[step.input_rows] = np.arange(len(step.input_rows))
-    numbers = {
+    if len(step.input_rows):
+        input_of[step.input_rows] = np.arange(len(step.input_rows))
+    arrays = {
         "token": step.tokens, "position": step.positions, "prefix": step.prefix, "line_start": line_start, "line": step.entries,
-        "output": step.outputs, "sinks": np.repeat(step.sinks, counts), "skipped": np.repeat(step.skipped, counts),
+        "output": step.outputs, "sinks": step.sinks.repeat(counts), "skipped": step.skipped.repeat(counts),
         "write_slot": step.slots, "state": step.states, "input_of": input_of,
     }  # fmt: skip
-    table = np.repeat(np.array([kv.slots.buffer_info()[0] for kv in step.tables], dtype=np.int64), counts)
-    return StepArrays({name: np.ascontiguousarray(each, dtype=np.int32) for name, each in numbers.items()} | {"table": table}, step)
+    numbers = np.concatenate([*arrays.values()], dtype=np.int32, casting="same_kind")
+    table = np.array([kv.slots.buffer_info()[0] for kv in step.tables], dtype=np.int64).repeat(counts)
+    address, at = {"table": table.ctypes.data}, numbers.ctypes.data
+    for name, array in arrays.items():
+        address[name] = at
+        at += numbers.itemsize * len(array)
+    return StepArrays(step, numbers, table, address)
 
 
 class NativeDecoder:
@@ -151,13 +152,12 @@ class NativeDecoder:
         """Logits `[outputs, vocab]` and last hidden states `[states, hidden]`; writes keys and values of all tokens. All ranks run the same
         steps."""
         assert self._free.alive, "the decoder is closed"
-        count = len(step.arrays["state"])
-        logits, states = self._logits.rows(step.outputs), torch.empty(count, self.hidden_size, dtype=self._compute)
-        inputs = self._inputs_of(step.step)
-        pointers = {name: each.ctypes.data for name, each in step.arrays.items()}
+        rows, count = step.step, len(step.step.states)
+        logits, states = self._logits.rows(len(rows.outputs)), torch.empty(count, self.hidden_size, dtype=self._compute)
+        inputs = self._inputs_of(rows)
         c_step = _Step(
-            tokens=step.tokens, outputs=step.outputs, states=count, logits=logits.data_ptr(), last_states=states.data_ptr(),
-            inputs=None if inputs is None else inputs.data_ptr(), **pointers,
+            tokens=len(rows.tokens), outputs=len(rows.outputs), states=count, logits=logits.data_ptr(), last_states=states.data_ptr(),
+            inputs=None if inputs is None else inputs.data_ptr(), **step.address,
         )  # fmt: skip
         self._library.drafthouse_decoder_run(self._handle, ctypes.byref(c_step))
         self._link.check()
