@@ -46,10 +46,10 @@ def scores(logits: torch.Tensor, parts: Sequence[Rows], noise: bool = True, ids:
 
     The token of a row is the argmax of its perturbed scores, ties to the lowest id.
     """
-    result = _scaled(logits, parts)
+    result, counts = _processed(logits, parts), [len(part) for part in parts]
     if all(part.sampling.greedy for part in parts):
         return result
-    counts = [len(part) for part in parts]
+    result = result / torch.from_numpy(_temperatures(parts, counts)).to(result.device)
     filtered = np.flatnonzero(_by_row([part.sampling.filters for part in parts], counts))
     plain = np.flatnonzero(_by_row([not part.sampling.greedy and not part.sampling.filters for part in parts], counts))
     keys = _keys(parts, counts) if noise else None
@@ -67,23 +67,24 @@ def scores(logits: torch.Tensor, parts: Sequence[Rows], noise: bool = True, ids:
     return result
 
 
-def _scaled(logits: torch.Tensor, parts: Sequence[Rows]) -> torch.Tensor:
-    """Float32, after processors and temperature."""
-    result = logits.float()
-    if any(part.processors is not None for part in parts):
-        result = _edits(parts).applied(result)
-    if all(part.sampling.greedy for part in parts):
-        return result
-    temperature = _by_row([1.0 if part.sampling.greedy else part.sampling.temperature for part in parts], [len(part) for part in parts])
-    return result / torch.from_numpy(temperature.astype(np.float32)).to(result.device)[:, None]
+def _processed(logits: torch.Tensor, parts: Sequence[Rows]) -> torch.Tensor:
+    """Float32."""
+    return logits.float() if all(part.processors is None for part in parts) else _edits(parts).applied(logits.float())
+
+
+def _temperatures(parts: Sequence[Rows], counts: Sequence[int]) -> np.ndarray:
+    """Of each row, `[N, 1]` float32; 1 where it is greedy."""
+    return _by_row([1.0 if part.sampling.greedy else part.sampling.temperature for part in parts], counts).astype(np.float32)[:, None]
 
 
 def _contenders(logits: torch.Tensor, parts: Sequence[Rows], count: int, ids: torch.Tensor | None) -> Contenders | None:
-    """None where all rows are to be looked at in whole: a part is greedy or has filters, or nothing bounds a row."""
+    """None where all rows are to be looked at in whole: a part is greedy or has filters, or nothing bounds a row. All on one thread: to
+    wake torch's for a row, while a decoder's own still wait awake, takes longer than the row."""
     if any(part.sampling.greedy or part.sampling.filters for part in parts) or not are_found_sooner(logits):
         return None
-    scaled, keys = _scaled(logits, parts).numpy(), _keys(parts, [len(part) for part in parts])
-    return contenders(scaled, keys, count, None if ids is None else ids.numpy())
+    counts = [len(part) for part in parts]
+    scaled = _processed(logits, parts).numpy() / _temperatures(parts, counts)
+    return contenders(scaled, _keys(parts, counts), count, None if ids is None else ids.numpy())
 
 
 def _by_row(values: Sequence[float], counts: Sequence[int]) -> np.ndarray:
