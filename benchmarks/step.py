@@ -94,9 +94,9 @@ class ReadyRunner(ModelRunner):
         self.laps.mark("rest")
         arrays = step_arrays(segments)
         self.laps.mark("arrays")
-        seconds = CURVE.seconds(arrays.tokens, 0)
+        seconds = CURVE.seconds(len(arrays.step.tokens), 0)
         self.ahead_s += seconds
-        return RunResult(self.logits[: arrays.outputs], seconds)
+        return RunResult(self.logits[: len(arrays.step.outputs)], seconds)
 
 
 class TimedSessions(DraftSessions):

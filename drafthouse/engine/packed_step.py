@@ -75,6 +75,8 @@ def packed(segments: Sequence[Segment]) -> PackedStep:
     """At least one segment; itself if it is packed."""
     if isinstance(segments, PackedStep):
         return segments
+    if len(segments) == 1:
+        return _alone(segments[0])
     first = np.cumsum([0, *(len(s) for s in segments)])
     fed = [i for i, s in enumerate(segments) if s.inputs is not None]
     lengths = [s.lines.lengths if s.lines is not None else np.zeros(len(s), dtype=np.int32) for s in segments]
@@ -88,6 +90,19 @@ def packed(segments: Sequence[Segment]) -> PackedStep:
         _rows([s.states for s in segments], first) if any(len(s.states) for s in segments) else NONE,
         torch.cat([inputs for s in segments if (inputs := s.inputs) is not None]) if fed else None,
         joined([NONE, *(np.arange(first[i], first[i + 1]) for i in fed)]),
+    )  # fmt: skip
+
+
+def _alone(s: Segment) -> PackedStep:
+    """A step of one segment: its numbers are the step's."""
+    count = len(s)
+    slots = np.frombuffer(s.kv.slots[len(s.kv) - count :], dtype=np.int32)
+    lengths, entries = (s.lines.lengths, s.lines.entries) if s.lines is not None else (np.zeros(count, dtype=np.int32), NONE)
+    tokens, positions, prefix, outputs = (np.array(each, dtype=np.int32) for each in (s.tokens, s.positions, s.prefix, s.outputs))
+    states = outputs if s.states is s.outputs else np.array(s.states, dtype=np.int32)
+    return PackedStep(
+        [s.kv], np.array([0, count]), tokens, positions, prefix, lengths, entries, slots, outputs, np.array([s.sinks]),
+        np.array([s.skipped]), states, s.inputs, np.arange(count) if s.inputs is not None else NONE,
     )  # fmt: skip
 
 
