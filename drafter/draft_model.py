@@ -121,7 +121,7 @@ class DraftModel:
         totals.pass_seconds += seconds
         if contended:
             for work in works:
-                work.session.model_seconds += seconds * len(work.nodes) / tokens
+                work.session.credit.model_seconds += seconds * len(work.nodes) / tokens
         self.latency.observe(tokens, sum(work.session.kv_tokens for work in works), seconds)
         return grown, failed
 

@@ -7,8 +7,6 @@ without one add their nodes at once, as soon as a session opens, commits or has 
 
 import time
 from collections.abc import Callable
-from collections.abc import Sequence as TypingSequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
@@ -17,39 +15,23 @@ from drafter.admission import SessionAdmission
 from drafter.calibration_store import CalibrationStore
 from drafter.draft_model import DraftModel
 from drafter.fault_isolation import FaultIsolation
-from drafter.session import Label, Session, SessionRules
+from drafter.learning import Learning
+from drafter.lookahead import check_states
+from drafter.session import Session
+from drafter.session_maker import SessionMaker
+from drafter.session_rules import SessionRules
 from drafter.session_span import begun
-from drafter.session_states import SessionStates
-from drafter.trace import TraceWriter
 from drafter.without_model import WithoutModel
 from drafthouse.config.serving import DrafterConfig, ModelConfig, TreeConfig
-from drafthouse.engine.kv_cache import KvCache, KvSequence
+from drafthouse.engine.kv_cache import KvCache
 from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import check_device
-from drafthouse.errors import ConfigError, WireError
-from drafthouse.grammars.compiler import GrammarCompiler
-from drafthouse.grammars.matcher import GrammarMatcher
+from drafthouse.errors import WireError
 from drafthouse.policy.latency import LatencyModel
-from drafthouse.processors.grammar import GrammarProcessor
-from drafthouse.processors.late_grammar import LateGrammar
-from drafthouse.processors.sequence_processors import SequenceProcessors, processors_of
-from drafthouse.stages.build import MODEL, StageMaker, forced_maker, inner_of, placed
-from drafthouse.stages.session_stages import SessionStages
-from drafthouse.stages.stage import SessionFacts
+from drafthouse.stages.build import MODEL, inner_of, placed
 from drafthouse.stages.stage_totals import StageTotals
 from drafthouse.telemetry.spans import Spans
-from drafthouse.wire.session_messages import (
-    Close,
-    Commit,
-    Dropped,
-    Hold,
-    Open,
-    Opened,
-    Refused,
-    Scope,
-    ToDrafterMessage,
-    ToVerifierMessage,
-)
+from drafthouse.wire.session_messages import Close, Commit, Dropped, Hold, Open, Opened, Refused, Scope, ToDrafterMessage, ToVerifierMessage
 from drafthouse.wire.states import StatesWish
 from drafthouse.wire.totals import DraftTotals
 
@@ -81,27 +63,29 @@ class DrafterEngine:
         """
         self.config, self.tree, self.clock, self.spans = config, tree, clock, spans
         self.vocab_size = model.runner.vocab_size if isinstance(model, LoadedModel) else model.vocab_size
-        self.makers = placed(config.stages, "drafter", draft, self.vocab_size, config.shared_noise)
+        makers = placed(config.stages, "drafter", draft, self.vocab_size, config.shared_noise)
         self.draft: DraftModel | None = None
         self.cache = KvCache(0, 0, 0, 0, torch.float32, torch.device("cpu"))
         if isinstance(model, LoadedModel):
             assert latency is not None
             inner = inner_of(config.stages, draft, self.vocab_size, config.shared_noise)
-            _check_states(model, inner)
+            check_states(model, inner)
             self.draft, self.cache = DraftModel(model, latency, config, clock, inner), model.runner.cache
         cache = self.cache if self.draft is not None else None
         self.admission = SessionAdmission(config, tree, cache, model.context, self.vocab_size, model.vocabulary)
         self.rules = SessionRules(model.context, tree.width, tree.grow_during_verification, config.window, self.draft is not None)
         self.sessions: dict[tuple[str, str], Session] = {}
         self.calibrations = calibrations or CalibrationStore(model.fingerprint, None)
-        self.trace = TraceWriter(config.trace) if config.trace else None
-        self.traced = MODEL if self.draft is not None else self.makers[0].source
         self.totals, self.stage_totals = DraftTotals(), StageTotals()
+        traced = MODEL if self.draft is not None else makers[0].source
+        self.learning = Learning(self.calibrations, config.trace, traced, self.totals)
         self.wish: StatesWish | None = None  # the states that it asks verifiers for
         if isinstance(model, LoadedModel) and model.state_inputs is not None:
             self.wish = StatesWish(model.state_size)
         self._fault_isolation, self._draining = FaultIsolation(), False
-        self.grammars, self._compiling = GrammarCompiler(model.tokenizer), ThreadPoolExecutor(1, "grammars")
+        self.maker = SessionMaker(
+            self.draft, self.cache, self.vocab_size, makers, self.calibrations, self.stage_totals, self.wish, model.tokenizer, clock
+        )
 
     @property
     def expected_s(self) -> float:
@@ -144,52 +128,13 @@ class DrafterEngine:
         if (refused := self._refusal(message)) is not None:
             self.totals.refused += 1
             return [refused]
-        self.sessions[key] = session = self._session(key[0], message)
+        self.sessions[key] = session = self.maker.session(key[0], message, self.rules)
         if self.spans is not None:
             session.span = begun(self.spans, message, self.clock())
         self.admission.reserve(session)
         self.totals.sessions += 1
         session.grow_stages()
         return [Opened(message.session_id, message.epoch), self._announce(session)]
-
-    def _session(self, peer: str, message: Open) -> Session:
-        calibration = self.calibrations.of(message.target_fingerprint)
-        width = message.width or self.tree.width
-        vocab_size = min(self.vocab_size, message.vocab_size or self.vocab_size)  # noise is drawn by id: both know the lower ids
-        facts = SessionFacts(message.sampling, message.seed, vocab_size, message.cache_key)
-        begun = message.prompt_len or len(message.tokens)
-        prompt, output = message.tokens[:begun], message.tokens[begun:]
-        grammar = self._grammar(message, output)
-        makers = [*self.makers] if grammar is None else [forced_maker(grammar.chain), *self.makers]
-        stages = SessionStages(makers, facts, calibration, width, self.clock, self.stage_totals)
-        session = Session(peer, message, KvSequence(self.cache, message.cache_key), self.rules, calibration, stages, self.clock())
-        session.vocab_size = vocab_size
-        if self.draft is not None and (lookahead := self.draft.lookahead(facts, width, self.stage_totals)) is not None:
-            session.lookahead = lookahead
-            lookahead.follow(message.tokens)
-        if self.wish is not None:
-            session.states = SessionStates(self.wish.size, len(message.tokens), message.states_to_come, self.cache.data.device)
-        further = () if grammar is None else (grammar,)
-        if self.draft is not None:
-            session.processors = processors_of(message.sampling, prompt, output, message.stop_tokens, self.vocab_size, further)
-        elif grammar is not None:
-            session.processors = SequenceProcessors(further)
-        return session
-
-    def _grammar(self, message: Open, output: TypingSequence[int]) -> LateGrammar | None:
-        """Compiled elsewhere where it is not known here yet: no other session waits."""
-        if (grammar := message.sampling.grammar) is None:
-            return None
-        compiled = Future[GrammarMatcher]()
-        if (known := self.grammars.known(grammar)) is not None:
-            compiled.set_result(known)
-        else:
-            compiled = self._compiling.submit(self.grammars.matcher, grammar)
-
-        def begin(matcher: GrammarMatcher, so_far: TypingSequence[int]) -> GrammarProcessor:
-            return GrammarProcessor(matcher, grammar.thought, message.stop_tokens, so_far, self.vocab_size)
-
-        return LateGrammar(compiled, begin, output)
 
     def _refusal(self, message: Open) -> Refused | None:
         if self._draining:
@@ -212,7 +157,7 @@ class DrafterEngine:
         self.admission.reserve(session)
         self.totals.commits += 1
         self.totals.predrafted += session.kept > 0
-        self._learn(session, labels)
+        self.learning.learn(session, labels, self.clock())
         if reason := self.admission.too_long(len(session.tokens)):
             return [self.drop(key, reason, Scope.SEQUENCE)]
         return [self._announce(session)]
@@ -227,24 +172,10 @@ class DrafterEngine:
         elif message.states:
             raise WireError("commit.states: this drafter has asked for none")
 
-    def _learn(self, session: Session, labels: list[Label]) -> None:
-        temperature = session.sampling.temperature
-        for label in labels:
-            if not label.ranking.tokens:
-                continue
-            session.calibration.observe(label.ranking.source, label.ranking.margins, temperature, label.hit)
-            self.totals.judged += label.ranking.source == MODEL
-            self.totals.first += label.ranking.source == MODEL and label.hit == 0
-        if self.trace is not None:
-            self.trace.write(session.id, temperature, [label for label in labels if label.ranking.source == self.traced])
-        self.calibrations.save_if_due(self.clock())
-
     def close(self) -> None:
         """Writes what is to be kept."""
-        self._compiling.shutdown(wait=False, cancel_futures=True)
-        self.calibrations.save()
-        if self.trace is not None:
-            self.trace.flush()
+        self.maker.close()
+        self.learning.close()
 
     def drop(self, key: tuple[str, str], reason: str, scope: Scope = Scope.MOMENT) -> Dropped:
         session = self.sessions[key]
@@ -271,8 +202,7 @@ class DrafterEngine:
             self.admission.release(session)
             self._fault_isolation.remove(session)
             session.close(finished)
-            if self.trace is not None:
-                self.trace.flush()
+            self.learning.ended()
 
     def has_work(self) -> bool:
         return any(session.wants_pass for session in self.sessions.values())
@@ -321,9 +251,3 @@ class DrafterEngine:
         """A Grow with what is new and what the next pass promises."""
         seconds, expected = self.draft.announcement(session) if self.draft is not None else (0.0, 0.0)
         return session.grow_message(int(seconds * 1e6) + 1 if expected else 0, expected)
-
-
-def _check_states(model: LoadedModel, inner: StageMaker | None) -> None:
-    """Raises ConfigError where guesses below a node would need its state, which only the pass itself gives."""
-    if model.state_inputs is not None and inner is not None:
-        raise ConfigError("drafter.stages: this draft reads hidden states, so no inner stage can guess for it; leave out `inner`")

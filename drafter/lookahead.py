@@ -8,6 +8,8 @@ tree is what the draft alone would grow, or that and more; guesses that do not c
 import heapq
 from collections.abc import Callable, Sequence
 
+from drafthouse.engine.loader import LoadedModel
+from drafthouse.errors import ConfigError
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree
 from drafthouse.stages.build import StageMaker
@@ -86,3 +88,9 @@ def path_to(growing: GrowingTree, guesses: TokenTree, node: int) -> list[int]:
         path.append(node)
         node = guesses.parents[node - first] if node >= first else growing.tree.parents[node]
     return path[::-1]
+
+
+def check_states(model: LoadedModel, inner: StageMaker | None) -> None:
+    """Raises ConfigError where guesses below a node would need its state, which only the pass itself gives."""
+    if model.state_inputs is not None and inner is not None:
+        raise ConfigError("drafter.stages: this draft reads hidden states, so no inner stage can guess for it; leave out `inner`")

@@ -59,7 +59,7 @@ class DrafterReplica:
         self.engine = DrafterEngine(
             model, latency, config.drafter, config.tree, time.perf_counter, calibrations, config.draft, self.spans
         )  # fmt: skip
-        self.engine.grammars.prepare()
+        self.engine.maker.grammars.prepare()
         self.server = DrafterServer(self.engine, name, load_transport(config.security.data_plane))
         port = await self.server.start("0.0.0.0", config.drafter.port)
         node = ray.util.get_node_ip_address()

@@ -8,45 +8,23 @@ runs again what is committed, since the target's states have come, and then on t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from drafter.lookahead import Lookahead, path_to
+from drafter.session_rules import SessionRules
 from drafter.session_span import SessionSpan
 from drafter.session_states import SessionStates
+from drafter.stage_credit import Label, StageCredit, labels_of
 from drafthouse.choose import Rows
-from drafthouse.config.serving import WindowConfig
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.errors import WireError
 from drafthouse.policy.calibration import Calibration
 from drafthouse.policy.growing_tree import GrowingTree, Ranking, TreeLimits
 from drafthouse.policy.growth import Frontier, GrowthThreshold
-from drafthouse.policy.stage_worth import CommitRate, StageWorth
 from drafthouse.processors.sequence_processors import SequenceProcessors
 from drafthouse.stages.build import MODEL
 from drafthouse.stages.session_stages import SessionStages
 from drafthouse.token_tree import ROOT, TokenTree
 from drafthouse.wire.session_messages import Grow, Open
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A committed token, at its absolute position, and the children ranked for it; `hit` is its rank among them, or -1."""
-
-    position: int
-    ranking: Ranking
-    hit: int
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRules:
-    """What holds for all sessions of a drafter: tokens of context, children of a node for a session that asks for none, growth
-    during verification (see `growth.GrowthThreshold`), the window of the draft's KV, and whether there is a draft model."""
-
-    context: int
-    width: int
-    ahead: bool
-    window: WindowConfig | None
-    has_model: bool
 
 
 class Session:
@@ -75,8 +53,7 @@ class Session:
         self.sent = 0  # nodes of the tree that the verifier has
         self.kept = 0  # nodes that the last commit left
         self._sent_edges: list[float] = []
-        self.model_worth, self.model_seconds = StageWorth(), 0.0  # charged since the last commit
-        self._rate, self._committed_at = CommitRate(), now
+        self.credit = StageCredit(stages, now)
         self.stages.follow(self.tokens)
 
     @property
@@ -90,7 +67,7 @@ class Session:
     @property
     def drafts(self) -> bool:
         """Whether the draft model works for this session; where no stage is beside it, it always does."""
-        return self.rules.has_model and (self.model_worth.working or not self.stages.working)
+        return self.rules.has_model and (self.credit.model_worth.working or not self.stages.working)
 
     @property
     def missing(self) -> int:
@@ -160,12 +137,8 @@ class Session:
             raise WireError(f"commit at {base_len}, but the session has {len(self.tokens)} tokens")
         entry_of = {node: self.held + i for i, node in enumerate(self.expanded)}
         path = self.growing.follow(tokens)
-        labels = [
-            Label(base_len + i, ranking, ranking.hit(token))
-            for i, (token, by_source) in enumerate(zip(tokens, self.growing.rankings_along(tokens, path), strict=False))
-            for ranking in by_source.values()
-        ]
-        self._judge(labels, base_len + len(path), len(tokens), now)
+        labels = labels_of(self.growing, base_len, tokens, path)
+        self.credit.judge(labels, base_len + len(path), len(tokens), now)
         if self.states is not None:
             self.growing.expanded, entry_of = [], {}
         walked = [entry_of[node] for node in path if node in entry_of]
@@ -184,24 +157,6 @@ class Session:
             self.growing.readmit(self.threshold, self.limits)
         self.grow_stages()
         return labels
-
-    def _judge(self, labels: Sequence[Label], end: int, count: int, now: float) -> None:
-        """Tells each stage how many committed tokens it gained. A token before position `end` was drafted; the credit goes to the first
-        source that had it, the draft model last, since it costs most. `count` tokens were committed."""
-        if not self.stages.sources:
-            return
-        order = [*self.stages.sources, MODEL]
-        first: dict[int, int] = {}
-        for label in labels:
-            source = label.ranking.source
-            if label.hit >= 0 and label.position < end and source in order:
-                first[label.position] = min(first.get(label.position, len(order)), order.index(source))
-        gains = {source: sum(each == rank for each in first.values()) for rank, source in enumerate(order)}
-        self._rate.observe(count, now - self._committed_at)
-        self._committed_at = now
-        self.stages.judge(gains, self._rate.tokens_per_second)
-        self.model_worth.observe(gains[MODEL], self.model_seconds, self._rate.tokens_per_second)
-        self.model_seconds = 0.0
 
     def _slide_window(self) -> None:
         """Frees what lies between the sinks and the recent committed tokens."""

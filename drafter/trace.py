@@ -12,7 +12,7 @@ import pathlib
 import uuid
 from collections.abc import Sequence
 
-from drafter.session import Label
+from drafter.stage_credit import Label
 from drafthouse.errors import ConfigError
 
 logger = logging.getLogger(__name__)

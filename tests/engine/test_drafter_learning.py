@@ -148,13 +148,13 @@ def test_a_trace_folder_that_cannot_be_written_is_an_error_that_names_the_key(tm
 
 def test_a_disk_that_fails_ends_the_trace_and_nothing_else(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = scripted(tmp_path)
-    assert engine.trace is not None
-    engine.trace._file.close()
-    engine.trace._file = open("/dev/full", "w", buffering=1)  # noqa: SIM115
+    assert engine.learning.trace is not None
+    engine.learning.trace._file.close()
+    engine.learning.trace._file = open("/dev/full", "w", buffering=1)  # noqa: SIM115
     for _ in range(2):
         root, *_ = open_and_grow(engine)
         assert engine.handle("v", Commit("s", 1, 3, (root[0],), 0.0))
         engine.handle("v", Close("s", 1))
     (record,) = caplog.records
-    assert str(engine.trace.path) in record.getMessage()
+    assert str(engine.learning.trace.path) in record.getMessage()
     assert engine.calibrations.of("target").labels == 2

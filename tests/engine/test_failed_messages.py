@@ -8,7 +8,7 @@ import pytest
 
 from drafter.engine import Outgoing
 from drafter.server import DrafterServer
-from drafter.session import Label
+from drafter.stage_credit import Label
 from drafthouse.wire.session_messages import session_of
 from protos import dataplane_pb2 as pb
 from protos import dataplane_pb2_grpc as rpc
