@@ -24,7 +24,7 @@ from drafthouse.policy.latency import FitError, MeasuredLatency
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file and of how profiles are measured."""
 
 Seconds = Annotated[float, Field(gt=0, lt=86400)]

@@ -7,6 +7,7 @@ by (`fit_error`) was not used to fit it.
 """
 
 import statistics
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ import torch
 from drafthouse.engine.kv_cache import KvSequence
 from drafthouse.engine.latency_cache import LatencyCache, Profile, key_of
 from drafthouse.engine.loader import LoadedModel
-from drafthouse.engine.model_runner import ModelRunner
 from drafthouse.engine.paced_runner import PacedRunner
 from drafthouse.engine.segment import Segment, causal
 from drafthouse.policy.latency import LatencyModel, MeasuredLatency, fit_error
@@ -73,7 +73,7 @@ def measure(model: LoadedModel, largest: int, effort: Effort, progress: Callable
     held_out = [Point(n, c) for n in {few[len(few) // 4], few[3 * len(few) // 4]} for c in (cached // 4, 3 * cached // 4)]
     between = [Point((a + b) // 2) for a, b in zip(many, many[1:], strict=False) if b - a > 1]
     needed = knots[: len(few)] + sloped + held_out
-    times = _time(Stopwatch(model.runner, model.context), needed, [*reversed(knots[len(few) :]), *between], effort, progress)
+    times = _time(Stopwatch(model), needed, [*reversed(knots[len(few) :]), *between], effort, progress)
     flat = {p.tokens: times[p] for p in knots if p in times}
     slope = kv_slope(flat, [(p.tokens, p.cached, times[p]) for p in sloped])
     error = fit_error(MeasuredLatency(flat, slope), [(p.tokens, p.cached, times[p]) for p in held_out + between if p in times])
@@ -125,8 +125,8 @@ class Stopwatch:
     """Times single steps. Content does not matter to time, but cached entries must have been written: memory that never was is
     one page of zeros, which is read faster than any entry."""
 
-    def __init__(self, runner: ModelRunner, context: int):
-        self.runner, self.context = runner, context
+    def __init__(self, model: LoadedModel):
+        self.runner, self.context, self.state_inputs = model.runner, model.context, model.state_inputs
         self._written: set[int] = set()
 
     def warm_seconds(self, point: Point) -> float:
@@ -135,7 +135,8 @@ class Stopwatch:
         return self.seconds(point)
 
     def seconds(self, point: Point) -> float:
-        """Of a step of `tokens`, all with logits, in as few sequences as the context allows."""
+        """Of a step of `tokens`, all with logits, in as few sequences as the context allows. A draft that reads states has one of each
+        token, and what it makes of them belongs to the step."""
         parts = -(-(point.tokens + point.cached) // self.context)
         segments: list[Segment] = []
         sequences = [KvSequence(self.runner.cache) for _ in range(parts)]
@@ -146,10 +147,22 @@ class Stopwatch:
                 self._write(kv.slots)
                 kv.extend(tokens)
                 segments.append(Segment(kv, [0] * tokens, range(cached, cached + tokens), range(tokens), causal(cached, tokens)))
-            return self.runner.run(segments).seconds
+            fed_s = self._feed(segments)
+            return fed_s + self.runner.run(segments).seconds
         finally:
             for kv in sequences:
                 kv.release()
+
+    def _feed(self, segments: Sequence[Segment]) -> float:
+        """Returns the seconds that it took."""
+        if self.state_inputs is None:
+            return 0.0
+        state, began = torch.zeros_like(self.state_inputs.no_state), time.perf_counter()
+        for s in segments:
+            s.inputs, s.states = self.state_inputs.rows([state] * len(s)), s.outputs
+        if state.device.type == "cuda":
+            torch.cuda.synchronize(state.device)
+        return time.perf_counter() - began
 
     def _write(self, slots: Sequence[int]) -> None:
         data = self.runner.cache.data

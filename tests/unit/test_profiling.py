@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from types import SimpleNamespace
 from typing import cast
@@ -17,6 +18,7 @@ from drafthouse.engine.loader import LoadedModel
 from drafthouse.engine.model_runner import ModelRunner, RunResult
 from drafthouse.engine.profiling import AT_START, Effort, knot_counts, latency_of, measure
 from drafthouse.engine.segment import Segment
+from drafthouse.engine.state_inputs import StateInputs
 from drafthouse.policy.latency import MeasuredLatency
 
 Truth = Callable[[int, int], float]
@@ -32,6 +34,7 @@ class TimedRunner:
         self.forward = SimpleNamespace(name="timed")
         self.truth, self.context, self.noise = truth, context, noise
         self.steps: list[tuple[int, int]] = []
+        self.fed: set[tuple[int, ...]] = set()  # rows of inputs beyond its tokens, numbers of each, states beyond its tokens
 
     def run(self, segments: list[Segment]) -> RunResult:
         tokens = sum(map(len, segments))
@@ -41,6 +44,7 @@ class TimedRunner:
         read = [slot for s in segments for slot in s.kv.slots[: s.positions[0]]]
         assert not self.cache.data[..., read, :].isnan().any(), "a cached entry is read that was never written"
         self.steps.append((tokens, cached))
+        self.fed |= {(s.inputs.shape[0] - len(s), s.inputs.shape[1], len(s.states) - len(s)) for s in segments if s.inputs is not None}
         return RunResult(torch.empty(0), self.truth(tokens, cached) * (next(self.noise) if self.noise else 1.0))
 
 
@@ -66,6 +70,23 @@ def test_steps_dips_and_slope_come_out_as_they_are() -> None:
         assert latency.seconds(tokens, 700) == pytest.approx(stepped(tokens, 700)), tokens
     assert profile.per_kv_token == pytest.approx(1e-6)
     assert runner(loaded).cache.allocator.free_count == 4096, "all slots are free again"
+
+
+def test_a_draft_that_reads_states_has_them_in_its_profile() -> None:
+    loaded = model(stepped)
+    fed = dataclasses.replace(loaded, state_inputs=SlowInputs(torch.zeros(4, 4), torch.zeros(4)))
+    profile = measure(fed, 16, Effort(rounds=2, budget_s=1e3)).latency()
+    assert runner(loaded).fed == {(0, 4, 0)}, "a state of each token, and one back"
+    assert profile.seconds(1, 0) >= stepped(1, 0) + SLOW_S
+
+
+SLOW_S = 0.002
+
+
+class SlowInputs(StateInputs):
+    def rows(self, states: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        time.sleep(SLOW_S)
+        return super().rows(states)
 
 
 def test_the_fit_error_is_that_of_points_between_the_knots() -> None:
