@@ -7,7 +7,6 @@ take a third of the time of the two in float64, which only some tokens need then
 """
 
 import math
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -81,7 +80,7 @@ def _terms(vocab_size: int) -> np.ndarray:
     return token_terms(np.arange(vocab_size))
 
 
-def ranked(row: tuple[np.ndarray, np.ndarray], count: int, ids: np.ndarray | None) -> tuple[Sequence[int], Sequence[float]]:
+def ranked(row: tuple[np.ndarray, np.ndarray], count: int, ids: np.ndarray | None) -> tuple[list[int], list[float]]:
     """The best `count` tokens of a row of contenders, of equal ones the lower id first, and their scores."""
     columns, values = row
     order = np.argsort(-values, kind="stable")[:count]
