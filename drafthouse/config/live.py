@@ -24,7 +24,17 @@ logger = logging.getLogger(__name__)
 
 LIVE: Mapping[str, frozenset[str]] = {
     "gateway": frozenset(
-        {"patience_s", "max_body_bytes", "body_timeout_s", "keep_alive_s", "write_timeout_s", "cors_origins", "console", "limits", "urgency"}
+        {
+            "patience_s",
+            "max_body_bytes",
+            "body_timeout_s",
+            "keep_alive_s",
+            "write_timeout_s",
+            "cors_origins",
+            "console",
+            "limits",
+            "urgency",
+        }
     ),
     "verifier": frozenset({"max_queue", "step_limit_s", "batch_table"}),
     "drafter": frozenset({"max_sessions", "pass_limit_s"}),

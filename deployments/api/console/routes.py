@@ -8,6 +8,7 @@ the annotations of these routes, so they must not be postponed here.
 import hashlib
 import pathlib
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
@@ -33,7 +34,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # kept, and asked for again by its tag: an upgrade shows at once
 }
-UNCHANGED = {304: {"description": "the browser has it"}}
+UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "the browser has it"}}
 FILES = {kind: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()}
 
 
