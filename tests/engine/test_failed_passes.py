@@ -226,10 +226,10 @@ def test_a_fault_before_the_pass_began_is_tried_one_by_one_too(monkeypatch: pyte
     class Budget:
         tokens = CONFIG.prefill_tokens
 
-        def plan(self, sessions):  # type: ignore[no-untyped-def]
+        def plan(self, sessions, worth):  # type: ignore[no-untyped-def]
             if bad in sessions:
                 raise ValueError("a bug")
-            return plan(sessions)
+            return plan(sessions, worth)
 
         announcement = it.engine.draft.budget.announcement  # type: ignore[union-attr]
 
