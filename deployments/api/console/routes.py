@@ -8,12 +8,11 @@ the annotations of these routes, so they must not be postponed here.
 import hashlib
 import pathlib
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 
-from deployments.api.openai.openapi import READ, errors_of
+from deployments.api.openai.openapi import READ, Responses, errors_of
 from drafthouse.errors import RequestError
 from drafthouse.wire.fields import MAX_SHOWN_CHARS
 
@@ -34,7 +33,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # kept, and asked for again by its tag: an upgrade shows at once
 }
-UNCHANGED: dict[int | str, dict[str, Any]] = {304: {"description": "the browser has it"}}
+UNCHANGED: Responses = {304: {"description": "the browser has it"}}
 FILES = {kind: {"schema": {"type": "string"}} for kind in MEDIA_TYPES.values()}
 
 

@@ -62,7 +62,7 @@ export class TreeView {
     const kinds = [["accepted", "accepted"], ["bonus", "the target's own"], ["verified", "verified, not taken"], ["offered", "drafted, not verified"]];
     const legend = h("ul", { class: "legend small" }, kinds.map(([name, label]) => h("li", {}, h("span", { class: `box node-box ${name}`, "aria-hidden": "true" }), label)));
     const table = h("table", {}, h("thead", {}, h("tr", {}, ["Node", "Below", "Token", "Source", "Edge", "Confidence", "State"].map((name) => h("th", { scope: "col" }, name)))), this.rows);
-    return h("section", { class: "panel", "aria-label": "Tree" },
+    return h("section", { class: "panel", "aria-label": "Nodes of the step" },
       h("div", { class: "split" }, legend, this.all),
       h("div", { class: "canvas" }, this.drawing.element), this.facts,
       h("details", { class: "as-table" }, h("summary", {}, "The nodes as a table"), h("div", { class: "scrolls", tabindex: "0", role: "group", "aria-label": "Nodes" }, table)));
