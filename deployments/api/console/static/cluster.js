@@ -16,12 +16,13 @@ export class ClusterView {
     this.tiles = h("div", { class: "tiles" });
     this.links = h("div", { class: "links scrolls", tabindex: "0", role: "group", "aria-label": "Who drafts for whom" });
     this.pools = h("div", { class: "stack large" });
-    this.events = h("ol", { class: "events", role: "log", "aria-label": "Events" });
+    this.events = h("ol", { class: "events" });
     this.element = h("div", { class: "cluster" }, this.error, this.tiles,
       h("div", { class: "cluster-columns" }, this.pools,
         h("div", { class: "stack large" },
           h("section", { class: "panel", "aria-label": "Drafting" }, h("h2", {}, "Who drafts for whom"), this.links),
-          h("section", { class: "panel", "aria-label": "Events" }, h("h2", {}, "Events"), this.events))));
+          h("section", { class: "panel", "aria-label": "Events" }, h("h2", {}, "Events"),
+            h("div", { class: "events-box", role: "log", tabindex: "0", "aria-label": "What happened" }, this.events)))));
   }
 
   // `seen`: this view is chosen and the page is visible.
