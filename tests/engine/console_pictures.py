@@ -10,6 +10,10 @@ from tests.engine.served_console import CHROMIUM, CHROMIUM_ARGS, console_config,
 
 PICTURES = pathlib.Path(__file__).parents[2] / "docs" / "pictures"
 WAIT_MS = 180_000
+BUSY = """model => {
+  const body = { model, prompt: "def walk(tree):", max_tokens: 200, ignore_eos: true };
+  fetch("v1/completions", { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+}"""
 DESKTOP, PHONE = (1440, 1000), (390, 844)
 
 
@@ -42,11 +46,8 @@ def take(browser: Browser, url: str, demo: bool, folder: pathlib.Path) -> None:
             page.click(".inspector button")
             page.screenshot(path=folder / "console-tree.png", full_page=True)
         page.click(".tabs >> text=Cluster")
-        for _ in range(3):  # something to see
-            answer = page.request.post(
-                f"{url}/v1/completions", data={"model": "demo" if demo else "smollm2", "prompt": "def f(", "max_tokens": 64}
-            )
-            assert answer.ok, answer.text()
+        for _ in range(8):  # something to see
+            page.evaluate(BUSY, "demo" if demo else "smollm2")
             page.wait_for_timeout(2100)
         page.screenshot(path=folder / f"console-cluster{'' if scheme == 'light' else '-dark'}.png", full_page=True)
     page = opened(browser, url, "light", PHONE)
@@ -62,7 +63,7 @@ def pictures(
 ) -> None:
     """Make the pictures of docs/console.md."""
     folder.mkdir(parents=True, exist_ok=True)
-    with served_console(console_config(model)) as (url, _), sync_playwright() as playwright:
+    with served_console(console_config(model), measured=True) as (url, _), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
         take(browser, url, model == "demo", folder)
         browser.close()

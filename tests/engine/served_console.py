@@ -27,6 +27,7 @@ from drafter.report import report_of as drafter_report
 from drafter.server import DrafterServer
 from drafthouse.config.serving import ModelConfig, ServingConfig
 from drafthouse.engine.loader import load
+from drafthouse.engine.profiling import latency_of
 from drafthouse.policy.latency import Curve
 from drafthouse.security.api_keys import ApiKeys
 from drafthouse.stages.build import placed
@@ -50,8 +51,8 @@ CHROMIUM_ARGS = ["--no-sandbox"]  # the tests may run as root
 class ConsoleCluster:
     """One gateway, one verifier, one drafter, and what the controller knows of them."""
 
-    def __init__(self, config: ServingConfig, keys: ApiKeys | None) -> None:
-        self.config, self.keys = config, keys
+    def __init__(self, config: ServingConfig, keys: ApiKeys | None, measured: bool) -> None:
+        self.config, self.keys, self.measured = config, keys, measured
         self.registry = Registry(config.controller)
         self._sizes = PoolSizes(config.autoscaling, {"gateway": 1, "verifier": 1, "drafter": 1})
 
@@ -59,13 +60,25 @@ class ConsoleCluster:
         config = self.config
         target = load(config.target)
         stages = placed(config.drafter.stages, "verifier", config.draft, target.runner.vocab_size)
-        engine = VerifierEngine(target, TARGET_CURVE, config.verifier, config.tree, stages=stages)
+        engine = VerifierEngine(
+            target,
+            latency_of(target, config.verifier.step_tokens) if self.measured else TARGET_CURVE,
+            config.verifier,
+            config.tree,
+            stages=stages,
+        )
         engine.grammars.prepare()
         self.verifier = VerifierServer(engine, "verifier-1")
         self._verifier = _replica("verifier-1", f"{HOST}:{await self.verifier.start(HOST, 0)}", target.fingerprint, target.forward)
         assert config.draft is not None
         draft = load(config.draft)
-        drafting = DrafterEngine(draft, DRAFT_CURVE, config.drafter, config.tree, draft=config.draft)
+        drafting = DrafterEngine(
+            draft,
+            latency_of(draft, config.drafter.step_tokens) if self.measured else DRAFT_CURVE,
+            config.drafter,
+            config.tree,
+            draft=config.draft,
+        )
         self.drafter = DrafterServer(drafting, "drafter-1")
         self._drafter = _replica("drafter-1", f"{HOST}:{await self.drafter.start(HOST, 0)}", draft.fingerprint, draft.forward)
         self._gateway = _replica("gateway-1", HOST, "", "")
@@ -121,9 +134,9 @@ def console_config(model: str = "demo", **gateway: object) -> ServingConfig:
 
 
 @contextmanager
-def served_console(config: ServingConfig, keys: ApiKeys | None = None) -> Iterator[tuple[str, ConsoleCluster]]:
-    """The server's URL, while it runs in a thread of its own."""
-    ready, done, cluster = threading.Event(), threading.Event(), ConsoleCluster(config, keys)
+def served_console(config: ServingConfig, keys: ApiKeys | None = None, measured: bool = False) -> Iterator[tuple[str, ConsoleCluster]]:
+    """The server's URL, while it runs in a thread of its own. `measured`: on latencies of this machine, which takes seconds."""
+    ready, done, cluster = threading.Event(), threading.Event(), ConsoleCluster(config, keys, measured)
     found: list[str] = []
 
     async def serve() -> None:
