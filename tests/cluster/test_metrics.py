@@ -58,7 +58,8 @@ class Seen:
 
 
 def _client(serving: Serving, number: int, stop: threading.Event, seen: Seen) -> None:
-    modes: list[dict[str, Any]] = [{"mode": "auto"}, {"mode": "fixed", "nodes": 8, "depth": 4}]
+    objective = {"first_token_ms": 5000, "per_token_ms": 500}
+    modes: list[dict[str, Any]] = [{"mode": "auto", "objective": objective}, {"mode": "fixed", "nodes": 8, "depth": 4}]
     for i, mode in zip(itertools.count(), itertools.cycle(modes), strict=False):
         body = {"prompt": f"def function_{number}_{i}(", "max_tokens": 40, "temperature": 0.7 * (i % 2), "seed": i}
         seen.add(serving.complete(**body, speculation=mode))
