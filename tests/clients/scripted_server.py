@@ -4,20 +4,17 @@ says a sentence otherwise.
 What the model would have to be able to do for tools, the script does; all else is as in a gateway.
 """
 
-import asyncio
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
-
-import uvicorn
 
 from drafthouse.config.api import ApiConfig
 from drafthouse.wire.dialect import OURS
 from drafthouse.wire.generation_messages import GenerateRequest
 from tests.unit.byte_tokenizer import codec
 from tests.unit.openai_gateway import gateway
+from tests.unit.real_port import in_a_thread, on_a_port
 from tests.unit.scripted_chats import END, TEMPLATE
 from tests.unit.verifier_double import VerifierDouble
 
@@ -50,31 +47,14 @@ def object_of(schema: dict[str, Any]) -> dict[str, Any]:
     return {name: VALUES[inner.get("type", "string")] for name, inner in schema.get("properties", {}).items()}
 
 
-@contextmanager
-def scripted_server() -> Iterator[str]:
+def scripted_server() -> AbstractContextManager[str]:
     """Its URL, while it runs."""
-    started, stop = threading.Event(), threading.Event()
-    found: list[str] = []
+    return in_a_thread(_served)
 
-    async def serve() -> None:
-        verifier = VerifierDouble("scripted", tokens=said, says=OURS.metadata())
-        options = {"template": TEMPLATE, "api": ApiConfig(reasoning_parser="none"), "context_tokens": CONTEXT_TOKENS, "patience_s": 30.0}
-        async with gateway(verifier, **options) as (app, _):
-            server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-            task = asyncio.create_task(server.serve())
-            while not server.started:
-                await asyncio.sleep(0.01)
-            found.append(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
-            started.set()
-            await asyncio.to_thread(stop.wait)
-            server.should_exit = True
-            await task
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    started.wait()
-    try:
-        yield found[0]
-    finally:
-        stop.set()
-        thread.join()
+@asynccontextmanager
+async def _served() -> AsyncIterator[str]:
+    verifier = VerifierDouble("scripted", tokens=said, says=OURS.metadata())
+    options = {"template": TEMPLATE, "api": ApiConfig(reasoning_parser="none"), "context_tokens": CONTEXT_TOKENS, "patience_s": 30.0}
+    async with gateway(verifier, **options) as (app, _), on_a_port(app) as url:
+        yield url

@@ -3,13 +3,11 @@
 import asyncio
 import os
 import pathlib
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from controller.pool_sizes import PoolSizes
@@ -34,13 +32,13 @@ from drafthouse.stages.build import placed
 from drafthouse.wire.reports import GatewayReport, Replica, Report
 from tests.engine.servers import HOST
 from tests.unit.openai_gateway import metrics_page, no_lifespan
+from tests.unit.real_port import in_a_thread, on_a_port
 from verifier.engine import VerifierEngine
 from verifier.report import report_of as verifier_report
 from verifier.server import VerifierServer
 
 TARGET_CURVE = Curve("console", "a test: nodes cost something, so that trees and prices are seen", 5.0, 0.1, 0.0)
 DRAFT_CURVE = Curve("console", "a test: passes are cheap", 0.5, 0.01, 0.0)
-START_S = 120.0
 
 CHROMIUM = pathlib.Path("/usr/bin/chromium")
 """Debian's."""
@@ -136,27 +134,13 @@ def console_config(model: str = "demo", **gateway: object) -> ServingConfig:
 @contextmanager
 def served_console(config: ServingConfig, keys: ApiKeys | None = None, measured: bool = False) -> Iterator[tuple[str, ConsoleCluster]]:
     """The server's URL, while it runs in a thread of its own. `measured`: on latencies of this machine, which takes seconds."""
-    ready, done, cluster = threading.Event(), threading.Event(), ConsoleCluster(config, keys, measured)
-    found: list[str] = []
+    cluster = ConsoleCluster(config, keys, measured)
 
-    async def serve() -> None:
-        app = await cluster.start()
-        server = uvicorn.Server(uvicorn.Config(app, HOST, 0, log_level="warning", lifespan="off"))
-        serving = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        found.append(f"http://{HOST}:{server.servers[0].sockets[0].getsockname()[1]}")
-        ready.set()
-        await asyncio.to_thread(done.wait)
-        server.should_exit = True
-        await serving
+    @asynccontextmanager
+    async def running() -> AsyncIterator[str]:
+        async with on_a_port(await cluster.start()) as url:
+            yield url
         await cluster.stop()
 
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    try:
-        assert ready.wait(START_S), "the server did not start"
-        yield found[0], cluster
-    finally:
-        done.set()
-        thread.join()
+    with in_a_thread(running) as url:
+        yield url, cluster

@@ -1,14 +1,12 @@
 """Chats with a verifier that says what it is told to, through a template with tools and reasoning; also over a real port."""
 
-import asyncio
 from contextlib import asynccontextmanager
 from typing import Any
-
-import uvicorn
 
 from drafthouse.config.api import ApiConfig
 from tests.unit.byte_tokenizer import codec
 from tests.unit.openai_gateway import gateway
+from tests.unit.real_port import on_a_port
 from tests.unit.verifier_double import VerifierDouble
 
 TEMPLATE = (
@@ -44,13 +42,5 @@ def options(verifier: VerifierDouble | None = None, **api: Any) -> dict[str, Any
 @asynccontextmanager
 async def served(verifier: VerifierDouble, template: str = TEMPLATE):
     """The base URL of a real server in this process."""
-    async with gateway(**options(verifier) | {"template": template}) as (app, _):
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-        task = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            await task
+    async with gateway(**options(verifier) | {"template": template}) as (app, _), on_a_port(app) as url:
+        yield f"{url}/v1"
