@@ -255,23 +255,18 @@ class VerifierEngine:
             return until
         if plan.begins:
             return None
-        sessions = [(s.draft_session, s.max_draft_depth) for s in plan.decoding if s.auto and s.draft_session is not None]
-        if not self.pricing.even:
-            return self._wait_for_uneven(plan, now)
-        said = [session.announcement for session, _ in sessions if session.announcement is not None]
-        if not worth_a_look(now, said, self.pricing.value_of_a_second, self._gain_share):  # even if all of it comes true
-            return None
-        announcements = [expected for session, depth in sessions if (expected := session.expected(depth)) is not None]
-        return wait_until(now, announcements, self.pricing.value_of_a_second, self._gain_share)
-
-    def _wait_for_uneven(self, plan: StepPlan, now: float) -> float | None:
-        """As `_wait`, where what is announced is worth more to some than to others."""
+        value, share = self.pricing.value_of_a_second, self._gain_share
+        drafting = [(s, s.draft_session) for s in plan.decoding if s.auto and s.draft_session is not None]
+        if self.pricing.even:
+            said = [session.announcement for _, session in drafting if session.announcement is not None]
+            if not worth_a_look(now, said, value, share):  # even if all of it comes true
+                return None
         announcements = [
             expected.times(self.pricing.relative(s.worth))
-            for s in plan.decoding
-            if s.auto and s.draft_session is not None and (expected := s.draft_session.expected(s.max_draft_depth)) is not None
+            for s, session in drafting
+            if (expected := session.expected(s.max_draft_depth)) is not None
         ]
-        return wait_until(now, announcements, self.pricing.value_of_a_second, self._gain_share)
+        return wait_until(now, announcements, value, share)
 
     def _select(self, plan: StepPlan, now: float) -> Step:
         """Which sessions go on, and which nodes of their trees are verified. Takes the KV slots of the step."""
