@@ -38,5 +38,5 @@ class SessionSpan:
 
 def begun(spans: Spans, opened: Open, now: float) -> SessionSpan | None:
     """None where its verifier has no span of it."""
-    span = spans.below("draft", opened.traceparent, now) if opened.traceparent else None
+    span = spans.below("draft", opened.traceparent, now)
     return SessionSpan(span, opened) if span is not None else None

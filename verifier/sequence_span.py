@@ -63,5 +63,5 @@ class SequenceSpan:
 
 def begun(spans: Spans, request: GenerateRequest, arrived: float) -> SequenceSpan | None:
     """None where its gateway has no span of it."""
-    span = spans.below("verify", request.traceparent, arrived) if request.traceparent else None
+    span = spans.below("verify", request.traceparent, arrived)
     return SequenceSpan(span, request, arrived) if span is not None else None

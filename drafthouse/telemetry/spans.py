@@ -95,7 +95,9 @@ class Spans:
         return self._begin(name, _context(header("traceparent") or "", header("tracestate") or ""), began)
 
     def below(self, name: str, traceparent: str, began: float) -> "OpenSpan | None":
-        """Below a span of another process; None where that is none."""
+        """Below a span of another process; None where that is none, or empty."""
+        if not traceparent:
+            return None
         from opentelemetry.trace import get_current_span
 
         context = _context(traceparent)
