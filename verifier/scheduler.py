@@ -237,7 +237,7 @@ class Scheduler:
 
 
 def _chunks(prefilling: list[Sequence], tokens: int) -> list[tuple[Sequence, int]]:
-    """Of the prompts, oldest first, at most so many tokens in all."""
+    """Of the prompts, oldest first, at most `tokens` in all."""
     chunks, left, scored = dict[Sequence, int](), tokens, SCORED_ROWS
     for sequence, most in _by_worth(prefilling, tokens):
         pending = sequence.pending - chunks.get(sequence, 0)

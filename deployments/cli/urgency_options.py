@@ -9,8 +9,8 @@ from drafthouse.objective import FIELDS, FIRST_PRIORITY, LAST_PRIORITY, LEAST_MS
 Priority = Annotated[
     int | None, typer.Option(help="The lower one goes first; by default the key's or the server's.", min=FIRST_PRIORITY, max=LAST_PRIORITY)
 ]
-FirstTokenMs = Annotated[float | None, typer.Option(help="Objective: the first token after so long.", min=LEAST_MS)]
-PerTokenMs = Annotated[float | None, typer.Option(help="Objective: so long for each later token, on average.", min=LEAST_MS)]
+FirstTokenMs = Annotated[float | None, typer.Option(help="Objective: milliseconds to the first token.", min=LEAST_MS)]
+PerTokenMs = Annotated[float | None, typer.Option(help="Objective: milliseconds for each later token, on average.", min=LEAST_MS)]
 
 
 def urgency_fields(

@@ -35,7 +35,7 @@ class Announcement(NamedTuple):
     tokens: float
 
     def times(self, factor: float) -> "Announcement":
-        """Of tokens that are worth so many others."""
+        """Each of its tokens is worth `factor` others."""
         return self._replace(tokens=self.tokens * factor)
 
     @property

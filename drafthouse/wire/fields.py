@@ -14,7 +14,7 @@ MAX_TOKENS = 1 << 22
 MAX_SHOWN_CHARS = 200
 
 MAX_WORTH = 1000.0
-"""A token is worth at most so many others."""
+"""The most that a token may be worth, in tokens of a request without priority and objective."""
 
 
 def identifier(value: str) -> str:

@@ -46,8 +46,8 @@ class VerifyTotals(NamedFields):
     `run_seconds`; `offered` are the nodes that it had to choose from. Of the `committed` tokens a grammar
     left no other than the `forced` ones. `trees` were made here: one for each session, commit and Grow. Of the target's hidden states
     `state_bytes` were sent to drafters; making them ready took `state_seconds`, which `choose_seconds` hold.
-    Of requests that wished for their first token by a time so many got one here (`first_token_objectives`), and so many in time
-    (`first_token_kept`); of those that wished for a pace, so many came to their end here (`per_token_objectives`), or kept it, too.
+    `first_token_objectives` are requests with an objective for their first token that got it here, `first_token_kept` those of them that
+    got it in time; `per_token_objectives` are requests with one for the later tokens that ended here, `per_token_kept` those that kept it.
     A request is `refused` for a full queue or `admitted`, and then it is
     `finished`, `cancelled` (some while they waited or before all of their prompt had run), `superseded` by a later attempt, `returned` to
     its gateway, or `failed` with its step; until then it is running or waiting.
